@@ -1,0 +1,1 @@
+"""Is it there: rules over detections, pure numpy."""

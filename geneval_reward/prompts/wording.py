@@ -1,0 +1,28 @@
+"""English as the benchmark writes it, its odd plurals included.
+
+Source: djghosh13/geneval ``prompts/create_prompts.py``: "an" before a, e, i, o, u; plural is the name + "es" where
+it ends in "s", else name + "s" ("benchs", "sheeps", "persons" are part of the benchmark).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_NUMBERS: Final = tuple(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+)
+
+
+def article(noun: str) -> str:
+    """``an`` before a vowel letter, else ``a``."""
+    return "an" if noun[:1] in "aeiou" else "a"
+
+
+def plural(noun: str) -> str:
+    """The benchmark's plural: ``+es`` after s, else ``+s``."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def number_word(count: int) -> str:
+    """The number as a word up to sixteen, in digits above."""
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)

@@ -1,0 +1,1 @@
+"""What is seen: images, weights, detectors and colour verifiers."""

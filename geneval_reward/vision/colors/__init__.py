@@ -1,0 +1,1 @@
+"""Colour verifiers, a file each."""
