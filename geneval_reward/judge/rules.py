@@ -1,0 +1,129 @@
+"""``Rules``: the thresholds by which detections become objects and objects become verdicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+_PROFILES: Final[dict[str, dict[str, Any]]] = {
+    # The benchmark's own defaults (evaluate_images.py), set for Mask2Former.
+    "geneval": {},
+    # A small detector is less confident; docs/lite_detector.md has the measurement behind these figures.
+    "lite": {"confidence": 0.3, "counting_confidence": 0.5, "max_overlap": 1.0},
+}
+
+# The official script's option names, as they stand in golden files and in `--options`.
+_OFFICIAL_NAMES: Final = {
+    "threshold": "confidence",
+    "counting_threshold": "counting_confidence",
+    "position_threshold": "position",
+    "bgcolor": "background",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Thresholds of the judge. The defaults are the benchmark's.
+
+    Attributes:
+        confidence: A detection counts if its confidence is strictly greater, in [0, 1].
+        counting_confidence: The same for records with the tag ``counting``.
+        max_objects: At most this many objects of a class, the most confident first, >= 1.
+        max_overlap: Within a class a box is dropped if its IoU with a more confident one reaches this; 1.0: never.
+        position: Dead zone of the position rule as a share of the summed box sizes, >= 0.
+        background: Colour (``#rgb`` or ``#rrggbb``) on which a masked object is shown to the verifier, or ``original``.
+        crop: Whether the verifier sees the box only.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+
+    Example:
+        >>> Rules.parse("lite").confidence
+        0.3
+        >>> Rules.parse("geneval,confidence=0.5").counting_confidence
+        0.9
+    """
+
+    confidence: float = 0.3
+    counting_confidence: float = 0.9
+    max_objects: int = 16
+    max_overlap: float = 1.0
+    position: float = 0.1
+    background: str = "#999"
+    crop: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "counting_confidence", "max_overlap"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+        if isinstance(self.max_objects, bool) or not isinstance(self.max_objects, int) or self.max_objects < 1:
+            raise ValueError(f"max_objects: expected an integer >= 1, got {self.max_objects!r}")
+        if not isinstance(self.position, int | float) or not 0.0 <= self.position < float("inf"):
+            raise ValueError(f"position: expected a number >= 0, got {self.position!r}")
+        if self.background != "original" and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.background):
+            raise ValueError(f"background: expected '#rgb', '#rrggbb' or 'original', got {self.background!r}")
+        if not isinstance(self.crop, bool):
+            raise ValueError(f"crop: expected True or False, got {self.crop!r}")
+
+    @classmethod
+    def parse(cls, value: Rules | Mapping[str, Any] | str | None) -> Rules:
+        """Read rules from a profile name, ``name=value`` pairs or a mapping.
+
+        Args:
+            value: ``"geneval"`` or ``"lite"``; pairs such as ``"confidence=0.5,position=0.2"``, optionally after a
+                profile name; a mapping of field names (the official script's option names are understood too); rules,
+                returned as they are; or None for the benchmark's.
+
+        Raises:
+            ValueError: For an unknown profile or field, or a value out of range.
+        """
+        if value is None:
+            return cls()
+        if isinstance(value, Rules):
+            return value
+        if isinstance(value, str):
+            value = _parse_text(value)
+        known = {field.name for field in fields(cls)}
+        arguments = {_OFFICIAL_NAMES.get(key, key): item for key, item in value.items()}
+        unknown = [key for key in arguments if key not in known]
+        if unknown:
+            raise ValueError(
+                f"rules: expected fields of {', '.join(sorted(known))}, got {', '.join(map(repr, unknown))}"
+            )
+        return cls(**arguments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as results files record them."""
+        return asdict(self)
+
+    def threshold(self, tag: str) -> float:
+        """The confidence threshold for a record of this tag: the tag decides for every class in the image."""
+        return self.counting_confidence if tag == "counting" else self.confidence
+
+
+def _parse_text(text: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for position, part in enumerate(filter(None, (part.strip() for part in text.split(",")))):
+        key, equals, raw = part.partition("=")
+        if not equals:
+            if part not in _PROFILES or position:
+                names = ", ".join(_PROFILES)
+                raise ValueError(f"rules: expected a profile ({names}) first, then field=value pairs, got {part!r}")
+            values.update(_PROFILES[part])
+        else:
+            values[key.strip()] = _parse_value(_OFFICIAL_NAMES.get(key.strip(), key.strip()), raw.strip())
+    return values
+
+
+def _parse_value(name: str, raw: str) -> Any:
+    try:
+        if name == "max_objects":
+            return int(raw)
+        if name == "crop":
+            return {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
+        return raw if name == "background" else float(raw)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"rules: expected a value for {name}, got {raw!r}") from error
