@@ -90,8 +90,8 @@ def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
     Per include clause: *presence*, the mean over the ``n`` most confident boxes of ``min(1, confidence / c)`` with
     ``c`` halfway between the threshold and 1 (a missing box is 0); *colour*, the mean of presence times
     ``min(1, p / 0.9)``; per relation, the mean over pairs of both presences times ``min(1, (d + 1) / 1.75)``, ``d``
-    being the component of the position rule. Per exclude clause: *absence*, falling from 1 to 0 as the confidence of the
-    n-th box goes from half the threshold to the threshold.
+    being the component of the position rule. Per exclude clause: *absence*, falling from 1 to 0 as the confidence of
+    the n-th box goes from half the threshold to the threshold.
 
     The form (presence, colour probability, position component, absence) follows Reward-Weighted Transport
     Distillation's ``scoring.py``; the scales are ours, chosen so that 1 can be reached and implies an official pass.

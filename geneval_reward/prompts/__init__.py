@@ -1,6 +1,8 @@
 """What is asked: prompt records, the official suite, training prompts."""
 
 from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec, class_id
+from geneval_reward.prompts.suite import SUITE_SHA256, official_suite, resolve, suite_by_prompt
+from geneval_reward.prompts.training import DEFAULT_MIX, iter_training_prompts, meaning, training_prompts
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLOR_IDS, COLORS, RELATIONS, TAGS
 
 __all__ = [
@@ -8,11 +10,19 @@ __all__ = [
     "CLASS_NAMES",
     "COLORS",
     "COLOR_IDS",
+    "DEFAULT_MIX",
     "RELATIONS",
+    "SUITE_SHA256",
     "TAGS",
     "Exclude",
     "Include",
     "Position",
     "PromptSpec",
     "class_id",
+    "iter_training_prompts",
+    "meaning",
+    "official_suite",
+    "resolve",
+    "suite_by_prompt",
+    "training_prompts",
 ]

@@ -1,0 +1,125 @@
+"""The official suite of 553 prompts, drawn again from its seed and checked against the published file's sha256.
+
+Source: djghosh13/geneval ``prompts/create_prompts.py`` with its default seed 43; the draw order as facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final
+
+from geneval_reward.errors import SpecError
+from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec
+from geneval_reward.prompts.stream import Stream
+from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, RELATIONS
+
+SUITE_SEED: Final = 43
+SUITE_SHA256: Final = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+"""sha256 of the benchmark's ``evaluation_metadata.jsonl``."""
+
+_ROUNDS: Final = 100
+_CLASSES: Final = len(CLASS_NAMES)
+
+
+@lru_cache(maxsize=1)
+def official_suite() -> tuple[PromptSpec, ...]:
+    """The benchmark's 553 records in file order.
+
+    Returns:
+        80 single_object, 99 two_object, 80 counting, 94 colors, 100 position and 100 color_attr specs.
+
+    Raises:
+        RuntimeError: If the records are not byte for byte those of the published file; the package is damaged then.
+
+    Example:
+        >>> len(official_suite()), official_suite()[0].prompt
+        (553, 'a photo of a bench')
+    """
+    suite = tuple(dict.fromkeys(_draw(Stream(SUITE_SEED))))
+    digest = hashlib.sha256("".join(f"{spec.to_json()}\n" for spec in suite).encode()).hexdigest()
+    if digest != SUITE_SHA256:
+        raise RuntimeError(f"official suite: expected sha256 {SUITE_SHA256}, got {digest}; reinstall geneval-reward")
+    return suite
+
+
+@lru_cache(maxsize=1)
+def suite_by_prompt() -> Mapping[str, PromptSpec]:
+    """The official suite by prompt text; all 553 texts are distinct."""
+    return MappingProxyType({spec.prompt: spec for spec in official_suite()})
+
+
+def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, PromptSpec] | None = None) -> PromptSpec:
+    """The spec of whatever names one.
+
+    Args:
+        prompt: A spec, a record, a record as a JSON string, or a prompt text of the official suite.
+        extra: Further prompt texts with their specs; looked at first.
+
+    Raises:
+        SpecError: If a record is not valid, or a text is in neither.
+
+    Example:
+        >>> resolve("a photo of a bench").tag
+        'single_object'
+    """
+    if not isinstance(prompt, str) or prompt.lstrip().startswith("{"):
+        return PromptSpec.parse(prompt)
+    spec = (extra or {}).get(prompt) or suite_by_prompt().get(prompt)
+    if spec is None:
+        raise SpecError(
+            f"prompt: expected a prompt text of the official suite, got {prompt!r}; "
+            "pass its record (tag, include, ...) instead, since the text alone does not say what to check"
+        )
+    return spec
+
+
+def _draw(stream: Stream) -> Iterator[PromptSpec]:
+    """All 580 draws in the benchmark's order; the caller keeps the first of equal ones."""
+    for a in stream.sample(_CLASSES, _CLASSES):
+        yield _spec("single_object", Include(CLASS_NAMES[a]))
+    for _ in range(_ROUNDS):
+        yield two_object(*stream.sample(_CLASSES, 2))
+    for _ in range(_ROUNDS):
+        yield counting(stream.below(_CLASSES), 2 + stream.below(3))
+    for _ in range(_ROUNDS):
+        yield colors(stream.below(_CLASSES - 1) + 1, stream.below(len(COLORS)))
+    for _ in range(_ROUNDS):
+        a, b = stream.sample(_CLASSES, 2)
+        yield position(a, b, stream.below(len(RELATIONS)))
+    for _ in range(_ROUNDS):
+        a, b = stream.sample(_CLASSES - 1, 2)
+        yield color_attr(a + 1, b + 1, *stream.sample(len(COLORS), 2))
+
+
+def two_object(a: int, b: int) -> PromptSpec:
+    """Two classes, by class index."""
+    return _spec("two_object", Include(CLASS_NAMES[a]), Include(CLASS_NAMES[b]))
+
+
+def counting(a: int, count: int) -> PromptSpec:
+    """Exactly ``count`` objects of a class."""
+    return _spec("counting", Include(CLASS_NAMES[a], count), exclude=(Exclude(CLASS_NAMES[a], count + 1),))
+
+
+def colors(a: int, color: int) -> PromptSpec:
+    """One object of a colour, by class and colour index."""
+    return _spec("colors", Include(CLASS_NAMES[a], 1, COLORS[color]))
+
+
+def position(a: int, b: int, relation: int) -> PromptSpec:
+    """``a`` in a relation to ``b``: the record names ``b`` first."""
+    return _spec(
+        "position", Include(CLASS_NAMES[b]), Include(CLASS_NAMES[a], 1, None, (Position(RELATIONS[relation], 0),))
+    )
+
+
+def color_attr(a: int, b: int, color_a: int, color_b: int) -> PromptSpec:
+    """Two objects, each of its colour."""
+    return _spec("color_attr", Include(CLASS_NAMES[a], 1, COLORS[color_a]), Include(CLASS_NAMES[b], 1, COLORS[color_b]))
+
+
+def _spec(tag: str, *include: Include, exclude: tuple[Exclude, ...] = ()) -> PromptSpec:
+    return PromptSpec(tag, include, exclude, PromptSpec(tag, include, exclude).render())
