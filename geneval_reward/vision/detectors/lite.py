@@ -1,0 +1,267 @@
+"""``LiteDetector``: SSDLite MobileNetV2 with its weights inside the package.
+
+Loads in a fraction of a second, without a network, and judges photographs and simple scenes on a laptop's CPU. It is
+a small detector (about 22 mAP on COCO as published, where the benchmark's Mask2Former has far more); published numbers
+come from the ``paper`` backend. docs/lite_detector.md says what it sees and what it misses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from geneval_reward.errors import SelfTestError, WeightsError
+from geneval_reward.judge.detections import Detections
+from geneval_reward.prompts.vocabulary import CLASS_NAMES
+from geneval_reward.vision.detectors.ssdlite import SSDLite, anchors, decode, resize_turned
+from geneval_reward.vision.photos import photo
+from geneval_reward.vision.protocols import Wanted
+
+Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+
+MAX_DETECTIONS = 100
+"""Most objects of one image, as in the Object Detection API's configuration of this model."""
+
+NMS_IOU = 0.6
+"""Boxes of one class that overlap more are one object; also that configuration's."""
+
+_CANDIDATES = 4096  # per image before suppression; only min_confidence near 0 comes close
+_WEIGHTS = "ssdlite_mobilenet_v2_coco.safetensors"
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# COCO category ids run to 90 with these ten left out; the other 80, in order, are the classes 0..79.
+_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_COCO_IDS = [index for index in range(1, 91) if index not in _UNUSED_IDS]
+assert len(_COCO_IDS) == len(CLASS_NAMES)
+
+
+class LiteDetector:
+    """The ``lite`` backend's detector; see :class:`geneval_reward.vision.protocols.Detector`.
+
+    An image's result does not depend on the batch it is in beyond float noise (about 1e-6 on a CPU). Precision stays
+    what was asked for under any outer ``torch.autocast``.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from geneval_reward.vision.photos import photo
+        >>> detector = LiteDetector.from_pretrained()
+        >>> image = torch.from_numpy(np.array(photo("chelsea"))).permute(2, 0, 1)
+        >>> [found] = detector.detect([image], [Wanted(None, min_confidence=0.3)])
+        >>> found.class_names
+        ['cat']
+    """
+
+    name = "lite"
+
+    def __init__(
+        self, net: SSDLite, *, weights_sha256: str, device: torch.device | str = "cpu", precision: Precision = "auto"
+    ) -> None:
+        """Wraps a loaded network; :meth:`from_pretrained` does the reading."""
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision: expected one of {get_args(Precision)}, got {precision!r}")
+        self._net = net.eval().requires_grad_(False)
+        self._sha256 = weights_sha256
+        self._asked: Precision = precision
+        self._anchors = anchors()
+        self._columns = torch.tensor(_COCO_IDS)
+        self.to(device)
+
+    @classmethod
+    def from_pretrained(cls, device: torch.device | str = "cpu", precision: Precision = "auto") -> LiteDetector:
+        """Loads the packaged weights.
+
+        Args:
+            device: Where to run.
+            precision: ``"auto"`` is fp32 on a CPU and fp16 on CUDA. ``"tf32"`` is for CUDA only.
+
+        Raises:
+            WeightsError: The packaged file is missing or damaged.
+            ValueError: The precision is unknown or not for this device.
+        """
+        state, sha256 = _read_weights()
+        with torch.device("meta"):
+            net = SSDLite()
+        net.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+        return cls(net, weights_sha256=sha256, device=device, precision=precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._device
+
+    @property
+    def precision(self) -> str:
+        """What is computed in: ``fp32``, ``tf32``, ``fp16`` or ``bf16``."""
+        return self._precision
+
+    def to(self, device: torch.device | str) -> LiteDetector:
+        """Moves the weights, choosing the precision anew if it is ``"auto"``; returns self."""
+        device = torch.device(device)
+        precision = self._asked if self._asked != "auto" else ("fp16" if device.type == "cuda" else "fp32")
+        if precision == "tf32" and device.type != "cuda":
+            raise ValueError(f"precision: expected fp32, fp16 or bf16 on {device}, got 'tf32'; it exists on CUDA only")
+        self._net = self._net.to(device, _DTYPES[precision]).to(memory_format=torch.channels_last)
+        self._anchors, self._columns = self._anchors.to(device), self._columns.to(device)
+        self._device, self._precision = device, precision
+        return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers."""
+        return {
+            "name": self.name,
+            "model": "ssdlite_mobilenet_v2_coco",
+            "weights_sha256": self._sha256,
+            "precision": self._precision,
+            "nms_iou": NMS_IOU,
+            "max_detections": MAX_DETECTIONS,
+        }
+
+    def detect(self, images: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
+        """Finds objects; see :meth:`geneval_reward.vision.protocols.Detector.detect`."""
+        if len(images) != len(wanted):
+            raise ValueError(f"wanted: expected one entry per image ({len(images)}), got {len(wanted)}")
+        if not images:
+            return []
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
+                raise ValueError(
+                    f"images[{index}]: expected a uint8 tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
+                    "convert it to RGB"
+                )
+        with torch.inference_mode():
+            codes, logits = self._forward(self._pixels(images))
+            return self._select(codes, logits, images, wanted)
+
+    def self_test(self) -> None:
+        """Finds the cat of a packaged photograph, with the figures that this network is known to give.
+
+        Raises:
+            SelfTestError: The class, confidence or box is another.
+        """
+        expected = _SELF_TEST
+        image = torch.from_numpy(np.array(photo(expected["photo"]))).permute(2, 0, 1)
+        [found] = self.detect([image], [Wanted(None, min_confidence=0.3)])
+        confidence_within, pixels_within = _TOLERANCE[self._precision]
+        got = [
+            (name, round(float(score), 4), [round(float(side), 1) for side in box.tolist()])
+            for name, score, box in zip(found.class_names, found.confidence, found.xyxy, strict=True)
+        ]
+        right = len(got) == 1 and (
+            got[0][0] == expected["class"]
+            and abs(float(found.confidence[0]) - expected["confidence"]) <= confidence_within
+            and float(np.abs(found.xyxy[0] - expected["xyxy"]).max()) <= pixels_within
+        )
+        if not right:
+            raise SelfTestError(
+                f"lite detector on {self._device} in {self._precision}: expected one {expected['class']} of confidence "
+                f"{expected['confidence']} (within {confidence_within}) at {expected['xyxy']} (within {pixels_within} "
+                f"pixels), got {got or 'nothing'}; the weights, torch or the device compute wrongly: try device='cpu' "
+                "and precision='fp32'"
+            )
+
+    def _pixels(self, images: Sequence[Tensor]) -> Tensor:
+        """The network's input; images of one size are resized together."""
+        groups: dict[tuple[torch.device, torch.Size], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[image.device, image.shape].append(index)
+        out = torch.empty(len(images), 3, 300, 300, device=self._device, dtype=_DTYPES[self._precision])
+        out = out.contiguous(memory_format=torch.channels_last)
+        for indices in groups.values():
+            batch = torch.stack([images[index] for index in indices]).to(self._device, non_blocking=True)
+            out[indices] = resize_turned(batch).to(out.dtype)
+        return out
+
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with ExitStack() as stack:
+            for context in self._contexts():
+                stack.enter_context(context)
+            codes, logits = self._net(pixels)
+        return codes.float(), logits.float()
+
+    def _contexts(self) -> list[AbstractContextManager[Any]]:
+        """What keeps the precision: no outer autocast, and TF32 only where it was asked for."""
+        contexts: list[AbstractContextManager[Any]] = [torch.autocast(self._device.type, enabled=False)]
+        if self._device.type == "cuda":
+            tf32 = self._precision == "tf32"
+            contexts.append(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32))
+        return contexts
+
+    def _select(
+        self, codes: Tensor, logits: Tensor, images: Sequence[Tensor], wanted: Sequence[Wanted]
+    ) -> list[Detections]:
+        """From the outputs of all anchors to the objects asked for."""
+        asked = torch.zeros(len(images), len(CLASS_NAMES), dtype=torch.bool)
+        least = torch.empty(len(images), 1, 1)
+        for index, want in enumerate(wanted):
+            asked[index, slice(None) if want.class_ids is None else list(want.class_ids)] = True
+            p = min(max(want.min_confidence, 0.0), 1.0)
+            least[index] = -math.inf if p == 0 else math.inf if p == 1 else math.log(p / (1 - p))
+        logits = logits[..., self._columns]
+        keep = (logits > least.to(self._device)) & asked.to(self._device)[:, None]
+        rows, anchor, class_id = keep.nonzero(as_tuple=True)
+        boxes = decode(codes[rows, anchor], self._anchors[anchor]).cpu()
+        scores = logits[rows, anchor, class_id].sigmoid().cpu()
+        # Suppression on the CPU: the candidates are few, and the order of equals is the same on every device.
+        ends = torch.bincount(rows.cpu(), minlength=len(images)).cumsum(0).tolist()
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        class_id = class_id.cpu()
+        return [
+            _suppress(boxes[span], scores[span], class_id[span], image)
+            for span, image in zip(spans, images, strict=True)
+        ]
+
+
+def _suppress(boxes: Tensor, scores: Tensor, class_id: Tensor, image: Tensor) -> Detections:
+    """One image's candidates, boxes in [0, 1], to its objects."""
+    height, width = image.shape[1:]
+    if len(scores) > _CANDIDATES:
+        top = scores.sort(descending=True, stable=True).indices[:_CANDIDATES]
+        boxes, scores, class_id = boxes[top], scores[top], class_id[top]
+    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, scores, class_id = boxes[solid], scores[solid], class_id[solid]
+    kept = batched_nms(boxes, scores, class_id, NMS_IOU)[:MAX_DETECTIONS]
+    xyxy = boxes[kept] * torch.tensor([width, height, width, height], dtype=torch.float32)
+    return Detections(xyxy.numpy(), scores[kept].numpy(), class_id[kept].numpy(), (width, height))
+
+
+@lru_cache(maxsize=1)
+def _provenance() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((files("geneval_reward") / "data" / "lite" / "PROVENANCE.json").read_text())
+    return value
+
+
+def _read_weights() -> tuple[dict[str, Tensor], str]:
+    path = files("geneval_reward") / "data" / "lite" / _WEIGHTS
+    try:
+        blob, expected = path.read_bytes(), _provenance()["sha256"]
+    except OSError as error:
+        raise WeightsError(f"{path}: expected the packaged weights, got {error}; reinstall geneval-reward") from error
+    sha256 = hashlib.sha256(blob).hexdigest()
+    if sha256 != expected:
+        raise WeightsError(
+            f"{path}: expected sha256 {expected}, got {sha256}; the file is damaged, reinstall geneval-reward"
+        )
+    return load_safetensors(blob), sha256
+
+
+_SELF_TEST: dict[str, Any] = {
+    "photo": "chelsea",
+    "class": "cat",
+    "confidence": 0.9346,
+    "xyxy": [0.7, 2.8, 404.2, 297.7],
+}
+_TOLERANCE = {"fp32": (0.002, 0.5), "tf32": (0.01, 1.0), "fp16": (0.02, 2.0), "bf16": (0.05, 6.0)}
+"""Confidence and pixels by which the self-test's figures may differ."""

@@ -1,0 +1,212 @@
+"""SSDLite MobileNetV2 as TensorFlow's Object Detection API trained it on COCO.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018), section 6.2, describes the
+network; Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV 2016) the anchors and the box code. Batch normalisation
+is folded into the convolutions.
+
+TensorFlow's SAME padding puts the odd zero *after* the image where a stride of 2 meets an even side; PyTorch's
+symmetric padding of a 3 x 3 window effectively puts it *before*. Both agree on the image turned by 180 degrees. So the
+network runs turned: kernels are stored turned, :func:`sample_grid` reads the image turned, and :func:`anchors` counts
+from the last cell. That costs nothing, where padding by hand copies the largest feature maps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE = 300
+"""Side of the square input in pixels."""
+
+LABELS = 91
+"""Columns of the class head: 0 is background, i is COCO category id i."""
+
+GRIDS = (19, 10, 5, 3, 2, 1)
+"""Side of each feature map with a head."""
+
+# (channels, stride, repeats, expansion) of the backbone's bottlenecks, table 2 of the MobileNetV2 paper.
+_BOTTLENECKS = (
+    (16, 1, 1, 1),
+    (24, 2, 2, 6),
+    (32, 2, 3, 6),
+    (64, 2, 4, 6),
+    (96, 1, 3, 6),
+    (160, 2, 3, 6),
+    (320, 1, 1, 6),
+)
+_TAPPED = 13  # the first head looks at the expansion of this bottleneck, the last one at stride 16
+_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))  # (squeezed, out) of the four layers after the backbone
+_FEATURES = (576, 1280, 512, 256, 256, 128)  # channels under each head
+_ANCHORS = (3, 6, 6, 6, 6, 6)  # anchors per cell
+
+
+class Conv(nn.Conv2d):
+    """Convolution with bias and, unless ``linear``, ReLU6; 3 x 3 ones pad by 1 on each side."""
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, linear: bool = False
+    ) -> None:
+        super().__init__(cin, cout, kernel, stride, kernel // 2, groups=groups)
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = super().forward(x)
+        return x if self.linear else F.relu6(x, inplace=True)
+
+
+def _depthwise(channels: int, stride: int = 1) -> Conv:
+    return Conv(channels, channels, 3, stride=stride, groups=channels)
+
+
+class Bottleneck(nn.Module):
+    """Expand, filter each channel, project; with a short cut where the shape stays."""
+
+    def __init__(self, cin: int, cout: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = cin * expansion
+        self.expand = Conv(cin, wide) if expansion > 1 else nn.Identity()
+        self.depthwise = _depthwise(wide, stride)
+        self.project = Conv(wide, cout, linear=True)
+        self.residual = stride == 1 and cin == cout
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the output and the expansion, which the first head looks at."""
+        wide = self.expand(x)
+        out = self.project(self.depthwise(wide))
+        return (out.add_(x) if self.residual else out), wide
+
+
+class Extra(nn.Sequential):
+    """Halves the feature map: squeeze, filter with stride 2, widen."""
+
+    def __init__(self, cin: int, squeezed: int, cout: int) -> None:
+        super().__init__()
+        self.squeeze = Conv(cin, squeezed)
+        self.depthwise = _depthwise(squeezed, 2)
+        self.widen = Conv(squeezed, cout)
+
+
+class Head(nn.Module):
+    """A depthwise filter and a linear 1 x 1 convolution: ``(B, C, g, g)`` to ``(B, g * g * anchors, columns)``."""
+
+    def __init__(self, channels: int, anchors: int, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self.depthwise = _depthwise(channels)
+        self.predict = Conv(channels, anchors * columns, linear=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = self.predict(self.depthwise(x))
+        return x.permute(0, 2, 3, 1).reshape(len(x), -1, self.columns)
+
+
+class SSDLite(nn.Module):
+    """The network, from turned pixels to box codes and class logits.
+
+    Example:
+        >>> net = SSDLite().eval()
+        >>> codes, logits = net(torch.zeros(2, 3, 300, 300))
+        >>> codes.shape, logits.shape
+        (torch.Size([2, 1917, 4]), torch.Size([2, 1917, 91]))
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv(3, 32, 3, stride=2)
+        blocks, cin = [], 32
+        for cout, stride, repeats, expansion in _BOTTLENECKS:
+            for repeat in range(repeats):
+                blocks.append(Bottleneck(cin, cout, stride if repeat == 0 else 1, expansion))
+                cin = cout
+        self.blocks = nn.ModuleList(blocks)
+        self.last = Conv(cin, _FEATURES[1])
+        pairs = zip(_FEATURES[1:], _EXTRAS, strict=False)
+        self.extras = nn.ModuleList(Extra(cin, squeezed, cout) for cin, (squeezed, cout) in pairs)
+        self.boxes = nn.ModuleList(Head(c, a, 4) for c, a in zip(_FEATURES, _ANCHORS, strict=True))
+        self.classes = nn.ModuleList(Head(c, a, LABELS) for c, a in zip(_FEATURES, _ANCHORS, strict=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicts codes and logits of every anchor, in the order of :func:`anchors`.
+
+        Args:
+            x: ``(B, 3, 300, 300)`` RGB in [-1, 1], turned by 180 degrees.
+
+        Returns:
+            Codes ``(B, 1917, 4)`` as (ty, tx, th, tw), and logits ``(B, 1917, 91)``.
+        """
+        features = []
+        x = self.stem(x)
+        for index, block in enumerate(self.blocks):
+            x, wide = block(x)
+            if index == _TAPPED:
+                features.append(wide)
+        x = self.last(x)
+        features.append(x)
+        for extra in self.extras:
+            x = extra(x)
+            features.append(x)
+        codes = [head(feature) for head, feature in zip(self.boxes, features, strict=True)]
+        logits = [head(feature) for head, feature in zip(self.classes, features, strict=True)]
+        return torch.cat(codes, 1), torch.cat(logits, 1)
+
+
+def anchors() -> Tensor:
+    """The default boxes ``(1917, 4)`` as (cy, cx, h, w) in units of the image's sides, cells from last to first.
+
+    Scales run linearly from .2 to .95 over the six maps (SSD paper, equation 4, with TensorFlow's ends). The first
+    map has a small square instead of six shapes; each other one a second square at the geometric mean of neighbours.
+    """
+    scales = [0.2 + 0.15 * index for index in range(len(GRIDS))] + [1.0]
+    rows = []
+    for index, grid in enumerate(GRIDS):
+        scale = scales[index]
+        if index == 0:
+            shapes = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
+        else:
+            shapes = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)]
+            shapes.append((math.sqrt(scale * scales[index + 1]), 1.0))
+        for y in reversed(range(grid)):
+            for x in reversed(range(grid)):
+                centre = ((y + 0.5) / grid, (x + 0.5) / grid)
+                rows += [(*centre, s / math.sqrt(ratio), s * math.sqrt(ratio)) for s, ratio in shapes]
+    return torch.tensor(rows, dtype=torch.float64).float()
+
+
+def decode(codes: Tensor, anchor: Tensor) -> Tensor:
+    """Turns codes ``(..., 4)`` and their anchors into boxes (x1, y1, x2, y2) in [0, 1], cut at the image's edge."""
+    cy, cx, h, w = anchor.unbind(-1)
+    ty, tx, th, tw = codes.unbind(-1)
+    cy, cx = cy + ty / 10 * h, cx + tx / 10 * w  # 10 and 5: the variances of the SSD box code
+    h, w = h * torch.exp(th / 5) / 2, w * torch.exp(tw / 5) / 2
+    return torch.stack((cx - w, cy - h, cx + w, cy + h), -1).clamp(0, 1)
+
+
+def sample_grid(length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Where TensorFlow 1's bilinear resize to 300 reads an axis, turned.
+
+    That resize (``align_corners=False``, no half-pixel centres, no smoothing) reads output i at i * length / 300.
+
+    Returns:
+        Index of the first and of the second pixel, and the weight of the second; each ``(300,)``.
+    """
+    at = torch.arange(SIDE - 1, -1, -1, device=device, dtype=torch.float32) * (length / SIDE)
+    low = at.floor()
+    first = low.long()
+    return first, (first + 1).clamp(max=length - 1), at - low
+
+
+def resize_turned(images: Tensor) -> Tensor:
+    """Images ``(B, 3, H, W)`` uint8 to the network's input ``(B, 3, 300, 300)`` float32, resized and turned.
+
+    Reads four pixels for each output pixel whatever the size, so a huge image costs no more than a small one.
+    """
+    top, bottom, dy = sample_grid(images.shape[2], images.device)
+    left, right, dx = sample_grid(images.shape[3], images.device)
+    rows = torch.stack((top, bottom)).flatten()
+    columns = torch.stack((left, right)).flatten()
+    corners = images[:, :, rows[:, None], columns].float().reshape(*images.shape[:2], 2, SIDE, 2, SIDE)
+    across = torch.lerp(corners[..., 0, :], corners[..., 1, :], dx)
+    return torch.lerp(across[:, :, 0], across[:, :, 1], dy[:, None]) * (2 / 255) - 1
