@@ -5,15 +5,22 @@ Shipped so that anyone can check this package, or a trainer built on it, from ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from geneval_reward.judge import Detections, Verdict, judge
 from geneval_reward.prompts import COLOR_IDS, COLORS, PromptSpec, class_id
+from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.vision.protocols import ColorQuery, Wanted
 
-__all__ = ["replay"]
+__all__ = ["FakeDetector", "FakeVerifier", "replay", "scorer_for"]
+
+Answers = Mapping[str, Sequence[Sequence[float]]]
+"""Class name -> rows ``[x1, y1, x2, y2, confidence]``."""
 
 
 def replay(case: Mapping[str, Any]) -> Verdict:
@@ -56,3 +63,82 @@ def replay(case: Mapping[str, Any]) -> Verdict:
         color=colors,
     )
     return judge(PromptSpec.parse(case["spec"]), detections, case.get("options"))
+
+
+class FakeDetector:
+    """A detector that finds the same given objects in every image, or what a function of the image says.
+
+    Args:
+        answers: Class name -> rows ``[x1, y1, x2, y2, confidence]``, or a function from a ``(3, h, w)`` uint8 tensor to
+            such a mapping.
+
+    Attributes:
+        calls: Batch size of every call, in order.
+    """
+
+    name = "fake"
+
+    def __init__(self, answers: Answers | Callable[[torch.Tensor], Answers]) -> None:
+        self.answers = answers
+        self.calls: list[int] = []
+
+    def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
+        """Answer as told, restricted to what is wanted."""
+        self.calls.append(len(images))
+        return [self._one(image, want) for image, want in zip(images, wanted, strict=True)]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name only."""
+        return {"name": self.name}
+
+    def to(self, device: torch.device | str) -> FakeDetector:
+        """Nothing to move."""
+        return self
+
+    def _one(self, image: torch.Tensor, want: Wanted) -> Detections:
+        answers = self.answers(image) if callable(self.answers) else self.answers
+        rows = [
+            (class_id(name), row)
+            for name, found in answers.items()
+            for row in found
+            if row[4] > want.min_confidence and (want.class_ids is None or class_id(name) in want.class_ids)
+        ]
+        return Detections(
+            np.array([row[:4] for _, row in rows], np.float32).reshape(-1, 4),
+            np.array([row[4] for _, row in rows], np.float32),
+            np.array([number for number, _ in rows], np.int64),
+            (image.shape[2], image.shape[1]),
+        )
+
+
+class FakeVerifier:
+    """A verifier that names one colour for everything, or what a function of the query says.
+
+    Args:
+        answer: A colour name, or a function from a query to one.
+    """
+
+    name = "fake"
+
+    def __init__(self, answer: str | Callable[[ColorQuery], str] = "red") -> None:
+        self.answer = answer
+
+    def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
+        """One-hot rows."""
+        table = np.zeros((len(queries), len(COLORS)), np.float32)
+        for index, query in enumerate(queries):
+            table[index, COLOR_IDS[self.answer(query) if callable(self.answer) else self.answer]] = 1.0
+        return table
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name only."""
+        return {"name": self.name}
+
+    def to(self, device: torch.device | str) -> FakeVerifier:
+        """Nothing to move."""
+        return self
+
+
+def scorer_for(detector: FakeDetector, verifier: FakeVerifier | None = None, **kwargs: Any) -> GenEvalScorer:
+    """A scorer over fakes."""
+    return GenEvalScorer(detector, verifier or FakeVerifier(), name="fake", **kwargs)

@@ -1,0 +1,219 @@
+"""``GenEvalScore``: the GenEval score as a torchmetrics metric, and its functional twin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torchmetrics import Metric
+from torchmetrics.utilities.plot import plot_single_or_multi_val
+
+from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import official_suite, resolve
+from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.scorer import GenEvalScorer, Prompt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
+
+
+class GenEvalScore(Metric):
+    """The GenEval score of generated images.
+
+    ``compute()`` is one scalar, so that ``self.log("geneval", metric)`` works: the benchmark's overall, the mean of
+    the task means (of the tasks that have images). :meth:`breakdown` gives the parts.
+
+    States are counts and sums: processes may score any number of images each, none included, and reductions are exact
+    for the 0/1 credits. The detector is not part of the module: ``state_dict``, ``.to`` and dtype casts do not
+    reach it.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+
+    - ``images``: what :meth:`GenEvalScorer.score` takes: a list of PIL images, arrays or tensors, or one batch
+      ``(n, 3, h, w)``; uint8, or floats in [0, 1].
+    - ``prompts``: a prompt text of the official suite (or of ``prompts`` below), a record or a
+      :class:`~geneval_reward.prompts.PromptSpec` per image.
+
+    Args:
+        scorer: A :class:`GenEvalScorer`, or the name of a backend, which is loaded on first use.
+        credit: What is averaged: ``official`` (the benchmark), ``strict``, ``partial``, ``dense`` or ``flow_grpo``.
+        prompts: Specs whose texts are understood as prompts, beside the official suite. They are also the table for
+            ``pass_at_k`` in :meth:`breakdown`; the official suite if None.
+        **kwargs: Passed to :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If ``credit`` is unknown.
+
+    Example:
+        >>> from geneval_reward import GenEvalScore
+        >>> from geneval_reward.testing import FakeDetector, scorer_for
+        >>> dog = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}
+        >>> metric = GenEvalScore(scorer_for(FakeDetector({"dog": [[2, 2, 30, 30, 0.9]]})))
+        >>> import torch
+        >>> metric(torch.zeros(1, 3, 32, 32), [dog])
+        tensor(1.)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    images: torch.Tensor
+    total: torch.Tensor
+    by_prompt: torch.Tensor
+
+    def __init__(
+        self,
+        scorer: GenEvalScorer | str = "lite",
+        credit: str = "official",
+        prompts: Sequence[PromptSpec] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if credit not in CREDITS:
+            raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+        if not isinstance(scorer, GenEvalScorer | str):
+            raise ValueError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
+        self.credit = credit
+        self._scorer = scorer
+        self.prompts = tuple(official_suite() if prompts is None else prompts)
+        self._by_text = {spec.prompt: spec for spec in self.prompts}
+        self._row = {spec: row for row, spec in enumerate(self.prompts)}
+        self._warned_partial = False
+        exact = credit in ("official", "strict")
+        # Exact integers for verdicts, doubles for graded credits: sums over ranks do not depend on the order then.
+        self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state(
+            "total", torch.zeros(len(TAGS), dtype=torch.int64 if exact else torch.float64), dist_reduce_fx="sum"
+        )
+        self.add_state("by_prompt", torch.zeros(len(self.prompts), 2, dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def scorer(self) -> GenEvalScorer:
+        """The scorer; loaded now if the metric was made with a backend's name."""
+        if isinstance(self._scorer, str):
+            self._scorer = GenEvalScorer.from_pretrained(self._scorer)
+        return self._scorer
+
+    def update(self, images: Any, prompts: Sequence[Prompt] | str) -> None:
+        """Score images and count their verdicts.
+
+        Raises:
+            ImageError: If an image cannot be scored.
+            SpecError: If a prompt is not valid or not known.
+            ValueError: If there are not as many prompts as images.
+        """
+        if isinstance(prompts, str):
+            prompts = [prompts]
+        specs = [resolve(prompt, self._by_text) for prompt in prompts]
+        self.add(self.scorer.score(images, specs))
+
+    def add(self, verdicts: Sequence[Verdict]) -> None:
+        """Count verdicts that were made elsewhere, for example to log images and score from one pass."""
+        for verdict in verdicts:
+            tag = _TAG_INDEX[verdict.spec.tag]
+            self.images[tag] += 1
+            self.total[tag] += torch.tensor(verdict.credit(self.credit), dtype=self.total.dtype).item()
+            row = self._row.get(verdict.spec)
+            if row is not None:
+                self.by_prompt[row, 0] += 1
+                self.by_prompt[row, 1] += verdict.correct
+        self._update_count = max(self._update_count, 1)
+        self._computed = None
+
+    def compute(self) -> torch.Tensor:
+        """The overall score: the mean of the means of the tags that have images. NaN without any."""
+        present = self.images > 0
+        if not self._warned_partial and present.any() and not present.all():
+            self._warned_partial = True
+            missing = ", ".join(tag for tag, here in zip(TAGS, present.tolist(), strict=True) if not here)
+            warnings.warn(
+                f"GenEvalScore: no images for {missing}; the overall is over the other tags and not the benchmark's",
+                stacklevel=2,
+            )
+        return _macro(self.images, self.total)
+
+    def breakdown(self) -> dict[str, float]:
+        """The parts of the score, over what this process and, where torchmetrics syncs, the others have seen.
+
+        Returns:
+            ``overall``, ``micro`` (mean over images), one entry per tag with images, ``n`` (images), ``prompts`` (different
+            prompts of the table), ``pass_at_k`` (share of those with a correct image; NaN if none is of the table) and
+            ``coverage`` (share of the table's prompts that have images).
+        """
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            counts, sums = self.images.tolist(), self.total.double().tolist()
+            seen = self.by_prompt[:, 0] > 0
+            solved = self.by_prompt[seen, 1] > 0
+            parts = {"overall": _macro(self.images, self.total).item(), "micro": sum(sums) / max(sum(counts), 1)}
+            parts |= {tag: sums[i] / counts[i] for i, tag in enumerate(TAGS) if counts[i]}
+            parts["n"] = sum(counts)
+            parts["prompts"] = int(seen.sum())
+            parts["pass_at_k"] = solved.float().mean().item() if len(solved) else float("nan")
+            parts["coverage"] = seen.float().mean().item()
+        return parts
+
+    def plot(
+        self, val: torch.Tensor | Sequence[torch.Tensor] | None = None, ax: Axes | None = None
+    ) -> tuple[Figure, Axes]:
+        """Plot the score: per tag beside the overall, or given values.
+
+        Args:
+            val: A result of ``compute`` or ``forward``, or a list of them for a curve; None for the present state, per tag.
+            ax: Axes to draw on.
+
+        Returns:
+            The figure and axes.
+        """
+        if val is not None:
+            return self._plot(val, ax)  # type: ignore[return-value]
+        parts = self.breakdown()
+        bars = {name: torch.tensor(parts[name]) for name in ("overall", *TAGS) if name in parts}
+        return plot_single_or_multi_val(  # type: ignore[return-value]
+            bars, ax=ax, higher_is_better=True, lower_bound=0.0, upper_bound=1.0, name=type(self).__name__
+        )
+
+
+def geneval_score(
+    images: Any, prompts: Sequence[Prompt] | str, scorer: GenEvalScorer | str = "lite", credit: str = "official"
+) -> torch.Tensor:
+    """The GenEval score of a set of images: the functional twin of :class:`GenEvalScore`.
+
+    Args:
+        images: What :meth:`GenEvalScorer.score` takes.
+        prompts: One per image: a prompt text of the official suite, a record or a spec.
+        scorer: A scorer, or the name of a backend, which is loaded for this call.
+        credit: What is averaged.
+
+    Returns:
+        A float32 scalar: the mean of the means of the tags that have images; NaN without any.
+
+    Raises:
+        ImageError: If an image cannot be scored.
+        SpecError: If a prompt is not valid or not known.
+        ValueError: If there are not as many prompts as images, or the credit or backend is unknown.
+    """
+    if isinstance(scorer, str):
+        scorer = GenEvalScorer.from_pretrained(scorer)
+    verdicts = scorer.score(images, [prompts] if isinstance(prompts, str) else prompts)
+    counts = torch.zeros(len(TAGS), dtype=torch.int64)
+    total = torch.zeros(len(TAGS), dtype=torch.float64)
+    for verdict in verdicts:
+        counts[_TAG_INDEX[verdict.spec.tag]] += 1
+        total[_TAG_INDEX[verdict.spec.tag]] += verdict.credit(credit)
+    return _macro(counts, total)
+
+
+def _macro(images: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    present = images > 0
+    return (total[present].double() / images[present]).mean().float()

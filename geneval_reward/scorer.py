@@ -1,0 +1,315 @@
+"""``GenEvalScorer``: images and specs in, verdicts out. The one place where vision meets the judge."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from geneval_reward import __version__
+from geneval_reward.judge.detections import Detections
+from geneval_reward.judge.evidence import Evidence
+from geneval_reward.judge.rules import Rules
+from geneval_reward.judge.verdict import Verdict, judge
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import resolve
+from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
+from geneval_reward.vision.backends import load_backend
+from geneval_reward.vision.images import as_images
+from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
+
+_log = logging.getLogger(__name__)
+
+# So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
+_SUSPICIOUS_BATCH: Final = 32
+
+Prompt = PromptSpec | Mapping[str, Any] | str
+"""A spec, a record, a record as JSON, or a prompt text of the official suite."""
+
+
+class GenEvalScorer:
+    """Judges images.
+
+    A plain object and not an ``nn.Module``: a metric or LightningModule that owns one does not see its weights in its
+    ``state_dict``, optimizers, EMA copies or dtype casts. It may be called from several threads; one call runs at a
+    time. ``copy.deepcopy`` returns the same object. A scorer made by :meth:`from_pretrained` pickles as the call that made
+    it, and loads its weights again where it is unpickled.
+
+    Args:
+        detector: Finds objects.
+        verifier: Names colours; None if no record asks for one.
+        rules: What :meth:`Rules.parse` takes.
+        batch_size: Images a forward, >= 1. Halved for good when memory runs out.
+        min_confidence: Detections at or below it are not kept; lower ones than the rules ask for make smooth credits and
+            re-judging with lower thresholds possible. Never above the rules' thresholds.
+        all_classes: Whether to keep detections of classes that the record does not name. They never change a verdict.
+        name: How results call the backend.
+
+    Example:
+        >>> from geneval_reward import GenEvalScorer
+        >>> from geneval_reward.vision.photos import photo
+        >>> scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+        >>> verdict = scorer.score([photo("chelsea")], ["a photo of a cat"])[0]
+        >>> verdict.correct
+        True
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        verifier: Verifier | None = None,
+        *,
+        rules: Rules | Mapping[str, Any] | str | None = None,
+        batch_size: int = 16,
+        min_confidence: float = 0.05,
+        all_classes: bool = False,
+        name: str = "custom",
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+        if not 0.0 <= min_confidence <= 1.0:
+            raise ValueError(f"min_confidence: expected a number in [0, 1], got {min_confidence!r}")
+        self.detector = detector
+        self.verifier = verifier
+        self.rules = Rules.parse(rules)
+        self.batch_size = batch_size
+        self.min_confidence = min(min_confidence, self.rules.confidence, self.rules.counting_confidence)
+        self.all_classes = all_classes
+        self.name = name
+        self._lock = threading.RLock()
+        self._recipe: dict[str, Any] | None = None
+        self._warned_all_wrong = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backend: str = "lite",
+        *,
+        device: torch.device | str = "auto",
+        precision: str = "auto",
+        rules: Rules | Mapping[str, Any] | str | None = None,
+        batch_size: int | None = None,
+        min_confidence: float = 0.05,
+        all_classes: bool = False,
+        **options: Any,
+    ) -> GenEvalScorer:
+        """Load a backend and make its scorer.
+
+        Args:
+            backend: ``lite``, ``paper`` or ``mmdet``.
+            device: A torch device or ``auto``.
+            precision: ``auto``, ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
+            rules: What :meth:`Rules.parse` takes; None for the backend's own profile.
+            batch_size: Images a forward; None for what suits the backend.
+            min_confidence: See the class.
+            all_classes: See the class.
+            **options: Passed to the detector.
+
+        Raises:
+            ValueError: For an unknown backend, device or precision.
+            WeightsError: If weights are missing or wrong; the message says which file to put where.
+            SelfTestError: If the detector does not see what it must.
+        """
+        loaded = load_backend(backend, device=device, precision=precision, rules=rules, **options)
+        scorer = cls(
+            loaded.detector,
+            loaded.verifier,
+            rules=loaded.rules,
+            batch_size=loaded.batch_size if batch_size is None else batch_size,
+            min_confidence=min_confidence,
+            all_classes=all_classes,
+            name=loaded.name,
+        )
+        scorer._recipe = {
+            "backend": backend,
+            "device": str(device),
+            "precision": precision,
+            "rules": scorer.rules,
+            "batch_size": scorer.batch_size,
+            "min_confidence": min_confidence,
+            "all_classes": all_classes,
+            **options,
+        }
+        return scorer
+
+    def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
+        """Judge images.
+
+        Args:
+            images: What :func:`geneval_reward.vision.images.as_images` takes: a list of PIL images, arrays or tensors, or
+                one batch array; uint8, or floats in [0, 1].
+            specs: One per image: a spec, a record, a record as JSON, or a prompt text of the official suite.
+
+        Returns:
+            One verdict per image, in order. An image's verdict does not depend on the others in the call.
+
+        Raises:
+            ImageError: If an image cannot be scored; the message names its index.
+            SpecError: If a spec is not valid; the message names its index.
+            ValueError: If the lengths differ.
+            torch.OutOfMemoryError: If a single image does not fit.
+        """
+        tensors = as_images(images)
+        parsed = _resolve_all(specs)
+        if len(tensors) != len(parsed):
+            raise ValueError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
+        verdicts: list[Verdict] = []
+        with self._lock, _own_numerics():
+            while len(verdicts) < len(tensors):
+                chunk = slice(len(verdicts), len(verdicts) + self.batch_size)
+                verdicts += self._score_within_memory(tensors[chunk], parsed[chunk])
+        self._warn_if_all_wrong(verdicts)
+        return verdicts
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers besides the rules: names, hashes, precision, versions. JSON-serialisable."""
+        return {
+            "backend": self.name,
+            "detector": self.detector.fingerprint(),
+            "verifier": None if self.verifier is None else self.verifier.fingerprint(),
+            "min_confidence": self.min_confidence,
+            "geneval_reward": __version__,
+        }
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Twelve hex digits of :meth:`fingerprint`; results with equal ones are comparable."""
+        return hashlib.sha256(json.dumps(self.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to(self, device: torch.device | str) -> GenEvalScorer:
+        """Move the weights, for example off the GPU between rounds; returns the scorer."""
+        with self._lock:
+            self.detector.to(device)
+            if self.verifier is not None:
+                self.verifier.to(device)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GenEvalScorer:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._recipe is not None:
+            return _rebuild, (self._recipe,)
+        parts = {"rules": self.rules, "batch_size": self.batch_size, "min_confidence": self.min_confidence}
+        return _assemble, (self.detector, self.verifier, parts | {"all_classes": self.all_classes, "name": self.name})
+
+    def __repr__(self) -> str:
+        return f"GenEvalScorer({self.name!r}, batch_size={self.batch_size}, fingerprint={self.fingerprint_id!r})"
+
+    def _score_within_memory(self, images: list[torch.Tensor], specs: list[PromptSpec]) -> list[Verdict]:
+        """Judge a batch; when memory runs out, halve the batch size and judge as much as that."""
+        while True:
+            try:
+                return self._score_batch(images, specs)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(images) == 1:
+                    size = f"{images[0].shape[2]} x {images[0].shape[1]}"
+                    raise torch.OutOfMemoryError(
+                        f"scorer: expected room for one image of {size}, got out of memory; free some or use the CPU"
+                    ) from error
+            # Outside of `except`, where the error would keep the failed batch's tensors alive.
+            self.batch_size = max(1, len(images) // 2)
+            images, specs = images[: self.batch_size], specs[: self.batch_size]
+            _log.warning("scorer: out of memory; going on with batches of %d", self.batch_size)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _score_batch(self, images: list[torch.Tensor], specs: list[PromptSpec]) -> list[Verdict]:
+        wanted = [self._wanted(spec) for spec in specs]
+        detections = self.detector.detect(images, wanted)
+        if len(detections) != len(images):
+            raise RuntimeError(
+                f"detector: expected {len(images)} results, got {len(detections)}; its batching is broken"
+            )
+        colored = self._with_colors(images, specs, detections)
+        return [judge(spec, found, self.rules) for spec, found in zip(specs, colored, strict=True)]
+
+    def _wanted(self, spec: PromptSpec) -> Wanted:
+        classes = None if self.all_classes else frozenset(CLASS_IDS[name] for name in spec.class_names)
+        colored = frozenset(CLASS_IDS[name] for name in spec.colored_class_names)
+        return Wanted(classes, colored, self.min_confidence)
+
+    def _with_colors(
+        self, images: list[torch.Tensor], specs: list[PromptSpec], detections: list[Detections]
+    ) -> list[Detections]:
+        """Ask the verifier once for every colour of the batch."""
+        asked = [self._asked_rows(spec, found) for spec, found in zip(specs, detections, strict=True)]
+        queries = [
+            ColorQuery(image, found.xyxy[row], found.class_names[row], None if found.mask is None else found.mask[row])
+            for image, found, rows in zip(images, detections, asked, strict=True)
+            for row in rows
+        ]
+        if not queries:
+            return detections
+        if self.verifier is None:
+            raise ValueError("verifier: expected one, since a record asks for a colour, got None")
+        answers = iter(self.verifier.colors(queries))
+        colored = []
+        for found, rows in zip(detections, asked, strict=True):
+            table = np.full((len(found), len(COLORS)), np.nan, np.float32)
+            for row in rows:
+                table[row] = next(answers)
+            colored.append(found.with_color(table) if rows else found)
+        return colored
+
+    def _asked_rows(self, spec: PromptSpec, detections: Detections) -> list[int]:
+        """Rows whose colour a credit may look at: the most confident of each coloured clause, as many as it counts."""
+        evidence = Evidence(detections, self.rules, spec.tag)
+        rows = [evidence.ranked(item.class_name)[: item.count] for item in spec.include if item.color is not None]
+        return sorted({row for group in rows for row in group})
+
+    def _warn_if_all_wrong(self, verdicts: list[Verdict]) -> None:
+        if self._warned_all_wrong or len(verdicts) < _SUSPICIOUS_BATCH or any(verdict.correct for verdict in verdicts):
+            return
+        self._warned_all_wrong = True
+        warnings.warn(
+            f"all {len(verdicts)} images of a call are wrong; if the pictures look right, run `geneval-reward doctor`: "
+            "broken kernels or weights give low confidences and no error",
+            stacklevel=3,
+        )
+
+
+def _resolve_all(specs: Sequence[Prompt]) -> list[PromptSpec]:
+    if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
+        raise ValueError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
+    parsed = []
+    for index, spec in enumerate(specs):
+        try:
+            parsed.append(resolve(spec))
+        except ValueError as error:
+            raise type(error)(f"specs[{index}]: {error}") from error
+    return parsed
+
+
+@contextmanager
+def _own_numerics() -> Iterator[None]:
+    """No gradients, and no autocast of the caller's: each model sets its own."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for device_type in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _rebuild(recipe: dict[str, Any]) -> GenEvalScorer:
+    return GenEvalScorer.from_pretrained(**recipe)
+
+
+def _assemble(detector: Detector, verifier: Verifier | None, parts: dict[str, Any]) -> GenEvalScorer:
+    return GenEvalScorer(detector, verifier, **parts)
