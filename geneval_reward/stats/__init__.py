@@ -1,0 +1,52 @@
+"""Intervals, paired comparison and planning, all clustered by prompt. On numpy and scipy; no model, no file."""
+
+from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap, intraclass_correlation
+from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson
+from geneval_reward.stats.paired import (
+    Counts,
+    Difference,
+    PairedComparison,
+    compare_by_prompt,
+    compare_paired,
+    compare_unpaired,
+)
+from geneval_reward.stats.power import (
+    Plan,
+    VarianceComponents,
+    assumed_components,
+    minimum_detectable_difference,
+    power_to_show,
+    required_images,
+    variance_components,
+)
+from geneval_reward.stats.significance import holm, mcnemar
+from geneval_reward.stats.simulate import SUITE_PROMPTS, TYPICAL_ACCURACY, SimulatedRuns, simulate_runs
+
+__all__ = [
+    "SUITE_PROMPTS",
+    "TYPICAL_ACCURACY",
+    "Counts",
+    "Difference",
+    "Estimate",
+    "Interval",
+    "PairedComparison",
+    "Plan",
+    "ScoreIntervals",
+    "SimulatedRuns",
+    "VarianceComponents",
+    "assumed_components",
+    "clustered_bootstrap",
+    "compare_by_prompt",
+    "compare_paired",
+    "compare_unpaired",
+    "holm",
+    "intraclass_correlation",
+    "mcnemar",
+    "minimum_detectable_difference",
+    "pass_at_k",
+    "power_to_show",
+    "required_images",
+    "simulate_runs",
+    "variance_components",
+    "wilson",
+]

@@ -1,0 +1,134 @@
+"""``Interval`` and ``Estimate``, Wilson's interval, and pass@k: what needs no resampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
+
+from geneval_reward.stats.sums import Floats, check_level
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        level: Nominal coverage, for example 0.95.
+        method: How it was made.
+    """
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+    @property
+    def half_width(self) -> float:
+        """Half of its width."""
+        return (self.high - self.low) / 2
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score with its uncertainty.
+
+    Attributes:
+        value: The score as the benchmark computes it.
+        interval: Its interval.
+        standard_error: Clustered by prompt; NaN if it cannot be known (a tag with a single prompt).
+        images: Number of images behind it.
+        prompts: Number of prompts behind it.
+    """
+
+    value: float
+    interval: Interval
+    standard_error: float
+    images: int
+    prompts: int
+
+
+def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.inf) -> Interval:
+    """Wilson's score interval of a proportion.
+
+    Args:
+        successes: Number of successes, 0..n.
+        n: Number of independent trials, > 0; an effective number need not be whole.
+        level: Nominal coverage.
+        df: Degrees of freedom: a t quantile stands in for the normal one where ``n`` itself is estimated.
+
+    Returns:
+        The interval, within [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        E. B. Wilson 1927, J. Am. Stat. Assoc. 22:209.
+
+    Example:
+        >>> interval = wilson(8, 10)
+        >>> round(interval.low, 4), round(interval.high, 4)
+        (0.4902, 0.9433)
+    """
+    check_level("level", level)
+    if not n > 0 or not math.isfinite(n):
+        raise ValueError(f"n: expected a number > 0, got {n!r}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes: expected a number in 0..{n}, got {successes!r}")
+    share = successes / n
+    z = _quantile(level, df)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the ends the formula gives 0 and 1 up to rounding.
+    low = 0.0 if successes == 0 else max(0.0, centre - reach)
+    high = 1.0 if successes == n else min(1.0, centre + reach)
+    return Interval(low, high, level, "wilson")
+
+
+def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
+    """Unbiased estimate, per prompt, of the chance that one of ``k`` images is correct.
+
+    ``1 - C(n - c, k) / C(n, k)`` for ``c`` correct of ``n`` images: the average over all ways to take k of the n. The
+    benchmark's own "% correct prompts" is the case k = n.
+
+    Args:
+        correct: ``(p,)`` number of correct images of each prompt.
+        images: ``(p,)`` number of images of each prompt, each >= k.
+        k: Number of images that one may draw, >= 1.
+
+    Returns:
+        ``(p,)`` float64 in [0, 1].
+
+    Raises:
+        ValueError: If k is < 1 or larger than a prompt's number of images.
+
+    Source:
+        M. Chen et al. 2021, "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1.
+
+    Example:
+        >>> pass_at_k([0, 1, 4], [4, 4, 4], k=2).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    c, n = np.broadcast_arrays(np.asarray(correct, np.float64), np.asarray(images, np.float64))
+    if k < 1 or (n < k).any():
+        raise ValueError(f"k: expected 1..{int(n.min())}, the smallest number of images of a prompt, got {k!r}")
+    if ((c < 0) | (c > n)).any():
+        raise ValueError("correct: expected 0..images for every prompt")
+    missed = np.ones(c.shape)
+    for taken in range(k):
+        missed *= np.maximum(n - c - taken, 0) / (n - taken)
+    return 1 - missed
+
+
+def _quantile(level: float, df: float) -> float:
+    upper = 0.5 + level / 2
+    return float(ndtri(upper)) if math.isinf(df) else float(stdtrit(df, upper))

@@ -1,0 +1,160 @@
+"""Images summed up by prompt: what every interval and test in this package works on.
+
+Images of one prompt resemble one another (a prompt is easy or hard), so the prompt, not the image, is the unit that is
+resampled, flipped and counted in degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geneval_reward.prompts.vocabulary import TAGS
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptSums:
+    """Scores of one run, summed by prompt.
+
+    Attributes:
+        prompts: Ids of the ``p`` prompts, in order of appearance.
+        tags: Names of the tags that occur, in the benchmark's order.
+        tag: ``(p,)`` index into ``tags``.
+        images: ``(p,)`` number of images.
+        total: ``(p,)`` sum of scores.
+        squares: ``(p,)`` sum of squared scores.
+        binary: Whether every score is 0 or 1.
+    """
+
+    prompts: tuple[Hashable, ...]
+    tags: tuple[str, ...]
+    tag: Integers
+    images: Floats
+    total: Floats
+    squares: Floats
+    binary: bool
+
+    def rows(self, tag: int) -> Integers:
+        """Indices of the prompts of a tag."""
+        return np.flatnonzero(self.tag == tag)
+
+    def strata(self) -> Iterator[tuple[str, Integers]]:
+        """Each tag with the indices of its prompts."""
+        for index, name in enumerate(self.tags):
+            yield name, self.rows(index)
+
+    @property
+    def tag_means(self) -> Floats:
+        """``(t,)`` mean score over the images of each tag: the benchmark's task scores."""
+        size = len(self.tags)
+        return np.bincount(self.tag, self.total, size) / np.bincount(self.tag, self.images, size)
+
+
+def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray[Any], tags: Any) -> PromptSums:
+    """Sum scores by prompt.
+
+    Args:
+        scores: ``(n,)`` booleans or finite numbers, one per image.
+        prompt_ids: ``(n,)`` anything hashable; equal ids are one prompt.
+        tags: ``(n,)`` tag names.
+
+    Raises:
+        ValueError: If there is nothing to sum, lengths differ, a score is not finite, or a prompt has two tags.
+    """
+    values = check_scores("scores", scores)
+    codes, prompts = factorize(prompt_ids)
+    tag_codes, names = factorize(tags)
+    for name, size in (("prompt_ids", len(codes)), ("tags", len(tag_codes))):
+        if size != len(values):
+            raise ValueError(f"{name}: expected one per score ({len(values)}), got {size}")
+    order = sorted(range(len(names)), key=lambda i: (TAGS.index(names[i]) if names[i] in TAGS else len(TAGS), names[i]))
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(len(names))
+    tag_codes = rank[tag_codes]
+    count = len(prompts)
+    tag = np.zeros(count, np.int64)
+    tag[codes] = tag_codes
+    clash = np.flatnonzero(tag[codes] != tag_codes)
+    if clash.size:
+        prompt = prompts[codes[clash[0]]]
+        raise ValueError(
+            f"tags: expected one tag per prompt, got two for prompt {prompt!r}; use the whole record as id"
+        )
+    return PromptSums(
+        prompts=prompts,
+        tags=tuple(names[i] for i in order),
+        tag=tag,
+        images=np.bincount(codes, minlength=count).astype(np.float64),
+        total=np.bincount(codes, values, count).astype(np.float64),
+        squares=np.bincount(codes, values * values, count).astype(np.float64),
+        binary=bool(np.isin(values, (0.0, 1.0)).all()),
+    )
+
+
+def check_scores(name: str, scores: npt.ArrayLike) -> Floats:
+    """A float64 vector of at least one finite score."""
+    values = np.asarray(scores)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"{name}: expected a vector with one number per image, got shape {values.shape}")
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected booleans or numbers, got dtype {values.dtype}")
+    values = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(
+            f"{name}[{bad[0]}]: expected a finite number, got {values[bad[0]]}; leave out images that were not scored"
+        )
+    return values
+
+
+def factorize(values: Sequence[Any] | npt.NDArray[Any]) -> tuple[Integers, tuple[Any, ...]]:
+    """Integer codes of values, and the distinct values, in order of appearance.
+
+    Example:
+        >>> codes, names = factorize(["b", "a", "b"])
+        >>> codes.tolist(), names
+        ([0, 1, 0], ('b', 'a'))
+    """
+    items: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    seen: dict[Any, int] = {}
+    codes = np.fromiter((seen.setdefault(item, len(seen)) for item in items), np.int64, len(items))
+    return codes, tuple(seen)
+
+
+def check_level(name: str, value: float) -> None:
+    """Refuse a probability that is not strictly between 0 and 1."""
+    if not 0.0 < value < 1.0:
+        hint = f"; did you mean {value / 100}?" if 1.0 < value < 100.0 else ""
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}{hint}")
+
+
+def check_draws(draws: int) -> None:
+    """Refuse so few draws that the ends of an interval would be noise."""
+    if draws < 100:
+        raise ValueError(f"draws: expected at least 100, got {draws!r}; 10,000 take a fraction of a second")
+
+
+def multinomial_rows(rng: np.random.Generator, columns: Floats, draws: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Resample the prompts of one tag: how often each *distinct* row of ``columns`` is drawn.
+
+    Prompts with equal rows are exchangeable, so one multinomial count serves them all; a tag of 100 prompts with four
+    images each has at most five distinct rows. ``p - 1`` of ``p`` prompts are drawn, which makes the bootstrap variance of
+    a mean unbiased (McCarthy & Snowden 1985; Rao & Wu 1988, J. Am. Stat. Assoc. 83:231).
+
+    Args:
+        rng: Source of the draws.
+        columns: ``(p, c)`` what is known of each prompt, p >= 2.
+        draws: Number of resamples.
+
+    Returns:
+        Counts ``(draws, d)`` and the distinct rows ``(d, c)``; the rows are sorted, so the order of prompts is irrelevant.
+    """
+    distinct, counts = np.unique(columns, axis=0, return_counts=True)
+    return rng.multinomial(len(columns) - 1, counts / len(columns), size=draws), distinct
