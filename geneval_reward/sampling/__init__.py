@@ -1,0 +1,1 @@
+"""Generators: the protocol, seeds per (prompt, index), the diffusers adapter."""
