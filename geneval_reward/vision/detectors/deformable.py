@@ -1,0 +1,118 @@
+"""Multi-scale deformable attention with a fraction of the memory, for the modules of ``transformers``' Mask2Former."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Sampler = Callable[[torch.Tensor, Sequence[tuple[int, int]], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def sample_levels(
+    value: torch.Tensor, shapes: Sequence[tuple[int, int]], locations: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Weighted sum of bilinear samples (Deformable DETR, arXiv:2010.04159, eq. 3).
+
+    The levels are summed as they are sampled. Stacking them first, as the usual PyTorch form does, keeps all samples at
+    once: 154 MiB an image and layer at 800 x 800, three times what is held here.
+
+    Args:
+        value: ``(B, sum of h*w, heads, d)``.
+        shapes: ``(h, w)`` of each level.
+        locations: ``(B, N, heads, levels, points, 2)``, x and y in [0, 1].
+        weights: ``(B, N, heads, levels, points)``, summing to 1 over levels and points.
+
+    Returns:
+        ``(B, N, heads * d)``.
+    """
+    batch, _, heads, depth = value.shape
+    queries = locations.shape[1]
+    total: torch.Tensor | None = None
+    parts = torch.split(value, [height * width for height, width in shapes], dim=1)
+    for level, part in enumerate(parts):
+        height, width = shapes[level]
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
+        # Half types are sampled in float32: a grid in fp16 is too coarse, and CPU kernels are wrong in half types.
+        samples = functional.grid_sample(maps.to(grid.dtype), grid, padding_mode="zeros", align_corners=False)
+        scale = weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+        found = samples.mul_(scale).sum(-1)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total.view(batch, heads * depth, queries).transpose(1, 2)
+
+
+class LeanDeformableAttention(nn.Module):
+    """Takes the place of transformers' deformable attention module; parameters and names stay the same.
+
+    For inference only. The padding mask is not read, since the model that owns this module never masks anything.
+
+    Args:
+        original: The module to replace.
+        sampler: :func:`sample_levels`, or a compiled form of it.
+    """
+
+    def __init__(self, original: nn.Module, sampler: Sampler = sample_levels) -> None:
+        super().__init__()
+        source: Any = original
+        self.sampling_offsets = source.sampling_offsets
+        self.attention_weights = source.attention_weights
+        self.value_proj = source.value_proj
+        self.output_proj = source.output_proj
+        self.heads: int = source.n_heads
+        self.levels: int = source.n_levels
+        self.points: int = source.n_points
+        self.sampler = sampler
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        reference_points: torch.Tensor,
+        spatial_shapes_list: Sequence[tuple[int, int]],
+        position_embeddings: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """The signature of the module it replaces; no attention weights are returned."""
+        value = self.value_proj(encoder_hidden_states)
+        batch, length, width = value.shape
+        query = hidden_states if position_embeddings is None else hidden_states + position_embeddings
+        shape = (batch, query.shape[1], self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).view(*shape, 2).to(reference_points.dtype)
+        weights = self.attention_weights(query).float().view(*shape[:3], -1).softmax(-1).view(shape)
+        sizes = [(float(w), float(h)) for h, w in spatial_shapes_list]
+        scale = _constant(tuple(sizes), reference_points)
+        locations = reference_points[:, :, None, :, None, :] + offsets / scale[:, None, :]
+        heads = value.view(batch, length, self.heads, width // self.heads)
+        return self.output_proj(self.sampler(heads, spatial_shapes_list, locations, weights)), None
+
+
+def _constant(sizes: tuple[tuple[float, float], ...], like: torch.Tensor) -> torch.Tensor:
+    # Built on the device from fills, not from a list: a copy from the host would wait for the GPU in every layer.
+    columns = [torch.stack([like.new_full((), w), like.new_full((), h)]) for w, h in sizes]
+    return torch.stack(columns)
+
+
+def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
+    """Replace every deformable attention module of a Mask2Former by the lean one.
+
+    Args:
+        model: A ``Mask2FormerForUniversalSegmentation``, changed in place.
+        compiled: Whether the sampling goes through ``torch.compile``, which fuses the samples with their sum.
+
+    Returns:
+        The model.
+    """
+    sampler: Sampler = torch.compile(sample_levels, dynamic=False) if compiled else sample_levels
+    for layer in _pixel_layers(model):
+        layer.self_attn = LeanDeformableAttention(layer.self_attn, sampler)
+    return model
+
+
+def _pixel_layers(model: Any) -> Sequence[Any]:
+    layers: Sequence[Any] = model.model.pixel_level_module.decoder.encoder.layers
+    return layers

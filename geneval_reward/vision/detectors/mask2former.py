@@ -1,0 +1,275 @@
+"""``Mask2FormerDetector``: the benchmark's own detector weights in ``transformers``, batched, without mmcv."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from geneval_reward.errors import SelfTestError, WeightsError
+from geneval_reward.judge.detections import Detections
+from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
+from geneval_reward.vision.detectors.deformable import make_lean
+from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
+from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
+from geneval_reward.vision.download import Progress
+from geneval_reward.vision.precision import precision_scope, resolve_precision
+from geneval_reward.vision.preprocess import Geometry, normalise, resize_and_pad
+from geneval_reward.vision.protocols import Wanted
+from geneval_reward.vision.weights import KNOWN_FILES, resolve
+
+if TYPE_CHECKING:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+logger = logging.getLogger(__name__)
+
+# Network inputs of 800 x 800 in one forward. A forward in float32 takes about 0.5 GiB for each on top of the weights
+# (docs/paper_backend.md), so that 8 stay well below a 12 GB card while they keep a large one busy.
+_FORWARD_IMAGES: Final = {"cuda": 8}
+_FORWARD_AREA: Final = 800 * 800
+_CHUNK_BYTES: Final = {"cuda": 512 << 20}
+_SELF_TEST: Final = ("chelsea", "cat", 0.8)
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Images of one network input size: uint8 ``(3, Hp, Wp)`` each, their sizes, and their places in the batch."""
+
+    pixels: list[torch.Tensor]
+    geometries: list[Geometry]
+    places: list[int]
+
+
+class Mask2FormerDetector:
+    """Mask2Former Swin-S as GenEval runs it: mmdet's weights, pre- and post-processing.
+
+    Args:
+        model: A loaded ``transformers`` model of 80 classes.
+        weights_sha256: Of the mmdet checkpoint it came from.
+        weights_status: ``"published"``, or why the weights are not verified.
+        device: Where it runs.
+        precision: ``auto`` (fp16 autocast on CUDA, fp32 elsewhere), ``fp32``, ``tf32``, ``fp16`` or ``bf16``. Holds
+            under any outer autocast. Published numbers say which.
+        swap_rb: Show the network red and blue swapped, as the public RL rewards do by mistake.
+        forward_images: Images of 800 x 800 in one forward (larger inputs count for more). None: 8 on CUDA, else 1.
+        chunk_bytes: Memory for masks at full size. None: 512 MiB on CUDA, else 64 MiB.
+        compiled: Run the sampling of deformable attention through ``torch.compile``.
+        workers: Threads that resize images.
+
+    Example:
+        >>> detector = Mask2FormerDetector.from_pretrained()  # doctest: +SKIP
+        >>> wanted = Wanted(class_ids=frozenset({15}), min_confidence=0.3)  # doctest: +SKIP
+        >>> detector.detect([image], [wanted])[0].class_names  # doctest: +SKIP
+        ['cat']
+    """
+
+    name = "mask2former"
+
+    def __init__(
+        self,
+        model: Mask2FormerForUniversalSegmentation,
+        *,
+        weights_sha256: str,
+        weights_status: str,
+        device: torch.device | str = "cpu",
+        precision: str = "auto",
+        swap_rb: bool = False,
+        forward_images: int | None = None,
+        chunk_bytes: int | None = None,
+        compiled: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        if forward_images is not None and forward_images < 1:
+            raise ValueError(f"forward_images: expected at least 1, got {forward_images}")
+        classes = model.config.num_labels
+        if classes != len(CLASS_NAMES):
+            raise WeightsError(f"checkpoint: expected {len(CLASS_NAMES)} classes (COCO), got {classes}")
+        self._model = make_lean(model, compiled=compiled)
+        self._asked_precision = precision
+        self._weights = (weights_sha256, weights_status)
+        self._forward_images = forward_images
+        self._chunk_bytes = chunk_bytes
+        self._compiled = compiled
+        self._workers = workers or min(8, os.cpu_count() or 1)
+        self.swap_rb = swap_rb
+        self.to(device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        device: torch.device | str | None = None,
+        precision: str = "auto",
+        swap_rb: bool = False,
+        forward_images: int | None = None,
+        chunk_bytes: int | None = None,
+        compiled: bool = False,
+        workers: int | None = None,
+        cache: bool = True,
+        allow_download: bool = True,
+        progress: Progress | None = None,
+        self_test: bool | None = None,
+    ) -> Mask2FormerDetector:
+        """Load the benchmark's weights, or any Mask2Former-Swin checkpoint of mmdet.
+
+        Args:
+            checkpoint: A checkpoint of mmdet's (2.x or 3.x names), a converted ``.safetensors`` file or a folder that holds one.
+                None: ``GENEVAL_REWARD_MASK2FORMER``, the cache, then the public address.
+            device: None: CUDA if there is a device, else the CPU.
+            precision: See the class.
+            swap_rb: See the class.
+            forward_images: See the class.
+            chunk_bytes: See the class.
+            compiled: See the class.
+            workers: See the class.
+            cache: Whether to keep the converted weights as safetensors beside the checkpoint.
+            allow_download: Whether the network may be used.
+            progress: Called with (bytes so far, total or None) during a download.
+            self_test: Whether to look for the cat in a packaged photograph. None: if the weights are the published ones.
+
+        Raises:
+            WeightsError: If the weights are missing, damaged or of another architecture.
+            SelfTestError: If the self-test fails; nothing is scored with such a detector.
+        """
+        file = resolve(KNOWN_FILES["mask2former"], checkpoint, allow_download=allow_download, progress=progress)
+        weights = load_converted(file, cache=cache)
+        status = _status(weights)
+        device = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+        detector = cls(
+            build_model(weights),
+            weights_sha256=weights.source_sha256,
+            weights_status=status,
+            device=device,
+            precision=precision,
+            swap_rb=swap_rb,
+            forward_images=forward_images,
+            chunk_bytes=chunk_bytes,
+            compiled=compiled,
+            workers=workers,
+        )
+        if weights.verified if self_test is None else self_test:
+            detector.check()
+        elif weights.source_sha256 not in _warned:
+            _warned.add(weights.source_sha256)
+            warnings.warn(
+                f"{file.name}: {status}; the self-test is skipped and its scores are not GenEval's", stacklevel=2
+            )
+        return detector
+
+    def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
+        """Find objects in a batch; see :class:`geneval_reward.vision.protocols.Detector`.
+
+        Rows come by falling confidence. An image of which nothing is asked costs nothing.
+
+        Raises:
+            ImageError: If an image is not uint8 ``(3, H, W)``.
+            ValueError: If ``images`` and ``wanted`` differ in length.
+        """
+        if len(images) != len(wanted):
+            raise ValueError(f"wanted: expected one request for each of {len(images)} images, got {len(wanted)}")
+        results: list[Detections | None] = [
+            None
+            if request.class_ids is None or request.class_ids
+            else Detections.empty((image.shape[2], image.shape[1]))
+            for image, request in zip(images, wanted, strict=True)
+        ]
+        for batch in self.prepare(images, [index for index, found in enumerate(results) if found is None]):
+            class_logits, mask_logits = self.forward(batch)
+            found = self.postprocess(class_logits, mask_logits, batch, wanted)
+            for place, detections in zip(batch.places, found, strict=True):
+                results[place] = detections
+        return [detections for detections in results if detections is not None]
+
+    def prepare(self, images: Sequence[torch.Tensor], places: Sequence[int] | None = None) -> list[Prepared]:
+        """Resize and pad images on the CPU, grouped by network input size, cut into forwards.
+
+        A forward holds one size only: padding further would change what the network sees, and so the answer.
+        """
+        places = range(len(images)) if places is None else places
+        chosen = [images[place].flip(0) if self.swap_rb else images[place] for place in places]
+        if len(chosen) > 1 and self._workers > 1:
+            with ThreadPoolExecutor(self._workers) as pool:
+                ready = list(pool.map(resize_and_pad, chosen))
+        else:
+            ready = [resize_and_pad(image) for image in chosen]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, (_, sizes) in enumerate(ready):
+            groups.setdefault(sizes.padded, []).append(index)
+        limit = self._forward_images or _FORWARD_IMAGES.get(self.device.type, 1)
+        batches = []
+        for (height, width), members in groups.items():
+            step = max(1, limit * _FORWARD_AREA // (height * width))
+            for start in range(0, len(members), step):
+                part = members[start : start + step]
+                batches.append(
+                    Prepared([ready[i][0] for i in part], [ready[i][1] for i in part], [places[i] for i in part])
+                )
+        return batches
+
+    def forward(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits ``(B, Q, 81)`` and mask logits ``(B, Q, Hp/4, Wp/4)`` of the last decoder layer."""
+        pixels = torch.stack(batch.pixels).to(self.device, non_blocking=True)
+        with precision_scope(self.precision, self.device):
+            output = self._model(pixel_values=normalise(pixels))
+        return output.class_queries_logits, output.masks_queries_logits
+
+    def postprocess(
+        self, class_logits: torch.Tensor, mask_logits: torch.Tensor, batch: Prepared, wanted: Sequence[Wanted]
+    ) -> list[Detections]:
+        """Detections of each image of ``batch``; ``wanted`` is that of the whole call."""
+        limit = self._chunk_bytes or _CHUNK_BYTES.get(self.device.type, 64 << 20)
+        with precision_scope("fp32", self.device):
+            requests = [wanted[place] for place in batch.places]
+            return postprocess(class_logits, mask_logits, batch.geometries, requests, chunk_bytes=limit)
+
+    def check(self) -> None:
+        """Look for the cat in a packaged photograph: broken kernels and wrong weights give low confidences, not errors.
+
+        Raises:
+            SelfTestError: If it is not found with high confidence.
+        """
+        from geneval_reward.vision.images import as_image
+        from geneval_reward.vision.photos import photo
+
+        name, expected, bound = _SELF_TEST
+        found = self.detect([as_image(photo(name))], [Wanted(frozenset({CLASS_IDS[expected]}))])[0]
+        best = float(found.confidence.max(initial=0.0))
+        if not best > bound:
+            raise SelfTestError(
+                f"self-test: expected a {expected} in the packaged photograph {name!r} with a confidence above {bound}, "
+                f"got {best:.3f} ({self.precision} on {self.device}); the weights or this device's kernels are broken, "
+                "so nothing is scored: try precision='fp32' or device='cpu', and `geneval-reward weights verify`"
+            )
+        logger.info("Self-test passed: %s found with confidence %.3f", expected, best)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers; see :class:`geneval_reward.vision.protocols.Detector`."""
+        return {
+            "name": self.name,
+            "weights_sha256": self._weights[0],
+            "weights": self._weights[1],
+            "precision": self.precision,
+            "swap_rb": self.swap_rb,
+            "compiled": self._compiled,
+        }
+
+    def to(self, device: torch.device | str) -> Mask2FormerDetector:
+        """Move the weights; ``auto`` precision follows the device. Returns self."""
+        self.device = torch.device(device)
+        self.precision = resolve_precision(self._asked_precision, self.device)
+        self._model.to(self.device)
+        return self
+
+
+def _status(weights: ConvertedWeights) -> str:
+    if weights.verified:
+        return "published"
+    return f"unverified weights: sha256 {weights.source_sha256[:8]} is not a published one"

@@ -1,0 +1,376 @@
+"""From an mmdet checkpoint file to a loaded ``transformers`` model, strictly, with a safetensors cache.
+
+The architecture's sizes are read off the tensors, so that any Mask2Former-Swin checkpoint loads by the same call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from geneval_reward.errors import WeightsError
+from geneval_reward.vision.detectors.mask2former_layout import to_3x, to_installed, to_transformers
+from geneval_reward.vision.weights import KNOWN_FILES, cache_dir, file_lock, sha256_of
+
+if TYPE_CHECKING:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+logger = logging.getLogger(__name__)
+
+CACHE_FORMAT: Final = "geneval-reward mask2former 1"
+# In the model but not in any mmdet file, and without effect on the answer: a norm whose output is not used, and a
+# constant of the training loss. Version 4 also stores the relative position index, which is recomputed.
+_UNUSED: Final = re.compile(r".*\.swin\.layernorm\.(weight|bias)|criterion\.empty_weight|.*\.relative_position_index")
+_LEVELS: Final = 3
+_POINTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Sizes of a Mask2Former-Swin, as its tensors show them.
+
+    Four things leave no trace in a checkpoint and are mmdet's (and transformers') constants: 4 sampling points per
+    level, the same number of heads in the pixel decoder and in the decoder, 32 groups in group norms, and strides of
+    4, 8, 16 and 32 pixels.
+    """
+
+    embed_dim: int
+    patch_size: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+    mlp_ratio: float
+    feature_size: int
+    mask_feature_size: int
+    encoder_layers: int
+    encoder_feedforward_dim: int
+    attention_heads: int
+    hidden_dim: int
+    num_queries: int
+    decoder_layers: int
+    dim_feedforward: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
+        """Read the sizes off tensors under mmdet 3.x names.
+
+        Raises:
+            WeightsError: If a tensor that tells a size is missing, or the sizes are of another architecture.
+        """
+
+        def shape(name: str) -> torch.Size:
+            if name not in state_dict:
+                raise WeightsError(
+                    f"checkpoint: expected mmdet's Mask2Former with a Swin backbone, got no tensor {name!r}; "
+                    "use the file that `geneval-reward weights list` names"
+                )
+            return state_dict[name].shape
+
+        def count(pattern: str) -> int:
+            numbers = {int(match[1]) for name in state_dict if (match := re.match(pattern, name))}
+            return len(numbers)
+
+        stages = count(r"backbone\.stages\.(\d+)\.")
+        depths = tuple(count(rf"backbone\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(stages))
+        tables = [
+            shape(f"backbone.stages.{stage}.blocks.0.attn.w_msa.relative_position_bias_table")
+            for stage in range(stages)
+        ]
+        pixel, decoder = "panoptic_head.pixel_decoder", "panoptic_head.transformer_decoder"
+        embed_dim, _, patch_size, _ = shape("backbone.patch_embed.projection.weight")
+        levels = shape(f"{pixel}.level_encoding.weight")[0]
+        if stages != 4 or levels != _LEVELS:
+            raise WeightsError(
+                f"checkpoint: expected 4 backbone stages and {_LEVELS} feature levels, got {stages} and {levels}"
+            )
+        return cls(
+            embed_dim=embed_dim,
+            patch_size=patch_size,
+            depths=depths,
+            num_heads=tuple(table[1] for table in tables),
+            window_size=(round(tables[0][0] ** 0.5) + 1) // 2,
+            mlp_ratio=shape("backbone.stages.0.blocks.0.ffn.layers.0.0.weight")[0] / embed_dim,
+            feature_size=shape(f"{pixel}.input_convs.0.conv.weight")[0],
+            mask_feature_size=shape(f"{pixel}.mask_feature.weight")[0],
+            encoder_layers=count(rf"{re.escape(pixel)}\.encoder\.layers\.(\d+)\."),
+            encoder_feedforward_dim=shape(f"{pixel}.encoder.layers.0.ffn.layers.0.0.weight")[0],
+            attention_heads=shape(f"{pixel}.encoder.layers.0.self_attn.attention_weights.weight")[0]
+            // (_LEVELS * _POINTS),
+            hidden_dim=shape("panoptic_head.query_feat.weight")[1],
+            num_queries=shape("panoptic_head.query_feat.weight")[0],
+            decoder_layers=count(rf"{re.escape(decoder)}\.layers\.(\d+)\."),
+            dim_feedforward=shape(f"{decoder}.layers.0.ffn.layers.0.0.weight")[0],
+            num_classes=shape("panoptic_head.cls_embed.weight")[0] - 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedWeights:
+    """Tensors under transformers 5 names, with where they came from.
+
+    Attributes:
+        tensors: Name -> tensor, contiguous, on the CPU.
+        architecture: Their sizes.
+        source_sha256: Of the mmdet checkpoint file.
+        layout: ``"2.x"`` or ``"3.x"``, the checkpoint's names.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    architecture: Architecture
+    source_sha256: str
+    layout: str
+
+    @property
+    def verified(self) -> bool:
+        """Whether the source is a published file, by the pinned prefix of its sha256."""
+        return any(self.source_sha256.startswith(known.sha256_prefix) for known in KNOWN_FILES.values())
+
+
+def load_converted(path: Path, *, cache: bool = True) -> ConvertedWeights:
+    """Read a checkpoint, from its safetensors cache where there is one.
+
+    Args:
+        path: An mmdet checkpoint (2.x or 3.x names), or a ``.safetensors`` file that :func:`save_converted` wrote.
+        cache: Whether to write (and use) ``<stem>.<sha256[:8]>.safetensors`` beside the checkpoint, or in the user's
+            cache folder where that is not writable.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, holds code, has another hash than its name says, or is of another
+            architecture.
+    """
+    if path.suffix == ".safetensors":
+        return read_converted(path)
+    digest = check_hash(path)
+    places = [folder / f"{path.stem}.{digest[:8]}.safetensors" for folder in (path.parent, cache_dir() / "converted")]
+    if cache:
+        for place in places:
+            if place.is_file():
+                try:
+                    found = read_converted(place)
+                except WeightsError as error:
+                    logger.warning("The cache %s is not usable and is made anew: %s", place, error)
+                    _remove(place)
+                    continue
+                if found.source_sha256 == digest:
+                    return found
+    converted = convert_checkpoint(path, digest)
+    if cache:
+        _cache_somewhere(converted, places)
+    return converted
+
+
+def check_hash(path: Path) -> str:
+    """The sha256 of a checkpoint; mmdet's file names end in its first 8 digits, which must fit.
+
+    Raises:
+        WeightsError: If the file is missing or its hash is not the one in its name.
+    """
+    if not path.is_file():
+        raise WeightsError(f"checkpoint: expected a file, got nothing at {path}")
+    digest = sha256_of(path)
+    named = re.search(r"-([0-9a-f]{8})$", path.stem)
+    if named and not digest.startswith(named[1]):
+        raise WeightsError(
+            f"{path}: expected a file whose sha256 begins with {named[1]}, as its name says, got {digest[:8]} "
+            f"({path.stat().st_size:,} bytes); it is damaged or incomplete, so delete it and fetch it again"
+        )
+    return digest
+
+
+def convert_checkpoint(path: Path, digest: str) -> ConvertedWeights:
+    """Convert an mmdet checkpoint file; ``digest`` is its sha256.
+
+    Raises:
+        WeightsError: See :func:`load_converted`.
+    """
+    state_dict, layout = to_3x(_read_state_dict(path))
+    try:
+        architecture = Architecture.of(state_dict)
+        tensors = to_transformers(state_dict)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return ConvertedWeights(tensors, architecture, digest, layout)
+
+
+def build_model(weights: ConvertedWeights) -> Mask2FormerForUniversalSegmentation:
+    """Make the ``transformers`` model and fill every parameter.
+
+    Raises:
+        WeightsError: If a parameter has no tensor, a tensor no parameter, or a shape differs.
+    """
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    sizes = weights.architecture
+    # "out_features" and "num_labels" are understood but not declared as fields.
+    backbone = SwinConfig(  # type: ignore[call-arg]
+        embed_dim=sizes.embed_dim,
+        patch_size=sizes.patch_size,
+        depths=list(sizes.depths),
+        num_heads=list(sizes.num_heads),
+        window_size=sizes.window_size,
+        mlp_ratio=sizes.mlp_ratio,
+        drop_path_rate=0.0,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(  # type: ignore[call-arg]
+        backbone_config=backbone,
+        feature_size=sizes.feature_size,
+        mask_feature_size=sizes.mask_feature_size,
+        hidden_dim=sizes.hidden_dim,
+        encoder_layers=sizes.encoder_layers,
+        encoder_feedforward_dim=sizes.encoder_feedforward_dim,
+        # transformers counts the prediction before the first layer as a layer.
+        decoder_layers=sizes.decoder_layers + 1,
+        num_attention_heads=sizes.attention_heads,
+        dim_feedforward=sizes.dim_feedforward,
+        num_queries=sizes.num_queries,
+        num_labels=sizes.num_classes,
+        dropout=0.0,
+    )
+    try:
+        model: Any = Mask2FormerForUniversalSegmentation(config)
+    except ValueError as error:
+        raise WeightsError(f"checkpoint: expected sizes that make a Mask2Former, got {sizes}: {error}") from error
+    own = model.state_dict()
+    tensors = to_installed(weights.tensors, own)
+    missing = [name for name in own if name not in tensors and not _UNUSED.fullmatch(name)]
+    unexpected = [name for name in tensors if name not in own]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and own[name].shape != tensors[name].shape
+    ]
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
+        if names:
+            raise WeightsError(
+                f"checkpoint: expected every tensor of a Mask2Former-Swin once, got {len(names)} {what}, "
+                f"first {names[0]}; use the file that `geneval-reward weights list` names"
+            )
+    model.load_state_dict(tensors, strict=False)
+    loaded: Mask2FormerForUniversalSegmentation = model.eval().requires_grad_(False)
+    return loaded
+
+
+def save_converted(weights: ConvertedWeights, path: Path) -> None:
+    """Write converted weights as safetensors: whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; nothing is left behind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    metadata = {
+        "format": CACHE_FORMAT,
+        "source_sha256": weights.source_sha256,
+        "layout": weights.layout,
+        "architecture": json.dumps(asdict(weights.architecture)),
+        "tensors_sha256": _digest(weights.tensors),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(weights.tensors, name, metadata)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read_converted(path: Path) -> ConvertedWeights:
+    """Read what :func:`save_converted` wrote, and check it against its own digest.
+
+    Raises:
+        WeightsError: If the file is missing, damaged or not of this format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != CACHE_FORMAT:
+                raise WeightsError(
+                    f"{path}: expected a file made by `geneval-reward weights convert`, got "
+                    f"{metadata.get('format', 'other')!r} safetensors; give the mmdet checkpoint instead"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: expected a whole safetensors file, got {error}; delete it") from error
+    if _digest(tensors) != metadata.get("tensors_sha256"):
+        raise WeightsError(f"{path}: expected tensors of the digest it records, got others; delete it")
+    sizes = json.loads(metadata["architecture"])
+    sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
+    return ConvertedWeights(tensors, Architecture(**sizes), metadata["source_sha256"], metadata["layout"])
+
+
+def _cache_somewhere(weights: ConvertedWeights, places: list[Path]) -> None:
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(place):
+                # Another process may have written it while this one waited; the names carry the source's hash.
+                if not place.is_file():
+                    save_converted(weights, place)
+            return
+        except OSError as error:
+            logger.info("Converted weights are not cached at %s: %s", place, error)
+    logger.warning("Converted weights could not be cached; the checkpoint is converted anew on every load.")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: expected a checkpoint of tensors and plain values, got one that asks to run code, which is "
+            "refused; save it again with only its 'state_dict', or use the published file"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: expected a PyTorch checkpoint, got a file that cannot be read ({error}); fetch it again"
+        ) from error
+    state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state_dict, Mapping) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise WeightsError(f"{path}: expected a state dict of tensors, got {type(content).__name__} of other things")
+    return dict(state_dict)
+
+
+def _numpy_globals() -> list[Any]:
+    # Training tools leave NumPy numbers in a checkpoint's "meta"; rebuilding one runs no foreign code.
+    core = getattr(np, "_core", None) or np.core
+    kinds = {type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "b1")}
+    return [core.multiarray.scalar, core.multiarray._reconstruct, np.ndarray, np.dtype, *kinds]
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Number formats of a forward pass, held under whatever autocast the caller has on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal, get_args
+
+import torch
+
+Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+_AUTOCAST: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """Turn ``auto`` into what a device is best at.
+
+    Args:
+        precision: ``auto`` (``fp16`` on CUDA, ``fp32`` elsewhere), ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
+        device: Where the forward runs.
+
+    Returns:
+        One of ``fp32, tf32, fp16, bf16``.
+
+    Raises:
+        ValueError: For another name, or ``tf32`` on a device that is not CUDA.
+
+    Example:
+        >>> resolve_precision("auto", "cpu")
+        'fp32'
+    """
+    kind = torch.device(device).type
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
+    if precision == "auto":
+        return "fp16" if kind == "cuda" else "fp32"
+    if precision == "tf32" and kind != "cuda":
+        raise ValueError(f"precision: expected 'fp32' on {kind}, got 'tf32', which only CUDA devices have")
+    return precision
+
+
+@contextmanager
+def precision_scope(precision: str, device: torch.device | str) -> Iterator[None]:
+    """Run a block in one number format, whatever autocast is on outside, without gradients.
+
+    Half formats are autocast over float32 weights: pure half weights lose accuracy in Mask2Former's reference points,
+    and CPU ``grid_sample`` is wrong in them. ``fp32`` switches TF32 off for the block and ``tf32`` switches it on; both
+    give the process-wide flags back as they were.
+
+    Args:
+        precision: A resolved precision (:func:`resolve_precision`).
+        device: Where the block runs.
+    """
+    kind = torch.device(device).type
+    dtype = _AUTOCAST.get(precision)
+    autocast = torch.autocast(kind, enabled=False) if dtype is None else torch.autocast(kind, dtype=dtype)
+    with torch.no_grad(), autocast:
+        if kind == "cuda" and dtype is None:
+            with _tf32(precision == "tf32"):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    # torch 2.9 gave these flags new names and refuses to read an old one after the new one was set, until it is set
+    # back; so the names are not mixed.
+    new = hasattr(matmul, "fp32_precision") and hasattr(getattr(cudnn, "conv", None), "fp32_precision")
+    flags = [(matmul, "fp32_precision"), (cudnn.conv, "fp32_precision")] if new else []
+    flags = flags or [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    value: Any = ("tf32" if on else "ieee") if new else on
+    before = [getattr(holder, name) for holder, name in flags]
+    try:
+        for holder, name in flags:
+            setattr(holder, name, value)
+        yield
+    finally:
+        for (holder, name), old in zip(flags, before, strict=True):
+            setattr(holder, name, old)

@@ -1,0 +1,213 @@
+"""Where weights are: a path, a folder, an environment variable, the user's cache, or the public address.
+
+Files of the user's cache stand in ``<cache>/weights``; ``GENEVAL_REWARD_CACHE`` names another folder than the system's
+usual one. ``GENEVAL_REWARD_OFFLINE=1`` forbids downloads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from geneval_reward.errors import WeightsError
+from geneval_reward.vision.download import Progress, download, sha256_of
+
+__all__ = [
+    "KNOWN_FILES",
+    "WeightFile",
+    "cache_dir",
+    "fetch",
+    "file_lock",
+    "find",
+    "resolve",
+    "sha256_of",
+]
+
+logger = logging.getLogger(__name__)
+
+_HOST: Final = "https://download.openmmlab.com/mmdetection"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A published file of weights.
+
+    Attributes:
+        key: Its name in ``geneval-reward weights``.
+        about: What it is, in a few words.
+        url: Its public address; the last part is its file name.
+        sha256_prefix: The first digits of its sha256. OpenMMLab publishes 8, in the file name.
+        size: Its size in bytes, or None if it is not published.
+        variable: The environment variable that may name the file or its folder.
+        other_names: Names under which the file is often stored.
+    """
+
+    key: str
+    about: str
+    url: str
+    sha256_prefix: str
+    size: int | None
+    variable: str
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """The published file name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+_SWIN_S: Final = "mask2former_swin-s-p4-w7-224"
+KNOWN_FILES: Final = {
+    file.key: file
+    for file in (
+        WeightFile(
+            key="mask2former",
+            about="the benchmark's detector: mmdet 2.x Mask2Former, Swin-S, COCO instances",
+            url=f"{_HOST}/v2.0/mask2former/{_SWIN_S}_lsj_8x2_50e_coco/"
+            f"{_SWIN_S}_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth",
+            sha256_prefix="743b7d99",
+            size=275_630_991,
+            variable="GENEVAL_REWARD_MASK2FORMER",
+            # GenEval's own download script drops the training stamp.
+            other_names=(f"{_SWIN_S}_lsj_8x2_50e_coco.pth",),
+        ),
+        WeightFile(
+            key="mask2former-3x",
+            about="the same training under mmdet 3.x names",
+            url=f"{_HOST}/v3.0/mask2former/{_SWIN_S}_8xb2-lsj-50e_coco/"
+            f"{_SWIN_S}_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
+            sha256_prefix="c9d0c4f2",
+            size=None,
+            variable="GENEVAL_REWARD_MASK2FORMER",
+            other_names=(f"{_SWIN_S}_8xb2-lsj-50e_coco.pth",),
+        ),
+    )
+}
+
+
+def cache_dir() -> Path:
+    """The package's cache folder: ``GENEVAL_REWARD_CACHE``, or the system's place for user caches."""
+    import platformdirs
+
+    chosen = os.environ.get("GENEVAL_REWARD_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("geneval-reward")
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1.0) -> Iterator[None]:
+    """Hold a lock beside ``path`` against other processes; waits without end unless a timeout (seconds) is given.
+
+    Raises:
+        OSError: If the lock file cannot be made.
+        TimeoutError: If the lock is not free in time.
+    """
+    from filelock import FileLock
+
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=timeout):
+        yield
+
+
+def resolve(
+    file: WeightFile,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    allow_download: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Find a weight file, and download it if it is nowhere.
+
+    Args:
+        file: Which one.
+        path: A file, or a folder that holds it. None: the environment variable, the cache, then the download.
+        allow_download: Whether the network may be used.
+        progress: Called with (bytes so far, total or None) during a download.
+
+    Returns:
+        An existing file. Its hash is not yet checked unless it was downloaded.
+
+    Raises:
+        WeightsError: If it is nowhere and cannot be downloaded; the message says which file to put where.
+    """
+    if path is not None:
+        return _named(file, Path(path).expanduser(), "path")
+    found = find(file)
+    return found if found is not None else fetch(file, allow_download=allow_download, progress=progress)
+
+
+def find(file: WeightFile) -> Path | None:
+    """The file that the environment variable names or the cache holds, or None.
+
+    Raises:
+        WeightsError: If the variable is set but names nothing.
+    """
+    chosen = os.environ.get(file.variable)
+    if chosen:
+        return _named(file, Path(chosen).expanduser(), file.variable)
+    cached = cache_dir() / "weights" / file.file_name
+    return cached if cached.is_file() else None
+
+
+def fetch(
+    file: WeightFile,
+    folder: Path | None = None,
+    *,
+    allow_download: bool = True,
+    progress: Progress | None = None,
+    attempts: int = 5,
+    pause: float = 1.0,
+) -> Path:
+    """Download a file into a folder (the cache's ``weights`` if None), once, however many processes ask.
+
+    Raises:
+        WeightsError: If it cannot be downloaded; the message says which file to put where.
+    """
+    folder = folder if folder is not None else cache_dir() / "weights"
+    target = folder / file.file_name
+    if target.is_file():
+        return target
+    advice = (
+        f"download {file.url} elsewhere and put it at {target}, or set {file.variable} to the file or to the folder "
+        "that holds it"
+    )
+    if not allow_download or os.environ.get("GENEVAL_REWARD_OFFLINE", "0") not in ("", "0"):
+        raise WeightsError(f"expected the weights {file.file_name}, got none and downloads are off; {advice}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(target):
+            if not target.is_file():  # another process may have fetched it while this one waited
+                logger.info("Downloading %s to %s", file.url, target)
+                download(
+                    file.url,
+                    target,
+                    sha256_prefix=file.sha256_prefix,
+                    progress=progress,
+                    attempts=attempts,
+                    pause=pause,
+                )
+    except OSError as error:
+        raise WeightsError(f"expected the weights {file.file_name}, got none: {error}; {advice}") from error
+    return target
+
+
+def _named(file: WeightFile, path: Path, origin: str) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise WeightsError(f"{origin}: expected a weight file or the folder that holds it, got nothing at {path}")
+    others = (other for other in KNOWN_FILES.values() if other.variable == file.variable)
+    names = [name for known in (file, *others) for name in (known.file_name, *known.other_names)]
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    # One file that can only be meant: a checkpoint under another name, without the caches made of it.
+    candidates = sorted([*path.glob("*.pth"), *path.glob("*.pt")]) or sorted(path.glob("*.safetensors"))
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(re.sub(r"(.{60}).+", r"\1...", entry.name) for entry in candidates) or "no checkpoint"
+    raise WeightsError(f"{origin}: expected {file.file_name} in {path}, got {listed}; name the file itself")
