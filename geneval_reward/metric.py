@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from torchmetrics.utilities.plot import plot_single_or_multi_val
 
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import official_suite, resolve
+from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.scorer import GenEvalScorer, Prompt
+from geneval_reward.scorer import GenEvalScorer, Prompt, resolve_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +70,7 @@ class GenEvalScore(Metric):
     images: torch.Tensor
     total: torch.Tensor
     by_prompt: torch.Tensor
+    identity: torch.Tensor
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class GenEvalScore(Metric):
         self._by_text = {spec.prompt: spec for spec in self.prompts}
         self._row = {spec: row for row, spec in enumerate(self.prompts)}
         self._warned_partial = False
+        self._batch: list[Verdict] | None = None
         exact = credit in ("official", "strict")
         # Exact integers for verdicts, doubles for graded credits: sums over ranks do not depend on the order then.
         self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
@@ -95,6 +98,9 @@ class GenEvalScore(Metric):
             "total", torch.zeros(len(TAGS), dtype=torch.int64 if exact else torch.float64), dist_reduce_fx="sum"
         )
         self.add_state("by_prompt", torch.zeros(len(self.prompts), 2, dtype=torch.int64), dist_reduce_fx="sum")
+        # A MetricCollection lets metrics of equal states share them from the first update on, and two credits are often
+        # equal on the first batch. This state tells apart what counts differently.
+        self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
 
     @property
     def scorer(self) -> GenEvalScorer:
@@ -111,28 +117,52 @@ class GenEvalScore(Metric):
             SpecError: If a prompt is not valid or not known.
             ValueError: If there are not as many prompts as images.
         """
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        specs = [resolve(prompt, self._by_text) for prompt in prompts]
-        self.add(self.scorer.score(images, specs))
+        self.add(self._judge(images, prompts) if self._batch is None else self._batch)
+
+    def forward(self, images: Any, prompts: Sequence[Prompt] | str) -> torch.Tensor:
+        """Score images, count their verdicts and return the score of these images alone.
+
+        Raises:
+            ImageError: If an image cannot be scored; what was counted before is kept.
+            SpecError: If a prompt is not valid or not known.
+            ValueError: If there are not as many prompts as images.
+        """
+        # Judged before torchmetrics sets the state aside: an error in there would lose it.
+        self._batch = self._judge(images, prompts)
+        try:
+            value: torch.Tensor = super().forward(images, prompts)
+        finally:
+            self._batch = None
+        return value
+
+    def _judge(self, images: Any, prompts: Sequence[Prompt] | str) -> list[Verdict]:
+        specs = resolve_all([prompts] if isinstance(prompts, str) else prompts, self._by_text)
+        return self.scorer.score(images, specs)
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Count verdicts that were made elsewhere, for example to log images and score from one pass."""
+        # Counted on the CPU and added once: single steps on a GPU cost a launch each.
+        images, total = [0] * len(TAGS), [0.0] * len(TAGS)
+        by_prompt = torch.zeros_like(self.by_prompt, device="cpu")
         for verdict in verdicts:
             tag = _TAG_INDEX[verdict.spec.tag]
-            self.images[tag] += 1
-            self.total[tag] += torch.tensor(verdict.credit(self.credit), dtype=self.total.dtype).item()
+            images[tag] += 1
+            total[tag] += verdict.credit(self.credit)
             row = self._row.get(verdict.spec)
             if row is not None:
-                self.by_prompt[row, 0] += 1
-                self.by_prompt[row, 1] += verdict.correct
+                by_prompt[row] += torch.tensor([1, int(verdict.correct)])
+        # Not in place: a state that was reset under inference mode could not be changed outside of it.
+        self.images = self.images + torch.tensor(images, dtype=self.images.dtype, device=self.images.device)
+        self.total = self.total + torch.tensor(total, dtype=self.total.dtype, device=self.total.device)
+        self.by_prompt = self.by_prompt + by_prompt.to(self.by_prompt.device)
         self._update_count = max(self._update_count, 1)
         self._computed = None
 
     def compute(self) -> torch.Tensor:
         """The overall score: the mean of the means of the tags that have images. NaN without any."""
         present = self.images > 0
-        if not self._warned_partial and present.any() and not present.all():
+        # A batch within forward need not hold every tag.
+        if self._batch is None and not self._warned_partial and present.any() and not present.all():
             self._warned_partial = True
             missing = ", ".join(tag for tag, here in zip(TAGS, present.tolist(), strict=True) if not here)
             warnings.warn(
@@ -145,19 +175,20 @@ class GenEvalScore(Metric):
         """The parts of the score, over what this process and, where torchmetrics syncs, the others have seen.
 
         Returns:
-            ``overall``, ``micro`` (mean over images), one entry per tag with images, ``n`` (images), ``prompts`` (different
-            prompts of the table), ``pass_at_k`` (share of those with a correct image; NaN if none is of the table) and
-            ``coverage`` (share of the table's prompts that have images).
+            ``overall`` and ``micro`` (mean over images), NaN without any; one entry per tag with images; ``n`` (images),
+            ``prompts`` (different prompts of the table), ``pass_at_k`` (share of those with a correct image; NaN if none
+            is of the table) and ``coverage`` (share of the table's prompts that have images).
         """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
-            counts, sums = self.images.tolist(), self.total.double().tolist()
+            counts, sums = self.images.tolist(), self.total.tolist()
+            n = sum(counts)
             seen = self.by_prompt[:, 0] > 0
             solved = self.by_prompt[seen, 1] > 0
-            parts = {"overall": _macro(self.images, self.total).item(), "micro": sum(sums) / max(sum(counts), 1)}
+            parts = {"overall": _macro(self.images, self.total).item(), "micro": sum(sums) / n if n else float("nan")}
             parts |= {tag: sums[i] / counts[i] for i, tag in enumerate(TAGS) if counts[i]}
-            parts["n"] = sum(counts)
+            parts["n"] = n
             parts["prompts"] = int(seen.sum())
             parts["pass_at_k"] = solved.float().mean().item() if len(solved) else float("nan")
             parts["coverage"] = seen.float().mean().item()
@@ -175,12 +206,15 @@ class GenEvalScore(Metric):
         Returns:
             The figure and axes.
         """
-        if val is not None:
-            return self._plot(val, ax)  # type: ignore[return-value]
-        parts = self.breakdown()
+        parts = self.breakdown() if val is None else {}
         bars = {name: torch.tensor(parts[name]) for name in ("overall", *TAGS) if name in parts}
         return plot_single_or_multi_val(  # type: ignore[return-value]
-            bars, ax=ax, higher_is_better=True, lower_bound=0.0, upper_bound=1.0, name=type(self).__name__
+            bars if val is None else val,
+            ax=ax,
+            higher_is_better=self.higher_is_better,
+            lower_bound=None if self.credit == "flow_grpo" else self.plot_lower_bound,
+            upper_bound=self.plot_upper_bound,
+            name=type(self).__name__,
         )
 
 
@@ -214,6 +248,14 @@ def geneval_score(
     return _macro(counts, total)
 
 
+def _identity(scorer: GenEvalScorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
+    """Eight bytes as int64: torchmetrics compares states with a relative tolerance, which small integers withstand."""
+    text = f"{scorer if isinstance(scorer, str) else id(scorer)} {credit} {hash(prompts)}"
+    return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.int64)
+
+
 def _macro(images: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    present = images > 0
-    return (total[present].double() / images[present]).mean().float()
+    # On the CPU, since not every device has doubles.
+    counts, sums = images.cpu(), total.cpu().double()
+    present = counts > 0
+    return (sums[present] / counts[present]).mean().float().to(images.device)

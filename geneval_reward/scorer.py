@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
 _SUSPICIOUS_BATCH: Final = 32
 
+_OUT_OF_MEMORY: Final = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
+
 Prompt = PromptSpec | Mapping[str, Any] | str
 """A spec, a record, a record as JSON, or a prompt text of the official suite."""
 
@@ -159,7 +161,7 @@ class GenEvalScorer:
             torch.OutOfMemoryError: If a single image does not fit.
         """
         tensors = as_images(images)
-        parsed = _resolve_all(specs)
+        parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
             raise ValueError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
         verdicts: list[Verdict] = []
@@ -255,12 +257,15 @@ class GenEvalScorer:
             return detections
         if self.verifier is None:
             raise ValueError("verifier: expected one, since a record asks for a colour, got None")
-        answers = iter(self.verifier.colors(queries))
+        answers = self.verifier.colors(queries)
+        if len(answers) != len(queries):
+            raise RuntimeError(f"verifier: expected {len(queries)} rows, got {len(answers)}; its batching is broken")
+        unread = iter(answers)
         colored = []
         for found, rows in zip(detections, asked, strict=True):
             table = np.full((len(found), len(COLORS)), np.nan, np.float32)
             for row in rows:
-                table[row] = next(answers)
+                table[row] = next(unread)
             colored.append(found.with_color(table) if rows else found)
         return colored
 
@@ -281,13 +286,23 @@ class GenEvalScorer:
         )
 
 
-def _resolve_all(specs: Sequence[Prompt]) -> list[PromptSpec]:
+def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:
+    """The spec of each, as :func:`geneval_reward.prompts.resolve` finds it.
+
+    Args:
+        specs: Specs, records, records as JSON, or prompt texts.
+        extra: Further prompt texts with their specs, beside the official suite.
+
+    Raises:
+        SpecError: If one is not valid or not known; the message names its index.
+        ValueError: If it is a single one and not a sequence.
+    """
     if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
         raise ValueError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
     parsed = []
     for index, spec in enumerate(specs):
         try:
-            parsed.append(resolve(spec))
+            parsed.append(resolve(spec, extra))
         except ValueError as error:
             raise type(error)(f"specs[{index}]: {error}") from error
     return parsed
@@ -304,7 +319,9 @@ def _own_numerics() -> Iterator[None]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    # Only CUDA's caching allocator has an exception of its own; the CPU's, Metal's, cuBLAS's and cuDNN's say it in words.
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _rebuild(recipe: dict[str, Any]) -> GenEvalScorer:

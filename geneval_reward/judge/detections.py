@@ -53,6 +53,7 @@ class Detections:
             raise ValueError(f"class_id: expected 0..79, got {outside[0]}; map the detector's labels by index")
         if not (np.isfinite(confidence).all() and np.isfinite(xyxy).all()):
             raise ValueError("xyxy, confidence: expected finite numbers, got NaN or infinity; the detector is broken")
+        _check_range("confidence", confidence, "apply the sigmoid or softmax, or divide by 100")
         for name, value in (("xyxy", xyxy), ("confidence", confidence), ("class_id", class_id)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "image_size", (width, height))
@@ -64,6 +65,7 @@ class Detections:
             color = np.asarray(self.color, dtype=np.float32)
             color = color if color.size else color.reshape(0, len(COLORS))
             _check_shape("color", color, (n, len(COLORS)))
+            _check_range("color", color, "apply the softmax; leave a row NaN whose colour was not asked")
             object.__setattr__(self, "color", color)
 
     def __len__(self) -> int:
@@ -97,6 +99,13 @@ class Detections:
     def class_names(self) -> list[str]:
         """Class name of each row."""
         return [CLASS_NAMES[index] for index in self.class_id.tolist()]
+
+
+def _check_range(name: str, array: npt.NDArray[np.float32], remedy: str) -> None:
+    # Half precision may round a probability up by a hair. NaN passes: a colour that was not asked.
+    outside = array[(array < 0) | (array > 1.001)]
+    if outside.size:
+        raise ValueError(f"{name}: expected numbers in [0, 1], got {outside[0]:.4g}; {remedy}")
 
 
 def _check_shape(name: str, array: npt.NDArray[Any], shape: Sequence[int]) -> None:

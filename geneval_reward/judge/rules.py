@@ -61,9 +61,15 @@ class Rules:
                 raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
         if isinstance(self.max_objects, bool) or not isinstance(self.max_objects, int) or self.max_objects < 1:
             raise ValueError(f"max_objects: expected an integer >= 1, got {self.max_objects!r}")
-        if not isinstance(self.position, int | float) or not 0.0 <= self.position < float("inf"):
+        if (
+            isinstance(self.position, bool)
+            or not isinstance(self.position, int | float)
+            or not 0.0 <= self.position < float("inf")
+        ):
             raise ValueError(f"position: expected a number >= 0, got {self.position!r}")
-        if self.background != "original" and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.background):
+        if not isinstance(self.background, str) or not re.fullmatch(
+            r"original|#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.background
+        ):
             raise ValueError(f"background: expected '#rgb', '#rrggbb' or 'original', got {self.background!r}")
         if not isinstance(self.crop, bool):
             raise ValueError(f"crop: expected True or False, got {self.crop!r}")
@@ -86,6 +92,8 @@ class Rules:
             return value
         if isinstance(value, str):
             value = _parse_text(value)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"rules: expected a profile, field=value pairs or a mapping, got {type(value).__name__}")
         known = {field.name for field in fields(cls)}
         arguments = {_OFFICIAL_NAMES.get(key, key): item for key, item in value.items()}
         unknown = [key for key in arguments if key not in known]

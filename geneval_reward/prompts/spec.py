@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from geneval_reward.errors import SpecError
-from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, COLOR_IDS, COLORS, RELATIONS, TAGS
+from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, COLORS, RELATIONS, TAGS
 from geneval_reward.prompts.wording import article, number_word, plural
 
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
@@ -194,7 +194,7 @@ def _include_record(item: Include) -> dict[str, Any]:
 def _load_json(text: str | bytes) -> Mapping[str, Any]:
     try:
         record = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         shown = text[:60]
         raise SpecError(
             f"record: expected a JSON object, got {shown!r} ({error}); "
@@ -216,7 +216,9 @@ def _parse_record(record: Any) -> PromptSpec:
     if not items:
         raise SpecError("include: expected at least one clause, got an empty list")
     include = tuple(_parse_include(item, index) for index, item in enumerate(items))
-    exclude = tuple(_parse_exclude(item, i) for i, item in enumerate(_sequence(record.get("exclude") or (), "exclude")))
+    unwanted = record.get("exclude")
+    items = [] if unwanted is None else _sequence(unwanted, "exclude")
+    exclude = tuple(_parse_exclude(item, index) for index, item in enumerate(items))
     prompt = record.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise SpecError(f"prompt: expected a string, got {type(prompt).__name__}")
@@ -232,7 +234,7 @@ def _parse_include(item: Any, index: int) -> Include:
     _refuse_unknown_keys(item, _INCLUDE_KEYS, where)
     class_id(item.get("class"), f"{where}.class")
     color = item.get("color")
-    if color is not None and color not in COLOR_IDS:
+    if color is not None and color not in COLORS:
         raise SpecError(f"{where}.color: expected one of {', '.join(COLORS)}, got {color!r}{_hint(color, COLORS)}")
     return Include(
         item["class"],

@@ -62,9 +62,7 @@ def as_image(image: Any, where: str = "image") -> torch.Tensor:
     if isinstance(image, Image.Image):
         return _from_pil(image, where)
     if isinstance(image, np.ndarray):
-        if not image.flags.writeable or any(stride < 0 for stride in image.strides):
-            image = image.copy()
-        return _from_array(torch.from_numpy(image), where, channels_last=True)
+        return _from_array(_to_tensor(image, where), where, channels_last=True)
     if isinstance(image, torch.Tensor):
         return _from_array(image.detach(), where, channels_last=False)
     raise ImageError(f"{where}: expected a PIL image, numpy array or torch tensor, got {type(image).__name__}")
@@ -93,10 +91,16 @@ def load_image(path: str | Path) -> torch.Tensor:
         raise ImageError(f"{path}: expected an image file, got nothing; check the path") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: expected an image that Pillow can read, got something else") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ImageError(f"{path}: expected a file that can be read, got {error.strerror}; check the path") from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{path}: expected a whole image, got a damaged one ({error}); generate it again") from error
+        raise ImageError(_damaged(str(path), error)) from error
+
+
+def _damaged(where: str, error: Exception) -> str:
+    return f"{where}: expected a whole image, got a damaged one ({error}); generate it again"
 
 
 def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
@@ -105,10 +109,18 @@ def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
         raise ImageError(f"{where}: expected at most {MAX_PIXELS:,} pixels, got {width} x {height}; scale it down")
     if width * height == 0:
         raise ImageError(f"{where}: expected at least one pixel, got {width} x {height}")
+    try:
+        # An image that Pillow opened lazily is decoded only here.
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(_damaged(where, error)) from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         return torch.from_numpy(_deep_to_rgb(np.asarray(image), where))
-    array = np.array(image.convert("RGB"), dtype=np.uint8)
+    try:
+        array = np.array(image.convert("RGB"), dtype=np.uint8)
+    except ValueError as error:
+        raise ImageError(f"{where}: expected a mode that converts to RGB, got {image.mode}; convert it") from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
@@ -119,6 +131,15 @@ def _deep_to_rgb(values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, An
             f"{where}: expected 8 or 16 bits a channel, got values from {values.min()} to {values.max()}; convert it to RGB"
         )
     return np.repeat((values.astype(np.uint32) >> 8).astype(np.uint8)[None], 3, axis=0)
+
+
+def _to_tensor(array: np.ndarray[Any, Any], where: str) -> torch.Tensor:
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:
+        raise ImageError(f"{where}: expected a uint8 or floating array, got {array.dtype}; cast it") from error
 
 
 def _from_array(array: torch.Tensor, where: str, *, channels_last: bool) -> torch.Tensor:
@@ -147,6 +168,9 @@ def _from_floats(array: torch.Tensor, where: str) -> torch.Tensor:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{where}: expected finite values in [0, 1], got NaN or infinity; the generator has diverged")
     if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
-        remedy = "divide by 255 or pass uint8" if high > 2 else "map [-1, 1] by (x + 1) / 2"
+        if high > 2:
+            remedy = "divide by 255 or pass uint8"
+        else:
+            remedy = "map [-1, 1] by (x + 1) / 2" if low < -_FLOAT_SLACK else "clamp it to [0, 1]"
         raise ImageError(f"{where}: expected floats in [0, 1], got the range [{low:.3g}, {high:.3g}]; {remedy}")
     return (values.clamp(0, 1) * 255).round().to(torch.uint8)
