@@ -1,0 +1,87 @@
+"""Small tensor helpers that all of `rl` shares: dtype, broadcasting, reductions and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def precise(x: Tensor) -> Tensor:
+    """Return ``x`` in at least float32: bf16 and fp16 overflow or lose the small differences the methods live on."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def check_latent(x: Tensor, name: str) -> None:
+    """Raise unless ``x`` is a float tensor of shape (B, ...) with a sample and at least one latent dimension."""
+    if x.ndim < 2 or not x.numel() or not x.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a float tensor (B, ...) that is not empty, got {x.dtype}, shape {tuple(x.shape)}"
+        )
+
+
+def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> None:
+    """Raise unless ``x`` has exactly the shape of ``reference``; broadcasting here is always a mistake."""
+    if x.shape != reference.shape:
+        raise ValueError(
+            f"{name}: expected the shape of {reference_name}, {tuple(reference.shape)}, got {tuple(x.shape)}"
+        )
+
+
+def check_vector(x: Tensor, name: str, batch: int) -> None:
+    """Raise unless ``x`` is one number a sample, shape (B,)."""
+    if x.shape != (batch,):
+        raise ValueError(f"{name}: expected one number a sample, shape ({batch},), got {tuple(x.shape)}")
+
+
+def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
+    """Bring a number, a 0-d tensor or a (B,) tensor to shape (B,) on the device of ``like``, at least float32."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    x = torch.as_tensor(value, dtype=dtype, device=like.device)
+    if x.ndim == 0:
+        return x.expand(like.shape[0])
+    check_vector(x, name, like.shape[0])
+    return x
+
+
+def column(value: float | Tensor, like: Tensor, name: str) -> Tensor:
+    """As `vector`, shaped (B, 1, ..., 1) so that it broadcasts over the latent dimensions of ``like``."""
+    return vector(value, like, name).reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def latent_mean(x: Tensor) -> Tensor:
+    """Mean over everything but the batch: (B, ...) -> (B,)."""
+    return x.flatten(1).mean(1)
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None, denominator: float | Tensor | None) -> Tensor:
+    """Sum of ``weight * values`` over ``denominator`` (default: the sum of the weights); 0 if nothing has weight.
+
+    A sample of weight 0 is left out even where its value is NaN. That keeps the loss finite, not the gradient of the
+    network: samples with NaN latents must be dropped before the forward pass.
+    """
+    if weight is not None:
+        check_vector(weight, "weight", values.shape[0])
+        weight = weight.to(values)
+        values = torch.where(weight > 0, values, torch.zeros_like(values)) * weight
+    if denominator is None:
+        denominator = float(values.shape[0]) if weight is None else weight.sum().clamp_min(1e-12)
+    return values.sum() / denominator
+
+
+def randn_like(x: Tensor, generator: Generators, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise of the shape of ``x``; one generator for the batch, or one a sample.
+
+    With one generator a sample, a sample's noise does not depend on its batch. Noise is drawn on the generator's
+    device, so that a CPU generator gives the same noise whatever device the latents are on.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        device = x.device if generator is None else generator.device
+        return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device)
+    if len(generator) != x.shape[0]:
+        raise ValueError(f"generator: expected one a sample, {x.shape[0]}, got {len(generator)}")
+    rows = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=dtype).to(x.device) for g in generator]
+    return torch.stack(rows)
