@@ -1,0 +1,383 @@
+"""``read_results``: a results file as columns. Heavy parts of a line are parsed only when its row is asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geneval_reward.errors import ResultsError, SpecError
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.row import (
+    FIRST_HEAVY_KEY,
+    FailedImage,
+    ResultRow,
+    RunIdentity,
+    check_record,
+    index_of,
+    load_line,
+)
+
+_HEAVY = f',"{FIRST_HEAVY_KEY}":'.encode()
+_RUN = b',"rules":'
+
+
+@dataclass(frozen=True, slots=True)
+class CutLine:
+    """An unfinished last line: its writer was stopped.
+
+    Attributes:
+        number: Line number, from 1.
+        offset: Where it begins, in bytes.
+        text: Its beginning.
+    """
+
+    number: int
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A results file as columns; row i of every column is one image.
+
+    Attributes:
+        path: The file.
+        filenames: ``(n,)`` names of the images.
+        tags: ``(n,)`` task names.
+        prompt_ids: ``(n,)`` int64, index into ``records``.
+        records: Records of the prompts as JSON, in order of appearance.
+        correct: ``(n,)`` bool, the official verdict.
+        reasons: ``(n,)`` official wording of the failures.
+        index: ``(n,)`` int64, number within the prompt; -1 if the file does not say.
+        seeds: ``(n,)`` seeds, or None.
+        credits: Name -> ``(n,)`` float64; only ``official`` in an official file.
+        identities: What judged, each once. More than one: the file is mixed.
+        identity_ids: ``(n,)`` int64, index into ``identities``.
+        rewritten: ``(n,)`` bool: the generator got another text than the record's.
+        best_of: ``(n,)`` int64: chosen by this metric among so many; 0: not chosen.
+        failed: Images that could not be scored, with the reason. They have no row.
+        cut: The unfinished last line, if there is one. It has no row.
+        official: Whether some lines have only the official script's keys.
+        line_numbers: ``(n,)`` int64, from 1.
+        offsets: ``(n,)`` int64, where each line begins in the file.
+    """
+
+    path: Path
+    filenames: list[str]
+    tags: npt.NDArray[np.str_]
+    prompt_ids: npt.NDArray[np.int64]
+    records: list[str]
+    correct: npt.NDArray[np.bool_]
+    reasons: list[str]
+    index: npt.NDArray[np.int64]
+    seeds: list[int | None]
+    credits: dict[str, npt.NDArray[np.float64]]
+    identities: list[RunIdentity]
+    identity_ids: npt.NDArray[np.int64]
+    rewritten: npt.NDArray[np.bool_]
+    best_of: npt.NDArray[np.int64]
+    failed: dict[str, str]
+    cut: CutLine | None
+    official: bool
+    line_numbers: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    @property
+    def identity(self) -> RunIdentity:
+        """What judged all of it.
+
+        Raises:
+            ResultsError: If the file is mixed; the message names two lines and what differs.
+        """
+        if len(self.identities) > 1:
+            first = [int(self.line_numbers[np.argmax(self.identity_ids == i)]) for i in (0, 1)]
+            parts = "; ".join(self.identities[0].differences(self.identities[1]))
+            raise ResultsError(
+                f"{self.path}: expected one judge for all lines, got line {first[0]} and line {first[1]} that differ: "
+                f"{parts}; score them again by one"
+            )
+        return self.identities[0] if self.identities else RunIdentity()
+
+    def credit(self, name: str) -> npt.NDArray[np.float64]:
+        """A credit of all images, ``(n,)`` float64.
+
+        Raises:
+            ResultsError: If the file does not hold it for every image.
+        """
+        values = self.credits.get(name)
+        if values is None or np.isnan(values).any():
+            raise ResultsError(
+                f"{self.path}: expected the credit {name!r} in every line, got {', '.join(self.credits)}; "
+                "the official script's own files hold the official verdict only"
+            )
+        return values
+
+    def specs(self) -> list[PromptSpec]:
+        """The record of each of ``records``, parsed."""
+        return [PromptSpec.parse(record) for record in self.records]
+
+    def prompt(self, prompt_id: int) -> str:
+        """Text of a prompt, for messages."""
+        return PromptSpec.parse(self.records[prompt_id]).prompt
+
+    def rows(self) -> Iterator[ResultRow]:
+        """Every row in full, read from the file as it goes."""
+        with self.path.open("rb") as file:
+            for offset, number in zip(self.offsets.tolist(), self.line_numbers.tolist(), strict=True):
+                file.seek(offset)
+                yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {number}")
+
+    def row(self, i: int) -> ResultRow:
+        """One row in full."""
+        with self.path.open("rb") as file:
+            file.seek(int(self.offsets[i]))
+            return ResultRow.from_json(file.readline().decode(), f"{self.path} line {self.line_numbers[i]}")
+
+    def duplicates(self) -> list[str]:
+        """One sentence for each image name, and each (prompt, index), that occurs more than once."""
+        found = [f"{name}: {count} lines" for name, count in Counter(self.filenames).items() if count > 1]
+        known = np.flatnonzero(self.index >= 0)
+        pairs: dict[tuple[int, int], list[int]] = {}
+        for row in known.tolist():
+            pairs.setdefault((int(self.prompt_ids[row]), int(self.index[row])), []).append(row)
+        for (prompt_id, index), rows in pairs.items():
+            names = [self.filenames[row] for row in rows]
+            if len(set(names)) > 1:
+                found.append(f"image {index} of {self.prompt(prompt_id)!r}: {', '.join(names[:3])}")
+        return found
+
+    def missing(self) -> list[str]:
+        """One sentence for each prompt that lacks an index which other prompts of this file have.
+
+        Whole prompts of a suite that are not there at all cannot be known here; see
+        :func:`geneval_reward.tally.completeness`.
+        """
+        if not len(self) or (self.index < 0).any():
+            return []
+        # An index counts as expected if half of the prompts have it: one stray image does not make 552 prompts short.
+        counts = Counter(set(zip(self.prompt_ids.tolist(), self.index.tolist(), strict=True)))
+        per_index = Counter(index for _, index in counts)
+        expected = {index for index, count in per_index.items() if 2 * count >= len(self.records)}
+        found = []
+        for prompt_id in range(len(self.records)):
+            lacking = sorted(index for index in expected if (prompt_id, index) not in counts)
+            if lacking:
+                found.append(f"{self.prompt(prompt_id)!r}: image {', '.join(map(str, lacking))}")
+        return found
+
+
+def read_results(path: str | Path) -> Results:
+    """Read a results file: ours, or the official script's own.
+
+    An unfinished last line (a writer was killed) is left out with a warning and kept in ``cut``. A line of an image that
+    failed is kept in ``failed``, unless a later line scores the image.
+
+    Args:
+        path: JSON lines.
+
+    Raises:
+        ResultsError: If the file is missing or empty, or a line is not a result; the message names file and line.
+
+    Warns:
+        UserWarning: For an unfinished last line, and for keys that are not read.
+    """
+    path = Path(path)
+    columns = _Columns(path)
+    try:
+        with path.open("rb") as file:
+            offset = 0
+            for number, line in enumerate(file, 1):
+                columns.add(line, number, offset)
+                offset += len(line)
+    except OSError as error:
+        raise ResultsError(f"{path}: expected a results file, got none ({error.strerror})") from error
+    if offset == 0:
+        raise ResultsError(f"{path}: expected lines of results, got an empty file")
+    if columns.unread:
+        warnings.warn(f"{path}: keys that are not read: {', '.join(sorted(columns.unread))}", stacklevel=2)
+    results = columns.finish()
+    if results.cut is not None:
+        warnings.warn(
+            f"{path} line {results.cut.number}: the last line is cut off and left out ({results.cut.text!r}); "
+            "score with --resume to complete the file",
+            stacklevel=2,
+        )
+    return results
+
+
+@dataclass
+class _Columns:
+    path: Path
+    filenames: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    prompt_ids: list[int] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)
+    correct: list[bool] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    seeds: list[int | None] = field(default_factory=list)
+    credits: list[tuple[float, ...]] = field(default_factory=list)
+    credit_names: tuple[str, ...] = ()
+    identities: list[RunIdentity] = field(default_factory=list)
+    identity_ids: list[int] = field(default_factory=list)
+    rewritten: list[bool] = field(default_factory=list)
+    best_of: list[int] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    cut: CutLine | None = None
+    official: bool = False
+    numbers: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    _prompts: dict[str, int] = field(default_factory=dict)
+    _judges: dict[Any, int] = field(default_factory=dict)
+
+    def add(self, line: bytes, number: int, offset: int) -> None:
+        if not line.strip():
+            return
+        where = f"{self.path} line {number}"
+        try:
+            record, light = _parse(line, where)
+            if "error" in record and "correct" not in record:
+                failed = read_failed(record, where)
+                self.failed[failed.filename] = failed.error
+                return
+            self.unread.update(check_record(record, where, light=light))
+        except ResultsError:
+            # Whatever a killed writer leaves behind has no newline at its end.
+            if line.endswith(b"\n"):
+                raise
+            self.cut = CutLine(number, offset, line[:60].decode(errors="replace"))
+            return
+        self._append(record, number, offset)
+
+    def _append(self, record: dict[str, Any], number: int, offset: int) -> None:
+        ours = "schema" in record
+        self.filenames.append(record["filename"])
+        self.tags.append(record["tag"])
+        self.correct.append(record["correct"])
+        self.reasons.append(record["reason"])
+        self.numbers.append(number)
+        self.offsets.append(offset)
+        metadata = record["metadata"]
+        prompt_id = self._prompts.get(metadata)
+        if prompt_id is None:
+            prompt_id = self._prompts[metadata] = self._new_prompt(metadata, number)
+        self.prompt_ids.append(prompt_id)
+        index = record["index"] if ours else index_of(record["filename"])
+        self.index.append(-1 if index is None else index)
+        self.seeds.append(record["seed"] if ours else None)
+        self._add_credits(record["credits"] if ours else {"official": float(record["correct"])})
+        self.rewritten.append(ours and record["rewritten"] is not None)
+        self.best_of.append((record["best_of"] or 0) if ours else 0)
+        self.official |= not ours
+        rules = record["rules"] if ours else None
+        judge = (None if rules is None else tuple(rules.items()), record.get("backend"), record.get("fingerprint"))
+        judge_id = self._judges.get(judge)
+        if judge_id is None:
+            identity = RunIdentity.of(rules, judge[1], judge[2]) if ours else RunIdentity()
+            if identity not in self.identities:
+                self.identities.append(identity)
+            judge_id = self._judges[judge] = self.identities.index(identity)
+        self.identity_ids.append(judge_id)
+
+    def _add_credits(self, credits: dict[str, float]) -> None:
+        names = tuple(credits)
+        if names != self.credit_names:
+            more = tuple(name for name in names if name not in self.credit_names)
+            nan = float("nan")
+            self.credits = [row + (nan,) * len(more) for row in self.credits] if more else self.credits
+            self.credit_names += more
+            self.credits.append(tuple(credits.get(name, nan) for name in self.credit_names))
+        else:
+            self.credits.append(tuple(credits.values()))
+
+    def _new_prompt(self, metadata: str, number: int) -> int:
+        try:
+            record = PromptSpec.parse(metadata).to_json()
+        except SpecError as error:
+            raise ResultsError(f"{self.path} line {number}: metadata: {error}") from error
+        known = self._prompts.get(record)
+        if known is None:
+            known = self._prompts[record] = len(self.records)
+            self.records.append(record)
+        return known
+
+    def finish(self) -> Results:
+        scored = set(self.filenames)
+        table = np.array(self.credits, np.float64).reshape(len(self.filenames), len(self.credit_names))
+        return Results(
+            path=self.path,
+            filenames=self.filenames,
+            tags=np.array(self.tags, dtype=np.str_),
+            prompt_ids=np.array(self.prompt_ids, np.int64),
+            records=self.records,
+            correct=np.array(self.correct, np.bool_),
+            reasons=self.reasons,
+            index=np.array(self.index, np.int64),
+            seeds=self.seeds,
+            credits={name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(self.credit_names)},
+            identities=self.identities,
+            identity_ids=np.array(self.identity_ids, np.int64),
+            rewritten=np.array(self.rewritten, np.bool_),
+            best_of=np.array(self.best_of, np.int64),
+            failed={name: error for name, error in self.failed.items() if name not in scored},
+            cut=self.cut,
+            official=self.official,
+            line_numbers=np.array(self.numbers, np.int64),
+            offsets=np.array(self.offsets, np.int64),
+        )
+
+
+def read_failed(record: dict[str, Any], where: str) -> FailedImage:
+    """The failed image of a line's object."""
+    if not isinstance(record.get("filename"), str) or not isinstance(record["error"], str):
+        raise ResultsError(f"{where}: expected strings filename and error, got {record!r}")
+    return FailedImage(record["filename"], record["error"])
+
+
+def _parse(line: bytes, where: str) -> tuple[dict[str, Any], bool]:
+    """A line's object, and whether its heavy keys were left out.
+
+    A quote inside a JSON string is escaped, so the first ``,"clauses":`` is a key. If what stands before it is an object once
+    it is closed, that key is a top-level one. The tail is looked at only as far as needed to see that it is whole and that
+    no other line was glued into it. What is said of the run (rules and all that follows) is the same in every line.
+    """
+    cut = line.find(_HEAVY)
+    if cut > 0 and _whole(line, cut):
+        run = line.find(_RUN, 0, cut)
+        try:
+            record = load_line(line[: run if run > 0 else cut].decode() + "}", where)
+            if run > 0:
+                record.update(_load_run(line[run:cut]))
+            return record, True
+        except (ResultsError, UnicodeDecodeError):
+            pass  # parsed as a whole below, for a message about the whole line
+    try:
+        return load_line(line.decode(), where), False
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{where}: expected UTF-8 text, got {line[:20]!r}; is this a results file?") from error
+
+
+def _whole(line: bytes, start: int) -> bool:
+    return (
+        line.endswith((b"}\n", b"}"))
+        and line.count(b"{", start) + 1 == line.count(b"}", start)
+        and line.count(b"[", start) == line.count(b"]", start)
+        and line.find(b'"filename"', start) < 0
+    )
+
+
+@lru_cache(maxsize=32)
+def _load_run(text: bytes) -> dict[str, Any]:
+    return load_line("{" + text[1:].decode() + "}", "line")

@@ -1,0 +1,428 @@
+"""``ResultRow``: one line of a results file, and ``FailedImage``: the line of an image that could not be scored.
+
+The first seven keys of a row are those of the benchmark's own ``results.jsonl``, so its summary script reads our files as
+they are (djghosh13/geneval ``evaluation/evaluate_images.py``, ``summary_scores.py``). What follows is ours. Heavy keys
+come last, so that a reader in a hurry can stop before them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+
+from geneval_reward.errors import ResultsError
+from geneval_reward.judge import Detections, Rules, Verdict, judge
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.vocabulary import CLASS_IDS, TAGS
+
+SCHEMA: Final = 1
+"""Version of our keys."""
+
+OFFICIAL_KEYS: Final = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
+OUR_KEYS: Final = (
+    "index",
+    "seed",
+    "credits",
+    "image_size",
+    "rules",
+    "backend",
+    "fingerprint",
+    "schema",
+    "rewritten",
+    "best_of",
+    "clauses",
+    "detections",
+)
+FIRST_HEAVY_KEY: Final = "clauses"
+
+_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "filename": ((str,), "a string"),
+    "tag": ((str,), "a string"),
+    "prompt": ((str,), "a string"),
+    "correct": ((bool,), "true or false"),
+    "reason": ((str,), "a string"),
+    "metadata": ((str,), "a string that holds the record as JSON"),
+    "details": ((str,), "a string that holds JSON"),
+    "index": ((int, type(None)), "an integer or null"),
+    "seed": ((int, type(None)), "an integer or null"),
+    "credits": ((dict,), "an object of numbers"),
+    "image_size": ((list, type(None)), "[width, height] or null"),
+    "rules": ((dict, type(None)), "an object or null"),
+    "backend": ((str, type(None)), "a string or null"),
+    "fingerprint": ((str, type(None)), "a string or null"),
+    "schema": ((int,), "an integer"),
+    "rewritten": ((str, type(None)), "a string or null"),
+    "best_of": ((int, type(None)), "an integer or null"),
+    "clauses": ((list,), "a list of objects"),
+    "detections": ((dict, type(None)), "an object or null"),
+}
+
+
+_CHECKED: Final[set[tuple[Any, ...]]] = set()
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What must be equal for two results to be comparable; None where a file does not say (the official script's own).
+
+    Attributes:
+        rules: The rules as JSON.
+        backend: Name of the backend.
+        fingerprint: Short id of detector, verifier and versions.
+    """
+
+    rules: str | None = None
+    backend: str | None = None
+    fingerprint: str | None = None
+
+    @classmethod
+    def of(cls, rules: Rules | Mapping[str, Any] | None, backend: str | None, fingerprint: str | None) -> RunIdentity:
+        """Make one from rules in any form."""
+        values = rules.to_dict() if isinstance(rules, Rules) else rules
+        return cls(None if values is None else json.dumps(values, sort_keys=True), backend, fingerprint)
+
+    def differences(self, other: RunIdentity) -> list[str]:
+        """One clause for each part that differs."""
+        found = []
+        if self.rules != other.rules:
+            ours, theirs = json.loads(self.rules or "{}"), json.loads(other.rules or "{}")
+            names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+            if self.rules is None or other.rules is None:
+                found.append("rules known in one of them only")
+            else:
+                found.append("rules " + ", ".join(f"{name} {ours.get(name)} / {theirs.get(name)}" for name in names))
+        found += [
+            f"{name} {getattr(self, name)} / {getattr(other, name)}"
+            for name in ("backend", "fingerprint")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """An image that could not be scored: no verdict, never a zero.
+
+    Attributes:
+        filename: Its name, as a row would have it.
+        error: Why.
+    """
+
+    filename: str
+    error: str
+
+    def to_json(self) -> str:
+        """Its line, without the newline."""
+        return _dump({"filename": self.filename, "error": self.error, "schema": SCHEMA}, self.filename)
+
+
+@dataclass(frozen=True, eq=False)
+class ResultRow:
+    """One judged image.
+
+    Attributes:
+        filename: The image below the scored folder, with forward slashes.
+        tag: The task.
+        prompt: The record's prompt text.
+        correct: The official verdict.
+        reason: The official wording of its failures.
+        metadata: The record as JSON: images with equal ``metadata`` belong to one prompt.
+        details: Class name -> boxes ``[x1, y1, x2, y2, confidence]`` of the objects that counted, as JSON.
+        index: Number of the image within its prompt, from 0.
+        seed: The seed it was generated from, if known.
+        credits: Value of each credit by name; empty in an official file.
+        image_size: ``(width, height)`` in pixels.
+        rules: The rules it was judged by.
+        backend: Name of the backend.
+        fingerprint: Short id of what judged.
+        rewritten: The text that the generator got, where it was not ``prompt``.
+        best_of: Among how many candidates it was chosen by this very metric; None: not chosen.
+        clauses: The official checks, one by one.
+        detections: Everything that was seen, raw; None in an official file.
+        schema: Version of our keys; None in an official file.
+
+    Example:
+        >>> spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "dog", "count": 1}]})
+        >>> verdict = judge(spec, Detections.empty((64, 64)))
+        >>> row = ResultRow.from_verdict(verdict, "00000/samples/0002.png", backend="lite", fingerprint="abc")
+        >>> row.index, row.reason
+        (2, 'expected dog>=1, found 0')
+        >>> ResultRow.from_json(row.to_json()).verdict().reason == row.reason
+        True
+    """
+
+    filename: str
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    metadata: str
+    details: str = "{}"
+    index: int | None = None
+    seed: int | None = None
+    credits: Mapping[str, float] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+    rules: Mapping[str, Any] | None = None
+    backend: str | None = None
+    fingerprint: str | None = None
+    rewritten: str | None = None
+    best_of: int | None = None
+    clauses: Sequence[Mapping[str, Any]] = ()
+    detections: Detections | None = None
+    schema: int | None = SCHEMA
+
+    @classmethod
+    def from_verdict(
+        cls,
+        verdict: Verdict,
+        filename: str,
+        *,
+        index: int | None = None,
+        seed: int | None = None,
+        backend: str | None = None,
+        fingerprint: str | None = None,
+        rewritten: str | None = None,
+        best_of: int | None = None,
+    ) -> ResultRow:
+        """The row of a verdict.
+
+        Args:
+            verdict: What the scorer said.
+            filename: The image's name; also gives ``index`` if that is None and the name is a number.
+            index: See the class.
+            seed: See the class.
+            backend: See the class.
+            fingerprint: See the class.
+            rewritten: See the class.
+            best_of: See the class.
+        """
+        return cls(
+            filename=filename,
+            tag=verdict.spec.tag,
+            prompt=verdict.spec.prompt,
+            correct=verdict.correct,
+            reason=verdict.reason,
+            metadata=verdict.spec.to_json(),
+            details=json.dumps({name: [_short(box) for box in boxes] for name, boxes in verdict.objects().items()}),
+            index=index_of(filename) if index is None else index,
+            seed=seed,
+            credits=verdict.credits(),
+            image_size=verdict.detections.image_size,
+            rules=verdict.rules.to_dict(),
+            backend=backend,
+            fingerprint=fingerprint,
+            rewritten=rewritten,
+            best_of=best_of,
+            clauses=tuple(finding.to_dict() for finding in verdict.findings),
+            detections=verdict.detections,
+        )
+
+    @cached_property
+    def spec(self) -> PromptSpec:
+        """The record, parsed."""
+        return PromptSpec.parse(self.metadata)
+
+    @property
+    def identity(self) -> RunIdentity:
+        """What judged it."""
+        return RunIdentity.of(self.rules, self.backend, self.fingerprint)
+
+    def verdict(self, rules: Rules | Mapping[str, Any] | str | None = None) -> Verdict:
+        """Judge the stored detections again, without a model.
+
+        Args:
+            rules: Other rules; None for those it was judged by.
+
+        Raises:
+            ResultsError: If the file holds no detections (the official script's own).
+            ValueError: If the rules look at a box whose colour was never asked.
+        """
+        if self.detections is None:
+            raise ResultsError(
+                f"{self.filename}: expected stored detections, got none; only files of `geneval-reward score` can be "
+                "judged again"
+            )
+        return judge(self.spec, self.detections, self.rules if rules is None else rules)
+
+    def to_json(self) -> str:
+        """Its line, without the newline.
+
+        Raises:
+            ResultsError: If a number is not finite.
+        """
+        record: dict[str, Any] = {name: getattr(self, name) for name in OFFICIAL_KEYS}
+        if self.schema is not None:
+            record |= {
+                "index": self.index,
+                "seed": self.seed,
+                "credits": dict(self.credits),
+                "image_size": None if self.image_size is None else list(self.image_size),
+                "rules": None if self.rules is None else dict(self.rules),
+                "backend": self.backend,
+                "fingerprint": self.fingerprint,
+                "schema": self.schema,
+                "rewritten": self.rewritten,
+                "best_of": self.best_of,
+                "clauses": [dict(clause) for clause in self.clauses],
+                "detections": None if self.detections is None else _detections_record(self.detections),
+            }
+        return _dump(record, self.filename)
+
+    @classmethod
+    def from_json(cls, line: str, where: str = "line") -> ResultRow:
+        """Read a line.
+
+        Args:
+            line: JSON; our keys, or only the official seven.
+            where: File and line, for messages.
+
+        Raises:
+            ResultsError: If it is not a row; the message says where and why.
+        """
+        record = load_line(line, where)
+        check_record(record, where)
+        return cls.from_record(record, where)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str) -> ResultRow:
+        """A row from a checked record (:func:`check_record`)."""
+        values = {name: record[name] for name in OFFICIAL_KEYS}
+        if "schema" not in record:
+            return cls(**values, index=index_of(record["filename"]), schema=None)
+        size = record["image_size"]
+        return cls(
+            **values,
+            **{name: record[name] for name in OUR_KEYS if name not in ("image_size", "detections", "clauses")},
+            image_size=None if size is None else (int(size[0]), int(size[1])),
+            clauses=tuple(record["clauses"]),
+            detections=_read_detections(record["detections"], size, where),
+        )
+
+
+def load_line(line: str, where: str) -> dict[str, Any]:
+    """A line's JSON object; NaN and Infinity are refused."""
+    try:
+        record = _DECODER.decode(line)
+    except ValueError as error:
+        shown = line if len(line) <= 60 else line[:57] + "..."
+        raise ResultsError(f"{where}: expected a JSON object, got {shown!r} ({error})") from error
+    if not isinstance(record, dict):
+        raise ResultsError(f"{where}: expected a JSON object, got a JSON {type(record).__name__}")
+    return record
+
+
+def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) -> list[str]:
+    """Refuse a record that is not a row.
+
+    Args:
+        record: A line's object.
+        where: File and line, for messages.
+        light: Whether the heavy keys were left out of ``record``.
+
+    Returns:
+        Keys that an official file has no place for and that are not read; always empty for a file of ours.
+
+    Raises:
+        ResultsError: For a missing or unknown key, a wrong type, an unknown tag or a newer schema.
+    """
+    ours = "schema" in record
+    # Lines of one file look alike: what was checked once for the same keys and types need not be checked again.
+    shape = (light, *record, *map(type, record.values()))
+    if shape not in _CHECKED:
+        _check_shape(record, where, _names(ours=ours, light=light))
+        if len(_CHECKED) < 1000:
+            _CHECKED.add(shape)
+    if record["tag"] not in TAGS:
+        raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {record['tag']!r}")
+    if not ours:
+        return [] if len(record) == len(OFFICIAL_KEYS) else [name for name in record if name not in OFFICIAL_KEYS]
+    if record["schema"] > SCHEMA:
+        raise ResultsError(
+            f"{where}: schema: expected {SCHEMA} or older, got {record['schema']}; update geneval-reward to read it"
+        )
+    for name, value in record["credits"].items():
+        if type(value) not in (float, int):
+            raise ResultsError(f"{where}: credits: {name}: expected a number, got {value!r}")
+    return []
+
+
+def _names(*, ours: bool, light: bool) -> tuple[str, ...]:
+    if not ours:
+        return OFFICIAL_KEYS
+    return OFFICIAL_KEYS + (OUR_KEYS[: OUR_KEYS.index(FIRST_HEAVY_KEY)] if light else OUR_KEYS)
+
+
+def _check_shape(record: Mapping[str, Any], where: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in record:
+            raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
+        kinds, meaning = _TYPES[name]
+        if type(record[name]) not in kinds:
+            raise ResultsError(f"{where}: {name}: expected {meaning}, got {record[name]!r}")
+    if "schema" in record and len(record) > len(names):
+        unknown = [name for name in record if name not in names]
+        raise ResultsError(f"{where}: expected the keys of schema {record['schema']}, got also {', '.join(unknown)}")
+
+
+def index_of(filename: str) -> int | None:
+    """Number of the image within its prompt by its name: ``samples/0002.png`` is 2; None if the name is not a number."""
+    stem = PurePosixPath(filename.replace("\\", "/")).stem
+    return int(stem) if re.fullmatch(r"[0-9]+", stem) else None
+
+
+def _dump(record: Mapping[str, Any], filename: str) -> str:
+    try:
+        return json.dumps(record, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise ResultsError(f"{filename}: expected finite numbers to write, got NaN or infinity") from error
+
+
+def _short(values: Any) -> list[float]:
+    """float32 numbers by their shortest digits: half as long in the file, and read back to the same float32."""
+    return [float(str(value)) for value in np.asarray(values, np.float32).ravel()]
+
+
+def _detections_record(detections: Detections) -> dict[str, Any]:
+    color = detections.color
+    return {
+        "xyxy": [_short(box) for box in detections.xyxy],
+        "confidence": _short(detections.confidence),
+        "class": detections.class_names,
+        "color": None if color is None else [None if math.isnan(row[0]) else _short(row) for row in color.tolist()],
+    }
+
+
+def _read_detections(record: Mapping[str, Any] | None, size: Sequence[int] | None, where: str) -> Detections | None:
+    if record is None:
+        return None
+    try:
+        if size is None:
+            raise ValueError("image_size is null")
+        color = record["color"]
+        rows = None if color is None else [[math.nan] * 10 if row is None else row for row in color]
+        return Detections(
+            xyxy=np.array(record["xyxy"], np.float32).reshape(-1, 4),
+            confidence=np.array(record["confidence"], np.float32),
+            class_id=np.array([CLASS_IDS[name] for name in record["class"]], np.int64),
+            image_size=(size[0], size[1]),
+            color=None if rows is None else np.array(rows, np.float32).reshape(-1, 10),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ResultsError(
+            f"{where}: detections: expected parallel lists xyxy, confidence, class, color, got {error}"
+        ) from error

@@ -1,0 +1,187 @@
+"""Results files as columns: ours, the official script's, and damaged ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from geneval_reward.errors import ResultsError
+from geneval_reward.results import FailedImage, ResultRow, read_results, reader, synthetic_rows, write_synthetic
+from geneval_reward.results.row import OFFICIAL_KEYS, load_line
+from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
+
+RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)
+ROWS = list(synthetic_rows(RUNS))
+LINES = [row.to_json() for row in ROWS]
+
+
+def written(path, lines, end="\n"):
+    path.write_text("\n".join(lines) + end, encoding="utf-8")
+    return path
+
+
+def official(line, **changes):
+    record = json.loads(line)
+    return json.dumps({key: record[key] for key in OFFICIAL_KEYS} | changes)
+
+
+def test_columns_are_those_of_the_rows(tmp_path):
+    results = read_results(write_synthetic(tmp_path / "a.jsonl", RUNS))
+    assert len(results) == 72
+    assert np.array_equal(results.correct, RUNS.correct[0])
+    assert np.array_equal(results.index, RUNS.index)
+    assert results.tags.tolist() == RUNS.tag.tolist()
+    assert results.prompt_ids.tolist() == RUNS.prompt.tolist()
+    assert results.reasons == [row.reason for row in ROWS]
+    assert results.seeds == [row.seed for row in ROWS]
+    for name in ("official", "strict", "partial", "dense", "flow_grpo"):
+        assert results.credit(name).tolist() == [row.credits[name] for row in ROWS]
+    assert results.identity == ROWS[0].identity
+    assert [spec.to_json() for spec in results.specs()] == results.records
+    assert results.duplicates() == []
+    assert results.missing() == []
+    assert not results.official
+
+
+def test_rows_are_read_in_full_on_demand(tmp_path):
+    results = read_results(written(tmp_path / "a.jsonl", LINES))
+    assert [row.to_json() for row in results.rows()] == LINES
+    assert results.row(40).to_json() == LINES[40]
+    assert [row.verdict().correct for row in results.rows()] == results.correct.tolist()
+
+
+def test_an_official_file_gives_the_same_scores(tmp_path):
+    ours = read_results(written(tmp_path / "a.jsonl", LINES))
+    theirs = read_results(written(tmp_path / "b.jsonl", [official(line) for line in LINES]))
+    assert theirs.official
+    assert np.array_equal(theirs.correct, ours.correct)
+    assert np.array_equal(theirs.prompt_ids, ours.prompt_ids)
+    assert np.array_equal(theirs.index, ours.index)
+    assert theirs.records == ours.records
+    assert theirs.credit("official").tolist() == ours.correct.tolist()
+    with pytest.raises(ResultsError, match="'dense' in every line, got official"):
+        theirs.credit("dense")
+
+
+def test_records_spelt_otherwise_are_one_prompt(tmp_path):
+    record = json.loads(json.loads(LINES[0])["metadata"])
+    spelt = json.dumps(dict(reversed(record.items())), separators=(",", ":"))
+    lines = [official(LINES[0]), official(LINES[1], metadata=spelt)]
+    results = read_results(written(tmp_path / "a.jsonl", lines))
+    assert results.prompt_ids.tolist() == [0, 0]
+
+
+def test_keys_that_are_not_read_are_named(tmp_path):
+    with pytest.warns(UserWarning, match="keys that are not read: step"):
+        assert len(read_results(written(tmp_path / "a.jsonl", [official(LINES[0], step=5)]))) == 1
+
+
+def test_failed_images_have_no_row_and_a_later_score_wins(tmp_path):
+    failures = [FailedImage("x.png", "truncated").to_json(), FailedImage(ROWS[3].filename, "no memory").to_json()]
+    results = read_results(written(tmp_path / "a.jsonl", failures + LINES))
+    assert len(results) == 72
+    assert results.failed == {"x.png": "truncated"}
+
+
+@pytest.mark.parametrize("keep", [1, 40, 700, -1])
+def test_a_cut_last_line_is_left_out_and_named(tmp_path, keep):
+    path = written(tmp_path / "a.jsonl", [*LINES[:5], LINES[5][:keep]], end="")
+    with pytest.warns(UserWarning, match="a.jsonl line 6: the last line is cut off"):
+        results = read_results(path)
+    assert len(results) == 5
+    assert results.cut.number == 6
+    assert path.read_bytes()[results.cut.offset :] == LINES[5][:keep].encode()
+
+
+def test_a_whole_last_line_without_newline_counts(tmp_path):
+    assert len(read_results(written(tmp_path / "a.jsonl", LINES[:5], end=""))) == 5
+
+
+@pytest.mark.parametrize("keep", [1, 40, 300, 600, 700, -40, -3, -1])
+def test_a_cut_line_in_the_middle_is_an_error(tmp_path, keep):
+    for glue in ("\n", ""):
+        path = tmp_path / "a.jsonl"
+        path.write_text("\n".join([*LINES[:2], LINES[2][:keep] + glue + LINES[3], *LINES[4:6], ""]))
+        with pytest.raises(ResultsError, match=r"a\.jsonl line 3: "):
+            read_results(path)
+
+
+def test_every_cut_of_a_line_in_the_middle_is_found(tmp_path):
+    # No prefix of a line may pass for the line, wherever the light parser looks.
+    path = tmp_path / "a.jsonl"
+    colour = next(line for line in LINES if '"color":[' in line)
+    for keep in range(1, len(colour), 7):
+        path.write_text("\n".join([LINES[0], colour[:keep], LINES[1], ""]))
+        with pytest.raises(ResultsError):
+            read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got an empty file"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff\n", "is this a results file"),
+        (b'[{"filename": "a"}]\n', "got a JSON list"),
+        (b"filename,tag\n", "expected a JSON object"),
+        (b'{"filename": 3, "error": "x"}\n', "expected strings filename and error"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ResultsError, match=message):
+        read_results(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ResultsError, match=r"nothing\.jsonl: expected a results file, got none"):
+        read_results(tmp_path / "nothing.jsonl")
+
+
+def test_a_bad_record_names_its_line(tmp_path):
+    with pytest.raises(ResultsError, match="line 2: metadata: include"):
+        read_results(written(tmp_path / "a.jsonl", [LINES[0], official(LINES[1], metadata='{"tag": "colors"}')]))
+
+
+def test_a_mixed_file_has_no_single_judge(tmp_path):
+    other = json.loads(LINES[1])
+    other["rules"]["confidence"] = 0.5
+    results = read_results(written(tmp_path / "a.jsonl", [LINES[0], json.dumps(other), LINES[2]]))
+    assert results.identity_ids.tolist() == [0, 1, 0]
+    with pytest.raises(ResultsError, match=r"line 1 and line 2 that differ: rules confidence 0\.3 / 0\.5"):
+        _ = results.identity
+
+
+def test_duplicates_and_gaps_are_named(tmp_path):
+    moved = json.loads(LINES[3])
+    moved["filename"] = "elsewhere/0000.png"
+    lines = [*LINES[:4], LINES[1], json.dumps(moved), *LINES[5:]]
+    results = read_results(written(tmp_path / "a.jsonl", lines))
+    assert results.duplicates() == [
+        f"{ROWS[1].filename}: 2 lines",
+        f"image 0 of {ROWS[3].prompt!r}: {ROWS[3].filename}, elsewhere/0000.png",
+    ]
+    assert results.missing() == [f"{ROWS[4].prompt!r}: image 1"]
+
+
+def test_rewritten_prompts_and_chosen_images_are_seen(tmp_path):
+    row = ROWS[0]
+    values = {**row.__dict__, "rewritten": "longer", "best_of": 4}
+    values.pop("spec", None)
+    results = read_results(written(tmp_path / "a.jsonl", [ResultRow(**values).to_json(), LINES[1]]))
+    assert results.rewritten.tolist() == [True, False]
+    assert results.best_of.tolist() == [4, 0]
+
+
+def test_reading_does_not_parse_the_heavy_parts(tmp_path, monkeypatch):
+    parsed = []
+
+    def watched(line, where):
+        parsed.append(len(line))
+        return load_line(line, where)
+
+    monkeypatch.setattr(reader, "load_line", watched)
+    results = read_results(written(tmp_path / "a.jsonl", LINES))
+    heads = sum(line.index(',"rules":') + 1 for line in LINES)
+    assert len(results) == 72
+    assert heads <= sum(parsed) < heads + 2 * 400  # the run's own part is parsed once, not 72 times
