@@ -160,8 +160,8 @@ def completeness(specs: Iterable[PromptSpec], suite: Sequence[PromptSpec] | None
 
     Args:
         specs: The record of each image, repeated as often as it has images.
-        suite: What should be there. None: the official suite if any record is of it, else no suite (``custom``), where
-            only the number of images a prompt can be uneven.
+        suite: What should be there. None: the official suite if at least half of the prompts are of it, else no suite
+            (``custom``), where only the number of images a prompt can be uneven.
 
     Returns:
         What is missing, foreign, short or double.
@@ -170,7 +170,8 @@ def completeness(specs: Iterable[PromptSpec], suite: Sequence[PromptSpec] | None
     name = "given"
     if suite is None:
         official = set(official_suite())
-        name, suite = ("official", official_suite()) if official & counts.keys() else ("custom", tuple(counts))
+        is_official = 0 < len(counts) <= 2 * len(official & counts.keys())
+        name, suite = ("official", official_suite()) if is_official else ("custom", tuple(counts))
     usual = Counter(counts.values()).most_common(1)[0][0] if counts else 0
     expected = set(suite)
     tags = {spec.tag for spec in counts}

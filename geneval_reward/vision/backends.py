@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 
@@ -83,7 +83,7 @@ def _lite(device: torch.device, precision: str, rules: Any, options: dict[str, A
     from geneval_reward.vision.colors.lite import LiteVerifier
     from geneval_reward.vision.detectors.lite import LiteDetector
 
-    detector = LiteDetector.from_pretrained(device=device, precision=precision, **options)
+    detector = LiteDetector.from_pretrained(device=device, precision=cast(Any, precision), **options)
     return Backend("lite", detector, LiteVerifier(), Rules.parse("lite" if rules is None else rules), 16)
 
 

@@ -1,0 +1,59 @@
+"""The command line: ``geneval-reward COMMAND``.
+
+Data goes to stdout, progress and messages to stderr. Exit codes: 0 all done; 1 done, but something was skipped, incomplete or
+found wanting (it is named); 2 wrong usage or nothing done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from geneval_reward import __version__
+from geneval_reward.cli.demo import demo
+from geneval_reward.cli.doctor import doctor
+from geneval_reward.cli.prompts import prompts
+from geneval_reward.cli.score import score
+from geneval_reward.cli.summary import summary
+from geneval_reward.errors import GenEvalError
+
+app = typer.Typer(
+    name="geneval-reward",
+    help="The GenEval score of images: measure it, explain it, train with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo)
+app.command("score")(score)
+app.command("summary")(summary)
+app.command("prompts")(prompts)
+app.command("doctor")(doctor)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The GenEval score of images: measure it, explain it, train with it."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one sentence and exit code 2."""
+    try:
+        app()
+    except (GenEvalError, ValueError, FileExistsError) as error:
+        if os.environ.get("GENEVAL_REWARD_DEBUG"):
+            raise
+        print(f"geneval-reward: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,57 @@
+"""``geneval-reward prompts``: the official suite, or training prompts."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from geneval_reward.prompts import DEFAULT_MIX, TAGS, official_suite, training_prompts
+
+
+class Format(StrEnum):
+    """How prompts are written."""
+
+    jsonl = "jsonl"
+    txt = "txt"
+
+
+def prompts(
+    suite: Annotated[bool, typer.Option("--suite", help="The official suite of 553 (the default).")] = False,
+    train: Annotated[
+        int | None, typer.Option("--train", metavar="N", min=0, help="N training prompts instead.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the training prompts.")] = 0,
+    unique: Annotated[bool, typer.Option("--unique", help="No two training prompts of equal meaning.")] = False,
+    mix: Annotated[
+        str | None, typer.Option("--mix", help="Task weights, such as 'position=7,counting=5'.", show_default=False)
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only the suite's prompts of this task.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Records as JSON lines, or texts.")] = Format.jsonl,
+) -> None:
+    """Print prompts: the official suite byte for byte, or training prompts that never mean one of its prompts."""
+    if suite and train is not None:
+        raise typer.BadParameter("expected --suite or --train, got both")
+    if train is None:
+        if tag is not None and tag not in TAGS:
+            raise typer.BadParameter(f"expected one of {', '.join(TAGS)}, got {tag!r}", param_hint="--tag")
+        specs = [spec for spec in official_suite() if tag in (None, spec.tag)]
+    else:
+        specs = training_prompts(train, seed, mix=_parse_mix(mix), unique=unique)
+    for spec in specs:
+        sys.stdout.write((spec.to_json() if format is Format.jsonl else spec.prompt) + "\n")
+
+
+def _parse_mix(text: str | None) -> dict[str, int]:
+    if text is None:
+        return dict(DEFAULT_MIX)
+    mix = {}
+    for part in text.split(","):
+        tag, _, weight = part.partition("=")
+        try:
+            mix[tag.strip()] = int(weight)
+        except ValueError as error:
+            raise typer.BadParameter(f"expected task=weight pairs, got {part!r}", param_hint="--mix") from error
+    return mix

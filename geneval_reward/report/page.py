@@ -1,0 +1,90 @@
+"""One-file HTML pages: no script, no request, pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from geneval_reward import __version__
+from geneval_reward.judge.verdict import Verdict
+from geneval_reward.report.draw import draw_verdict
+
+
+@dataclass(frozen=True)
+class Card:
+    """One judged image on a page.
+
+    Attributes:
+        image: The image.
+        verdict: Its verdict.
+        note: A line of text under it, such as what is known to be true of it.
+        flagged: Whether to mark the card: the verdict is not what it should be.
+    """
+
+    image: Image.Image
+    verdict: Verdict
+    note: str = ""
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with cards.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        cards: Judged images.
+    """
+
+    title: str
+    text: str
+    cards: Sequence[Card]
+
+
+def judged_page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """A page of judged images.
+
+    Args:
+        title: The page's title.
+        lead: A paragraph under it.
+        facts: Figures at the top, as name and value.
+        sections: Groups of cards.
+
+    Returns:
+        HTML, complete in itself.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("geneval_reward") / "report" / "page.html.jinja").read_text("utf-8"))
+    groups = [
+        {"title": group.title, "text": group.text, "cards": [_card(card) for card in group.cards]} for group in sections
+    ]
+    return template.render(title=title, lead=lead, facts=facts, groups=groups, version=__version__)
+
+
+def embed(image: Image.Image, quality: int = 85) -> str:
+    """An image as a JPEG data address."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _card(card: Card) -> dict[str, Any]:
+    verdict = card.verdict
+    return {
+        "picture": embed(draw_verdict(card.image, verdict)),
+        "prompt": verdict.spec.prompt,
+        "tag": verdict.spec.tag,
+        "correct": verdict.correct,
+        "reasons": verdict.reason.split("\n") if verdict.reason else [],
+        "credits": [(name, f"{verdict.credit(name):.2f}") for name in ("strict", "partial", "dense")],
+        "note": card.note,
+        "flagged": card.flagged,
+    }

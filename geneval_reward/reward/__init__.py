@@ -1,0 +1,5 @@
+"""The reward: what a trainer consumes, and the shapes in which other trainers want it."""
+
+from geneval_reward.reward.reward import GenEvalReward, RewardBatch
+
+__all__ = ["GenEvalReward", "RewardBatch"]
