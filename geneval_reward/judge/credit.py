@@ -124,6 +124,8 @@ def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
 
 
 def _presence(evidence: Evidence, row: int) -> float:
+    if evidence.threshold >= 1.0:
+        return 0.0  # No object can pass it, so the surest of them earns nothing either.
     return min(1.0, evidence.confidence(row) / ((1.0 + evidence.threshold) / 2))
 
 
