@@ -173,4 +173,4 @@ def _from_floats(array: torch.Tensor, where: str) -> torch.Tensor:
         else:
             remedy = "map [-1, 1] by (x + 1) / 2" if low < -_FLOAT_SLACK else "clamp it to [0, 1]"
         raise ImageError(f"{where}: expected floats in [0, 1], got the range [{low:.3g}, {high:.3g}]; {remedy}")
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8)
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
