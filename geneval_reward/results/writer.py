@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -143,9 +144,10 @@ class ResultWriter:
             raise ResultsError(
                 f"{self.path}: expected a file of this program to resume, got one of the official script; name another"
             )
-        double = results.duplicates()
+        # By name only: two folders may well hold the same prompt, and then two files are image 0 of it.
+        double = [name for name, count in Counter(results.filenames).items() if count > 1]
         if double:
-            raise ResultsError(f"{self.path}: expected an image once, got {double[0]}; remove one of the lines")
+            raise ResultsError(f"{self.path}: expected an image once, got {double[0]} twice; remove one of the lines")
         if results.identities:
             self._check(results.identity, "its lines")
         self.done = set(results.filenames)
