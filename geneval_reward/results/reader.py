@@ -21,6 +21,7 @@ from geneval_reward.results.row import (
     ResultRow,
     RunIdentity,
     check_record,
+    failures_path,
     index_of,
     load_line,
 )
@@ -180,8 +181,8 @@ class Results:
 def read_results(path: str | Path) -> Results:
     """Read a results file: ours, or the official script's own.
 
-    An unfinished last line (a writer was killed) is left out with a warning and kept in ``cut``. A line of an image that
-    failed is kept in ``failed``, unless a later line scores the image.
+    An unfinished last line (a writer was killed) is left out with a warning and kept in ``cut``. Images that failed, which
+    stand in ``<name>.failed.jsonl`` beside the file, are kept in ``failed`` unless the file scores them.
 
     Args:
         path: JSON lines.
@@ -204,6 +205,7 @@ def read_results(path: str | Path) -> Results:
         raise ResultsError(f"{path}: expected a results file, got none ({error.strerror})") from error
     if offset == 0:
         raise ResultsError(f"{path}: expected lines of results, got an empty file")
+    columns.add_failures()
     if columns.unread:
         warnings.warn(f"{path}: keys that are not read: {', '.join(sorted(columns.unread))}", stacklevel=2)
     results = columns.finish()
@@ -260,6 +262,14 @@ class _Columns:
             self.cut = CutLine(number, offset, line[:60].decode(errors="replace"))
             return
         self._append(record, number, offset)
+
+    def add_failures(self) -> None:
+        path = failures_path(self.path)
+        if path.exists():
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                where = f"{path} line {number}"
+                failed = read_failed(load_line(line, where), where)
+                self.failed[failed.filename] = failed.error
 
     def _append(self, record: dict[str, Any], number: int, offset: int) -> None:
         ours = "schema" in record
@@ -341,7 +351,7 @@ class _Columns:
 
 def read_failed(record: dict[str, Any], where: str) -> FailedImage:
     """The failed image of a line's object."""
-    if not isinstance(record.get("filename"), str) or not isinstance(record["error"], str):
+    if not isinstance(record.get("filename"), str) or not isinstance(record.get("error"), str):
         raise ResultsError(f"{where}: expected strings filename and error, got {record!r}")
     return FailedImage(record["filename"], record["error"])
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -377,6 +377,11 @@ def _check_shape(record: Mapping[str, Any], where: str, names: tuple[str, ...]) 
     if "schema" in record and len(record) > len(names):
         unknown = [name for name in record if name not in names]
         raise ResultsError(f"{where}: expected the keys of schema {record['schema']}, got also {', '.join(unknown)}")
+
+
+def failures_path(path: Path) -> Path:
+    """Where the failed images of a results file stand: beside it, so that the official script reads the file as it is."""
+    return path.with_name(f"{path.stem}.failed{path.suffix}")
 
 
 def index_of(filename: str) -> int | None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results.reader import Results, read_results
-from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
+from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity, failures_path
 
 
 class ResultWriter:
@@ -25,8 +25,7 @@ class ResultWriter:
 
     Args:
         path: The file.
-        resume: Go on with a file that is there. An unfinished last line is cut off, and lines of failed images are taken
-            out, since those images are to be tried again.
+        resume: Go on with a file that is there. An unfinished last line is cut off, and failed images are tried again.
         overwrite: Begin anew even if the file is there.
         identity: What judges in this run, to refuse a file of another judge before any work is done. None: what the file's
             or the first row says.
@@ -64,6 +63,7 @@ class ResultWriter:
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
         self._identity = identity
+        self._failures = failures_path(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{self.path}.lock")
         try:
@@ -80,6 +80,8 @@ class ResultWriter:
                     raise ResultsError(
                         f"{self.path}: expected a new file, got one that is there; resume it, overwrite it or name another"
                     )
+            # Failed images are tried again.
+            self._failures.unlink(missing_ok=True)
             # Unbuffered: a kill leaves at most the last batch unfinished.
             self._file = self.path.open("ab" if resume else "wb", buffering=0)
         except BaseException:
@@ -93,21 +95,24 @@ class ResultWriter:
             ResultsError: If an image has a row already, or a row was judged by another judge than the file's. Nothing of
                 the batch is written then.
         """
-        lines, names, failed = [], set[str](), {}
+        lines, names, failed = [], set[str](), list[FailedImage]()
         for row in rows:
             if isinstance(row, FailedImage):
-                failed[row.filename] = row.error
+                failed.append(row)
             else:
                 if row.filename in self.done or row.filename in names:
                     raise ResultsError(f"{self.path}: expected an image once, got {row.filename} again")
                 self._check(row.identity, row.filename)
                 names.add(row.filename)
-            lines.append(row.to_json() + "\n")
+                lines.append(row.to_json() + "\n")
         data = memoryview("".join(lines).encode())
         while data:
             data = data[self._file.write(data) :]
         self.done |= names
-        self.failed |= failed
+        if failed:
+            with self._failures.open("a", encoding="utf-8") as file:
+                file.writelines(row.to_json() + "\n" for row in failed)
+            self.failed |= {row.filename: row.error for row in failed}
 
     def close(self) -> None:
         """Close the file and let others write it."""
@@ -145,9 +150,12 @@ class ResultWriter:
                 f"{self.path}: expected a file of this program to resume, got one of the official script; name another"
             )
         # By name only: two folders may well hold the same prompt, and then two files are image 0 of it.
-        double = [name for name, count in Counter(results.filenames).items() if count > 1]
+        counts = Counter(results.filenames)
+        double = [name for name, count in counts.items() if count > 1]
         if double:
-            raise ResultsError(f"{self.path}: expected an image once, got {double[0]} twice; remove one of the lines")
+            raise ResultsError(
+                f"{self.path}: expected an image once, got {double[0]}: {counts[double[0]]} lines; remove all but one"
+            )
         if results.identities:
             self._check(results.identity, "its lines")
         self.done = set(results.filenames)
