@@ -1,12 +1,12 @@
 """Writing as it goes: kills, resuming, and never an image twice."""
 
 import json
-from dataclasses import replace
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 
