@@ -119,6 +119,7 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
                     seed=item.seed,
                     backend=scorer.name,
                     fingerprint=fingerprint,
+                    min_confidence=scorer.min_confidence,
                 )
                 for (item, _), verdict in zip(good, verdicts, strict=True)
             )

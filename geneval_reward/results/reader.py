@@ -147,13 +147,18 @@ class Results:
 
     def duplicates(self) -> list[str]:
         """One sentence for each image name, and each (prompt, index), that occurs more than once."""
-        found = [f"{name}: {count} lines" for name, count in Counter(self.filenames).items() if count > 1]
+        found = []
+        if len(set(self.filenames)) < len(self):
+            counts = Counter(self.filenames)
+            found = [f"{name}: {count} lines" for name, count in counts.items() if count > 1]
         known = np.flatnonzero(self.index >= 0)
-        pairs: dict[tuple[int, int], list[int]] = {}
-        for row in known.tolist():
-            pairs.setdefault((int(self.prompt_ids[row]), int(self.index[row])), []).append(row)
-        for (prompt_id, index), rows in pairs.items():
-            names = [self.filenames[row] for row in rows]
+        _, inverse, times = np.unique(
+            np.stack([self.prompt_ids[known], self.index[known]]), axis=1, return_inverse=True, return_counts=True
+        )
+        pairs: dict[tuple[int, int], list[str]] = {}
+        for row in known[times[inverse.ravel()] > 1].tolist():
+            pairs.setdefault((int(self.prompt_ids[row]), int(self.index[row])), []).append(self.filenames[row])
+        for (prompt_id, index), names in pairs.items():
             if len(set(names)) > 1:
                 found.append(f"image {index} of {self.prompt(prompt_id)!r}: {', '.join(names[:3])}")
         return found

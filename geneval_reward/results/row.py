@@ -38,6 +38,7 @@ OUR_KEYS: Final = (
     "schema",
     "rewritten",
     "best_of",
+    "min_confidence",
     "clauses",
     "detections",
 )
@@ -61,6 +62,7 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "schema": ((int,), "an integer"),
     "rewritten": ((str, type(None)), "a string or null"),
     "best_of": ((int, type(None)), "an integer or null"),
+    "min_confidence": ((float, int, type(None)), "a number or null"),
     "clauses": ((list,), "a list of objects"),
     "detections": ((dict, type(None)), "an object or null"),
 }
@@ -152,6 +154,7 @@ class ResultRow:
         fingerprint: Short id of what judged.
         rewritten: The text that the generator got, where it was not ``prompt``.
         best_of: Among how many candidates it was chosen by this very metric; None: not chosen.
+        min_confidence: Detections at or below it were not kept; rules cannot go lower. None: unknown.
         clauses: The official checks, one by one.
         detections: Everything that was seen, raw; None in an official file.
         schema: Version of our keys; None in an official file.
@@ -182,6 +185,7 @@ class ResultRow:
     fingerprint: str | None = None
     rewritten: str | None = None
     best_of: int | None = None
+    min_confidence: float | None = None
     clauses: Sequence[Mapping[str, Any]] = ()
     detections: Detections | None = None
     schema: int | None = SCHEMA
@@ -198,6 +202,7 @@ class ResultRow:
         fingerprint: str | None = None,
         rewritten: str | None = None,
         best_of: int | None = None,
+        min_confidence: float | None = None,
     ) -> ResultRow:
         """The row of a verdict.
 
@@ -210,6 +215,7 @@ class ResultRow:
             fingerprint: See the class.
             rewritten: See the class.
             best_of: See the class.
+            min_confidence: See the class.
         """
         return cls(
             filename=filename,
@@ -228,6 +234,7 @@ class ResultRow:
             fingerprint=fingerprint,
             rewritten=rewritten,
             best_of=best_of,
+            min_confidence=min_confidence,
             clauses=tuple(finding.to_dict() for finding in verdict.findings),
             detections=verdict.detections,
         )
@@ -249,7 +256,7 @@ class ResultRow:
             rules: Other rules; None for those it was judged by.
 
         Raises:
-            ResultsError: If the file holds no detections (the official script's own).
+            ResultsError: If the file holds no detections (the official script's own), or none as unsure as the rules ask for.
             ValueError: If the rules look at a box whose colour was never asked.
         """
         if self.detections is None:
@@ -257,7 +264,14 @@ class ResultRow:
                 f"{self.filename}: expected stored detections, got none; only files of `geneval-reward score` can be "
                 "judged again"
             )
-        return judge(self.spec, self.detections, self.rules if rules is None else rules)
+        rules = Rules.parse(self.rules if rules is None else rules)
+        floor = self.min_confidence
+        if floor is not None and rules.threshold(self.tag) < floor:
+            raise ResultsError(
+                f"{self.filename}: expected rules with a threshold of at least {floor}, got {rules.threshold(self.tag)}; less "
+                "confident detections were not kept, so score the images again"
+            )
+        return judge(self.spec, self.detections, rules)
 
     def to_json(self) -> str:
         """Its line, without the newline.
@@ -278,6 +292,7 @@ class ResultRow:
                 "schema": self.schema,
                 "rewritten": self.rewritten,
                 "best_of": self.best_of,
+                "min_confidence": self.min_confidence,
                 "clauses": [dict(clause) for clause in self.clauses],
                 "detections": None if self.detections is None else _detections_record(self.detections),
             }
