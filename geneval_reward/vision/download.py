@@ -87,7 +87,7 @@ def download(
         digest = sha256_of(part)
         if not digest.startswith(sha256_prefix):
             size = part.stat().st_size
-            part.unlink()
+            _discard(part)
             raise WeightsError(
                 f"expected {url} to have a sha256 that begins with {sha256_prefix}, got {digest[:8]} "
                 f"({size:,} bytes); it was thrown away, so try again or fetch the file by other means"
@@ -97,7 +97,7 @@ def download(
         if isinstance(error, WeightsError):
             raise
         if error.errno in _FULL:
-            part.unlink(missing_ok=True)
+            _discard(part)
             raise WeightsError(
                 f"expected room for {target.name} in {target.parent}, got '{error.strerror}'; free some space or set "
                 "GENEVAL_REWARD_CACHE to a folder that has it"
@@ -148,6 +148,11 @@ def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> N
                     progress(have, total)
         if total is not None and have < total:
             raise _CutShortError(f"{have:,} of {total:,} bytes")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _origin(part).unlink(missing_ok=True)
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:

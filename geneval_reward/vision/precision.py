@@ -53,7 +53,8 @@ def precision_scope(precision: str, device: torch.device | str) -> Iterator[None
     """
     kind = torch.device(device).type
     dtype = _AUTOCAST.get(precision)
-    autocast = torch.autocast(kind, enabled=False) if dtype is None else torch.autocast(kind, dtype=dtype)
+    # Without the cache of cast weights: it outlives a nested autocast, and would hand its weights to the outer one.
+    autocast = torch.autocast(kind, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
     with torch.no_grad(), autocast:
         if kind == "cuda" and dtype is None:
             with _tf32(precision == "tf32"):

@@ -82,16 +82,17 @@ class LeanDeformableAttention(nn.Module):
         batch, length, width = value.shape
         query = hidden_states if position_embeddings is None else hidden_states + position_embeddings
         shape = (batch, query.shape[1], self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).view(*shape, 2).to(reference_points.dtype)
-        weights = self.attention_weights(query).float().view(*shape[:3], -1).softmax(-1).view(shape)
+        exact = torch.promote_types(reference_points.dtype, torch.float32)
+        offsets = self.sampling_offsets(query).view(*shape, 2).to(exact)
+        weights = self.attention_weights(query).to(exact).view(*shape[:3], -1).softmax(-1).view(shape)
         sizes = [(float(w), float(h)) for h, w in spatial_shapes_list]
-        scale = _constant(tuple(sizes), reference_points)
+        scale = _constant(sizes, offsets)
         locations = reference_points[:, :, None, :, None, :] + offsets / scale[:, None, :]
         heads = value.view(batch, length, self.heads, width // self.heads)
         return self.output_proj(self.sampler(heads, spatial_shapes_list, locations, weights)), None
 
 
-def _constant(sizes: tuple[tuple[float, float], ...], like: torch.Tensor) -> torch.Tensor:
+def _constant(sizes: Sequence[tuple[float, float]], like: torch.Tensor) -> torch.Tensor:
     # Built on the device from fills, not from a list: a copy from the host would wait for the GPU in every layer.
     columns = [torch.stack([like.new_full((), w), like.new_full((), h)]) for w, h in sizes]
     return torch.stack(columns)

@@ -143,9 +143,11 @@ def measure(logits: torch.Tensor, sizes: Geometry) -> tuple[torch.Tensor, torch.
     )[0]
     binary = full > 0
     inside = binary.float()
-    total = (full.sigmoid_() * inside).flatten(1).sum(1)
-    # The sum over very large masks may round to just above 1, which would break the bound that dropping relies on.
-    score = (total / (inside.flatten(1).sum(1) + 1e-6)).clamp_(max=1.0)
+    # Summed in float64, so that how many masks are measured at once shows in the last bit at most. MPS has no float64.
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    total = (full.sigmoid_() * inside).flatten(1).sum(1, dtype=exact)
+    # The bound that dropping relies on, kept whatever the rounding.
+    score = (total / (inside.flatten(1).sum(1) + 1e-6)).float().clamp_(max=1.0)
     return score, _tight_boxes(binary), binary
 
 
