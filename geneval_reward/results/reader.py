@@ -152,11 +152,10 @@ class Results:
             counts = Counter(self.filenames)
             found = [f"{name}: {count} lines" for name, count in counts.items() if count > 1]
         known = np.flatnonzero(self.index >= 0)
-        _, inverse, times = np.unique(
-            np.stack([self.prompt_ids[known], self.index[known]]), axis=1, return_inverse=True, return_counts=True
-        )
+        keys = self.prompt_ids[known] + len(self.records) * self.index[known]
+        _, inverse, times = np.unique(keys, return_inverse=True, return_counts=True)
         pairs: dict[tuple[int, int], list[str]] = {}
-        for row in known[times[inverse.ravel()] > 1].tolist():
+        for row in known[times[inverse] > 1].tolist():
             pairs.setdefault((int(self.prompt_ids[row]), int(self.index[row])), []).append(self.filenames[row])
         for (prompt_id, index), names in pairs.items():
             if len(set(names)) > 1:

@@ -121,7 +121,15 @@ def factorize(values: Sequence[Any] | npt.NDArray[Any]) -> tuple[Integers, tuple
         >>> codes, names = factorize(["b", "a", "b"])
         >>> codes.tolist(), names
         ([0, 1, 0], ('b', 'a'))
+        >>> factorize(np.array([7, 3, 7]))[1]
+        (7, 3)
     """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return rank[inverse.ravel()], tuple(distinct[order].tolist())
     items: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
     seen: dict[Any, int] = {}
     codes = np.fromiter((seen.setdefault(item, len(seen)) for item in items), np.int64, len(items))
