@@ -16,7 +16,7 @@ from geneval_reward.results import read_results
 
 
 def test_a_folder_is_scored_and_the_file_read_as_the_official_script_reads_it(run, images, lines, tmp_path):
-    result, code, messages = run("score", images, "--out", "r.jsonl", "--device", "cpu")
+    result, code, messages = run("score", images, "--out", "r.jsonl", "--device", "cpu", "--limit", 8)
     assert code == 0, messages
     assert "overall" in result.stdout
     assert "results: r.jsonl" in result.stderr
@@ -146,7 +146,7 @@ class TestFlat:
 
 
 def start(folder, out, *more):
-    command = [sys.executable, "-m", "geneval_reward", "score", str(folder), "--out", str(out), "--batch-size", "1"]
+    command = [sys.executable, "-m", "geneval_reward", "score", str(folder), "--out", str(out), "--batch-size", "1", "--limit", "60"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
