@@ -5,7 +5,8 @@
      ├── ImageError(ValueError)     an image that cannot be scored
      ├── WeightsError(OSError)      weights that are missing, wrong or damaged
      ├── ResultsError(ValueError)   a results file that cannot be read
-     └── SelfTestError(RuntimeError)  a backend that does not see what it must see
+     ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
+     └── RoundError(RuntimeError)   a scoring round within a training run that failed
 
 Every message says what was expected, what came and what to do, and names the argument, index or file.
 """
@@ -35,3 +36,7 @@ class ResultsError(GenEvalError, ValueError):
 
 class SelfTestError(GenEvalError, RuntimeError):
     """A loaded backend that does not find what a working one must find."""
+
+
+class RoundError(GenEvalError, RuntimeError):
+    """A scoring round within a training run that failed, on any rank; raised on all of them."""

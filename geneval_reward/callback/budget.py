@@ -1,0 +1,102 @@
+"""How much time a round may take, and what was learnt about what it costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+_SAVED: Final = ("training_seconds", "spent_seconds", "wave_seconds", "fixed_seconds")
+
+
+class Budget:
+    """Bounds on a round's time.
+
+    A round is done in *waves*, each with the same number of prompts of every tag; the budget decides after each wave
+    whether there is another. Ranks decide alike, because they decide from numbers that were shared.
+
+    Args:
+        max_seconds: Of one round; None: unbounded. At least one wave is done.
+        max_fraction: Of wall time since training began, in (0, 1); None: unbounded. A round for which the share does not
+            suffice is left out, and what it would have taken is saved up for the next.
+        clock: Seconds from any origin.
+
+    Attributes:
+        spent_seconds: Time in rounds so far.
+        wave_seconds: What a wave took last; NaN before the first.
+        fixed_seconds: What a round took last besides its waves (moving weights, logging).
+
+    Raises:
+        ValueError: If a bound is out of range.
+    """
+
+    def __init__(
+        self,
+        max_seconds: float | None = None,
+        max_fraction: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_seconds is not None and not 0 < max_seconds < math.inf:
+            raise ValueError(f"max_seconds: expected a number > 0, got {max_seconds!r}")
+        if max_fraction is not None and not 0 < max_fraction < 1:
+            raise ValueError(f"max_fraction: expected a share in (0, 1), got {max_fraction!r}")
+        self.max_seconds = max_seconds
+        self.max_fraction = max_fraction
+        self.spent_seconds = 0.0
+        self.wave_seconds = math.nan
+        self.fixed_seconds = 0.0
+        self._clock = clock
+        self._before = 0.0
+        self._began: float | None = None
+        self._spent_at_start = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a bound at all."""
+        return self.max_seconds is not None or self.max_fraction is not None
+
+    @property
+    def training_seconds(self) -> float:
+        """Time in training outside of rounds so far, runs before a resume included."""
+        if self._began is None:
+            return self._before
+        return self._before + self._clock() - self._began - (self.spent_seconds - self._spent_at_start)
+
+    def start(self) -> None:
+        """Training begins, or goes on after a break."""
+        self._before = self.training_seconds
+        self._began, self._spent_at_start = self._clock(), self.spent_seconds
+
+    def stop(self) -> None:
+        """Training ends, or is interrupted."""
+        self._before, self._began = self.training_seconds, None
+
+    def allowed(self) -> float:
+        """Seconds that a round may take which begins now."""
+        allowed = math.inf if self.max_seconds is None else self.max_seconds
+        if self.max_fraction is not None and self._began is not None:  # outside of training there is no share to keep
+            # (spent + round) / (training + spent + round) <= fraction, solved for the round.
+            share = self.max_fraction * self.training_seconds / (1 - self.max_fraction)
+            allowed = min(allowed, share - self.spent_seconds)
+        return allowed
+
+    def permits_round(self, allowed: float) -> bool:
+        """Whether to begin. Only a fraction forbids it, and not the first round: what a wave costs is learnt by one."""
+        if self.max_fraction is None or math.isnan(self.wave_seconds):
+            return True
+        return self.permits_wave(allowed, 0.0)
+
+    def permits_wave(self, allowed: float, elapsed: float) -> bool:
+        """Whether another wave fits a round that has taken ``elapsed`` seconds."""
+        return elapsed + self.wave_seconds + self.fixed_seconds <= allowed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Times so far."""
+        return {name: getattr(self, name) for name in _SAVED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with these times."""
+        self._before = float(state["training_seconds"])
+        for name in _SAVED[1:]:
+            setattr(self, name, float(state[name]))

@@ -1,0 +1,354 @@
+"""``GenEvalCallback``: its arguments, Lightning's hooks, and what a round leaves behind."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from geneval_reward.callback.base import LightningCallback, put_in_order, refuse_sharded, tell
+from geneval_reward.callback.budget import Budget
+from geneval_reward.callback.plan import Job, plan_jobs, read_prompts, waves
+from geneval_reward.callback.progress import RoundBar
+from geneval_reward.callback.ranks import Ranks
+from geneval_reward.callback.round import Judged, Round, Timings
+from geneval_reward.callback.schedule import Schedule
+from geneval_reward.callback.scores import scores
+from geneval_reward.errors import RoundError
+from geneval_reward.judge.rules import Rules
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.tracking import Sample, ScoreRecord, Tracking, round_folder
+
+_DRY_RUN_PROMPTS = 2
+
+
+class GenEvalCallback(LightningCallback):
+    """Scores a text-to-image model with GenEval while it trains.
+
+    In a round it samples images with the module in training, judges them, logs the scores, and gives back everything it
+    touched: a run with it ends with the same weights, bit for bit, as one without. It works under ``lightning`` and
+    ``pytorch_lightning``, on one process or many, and does nothing in the sanity check. Under ``fast_dev_run`` it goes the
+    whole way once, with two prompts, and shows nothing to anyone.
+
+    **Logged Metrics** (with ``geneval`` standing for ``name``):
+
+    - ``geneval/overall``: the benchmark's score, the mean of the task means, of those tasks that have images.
+    - ``geneval/<tag>``: each task's mean, such as ``geneval/counting``.
+    - ``geneval/partial``: the mean over tasks of the share of each prompt's requirements that were met.
+    - ``geneval/pass_at_k``: share of prompts with a correct image among their ``images_per_prompt``.
+    - ``geneval/half_width``: half of the 95 % interval of ``overall``, prompts resampled within their task.
+    - ``geneval/n``, ``geneval/prompts``: images and prompts that were scored.
+    - ``geneval/seconds``: what the round took before logging, of the slowest rank.
+
+    They go to all loggers with the number of optimizer steps (``trainer.global_step``), and are in
+    ``trainer.callback_metrics`` on all ranks, so that ``ModelCheckpoint(monitor="geneval/overall", mode="max")`` and
+    ``EarlyStopping`` find them; those run after this callback wherever they stand in the list. Between rounds the last values
+    stay. Pictures, results and the table go where each logger can show them, and to
+    ``<trainer.log_dir>/geneval/step-<step>/`` on disk.
+
+    Args:
+        scorer: A :class:`~geneval_reward.GenEvalScorer`, or the name of a backend, which is loaded on the trainer's device.
+        prompts: ``"suite"`` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
+            the suite) a line; or a list of specs, records or such texts.
+        images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
+        seed: Every image's noise comes from ``seed_for(seed, prompt, index)``: the same in every round, whatever the batch
+            size and number of processes. It also fixes which prompts a number or a budget picks.
+        every_n_train_steps: A round each time so many optimizer steps are done. Of this and the next two give exactly one.
+        every_n_epochs: A round at the end of every so-many-th training epoch.
+        on_validation: A round after every validation, also after ``trainer.validate``.
+        weights: ``"current"``, or ``"ema"`` for the moving average that Lightning's ``WeightAveraging`` (or another object
+            with a swap context, see ``docs/callback.md``) keeps.
+        sample_fn: ``(pl_module, prompts, seeds, **sample_kwargs) -> images``, or an object with
+            ``generate(prompts, seeds, **sample_kwargs)``. None: ``pl_module.generate``, or else the diffusers pipeline that the
+            module has as an attribute. Images are what :meth:`GenEvalScorer.score` takes, one per prompt.
+        sample_kwargs: Passed on to it, or to the pipeline's call; for example ``{"num_inference_steps": 20}``.
+        batch_size: Images a sampling call, at most.
+        max_seconds: A round ends when another wave would take it past this; it is then balanced over tasks all the same.
+        max_fraction: The share of wall time that rounds may take, in (0, 1). Due rounds are cut or left out to keep it.
+        log_images: So many prompts have their first picture shown; the same ones in every round, balanced over tasks.
+        offload: Keep the scorer on the CPU between rounds.
+        rules: What :meth:`Rules.parse` takes, if ``scorer`` is a name.
+        on_error: ``"raise"``, or ``"warn"`` to let training go on without a score that failed.
+        name: Prefix of all keys, and name of the folder. Several callbacks in one trainer need different ones.
+
+    Raises:
+        ValueError: If an argument is not valid, or the strategy shards weights.
+        SpecError: If prompts do not parse.
+        RoundError: If a round fails; on all ranks, with the messages of those that failed. Training state is intact.
+
+    Attributes:
+        best_score: Highest ``overall`` so far, over resumed runs too; NaN before the first.
+        best_step: When that was.
+        last_metrics: What the last round logged.
+        timings: Where the last round's time went.
+
+    Example:
+        >>> from geneval_reward.callback import GenEvalCallback
+        >>> callback = GenEvalCallback(prompts=10, every_n_train_steps=1000, max_fraction=0.05)
+        >>> callback.state_key
+        "GenEvalCallback{'name': 'geneval'}"
+    """
+
+    scores_with_geneval = True
+
+    def __init__(
+        self,
+        scorer: GenEvalScorer | str = "lite",
+        prompts: int | str | Sequence[PromptSpec | Mapping[str, Any] | str] = "suite",
+        images_per_prompt: int = 1,
+        seed: int = 0,
+        *,
+        every_n_train_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        on_validation: bool = False,
+        weights: Literal["current", "ema"] = "current",
+        sample_fn: Callable[..., Any] | None = None,
+        sample_kwargs: dict[str, Any] | None = None,
+        batch_size: int = 8,
+        max_seconds: float | None = None,
+        max_fraction: float | None = None,
+        log_images: int = 12,
+        offload: bool = False,
+        rules: Rules | str | None = None,
+        on_error: Literal["raise", "warn"] = "raise",
+        name: str = "geneval",
+    ) -> None:
+        super().__init__()
+        for key, number, least in (
+            ("images_per_prompt", images_per_prompt, 1),
+            ("batch_size", batch_size, 1),
+            ("log_images", log_images, 0),
+        ):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise ValueError(f"{key}: expected an integer >= {least}, got {number!r}")
+        for key, choice, choices in (
+            ("weights", weights, ("current", "ema")),
+            ("on_error", on_error, ("raise", "warn")),
+        ):
+            if choice not in choices:
+                raise ValueError(f"{key}: expected {' or '.join(map(repr, choices))}, got {choice!r}")
+        if not isinstance(scorer, GenEvalScorer | str):
+            raise ValueError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
+        if rules is not None and not isinstance(scorer, str):
+            raise ValueError(
+                "rules: expected None, since the given scorer has its own, got rules; give them to the scorer"
+            )
+        if not name or name.strip("/") != name:
+            raise ValueError(f"name: expected a prefix without slashes around it, got {name!r}")
+        self.scorer = scorer
+        self.rules = rules
+        self.specs = read_prompts(prompts, seed)
+        self.images_per_prompt = images_per_prompt
+        self.seed = seed
+        self.weights = weights
+        self.sample_fn = sample_fn
+        self.sample_kwargs = dict(sample_kwargs or {})
+        self.batch_size = batch_size
+        self.log_images = log_images
+        self.offload = offload
+        self.on_error = on_error
+        self.name = name
+        self.best_score = math.nan
+        self.best_step = -1
+        self.last_metrics: dict[str, float] = {}
+        self.timings = Timings()
+        self._schedule = Schedule(every_n_train_steps, every_n_epochs, on_validation)
+        self._budget = Budget(max_seconds, max_fraction)
+        self._tracking = Tracking()
+        self._dry_run_done = False
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from that of others in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot work, take a place after all that changes weights, load the scorer if it is a name."""
+        if stage not in ("fit", "validate"):
+            return
+        refuse_sharded(trainer.strategy)
+        # A new list: Lightning is going through the old one.
+        trainer.callbacks = put_in_order(trainer.callbacks)
+        self._dry_run_done = False
+        if isinstance(self.scorer, str):
+            self._load_scorer(self.scorer, trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count time; show a resumed run's last scores to what monitors them."""
+        self._budget.start()
+        self._publish(trainer, self.last_metrics)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A round, if it is due after this optimizer step."""
+        if trainer.fast_dev_run:
+            self._dry_run(trainer, pl_module)
+        elif self._schedule.due_after_step(trainer.global_step):
+            self._round(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """A round, if it is due after this epoch."""
+        if not trainer.fast_dev_run and self._schedule.due_after_epoch(trainer.current_epoch):
+            self._round(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """A round, if it is due after this validation."""
+        if trainer.sanity_checking:
+            return
+        if trainer.fast_dev_run:
+            self._dry_run(trainer, pl_module)
+        elif self._schedule.due_after_validation(trainer.global_step, fitting=trainer.state.fn == "fit"):
+            self._round(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Stop counting time."""
+        self._budget.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Stop counting time."""
+        self._budget.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule and the budget stand, the best score, and the last ones."""
+        return {
+            "schedule": self._schedule.state_dict(),
+            "budget": self._budget.state_dict(),
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "last_metrics": dict(self.last_metrics),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._schedule.load_state_dict(state_dict["schedule"])
+        self._budget.load_state_dict(state_dict["budget"])
+        self.best_score = float(state_dict["best_score"])
+        self.best_step = int(state_dict["best_step"])
+        self.last_metrics = dict(state_dict["last_metrics"])
+
+    def _load_scorer(self, backend: str, trainer: Any) -> None:
+        ranks, error = Ranks(), None
+        try:
+            scorer = GenEvalScorer.from_pretrained(backend, device=trainer.strategy.root_device, rules=self.rules)
+            self.scorer = scorer.to("cpu") if self.offload else scorer
+        except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+            error = caught
+        ranks.agree(error, f"GenEvalCallback {self.name!r} could not load its scorer {backend!r}")
+
+    def _dry_run(self, trainer: Any, pl_module: Any) -> None:
+        if not self._dry_run_done:
+            self._dry_run_done = True
+            self._round(trainer, pl_module)
+
+    def _round(self, trainer: Any, pl_module: Any) -> None:
+        began, ranks = time.monotonic(), Ranks()
+        what = f"GenEvalCallback {self.name!r} at step {trainer.global_step}"
+        # Rank 0's clock decides for all.
+        allowed, self._budget.fixed_seconds = ranks.gather((self._budget.allowed(), self._budget.fixed_seconds))[0]
+        if not self._budget.permits_round(allowed):
+            tell(
+                f"{what}: left out, since max_fraction={self._budget.max_fraction} leaves {max(allowed, 0.0):.2g} s now"
+            )
+            return
+        try:
+            self._play(trainer, pl_module, ranks, what, allowed, began)
+        except RoundError as error:
+            if self.on_error == "raise":
+                raise
+            if ranks.rank == 0:
+                warnings.warn(f"{error}; training goes on without it (on_error='warn')", stacklevel=2)
+        finally:
+            self.timings.total = time.monotonic() - began
+            self._budget.spent_seconds += self.timings.total
+
+    def _play(self, trainer: Any, pl_module: Any, ranks: Ranks, what: str, allowed: float, began: float) -> None:
+        assert isinstance(self.scorer, GenEvalScorer)
+        jobs = self._jobs(trainer)
+        plan = self._waves(jobs, ranks.world_size)
+        round_ = Round(
+            trainer,
+            pl_module,
+            self.scorer,
+            self.weights,
+            self.sample_fn,
+            self.sample_kwargs,
+            self.batch_size,
+            self.offload,
+            what,
+        )
+        self.timings = round_.timings
+        with RoundBar(trainer, self.name, len(jobs)) as bar:
+            judged = round_.play(plan, self._budget, allowed, ranks, bar)
+        seconds = max(ranks.gather(time.monotonic() - began))
+        metrics = scores(self.name, [item.verdict for item in judged], seconds)
+        if len(judged) < len(jobs):
+            per_tag = {tag: sum(item.job.spec.tag == tag and not item.job.index for item in judged) for tag in TAGS}
+            counts = ", ".join(f"{tag} {count}" for tag, count in per_tag.items() if count)
+            tell(f"{what}: the budget allowed {len(judged)} of {len(jobs)} images; prompts scored: {counts}")
+        self._publish(trainer, metrics)
+        if trainer.fast_dev_run:
+            return
+        if trainer.state.fn == "fit":
+            self._remember(metrics, trainer.global_step)
+        self._show(trainer, judged, metrics, ranks, what)
+        # What every round costs besides its waves.
+        self._budget.fixed_seconds = time.monotonic() - began - self.timings.waves
+
+    def _jobs(self, trainer: Any) -> list[Job]:
+        if trainer.fast_dev_run:
+            return plan_jobs(self.specs[:_DRY_RUN_PROMPTS], 1, self.seed, 0)
+        return plan_jobs(self.specs, self.images_per_prompt, self.seed, self.log_images)
+
+    def _waves(self, jobs: list[Job], world_size: int) -> list[list[Job]]:
+        if not self._budget.limited:
+            return [jobs]
+        tags = len({job.spec.tag for job in jobs})
+        # About one sampling call for each rank, so that a budget does not cost the use of batches.
+        prompts_per_tag = max(1, round(self.batch_size * world_size / (tags * self.images_per_prompt)))
+        return waves(jobs, self.images_per_prompt, prompts_per_tag)
+
+    def _publish(self, trainer: Any, metrics: Mapping[str, float]) -> None:
+        """Put scores where checkpoints, early stopping and the progress bar look for them."""
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        overall = f"{self.name}/overall"
+        if overall in metrics:
+            trainer.progress_bar_metrics[overall] = metrics[overall]
+
+    def _remember(self, metrics: dict[str, float], step: int) -> None:
+        self.last_metrics = metrics
+        overall = metrics[f"{self.name}/overall"]
+        if not overall <= self.best_score:
+            self.best_score, self.best_step = overall, step
+
+    def _show(self, trainer: Any, judged: Sequence[Judged], metrics: dict[str, float], ranks: Ranks, what: str) -> None:
+        assert isinstance(self.scorer, GenEvalScorer)
+        began, error = time.monotonic(), None
+        log_dir = trainer.log_dir or trainer.default_root_dir  # asks all ranks
+        if ranks.rank == 0:
+            record = ScoreRecord(
+                self.name,
+                trainer.global_step,
+                metrics,
+                tuple(self._sample(item) for item in judged),
+                self.scorer.name,
+                self.scorer.fingerprint(),
+                self.scorer.fingerprint_id,
+            )
+            try:
+                folder = round_folder(log_dir, self.name, trainer.global_step)
+                self._tracking.show(record, trainer.loggers, folder)
+            except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+                error = caught
+        ranks.agree(error, what)
+        self.timings.logging = time.monotonic() - began
+
+    def _sample(self, item: Judged) -> Sample:
+        job = item.job
+        prompt = job.number // self.images_per_prompt
+        filename = f"{prompt:05d}/samples/{job.index:04d}.png"
+        return Sample(item.verdict, filename, job.index, job.seed, item.image)

@@ -1,0 +1,163 @@
+"""``give_back``: whatever happens inside, everything that training depends on is afterwards as it was before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+# Values of larger buffers are not copied (some models keep a whole average of their weights in buffers); that they are
+# the same tensors on the same device is held for all.
+_SMALL_BUFFER: Final = 1 << 20
+
+_Undo = Callable[[], None]
+
+
+@contextmanager
+def give_back(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Lend modules and the process's global state to code that may change them.
+
+    Given back on the way out, also when the code raises: the state of all random generators (python, numpy, torch, every
+    CUDA device), train/eval mode of every submodule, ``requires_grad``, the memory and device of parameters and buffers and
+    the values of buffers up to 1 MiB, autocast, default dtype, TF32 and cuDNN flags, deterministic mode.
+
+    Inside, gradients are off. Inference mode is off too, even if it was on: a tensor that a module caches while
+    sampling must be usable in the next training step.
+
+    Args:
+        modules: The modules whose state is held; shared submodules may occur several times.
+    """
+    undo = [_random_state(), *_flags(), *_autocast(), *(_module_state(module) for module in _distinct(modules))]
+    with ExitStack() as stack:
+        # One after the other even if one of them fails.
+        for step in undo:
+            stack.callback(step)
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+
+
+def _distinct(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    seen: dict[int, nn.Module] = {}
+    for module in modules:
+        for part in module.modules():
+            seen.setdefault(id(part), part)
+    return list(seen.values())
+
+
+def _random_state() -> _Undo:
+    python, cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002  the global state is what user code draws from
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    def undo() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+    return undo
+
+
+def _flags() -> list[_Undo]:
+    """Each flag is set back only if it changed: torch objects to a mixture of its two ways to set TF32."""
+    owners: list[tuple[Any, str]] = [
+        (torch.backends.cudnn, "enabled"),
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "deterministic"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+        # The newer way (torch 2.9 on); stands last, so that it decides.
+        (torch.backends.cuda.matmul, "fp32_precision"),
+        (getattr(torch.backends.cudnn, "conv", None), "fp32_precision"),
+        (getattr(torch.backends.cudnn, "rnn", None), "fp32_precision"),
+    ]
+    pairs: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        (_deterministic, _set_deterministic),
+    ]
+    pairs += [(partial(getattr, *owner), partial(setattr, *owner)) for owner in owners if owner[0] is not None]
+    # Undone last to first, so the list is turned round to set in its order.
+    return [_flag(get, put) for get, put in reversed(pairs)]
+
+
+def _flag(get: Callable[[], Any], put: Callable[[Any], None]) -> _Undo:
+    try:
+        before = get()
+    except (AttributeError, RuntimeError):
+        return lambda: None
+
+    def undo() -> None:
+        try:
+            same = get() == before
+        except RuntimeError:
+            same = False
+        if not same:
+            put(before)
+
+    return undo
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+def _autocast() -> list[_Undo]:
+    cache = torch.is_autocast_cache_enabled()
+    undo: list[_Undo] = [lambda: torch.set_autocast_cache_enabled(cache)]
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        undo.append(partial(torch.set_autocast_enabled, device, enabled))
+        undo.append(partial(torch.set_autocast_dtype, device, dtype))
+    # Casts that were cached without gradients would cut the graph of the next training step.
+    undo.append(torch.clear_autocast_cache)
+    return undo
+
+
+def _module_state(module: nn.Module) -> _Undo:
+    """The state of a module itself, without its children."""
+    training = module.training
+    parameters = [(name, p, p.data, p.requires_grad) for name, p in module._parameters.items() if p is not None]
+    buffers = [(name, b, _copy_if_small(b)) for name, b in module._buffers.items() if b is not None]
+
+    def undo() -> None:
+        module.training = training
+        for name, parameter, data, requires_grad in parameters:
+            module._parameters[name] = parameter
+            # The very memory from before: exact, whatever it was moved or cast to, and optimizers still see it.
+            if (
+                parameter.data_ptr() != data.data_ptr()
+                or parameter.dtype != data.dtype
+                or parameter.device != data.device
+            ):
+                parameter.data = data
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+        for name, buffer, values in buffers:
+            module._buffers[name] = buffer
+            if values is not None and not torch.equal(buffer, values):
+                buffer.copy_(values)
+
+    return undo
+
+
+def _copy_if_small(buffer: torch.Tensor) -> torch.Tensor | None:
+    if buffer.device.type == "meta" or buffer.numel() * buffer.element_size() > _SMALL_BUFFER:
+        return None
+    return buffer.detach().clone()

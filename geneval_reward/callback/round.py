@@ -1,0 +1,188 @@
+"""One round on all ranks: sample, judge, share. What it borrows of training, it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from geneval_reward.callback.budget import Budget
+from geneval_reward.callback.give_back import give_back
+from geneval_reward.callback.plan import Job, chunks, share
+from geneval_reward.callback.progress import RoundBar
+from geneval_reward.callback.ranks import Ranks, describe, synchronise
+from geneval_reward.callback.sampler import Sampler
+from geneval_reward.callback.weights import averaged_modules, weights_in_place
+from geneval_reward.judge.verdict import Verdict
+from geneval_reward.scorer import GenEvalScorer
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One job done.
+
+    Attributes:
+        job: What was asked.
+        verdict: What was found.
+        image: The picture, if the job is shown.
+    """
+
+    job: Job
+    verdict: Verdict
+    image: Image.Image | None
+
+
+@dataclass
+class Timings:
+    """Where a round's time went, in seconds of this rank.
+
+    Attributes:
+        sampling: Making images.
+        detection: Judging them.
+        logging: Showing them; on rank 0.
+        waves: Sampling and judging of the slowest rank, wave by wave.
+        total: All of it, waiting for other ranks included.
+    """
+
+    sampling: float = 0.0
+    detection: float = 0.0
+    logging: float = 0.0
+    waves: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round works with.
+
+    Attributes:
+        trainer: The Lightning trainer.
+        pl_module: The module in training.
+        scorer: The judge.
+        weights: ``current`` or ``ema``.
+        sample_fn: See :class:`Sampler`.
+        sample_kwargs: See :class:`Sampler`.
+        batch_size: Images a sampling call, at most.
+        offload: Whether the scorer is on the device only during the round.
+        what: How errors call the round.
+        timings: Filled in.
+    """
+
+    trainer: Any
+    pl_module: Any
+    scorer: GenEvalScorer
+    weights: str
+    sample_fn: Any
+    sample_kwargs: dict[str, Any]
+    batch_size: int
+    offload: bool
+    what: str
+    timings: Timings = field(default_factory=Timings)
+
+    def play(
+        self, waves: Sequence[Sequence[Job]], budget: Budget, allowed: float, ranks: Ranks, bar: RoundBar
+    ) -> list[Judged]:
+        """Do as many waves as the budget allows.
+
+        Args:
+            waves: Jobs of all ranks, the same on each.
+            budget: Decides on further waves, and learns what one costs.
+            allowed: Seconds for the round, the same on each rank.
+            ranks: All ranks; each must call this.
+            bar: Shows the progress.
+
+        Returns:
+            What all ranks have done, in the order of jobs, the same on each.
+
+        Raises:
+            RoundError: On all ranks, if anything failed on any.
+        """
+        done: list[Judged] = []
+        error: Exception | None = None
+        try:
+            with ExitStack() as stack:
+                done = self._waves(stack, waves, budget, allowed, ranks, bar)
+        except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+            error = caught
+        # What fails on the way out (giving back, moving the scorer) fails after the last wave's report.
+        ranks.agree(error, self.what)
+        return sorted(done, key=lambda item: item.job.number)
+
+    def _waves(
+        self,
+        stack: ExitStack,
+        waves: Sequence[Sequence[Job]],
+        budget: Budget,
+        allowed: float,
+        ranks: Ranks,
+        bar: RoundBar,
+    ) -> list[Judged]:
+        error: Exception | None = None
+        sampler: Sampler | None = None
+        done: list[Judged] = []
+        try:
+            sampler = self._prepare(stack)
+        except Exception as caught:  # noqa: BLE001
+            error = caught
+        for wave in waves:
+            wave_began = time.monotonic()
+            mine: list[Judged] = []
+            if sampler is not None:
+                try:
+                    mine = self._judge(share(wave, ranks.rank, ranks.world_size), sampler, bar, ranks.world_size)
+                except Exception as caught:  # noqa: BLE001
+                    error = caught
+            reports = ranks.gather((describe(error), mine, time.monotonic() - wave_began))
+            ranks.raise_any([report[0] for report in reports], error, self.what)
+            done += [item for report in reports for item in report[1]]
+            budget.wave_seconds = max(report[2] for report in reports)
+            self.timings.waves += budget.wave_seconds
+            if budget.limited and not budget.permits_wave(allowed, self.timings.waves):
+                break
+        return done
+
+    def _prepare(self, stack: ExitStack) -> Sampler:
+        sampler = Sampler(self.pl_module, self.sample_fn, self.sample_kwargs)
+        held = [*sampler.modules(), *averaged_modules(self.trainer, self.pl_module)]
+        stack.enter_context(give_back(held))
+        stack.enter_context(weights_in_place(self.weights, self.trainer, self.pl_module))
+        stack.enter_context(sampler.sampling())
+        if self.offload:
+            stack.callback(self._offload)
+            self.scorer.to(self._device)
+        return sampler
+
+    def _judge(self, jobs: list[Job], sampler: Sampler, bar: RoundBar, world_size: int) -> list[Judged]:
+        done: list[Judged] = []
+        for chunk in chunks(jobs, self.batch_size):
+            began = time.monotonic()
+            # A sampler that ignores its seeds is at least the same in every round.
+            torch.manual_seed(chunk[0].seed)
+            # As in a validation step: mixed precision is on while sampling; the scorer sees to its own.
+            with self.trainer.precision_plugin.forward_context():
+                images = sampler.sample([job.spec.prompt for job in chunk], [job.seed for job in chunk], self._device)
+            synchronise(self._device)
+            sampled = time.monotonic()
+            verdicts = self.scorer.score(images, [job.spec for job in chunk])
+            self.timings.sampling += sampled - began
+            self.timings.detection += time.monotonic() - sampled
+            for job, image, verdict in zip(chunk, images, verdicts, strict=True):
+                picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) if job.shown else None
+                done.append(Judged(job, verdict, picture))
+            bar.advance(len(chunk) * world_size)
+        return done
+
+    def _offload(self) -> None:
+        self.scorer.to("cpu")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.trainer.strategy.root_device
+        return device

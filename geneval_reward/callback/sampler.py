@@ -1,0 +1,125 @@
+"""Where the images come from: the module's ``generate``, a function, a generator, or a diffusers pipeline it holds."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from geneval_reward.errors import ImageError
+from geneval_reward.vision.images import as_images
+
+SampleFn = Callable[[Any, Sequence[str], Sequence[int]], Any]
+"""``(pl_module, prompts, seeds) -> images``, one image per prompt, each from its own seed."""
+
+
+class Sampler:
+    """Makes images with the module in training.
+
+    Args:
+        pl_module: The module.
+        sample_fn: A :data:`SampleFn`, or an object with ``generate(prompts, seeds)``; None for ``pl_module.generate``, or
+            else the one diffusers pipeline that the module holds.
+        kwargs: Passed on with every call, for example ``num_inference_steps``.
+
+    Raises:
+        ValueError: If there is nothing to sample with, or more than one pipeline.
+    """
+
+    def __init__(self, pl_module: nn.Module, sample_fn: Any = None, kwargs: Mapping[str, Any] | None = None) -> None:
+        self._module = pl_module
+        self._kwargs = dict(kwargs or {})
+        self.pipelines = _pipelines(pl_module)
+        self._call = self._resolve(sample_fn)
+
+    def modules(self) -> list[nn.Module]:
+        """The module, and what its pipelines hold besides (text encoders, decoders)."""
+        parts = [part for pipeline in self.pipelines for part in pipeline.components.values()]
+        return [self._module, *(part for part in parts if isinstance(part, nn.Module))]
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Modules in eval mode; pipelines with a copy of their scheduler, whose steps a training step may be using."""
+        schedulers = [pipeline.scheduler for pipeline in self.pipelines]
+        for module in self.modules():
+            module.eval()
+        try:
+            for pipeline in self.pipelines:
+                pipeline.scheduler = copy.deepcopy(pipeline.scheduler)
+            yield
+        finally:
+            for pipeline, scheduler in zip(self.pipelines, schedulers, strict=True):
+                pipeline.scheduler = scheduler
+
+    def sample(self, prompts: list[str], seeds: list[int], device: torch.device) -> list[torch.Tensor]:
+        """Images of prompts, checked.
+
+        Args:
+            prompts: Texts.
+            seeds: One per prompt.
+            device: Where the module is; images may be there or on the CPU.
+
+        Returns:
+            uint8 RGB tensors ``(3, h, w)``.
+
+        Raises:
+            ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
+        """
+        return _checked(self._call(prompts, seeds), len(prompts), device)
+
+    def _resolve(self, sample_fn: Any) -> Callable[[list[str], list[int]], Any]:
+        if sample_fn is not None:
+            if callable(getattr(sample_fn, "generate", None)):
+                return lambda prompts, seeds: sample_fn.generate(prompts, seeds, **self._kwargs)
+            if callable(sample_fn):
+                return lambda prompts, seeds: sample_fn(self._module, prompts, seeds, **self._kwargs)
+            raise ValueError(
+                "sample_fn: expected a function of (pl_module, prompts, seeds) or an object with generate(prompts, seeds), "
+                f"got {type(sample_fn).__name__}"
+            )
+        generate = getattr(self._module, "generate", None)
+        if callable(generate):
+            return lambda prompts, seeds: generate(prompts, seeds, **self._kwargs)
+        if len(self.pipelines) != 1:
+            raise ValueError(
+                f"sample_fn: expected {type(self._module).__name__}.generate(prompts, seeds), one diffusers pipeline as an "
+                f"attribute, or a sample_fn, got {len(self.pipelines)} pipelines and neither of the others; pass sample_fn"
+            )
+        from geneval_reward.sampling import DiffusersGenerator
+
+        pipeline = DiffusersGenerator(self.pipelines[0], **self._kwargs)
+        return lambda prompts, seeds: pipeline.generate(prompts, seeds)
+
+
+def _pipelines(pl_module: nn.Module) -> list[Any]:
+    """Diffusers pipelines among the module's attributes. If diffusers was never imported, there are none."""
+    diffusers = sys.modules.get("diffusers")
+    if diffusers is None:
+        return []
+    found = (value for value in vars(pl_module).values() if isinstance(value, diffusers.DiffusionPipeline))
+    return list({id(pipeline): pipeline for pipeline in found}.values())
+
+
+def _checked(images: Any, count: int, device: torch.device) -> list[torch.Tensor]:
+    # Pipelines return their images in an output object.
+    images = getattr(images, "images", images)
+    try:
+        got = f"{len(images)}"
+    except TypeError:
+        got = type(images).__name__
+    if got != str(count):
+        raise ImageError(f"sample_fn: expected {count} images, one per prompt, got {got}; return them in order")
+    for index, image in enumerate(images):
+        if isinstance(image, torch.Tensor) and image.device.type != "cpu" and image.device != device:
+            raise ImageError(
+                f"sample_fn: images[{index}]: expected an image on {device} or the CPU, got one on {image.device}; move it"
+            )
+    try:
+        return as_images(images)
+    except ImageError as error:
+        raise ImageError(f"sample_fn: {error}") from error
