@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torchmetrics import Metric
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Graded credits are summed in steps of 2**-32 as integers: half-precision parents cannot round them, devices without
+# doubles can hold them, and sums over ranks do not depend on the order.
+_GRADED_STEPS: Final = 2**32
+
 _TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 
 
@@ -30,8 +34,8 @@ class GenEvalScore(Metric):
     ``compute()`` is one scalar, so that ``self.log("geneval", metric)`` works: the benchmark's overall, the mean of
     the task means (of the tasks that have images). :meth:`breakdown` gives the parts.
 
-    States are counts and sums: processes may score any number of images each, none included, and reductions are exact
-    for the 0/1 credits. The detector is not part of the module: ``state_dict``, ``.to`` and dtype casts do not
+    States are integers: processes may score any number of images each, none included, and reductions are exact
+    (graded credits to 2**-32). The detector is not part of the module: ``state_dict``, ``.to`` and dtype casts do not
     reach it.
 
     As input to ``forward`` and ``update`` the metric accepts:
@@ -91,12 +95,9 @@ class GenEvalScore(Metric):
         self._row = {spec: row for row, spec in enumerate(self.prompts)}
         self._warned_partial = False
         self._batch: list[Verdict] | None = None
-        exact = credit in ("official", "strict")
-        # Exact integers for verdicts, doubles for graded credits: sums over ranks do not depend on the order then.
+        self._steps = 1 if credit in ("official", "strict") else _GRADED_STEPS
         self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state(
-            "total", torch.zeros(len(TAGS), dtype=torch.int64 if exact else torch.float64), dist_reduce_fx="sum"
-        )
+        self.add_state("total", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("by_prompt", torch.zeros(len(self.prompts), 2, dtype=torch.int64), dist_reduce_fx="sum")
         # A MetricCollection lets metrics of equal states share them from the first update on, and two credits are often
         # equal on the first batch. This state tells apart what counts differently.
@@ -142,12 +143,12 @@ class GenEvalScore(Metric):
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Count verdicts that were made elsewhere, for example to log images and score from one pass."""
         # Counted on the CPU and added once: single steps on a GPU cost a launch each.
-        images, total = [0] * len(TAGS), [0.0] * len(TAGS)
+        images, total = [0] * len(TAGS), [0] * len(TAGS)
         by_prompt = torch.zeros_like(self.by_prompt, device="cpu")
         for verdict in verdicts:
             tag = _TAG_INDEX[verdict.spec.tag]
             images[tag] += 1
-            total[tag] += verdict.credit(self.credit)
+            total[tag] += round(verdict.credit(self.credit) * self._steps)
             row = self._row.get(verdict.spec)
             if row is not None:
                 by_prompt[row] += torch.tensor([1, int(verdict.correct)])
@@ -169,7 +170,7 @@ class GenEvalScore(Metric):
                 f"GenEvalScore: no images for {missing}; the overall is over the other tags and not the benchmark's",
                 stacklevel=2,
             )
-        return _macro(self.images, self.total)
+        return _macro(self.images, self.total, self._steps)
 
     def breakdown(self) -> dict[str, float]:
         """The parts of the score, over what this process and, where torchmetrics syncs, the others have seen.
@@ -182,11 +183,14 @@ class GenEvalScore(Metric):
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
-            counts, sums = self.images.tolist(), self.total.tolist()
+            counts, sums = self.images.tolist(), [total / self._steps for total in self.total.tolist()]
             n = sum(counts)
             seen = self.by_prompt[:, 0] > 0
             solved = self.by_prompt[seen, 1] > 0
-            parts = {"overall": _macro(self.images, self.total).item(), "micro": sum(sums) / n if n else float("nan")}
+            parts = {
+                "overall": _macro(self.images, self.total, self._steps).item(),
+                "micro": sum(sums) / n if n else float("nan"),
+            }
             parts |= {tag: sums[i] / counts[i] for i, tag in enumerate(TAGS) if counts[i]}
             parts["n"] = n
             parts["prompts"] = int(seen.sum())
@@ -254,8 +258,8 @@ def _identity(scorer: GenEvalScorer | str, credit: str, prompts: tuple[PromptSpe
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.int64)
 
 
-def _macro(images: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+def _macro(images: torch.Tensor, total: torch.Tensor, steps: int = 1) -> torch.Tensor:
     # On the CPU, since not every device has doubles.
-    counts, sums = images.cpu(), total.cpu().double()
+    counts, sums = images.cpu(), total.cpu().double() / steps
     present = counts > 0
     return (sums[present] / counts[present]).mean().float().to(images.device)
