@@ -1,0 +1,28 @@
+"""Reinforcement learning of flow models on Lightning: DiffusionNFT and Flow-GRPO for SD3, FLUX and the pocket model.
+
+    DiffusionNFT, FlowGRPO      LightningModules, one file each; `recipes/` has their command lines
+    PromptGroups                the LightningDataModule that both need
+    FlowRL                      what they share; subclass it for a method of your own
+"""
+
+from geneval_reward.training.data import PromptGroups, RolloutBatch
+from geneval_reward.training.diffusion_nft import DiffusionNFT
+from geneval_reward.training.flow_grpo import FlowGRPO
+from geneval_reward.training.module import Chunk, Epoch, FlowRL
+from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
+from geneval_reward.training.weights import PolicyAverage, PolicyWeights
+
+__all__ = [
+    "Chunk",
+    "Conditions",
+    "DiffusionNFT",
+    "Epoch",
+    "FlowGRPO",
+    "FlowPolicy",
+    "FlowRL",
+    "PolicyAverage",
+    "PolicyWeights",
+    "PromptGroups",
+    "RolloutBatch",
+    "load_pipeline",
+]
