@@ -81,7 +81,7 @@ def _load(name: str, device: str, checkpoint: str | None) -> Any:
     if kind == "lite":
         from geneval_reward.vision.detectors.lite import LiteDetector
 
-        return LiteDetector.from_pretrained(device=place or "cpu", precision=precision or "fp32")  # type: ignore[arg-type]
+        return LiteDetector.from_pretrained(device=place or "cpu", precision=precision or "fp32")
     raise typer.BadParameter(f"--backends: expected paper, mmdet or lite, got {kind!r}")
 
 

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import logging
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -77,10 +78,12 @@ def download(
                 ConnectionError,
                 TimeoutError,
             ) as error:
-                if attempt + 1 == attempts:
+                # A host that has no address will not have one in a second: there is no network.
+                nowhere = isinstance(getattr(error, "reason", None), socket.gaierror)
+                if nowhere or attempt + 1 == attempts:
+                    kept = f"; what came is kept at {part} and the next attempt resumes" if part.is_file() else ""
                     raise WeightsError(
-                        f"expected to read {url}, got {_reason(error)} after {attempts} attempts; "
-                        f"what came is kept at {part} and the next attempt resumes"
+                        f"expected to read {url}, got {_reason(error)} in attempt {attempt + 1}{kept}"
                     ) from error
                 logger.warning("The download of %s was cut (%s); resuming", url, _reason(error))
             time.sleep(pause * 2**attempt)

@@ -118,6 +118,27 @@ class Architecture:
         )
 
 
+SWIN_S: Final = Architecture(
+    embed_dim=96,
+    patch_size=4,
+    depths=(2, 2, 18, 2),
+    num_heads=(3, 6, 12, 24),
+    window_size=7,
+    mlp_ratio=4.0,
+    feature_size=256,
+    mask_feature_size=256,
+    encoder_layers=6,
+    encoder_feedforward_dim=1024,
+    attention_heads=8,
+    hidden_dim=256,
+    num_queries=100,
+    decoder_layers=9,
+    dim_feedforward=2048,
+    num_classes=80,
+)
+"""Sizes of the published checkpoint (757 tensors)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertedWeights:
     """Tensors under transformers 5 names, with where they came from.
@@ -212,9 +233,35 @@ def build_model(weights: ConvertedWeights) -> Mask2FormerForUniversalSegmentatio
     Raises:
         WeightsError: If a parameter has no tensor, a tensor no parameter, or a shape differs.
     """
+    model: Any = random_model(weights.architecture)
+    own = model.state_dict()
+    tensors = to_installed(weights.tensors, own)
+    missing = [name for name in own if name not in tensors and not _UNUSED.fullmatch(name)]
+    unexpected = [name for name in tensors if name not in own]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and own[name].shape != tensors[name].shape
+    ]
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
+        if names:
+            raise WeightsError(
+                f"checkpoint: expected every tensor of a Mask2Former-Swin once, got {len(names)} {what}, "
+                f"first {names[0]}; use the file that `geneval-reward weights list` names"
+            )
+    model.load_state_dict(tensors, strict=False)
+    loaded: Mask2FormerForUniversalSegmentation = model.eval().requires_grad_(False)
+    return loaded
+
+
+def random_model(sizes: Architecture) -> Mask2FormerForUniversalSegmentation:
+    """A ``transformers`` model of the given sizes with random weights.
+
+    Raises:
+        WeightsError: If the sizes make no Mask2Former.
+    """
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-    sizes = weights.architecture
     # "out_features" and "num_labels" are understood but not declared as fields.
     backbone = SwinConfig(  # type: ignore[call-arg]
         embed_dim=sizes.embed_dim,
@@ -242,27 +289,9 @@ def build_model(weights: ConvertedWeights) -> Mask2FormerForUniversalSegmentatio
         dropout=0.0,
     )
     try:
-        model: Any = Mask2FormerForUniversalSegmentation(config)
+        return Mask2FormerForUniversalSegmentation(config)
     except ValueError as error:
         raise WeightsError(f"checkpoint: expected sizes that make a Mask2Former, got {sizes}: {error}") from error
-    own = model.state_dict()
-    tensors = to_installed(weights.tensors, own)
-    missing = [name for name in own if name not in tensors and not _UNUSED.fullmatch(name)]
-    unexpected = [name for name in tensors if name not in own]
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and own[name].shape != tensors[name].shape
-    ]
-    for what, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
-        if names:
-            raise WeightsError(
-                f"checkpoint: expected every tensor of a Mask2Former-Swin once, got {len(names)} {what}, "
-                f"first {names[0]}; use the file that `geneval-reward weights list` names"
-            )
-    model.load_state_dict(tensors, strict=False)
-    loaded: Mask2FormerForUniversalSegmentation = model.eval().requires_grad_(False)
-    return loaded
 
 
 def save_converted(weights: ConvertedWeights, path: Path) -> None:
