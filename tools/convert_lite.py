@@ -204,7 +204,7 @@ def run_ours(state: dict[str, torch.Tensor], images: list[np.ndarray]) -> list[A
     order = tensorflow_order()
     answers = []
     for image in images:
-        pixels = resize_turned(torch.from_numpy(image).permute(2, 0, 1)[None])
+        pixels = resize_turned([torch.from_numpy(image.copy()).permute(2, 0, 1)])
         with torch.inference_mode():
             codes, logits = net(pixels)
         boxes = decode(codes[0], anchors())[:, [1, 0, 3, 2]]

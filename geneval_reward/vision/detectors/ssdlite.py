@@ -6,13 +6,15 @@ is folded into the convolutions.
 
 TensorFlow's SAME padding puts the odd zero *after* the image where a stride of 2 meets an even side; PyTorch's
 symmetric padding of a 3 x 3 window effectively puts it *before*. Both agree on the image turned by 180 degrees. So the
-network runs turned: kernels are stored turned, :func:`sample_grid` reads the image turned, and :func:`anchors` counts
+network runs turned: kernels are stored turned, :func:`resize_turned` reads the image turned, and :func:`anchors` counts
 from the last cell. That costs nothing, where padding by hand copies the largest feature maps.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,8 @@ _BOTTLENECKS = (
     (320, 1, 1, 6),
 )
 _TAPPED = 13  # the first head looks at the expansion of this bottleneck, the last one at stride 16
+_EARLY = 3  # bottlenecks before stride 8
+_EARLY_BATCH = 2
 _EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))  # (squeezed, out) of the four layers after the backbone
 _FEATURES = (576, 1280, 512, 256, 256, 128)  # channels under each head
 _ANCHORS = (3, 6, 6, 6, 6, 6)  # anchors per cell
@@ -137,10 +141,12 @@ class SSDLite(nn.Module):
         Returns:
             Codes ``(B, 1917, 4)`` as (ty, tx, th, tw), and logits ``(B, 1917, 91)``.
         """
+        # The early maps are large (8.6 MB an image): on a CPU they are made for a few images at a time, to stay in cache.
+        parts = x.split(_EARLY_BATCH) if x.device.type == "cpu" else (x,)
+        x = torch.cat([self._early(part) for part in parts])
         features = []
-        x = self.stem(x)
-        for index, block in enumerate(self.blocks):
-            x, wide = block(x)
+        for index in range(_EARLY, len(self.blocks)):
+            x, wide = self.blocks[index](x)
             if index == _TAPPED:
                 features.append(wide)
         x = self.last(x)
@@ -151,6 +157,12 @@ class SSDLite(nn.Module):
         codes = [head(feature) for head, feature in zip(self.boxes, features, strict=True)]
         logits = [head(feature) for head, feature in zip(self.classes, features, strict=True)]
         return torch.cat(codes, 1), torch.cat(logits, 1)
+
+    def _early(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for index in range(_EARLY):
+            x, _ = self.blocks[index](x)
+        return x
 
 
 def anchors() -> Tensor:
@@ -184,29 +196,43 @@ def decode(codes: Tensor, anchor: Tensor) -> Tensor:
     return torch.stack((cx - w, cy - h, cx + w, cy + h), -1).clamp(0, 1)
 
 
-def sample_grid(length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=64)
+def sample_grid(length: int) -> tuple[Tensor, Tensor]:
     """Where TensorFlow 1's bilinear resize to 300 reads an axis, turned.
 
     That resize (``align_corners=False``, no half-pixel centres, no smoothing) reads output i at i * length / 300.
 
     Returns:
-        Index of the first and of the second pixel, and the weight of the second; each ``(300,)``.
+        Indices ``(600,)`` of the first pixels, then of the second ones, and the weights ``(300,)`` of the second.
     """
-    at = torch.arange(SIDE - 1, -1, -1, device=device, dtype=torch.float32) * (length / SIDE)
+    at = torch.arange(SIDE - 1, -1, -1, dtype=torch.float32) * (length / SIDE)
     low = at.floor()
     first = low.long()
-    return first, (first + 1).clamp(max=length - 1), at - low
+    return torch.cat((first, (first + 1).clamp(max=length - 1))), at - low
 
 
-def resize_turned(images: Tensor) -> Tensor:
-    """Images ``(B, 3, H, W)`` uint8 to the network's input ``(B, 3, 300, 300)`` float32, resized and turned.
+def resize_turned(images: Sequence[Tensor], device: torch.device | str = "cpu") -> Tensor:
+    """Images of any sizes to the network's input, resized and turned.
 
-    Reads four pixels for each output pixel whatever the size, so a huge image costs no more than a small one.
+    Reads four pixels for each output pixel, where the image is: a huge one costs no more than a small one.
+
+    Args:
+        images: uint8 ``(3, H, W)``, on any device.
+        device: Where the result is wanted.
+
+    Returns:
+        ``(B, 3, 300, 300)`` float32 in [-1, 1], channels last.
     """
-    top, bottom, dy = sample_grid(images.shape[2], images.device)
-    left, right, dx = sample_grid(images.shape[3], images.device)
-    rows = torch.stack((top, bottom)).flatten()
-    columns = torch.stack((left, right)).flatten()
-    corners = images[:, :, rows[:, None], columns].float().reshape(*images.shape[:2], 2, SIDE, 2, SIDE)
-    across = torch.lerp(corners[..., 0, :], corners[..., 1, :], dx)
-    return torch.lerp(across[:, :, 0], across[:, :, 1], dy[:, None]) * (2 / 255) - 1
+    corners, down, across = [], [], []
+    for image in images:
+        rows, dy = sample_grid(image.shape[1])
+        columns, dx = sample_grid(image.shape[2])
+        rows, columns = rows.to(image.device), columns.to(image.device)
+        corners.append(image.index_select(1, rows).index_select(2, columns).to(device, non_blocking=True))
+        down.append(dy)
+        across.append(dx)
+    pixels = torch.stack(corners).reshape(-1, 3, 2, SIDE, 2, SIDE).float()
+    dx, dy = torch.stack(across).to(device)[:, None, None, None], torch.stack(down).to(device)[:, None, :, None]
+    rows = torch.lerp(pixels[..., 0, :], pixels[..., 1, :], dx)
+    out = torch.lerp(rows[:, :, 0], rows[:, :, 1], dy) * (2 / 255) - 1
+    return out.contiguous(memory_format=torch.channels_last)
