@@ -197,6 +197,16 @@ def test_exclusion_of_another_class_counts_in_strict_and_partial() -> None:
     assert both.reason == both.strict_reason == "expected cat<1, found 1"
 
 
+def test_an_exact_count_settles_only_larger_exclusions() -> None:
+    contradiction = {
+        "tag": "counting",
+        "include": [{"class": "dog", "count": 3}],
+        "exclude": [{"class": "dog", "count": 3}],
+    }
+    three = see(contradiction, some("dog", 3))
+    assert (three.correct, three.strict, three.partial) == (False, False, 0.5)
+
+
 def test_dense_by_hand() -> None:
     # Threshold 0.3, so full presence from 0.65 on.
     def dog(confidence: float) -> Scene:
@@ -210,7 +220,20 @@ def test_dense_by_hand() -> None:
     four = [*some("dog", 3), ("dog", (90, 0, 99, 9), 0.675, None)]
     assert see(THREE, four).dense == pytest.approx((1 + 0.5) / 2, abs=1e-6)
     assert see(RED_CUP, some("cup", 1, "blue")).dense == pytest.approx(0.5)
-    assert see(LEFT, CUP + CAT_RIGHT).dense == pytest.approx((1 + 1 + (1 - 180 / 200) * 0) / 3, abs=0.04)
+
+
+def test_dense_position_by_hand() -> None:
+    # Boxes of 10 x 10, so 2 pixels of an offset are dead; full share from a component of 0.75 on.
+    wrong, slanted = at("cat", 200, 50), at("cat", 40, 130)
+    assert see(LEFT, CUP + CAT).dense == 1
+    assert see(LEFT, CUP + wrong).dense == pytest.approx((1 + 1 + (1 - 0.98) / 1.75) / 3, abs=1e-6)
+    assert see(LEFT, CUP + slanted).dense == pytest.approx((1 + 1 + (1 + 0.58) / 1.75) / 3, abs=1e-6)
+    assert see(LEFT, CUP + slanted).correct
+    # Both objects must be sure: at half of full presence each halves the relation.
+    doubtful_cup, doubtful_cat = at("cup", 100, 50, 0.325), at("cat", 10, 50, 0.325)
+    assert see(LEFT, doubtful_cup + CAT).dense == pytest.approx((0.5 + 1 + 0.5) / 3, abs=1e-6)
+    assert see(LEFT, CUP + doubtful_cat).dense == pytest.approx((1 + 0.5 + 0.5) / 3, abs=1e-6)
+    assert see(LEFT, doubtful_cup + doubtful_cat).dense == pytest.approx((0.5 + 0.5 + 0.25) / 3, abs=1e-6)
 
 
 def test_dense_follows_the_colour_probability() -> None:
