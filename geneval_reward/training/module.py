@@ -84,7 +84,8 @@ class FlowRL(LightningModule):
         pipeline: What `geneval_reward.training.policy.load_pipeline` takes.
         dtype: Of what diffusers loads: ``fp32``, ``bf16``, ``fp16``.
         reward: ``lite``, ``paper``, ``module:function``, or a callable such as `GenEvalReward`.
-        credit: Credit of a backend's reward: ``official``, ``strict``, ``partial``, ``dense``, ``flow_grpo``.
+        credit: Credit of a backend's reward: ``official``, ``strict``, ``partial``, ``dense``, ``flow_grpo``; or weights of
+            several, such as ``{official: 1, partial: 1}``.
         async_reward: Score in a thread while sampling goes on.
         resolution: Of the images in pixels; None for the pipeline's own.
         num_steps: Sampling steps of the rollout.
@@ -119,7 +120,7 @@ class FlowRL(LightningModule):
         *,
         dtype: str = "fp32",
         reward: Any = "lite",
-        credit: str = "official",
+        credit: str | dict[str, float] = "official",
         async_reward: bool = True,
         resolution: int | None = None,
         num_steps: int = 10,
@@ -318,7 +319,8 @@ class FlowRL(LightningModule):
         self.images_sampled, self.updates = int(state["images_sampled"]), int(state["updates"])
 
     def _sample(self, batch: RolloutBatch) -> tuple[list[Chunk], RewardQueue]:
-        queue, chunks, error = RewardQueue(self.reward, asynchronous=self.async_reward), [], None
+        queue, error = RewardQueue(self.reward, asynchronous=self.async_reward, credit=self.credit), None
+        chunks: list[Chunk] = []
         try:
             for start in range(0, len(batch.specs), batch.batch_size):
                 specs, slots = (part[start : start + batch.batch_size] for part in (batch.specs, batch.slots))

@@ -120,18 +120,7 @@ class FlowPolicy:
         self.max_sequence_length = max_sequence_length
         self.device = torch.device("cpu")
         self._negative: Conditions | None = None
-        factor = int(pipeline.vae_scale_factor)
-        sample_size = getattr(pipeline, "default_sample_size", None) or self.transformer.config.sample_size  # type: ignore[union-attr]
-        pixels = resolution or int(sample_size) * factor
-        unit = factor * 2 if self.family == "flux" else factor
-        if pixels % unit:
-            raise ValueError(f"resolution: expected a multiple of {unit}, got {pixels}")
-        channels = self.transformer.config.in_channels  # type: ignore[union-attr]
-        self.latent_shape: tuple[int, int, int] = (
-            int(channels) // 4 if self.family == "flux" else int(channels),  # type: ignore[arg-type]
-            pixels // factor,
-            pixels // factor,
-        )
+        self.latent_shape = self._latent_shape(resolution)
         for part in self._frozen():
             part.requires_grad_(False).eval()
 
@@ -197,6 +186,24 @@ class FlowPolicy:
         with torch.autocast(latents.device.type, enabled=False):  # released: the decoder in its own precision
             images = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0]
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of latents for a resolution in pixels."""
+        pipeline, config = self.pipeline, self.transformer.config
+        channels, side = int(config.in_channels), getattr(config, "sample_size", None)  # type: ignore[union-attr, arg-type]
+        factor = getattr(pipeline, "vae_scale_factor", None)
+        if factor is None:  # pictures of one size, such as the pocket model's
+            if resolution is not None and resolution != pipeline.vae.config.sample_size:
+                raise ValueError(
+                    f"resolution: expected {pipeline.vae.config.sample_size} or None, got {resolution}; this model has one size"
+                )
+            return channels, int(side), int(side)  # type: ignore[arg-type]
+        pixels = resolution or int(getattr(pipeline, "default_sample_size", None) or side) * factor  # type: ignore[arg-type]
+        unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)  # type: ignore[union-attr, arg-type]
+        if pixels % unit:
+            raise ValueError(f"resolution: expected a multiple of {unit}, got {pixels}")
+        # FLUX's transformer takes 2 x 2 latents as one token.
+        return channels // 4 if self.family == "flux" else channels, pixels // factor, pixels // factor
 
     def _frozen(self) -> list[nn.Module]:
         parts = [part for name, part in self.pipeline.components.items() if name != "transformer"]

@@ -19,7 +19,11 @@ from geneval_reward.training.policy import import_object
 BACKENDS = ("lite", "paper", "mmdet")
 
 
-def load_reward(reward: Any, credit: str, device: torch.device) -> Any:
+Credit = str | dict[str, float]
+"""Name of a credit, or weights of several: ``{"official": 1, "partial": 1}`` is graded and still rewards what is right."""
+
+
+def load_reward(reward: Any, credit: Credit, device: torch.device) -> Any:
     """A reward from whatever names one: a backend, ``module:attribute``, or a callable.
 
     Raises:
@@ -33,7 +37,7 @@ def load_reward(reward: Any, credit: str, device: torch.device) -> Any:
         raise ValueError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
     from geneval_reward.reward import GenEvalReward
 
-    return GenEvalReward(reward, credit, device=device)
+    return GenEvalReward(reward, credit if isinstance(credit, str) else "official", device=device)
 
 
 @dataclass
@@ -50,14 +54,16 @@ class RewardQueue:
     Args:
         reward: ``reward(images=, prompts=, metadata=) -> rewards``, or an object that has ``submit`` too, as `GenEvalReward`.
         asynchronous: Whether to score in a thread while the caller goes on; otherwise each batch is waited for.
+        credit: Weights of credits to take in place of the reward's own; the reward must tell its credits.
 
     Attributes:
         wait_seconds: What the caller spent waiting.
         busy_seconds: What scoring took, hidden or not.
     """
 
-    def __init__(self, reward: Any, *, asynchronous: bool = True) -> None:
+    def __init__(self, reward: Any, *, asynchronous: bool = True, credit: Credit = "official") -> None:
         self.wait_seconds = self.busy_seconds = 0.0
+        self._credit = credit if isinstance(credit, dict) else None
         self._reward, self._asynchronous = reward, asynchronous
         self._pending: list[_Pending] = []
         self._pool: ThreadPoolExecutor | None = None
@@ -97,7 +103,7 @@ class RewardQueue:
                     result = pending.future.result()
                 except Exception as error:
                     raise RuntimeError(f"reward: scoring failed with {type(error).__name__}: {error}") from error
-                values = getattr(result, "rewards", result)
+                values = self._values(result)
                 if len(values) != len(pending.rows):
                     raise RuntimeError(f"reward: expected {len(pending.rows)} rewards, one an image, got {len(values)}")
                 for row, value in zip(pending.rows, values, strict=True):
@@ -119,6 +125,18 @@ class RewardQueue:
                 self._pool = None
         self.wait_seconds += time.monotonic() - begun
         return rewards, credits
+
+    def _values(self, result: Any) -> Any:
+        if self._credit is None:
+            return getattr(result, "rewards", result)
+        if not hasattr(result, "credits"):
+            raise RuntimeError(f"credit: expected a reward that tells its credits, got {type(result).__name__}")
+        columns, total = result.credits(), sum(self._credit.values())
+        rows = zip(*(columns[name] for name in self._credit), strict=True)
+        return [
+            None if None in row else sum(w * v for w, v in zip(self._credit.values(), row, strict=True)) / total
+            for row in rows
+        ]
 
     def _submit(self, **kwargs: Any) -> Future[Any]:
         submit: Callable[..., Future[Any]] | None = getattr(self._reward, "submit", None)

@@ -6,6 +6,7 @@ LoRA keeps them as adapters of one transformer (`default`, `old`, none); full fi
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -187,7 +188,8 @@ def _add_adapters(transformer: Any, rank: int, alpha: int, targets: list[str], n
 
     config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets)
     # The same on all ranks and in every run, whatever random numbers were drawn before.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what is wanted
         torch.manual_seed(0)
         for name in names:
             transformer.add_adapter(config, adapter_name=name)
