@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson
+from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, percentile_interval, wilson
 from geneval_reward.stats.sums import Floats, PromptSums, check_draws, check_level, multinomial_rows, sum_by_prompt
 
 Method = Literal["auto", "bootstrap", "wilson"]
@@ -229,9 +229,8 @@ class _Maker:
         elif prompts.min() < 2:
             interval = Interval(math.nan, math.nan, self.level, "none: a tag has a single prompt")
         else:
-            tail = (1 - self.level) / 2
-            low, high = np.quantile(weights @ self.drawn[:, statistic], [tail, 1 - tail])
-            interval = Interval(float(low), float(high), self.level, "bootstrap, clustered by prompt")
+            drawn = weights @ self.drawn[:, statistic]
+            interval = percentile_interval(drawn, self.level, df, "bootstrap, clustered by prompt")
         return Estimate(value, interval, math.sqrt(variance), int(images.sum()), int(prompts.sum()))
 
 

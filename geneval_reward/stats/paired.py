@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
 from geneval_reward.stats.bootstrap import ENOUGH
-from geneval_reward.stats.intervals import Interval
+from geneval_reward.stats.intervals import Interval, percentile_interval
 from geneval_reward.stats.power import minimum_detectable_difference
 from geneval_reward.stats.significance import TINY, holm, mcnemar, sign_flip
 from geneval_reward.stats.sums import (
@@ -306,9 +306,8 @@ def _compare(
             reach = float(stdtrit(df, 0.5 + level / 2)) * error
             interval = Interval(b - a - reach, b - a + reach, level, "t with pseudo-prompts, clustered by prompt")
         else:
-            tail = (1 - level) / 2
-            low, high = np.quantile(weights_b @ drawn[1] - weights_a @ drawn[0], [tail, 1 - tail])
-            interval = Interval(float(low), float(high), level, "bootstrap, clustered by prompt")
+            changed = weights_b @ drawn[1] - weights_a @ drawn[0]
+            interval = percentile_interval(changed, level, df, "bootstrap, clustered by prompt")
         p = sign_flip(changes, rng, draws)
         seen = minimum_detectable_difference(error, level=level, df=df)
         images = int(min(size_a[used].sum(), size_b[used].sum()))
