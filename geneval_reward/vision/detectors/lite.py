@@ -113,7 +113,7 @@ class LiteDetector:
         if net is None:
             net = copy.deepcopy(self._master).to(device, _DTYPES[precision]).to(memory_format=torch.channels_last)
         self._net = net
-        self._anchors, self._columns = self._anchors.to(device), self._columns.to(device)
+        self._columns = self._columns.to(device)
         self._device, self._precision = device, precision
         return self
 
@@ -196,25 +196,25 @@ class LiteDetector:
         logits = logits[..., self._columns]
         keep = (logits > least.to(self._device)) & asked.to(self._device)[:, None]
         rows, anchor, class_id = keep.nonzero(as_tuple=True)
-        boxes = decode(codes[rows, anchor], self._anchors[anchor]).cpu()
-        scores = logits[rows, anchor, class_id].sigmoid().cpu()
-        # Suppression on the CPU: the candidates are few, and the order of equals is the same on every device.
-        ends = torch.bincount(rows.cpu(), minlength=len(images)).cumsum(0).tolist()
+        # The rest on the CPU and in double: the candidates are few, and neither the device nor an image's neighbours
+        # (by the vector lane that a value falls into) may change a digit or the order of equals.
+        chosen = logits[rows, anchor, class_id].cpu().double()
+        codes, rows, anchor, class_id = codes[rows, anchor].cpu().double(), rows.cpu(), anchor.cpu(), class_id.cpu()
+        ends = torch.bincount(rows, minlength=len(images)).cumsum(0).tolist()
         spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        class_id = class_id.cpu()
         return [
-            _suppress(boxes[span], scores[span], class_id[span], image)
+            _suppress(decode(codes[span], self._anchors[anchor[span]]), chosen[span], class_id[span], image)
             for span, image in zip(spans, images, strict=True)
         ]
 
 
-def _suppress(boxes: Tensor, scores: Tensor, class_id: Tensor, image: Tensor) -> Detections:
+def _suppress(boxes: Tensor, logits: Tensor, class_id: Tensor, image: Tensor) -> Detections:
     """One image's candidates, boxes in [0, 1], to its objects."""
     height, width = image.shape[1:]
-    if len(scores) > _CANDIDATES:
-        top = scores.sort(descending=True, stable=True).indices[:_CANDIDATES]
-        boxes, scores, class_id = boxes[top], scores[top], class_id[top]
+    scores, order = logits.sigmoid().float().sort(descending=True, stable=True)
+    boxes, class_id = boxes[order].float(), class_id[order]
     solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    solid[_CANDIDATES:] = False
     boxes, scores, class_id = boxes[solid], scores[solid], class_id[solid]
     kept = batched_nms(boxes, scores, class_id, NMS_IOU)[:MAX_DETECTIONS]
     xyxy = boxes[kept] * torch.tensor([width, height, width, height], dtype=torch.float32)
