@@ -17,6 +17,7 @@ import torch
 
 from geneval_reward.errors import WeightsError
 from geneval_reward.vision.detectors import mask2former_convert as convert
+from geneval_reward.vision.detectors.mask2former_architecture import SWIN_S, Architecture, random_model
 from geneval_reward.vision.detectors.mask2former_layout import to_3x, to_installed, to_transformers
 from geneval_reward.vision.weights import KNOWN_FILES, WeightFile, cache_dir
 
@@ -71,7 +72,7 @@ def test_sizes_are_read_off_the_tensors(checkpoint_2x: Path) -> None:
     assert (sizes.attention_heads, sizes.encoder_feedforward_dim, sizes.dim_feedforward) == (8, 96, 128)
 
 
-def mmdet_state(sizes: convert.Architecture, seed: int = 0) -> State:
+def mmdet_state(sizes: Architecture, seed: int = 0) -> State:
     """A random mmdet 3.x state dict of given sizes, by mmdet's own shapes."""
     g = torch.Generator().manual_seed(seed)
     state: State = {}
@@ -144,6 +145,17 @@ def mmdet_state(sizes: convert.Architecture, seed: int = 0) -> State:
     pair("panoptic_head.mask_embed.2", d, d)
     pair("panoptic_head.mask_embed.4", m, d)
     return state
+
+
+@pytest.mark.slow
+def test_published_sizes_make_the_published_number_of_tensors() -> None:
+    """757 tensors come from the 625 used ones of the published file (three of each packed query-key-value)."""
+    model = random_model(SWIN_S)
+    assert sum(not convert._UNUSED.fullmatch(name) for name in model.state_dict()) == 757
+    state = mmdet_state(SWIN_S)
+    assert len(state) == 625
+    assert Architecture.of(state) == SWIN_S
+    assert len(to_transformers(state)) == 757
 
 
 @pytest.mark.parametrize(
