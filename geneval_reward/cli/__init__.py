@@ -12,8 +12,12 @@ import sys
 import typer
 
 from geneval_reward import __version__
+from geneval_reward.cli import weights
+from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
+from geneval_reward.cli.generate import generate
+from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
 from geneval_reward.cli.score import score
 from geneval_reward.cli.summary import summary
@@ -31,7 +35,11 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("score")(score)
 app.command("summary")(summary)
+app.command("compare")(compare)
+app.command("generate")(generate)
 app.command("prompts")(prompts)
+app.add_typer(weights.app, name="weights")
+app.command("parity")(parity)
 app.command("doctor")(doctor)
 
 
