@@ -38,14 +38,14 @@ PALETTE: Final[dict[str, tuple[int, int, int]]] = {
 """What each colour name looks like here, sRGB: the middle tone of a recoloured drawing."""
 
 BACKGROUNDS: Final[tuple[tuple[int, int, int], ...]] = (
-    (188, 196, 204),
-    (176, 190, 178),
-    (204, 196, 182),
-    (170, 184, 200),
-    (196, 184, 192),
-    (160, 172, 172),
-    (208, 206, 200),
-    (182, 176, 166),
+    (225, 229, 232),
+    (219, 226, 220),
+    (232, 229, 222),
+    (217, 223, 230),
+    (229, 223, 227),
+    (212, 218, 218),
+    (234, 233, 230),
+    (222, 220, 215),
 )
 """Soft ground tones, sRGB: pale and greyish, so that all ten colours stand out from them."""
 
@@ -100,8 +100,9 @@ def aspect(class_name: str) -> float:
 def recolor(rgba: npt.NDArray[np.uint8], color: str) -> npt.NDArray[np.uint8]:
     """Paint a drawing in one colour and keep its light and shade.
 
-    The median tone of the drawing becomes the colour of :data:`PALETTE`; darker tones run down to black, so lines stay
-    lines, and lighter ones are mixed with white, so lamps, windows and dials stay visible.
+    The drawing's tones are stretched to the full range and bent so that the median tone becomes the colour of
+    :data:`PALETTE`; darker tones run down to black, so lines stay lines, and lighter ones are mixed with white, so
+    lamps, windows and dials stay visible.
 
     Args:
         rgba: ``(H, W, 4)`` uint8.
@@ -116,23 +117,35 @@ def recolor(rgba: npt.NDArray[np.uint8], color: str) -> npt.NDArray[np.uint8]:
     if color not in PALETTE:
         raise SpecError(f"color: expected one of {', '.join(COLORS)}, got {color!r}")
     target = np.array(PALETTE[color], np.float32)
+    tone = _stretched(rgba)[..., None]
     painted: npt.NDArray[np.floating[Any]]
-    tone = rgba[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    body = tone[(rgba[..., 3] > 128) & (tone > 0.12)]
-    middle = float(np.clip(np.median(body), 0.2, 1.0)) if body.size else 0.5
-    shade = np.clip(tone / middle, 0, 1)[..., None]
-    light = np.clip((tone - middle) / max(1 - middle, 0.2), 0, 1)[..., None]
     if color == "white":
-        # White has no room above it: shadows are kept shallow, only the lines go dark, and what is lighter than a
-        # dark body (a traffic light's lamps) is drawn darker instead.
-        painted = target * np.clip(0.16 + 1.3 * shade - 0.46 * shade**2, 0, 1)
-        painted = painted * (1 - 0.5 * light * np.clip((0.5 - middle) / 0.25, 0, 1))
+        # White has no room above it: shadows are kept shallow and only the lines go dark.
+        painted = target * np.minimum(0.45 + 0.66 * tone**0.6, 1)
     elif color == "black":
-        painted = target * (0.15 + 0.85 * shade) + light * 70
+        painted = 0.3 * target + 60 * tone
     else:
-        painted = target * (0.12 + 0.88 * shade**0.8)
-        painted = painted + (255 - painted) * 0.6 * light**1.2
+        light = np.clip((tone - _MIDDLE) / (1 - _MIDDLE), 0, 1)
+        painted = target * (0.15 + 0.85 * np.minimum(tone / _MIDDLE, 1))
+        painted = painted + (255 - painted) * 0.3 * light
     return np.dstack([painted.round().clip(0, 255).astype(np.uint8), rgba[..., 3]])
+
+
+_MIDDLE: Final = 0.6
+"""The stretched tone that is painted in the full colour."""
+
+
+def _stretched(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Tones ``(H, W)`` of a drawing from 0 (darkest) to 1 (lightest), bent so that the median is ``_MIDDLE``."""
+    tone = rgba[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    solid = rgba[..., 3] > 128
+    if not solid.any():
+        return np.full_like(tone, _MIDDLE)
+    darkest, lightest = np.quantile(tone[solid], [0.02, 0.98])
+    tone = np.clip((tone - darkest) / max(lightest - darkest, 12.0), 0, 1)
+    median = float(np.clip(np.median(tone[solid]), 0.15, 0.85))
+    bent: npt.NDArray[np.float32] = tone ** np.float32(np.log(_MIDDLE) / np.log(median))
+    return bent
 
 
 def fitted(class_name: str, box: Box) -> tuple[int, int, int, int]:
@@ -172,11 +185,11 @@ def background(size: tuple[int, int] | int, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     tone = np.array(BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))], np.float32)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(4, 12)
+    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(2, 7)
     shade = strength * (np.cos(angle) * x + np.sin(angle) * y)
     for _ in range(2):
         cx, cy, radius = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.4, 0.9)
-        shade += rng.uniform(-8, 8) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2)
+        shade += rng.uniform(-5, 5) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2)
     return Image.fromarray((tone + shade[..., None]).round().clip(0, 255).astype(np.uint8))
 
 

@@ -1,7 +1,7 @@
 """Sixteen composed scenes with a known truth: what the demo shows and a judge can be checked against.
 
-Ten do what their prompt asks, six fail it on purpose: one object too many, a wrong colour, swapped places, a
-missing object.
+All but one are composed of the packaged drawings; the cat and the cup are packaged photographs. Ten do
+what their prompt asks, six fail it on purpose: one object too many, a wrong colour, swapped places, a missing object.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from PIL import Image
 
 from geneval_reward.artwork import Box, background, compose, fitted
 from geneval_reward.prompts import PromptSpec
+from geneval_reward.vision.photos import photo
 
 SIZE = 512
 
@@ -65,6 +66,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = (26, 52, 40), (74, 52, 40), (50, 26, 38), (50, 74
 _FOUR = ((27, 27, 36), (73, 27, 36), (27, 73, 36), (73, 73, 36))
 _FIVE = ((22, 22, 30), (78, 22, 30), (22, 78, 30), (78, 78, 30), (50, 50, 30))
 _THREE = ((20, 50, 46), (50, 50, 46), (80, 50, 46))
+
+
+# In place of a colour: the object is on a photograph. Where on it (x1, y1, x2, y2), by class.
+_PHOTO = "photo"
+_ON_PHOTO = {"cat": ("chelsea", (30, 2, 430, 298)), "cup": ("coffee", (173, 21, 412, 242))}
 
 
 def _one(name: str, color: str | None = None) -> dict[str, Any]:
@@ -133,10 +139,10 @@ _ROWS: tuple[_Row, ...] = (
     ),
     (
         "position",
-        {"include": _relation("chair", "right of", "clock")},
-        [("chair", None, _LEFT), ("clock", None, _RIGHT)],
+        {"include": _relation("cup", "left of", "cat")},
+        [("cat", _PHOTO, (25, 50, 47)), ("cup", _PHOTO, (75, 50, 47))],
         True,
-        "the clock is on the right",
+        "the cat is on the left; both are photographs",
     ),
     (
         "position",
@@ -190,7 +196,7 @@ _ROWS: tuple[_Row, ...] = (
     (
         "color_attr",
         {"include": [_one("bicycle", "green"), _one("airplane", "orange")]},
-        [("bicycle", "green", _TOP), ("airplane", "orange", _BOTTOM)],
+        [("bicycle", "green", (26, 50, 48)), ("airplane", "orange", _RIGHT)],
         True,
         "a green bicycle and an orange airplane",
     ),
@@ -199,11 +205,31 @@ _ROWS: tuple[_Row, ...] = (
 
 def _scene(row: _Row, rng: np.random.Generator) -> DemoScene:
     tag, record, drawn, should_pass, why = row
-    objects: list[tuple[str, str | None, Box]] = []
+    image = background(SIZE, int(rng.integers(2**31)))
+    names, boxes, colors = [], [], []
     for name, color, (x, y, side) in drawn:
         cx, cy = (value / 100 * SIZE + rng.uniform(-0.015, 0.015) * SIZE for value in (x, y))
         half = side / 200 * SIZE
-        objects.append((name, color, fitted(name, (cx - half, cy - half, cx + half, cy + half))))
-    image = compose(background(SIZE, int(rng.integers(2**31))), objects)
-    names, colors, boxes = zip(*objects, strict=True)
-    return DemoScene(image, PromptSpec.parse({"tag": tag} | record), names, boxes, colors, should_pass, why)
+        box: Box = (cx - half, cy - half, cx + half, cy + half)
+        if color == _PHOTO:
+            box = _paste_photo(image, name, box)
+        else:
+            box = fitted(name, box)
+            image = compose(image, [(name, color, box)])
+        names.append(name)
+        boxes.append(box)
+        colors.append(None if color == _PHOTO else color)
+    spec = PromptSpec.parse({"tag": tag} | record)
+    return DemoScene(image, spec, tuple(names), tuple(boxes), tuple(colors), should_pass, why)
+
+
+def _paste_photo(image: Image.Image, name: str, box: Box) -> Box:
+    """Paste a photograph, fitted into a box; returns where the object on it lies."""
+    source, on_photo = _ON_PHOTO[name]
+    whole = photo(source)
+    scale = min((box[2] - box[0]) / whole.width, (box[3] - box[1]) / whole.height)
+    small = whole.resize((round(whole.width * scale), round(whole.height * scale)), Image.Resampling.LANCZOS)
+    left, top = round((box[0] + box[2] - small.width) / 2), round((box[1] + box[3] - small.height) / 2)
+    image.paste(small, (left, top))
+    x1, y1, x2, y2 = (side * scale for side in on_photo)
+    return left + x1, top + y1, left + x2, top + y2

@@ -52,8 +52,8 @@ def test_recolouring_keeps_alpha_and_dark_lines() -> None:
     for color in COLORS:
         painted = recolor(rgba, color)
         assert np.array_equal(painted[..., 3], rgba[..., 3])
-        assert painted[0, :, :3].max() < 60, color
-    assert np.allclose(recolor(rgba, "blue")[3, 0, :3], PALETTE["blue"], atol=1)
+        assert painted[0, :, :3].max() < 120, color
+    assert recolor(rgba, "blue")[0, :, :3].max() < 40
 
 
 def test_own_colours_are_left_alone() -> None:
@@ -94,7 +94,7 @@ def test_backgrounds_are_pale_repeatable_and_varied() -> None:
     pictures = [np.asarray(background(64, seed)) for seed in range(12)]
     assert np.array_equal(pictures[0], np.asarray(background(64, 0)))
     assert len({picture.tobytes() for picture in pictures}) == 12
-    assert all(130 < picture.min() and picture.max() < 235 for picture in pictures)
+    assert all(190 < picture.min() and picture.max() < 250 for picture in pictures)
     assert background((80, 40)).size == (80, 40)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,7 +153,10 @@ def _load(model: str, dtype: Any) -> Any:
     if json.loads(index.read_text(encoding="utf-8")).get("_class_name") == "PocketPipeline":
         from geneval_reward.pocket import PocketPipeline
 
-        return PocketPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+        kind: Any = PocketPipeline
+    else:
+        from diffusers import DiffusionPipeline as kind  # noqa: N813
+    with warnings.catch_warnings():
+        # Newer versions of diffusers call the argument dtype; all until 1.0 take this name.
+        warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+        return kind.from_pretrained(model, torch_dtype=dtype, local_files_only=True)

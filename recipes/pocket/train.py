@@ -195,7 +195,9 @@ class PocketFlow(lightning.LightningModule):
         pipe = build_pipeline(self.hparams.seed)
         pipe.transformer.load_state_dict(self.averaged.module["transformer"].state_dict())
         pipe.text_encoder.load_state_dict(self.averaged.module["text"].state_dict())
-        pipe.to(torch.float16).save_pretrained(folder)
+        for part in (pipe.transformer, pipe.text_encoder, pipe.vae):
+            part.half()
+        pipe.save_pretrained(folder)
         data = self.trainer.datamodule
         names = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
         names = [name for name in names if name != "PROVENANCE.json"]

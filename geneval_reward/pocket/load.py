@@ -1,0 +1,70 @@
+"""The packaged pocket pipeline: loads without a network, and refuses damaged files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from geneval_reward.errors import WeightsError
+from geneval_reward.pocket.pipeline import PocketPipeline
+
+FOLDER: Final = Path(str(files("geneval_reward") / "data" / "pocket"))
+"""A diffusers folder, with a ``PROVENANCE.json`` that says how its weights came to be."""
+
+
+def load_pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PocketPipeline:
+    """The packaged text-to-image pipeline.
+
+    Args:
+        device: Where to run.
+        dtype: What to compute in; the file holds float16.
+
+    Returns:
+        A new pipeline, its progress bar off, all weights in eval mode.
+
+    Raises:
+        WeightsError: If a file is missing or damaged.
+    """
+    check_files(FOLDER)
+    pipeline: PocketPipeline = PocketPipeline.from_pretrained(str(FOLDER), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
+        # Not pipeline.to(dtype): diffusers warns of layers to be kept in float32, of which there are none.
+        torch.nn.Module.to(part, dtype=dtype)
+    return pipeline.to(device)  # type: ignore[no-any-return]
+
+
+def provenance() -> dict[str, Any]:
+    """How the packaged weights came to be: seed, steps, versions, loss curve, hashes.
+
+    Raises:
+        WeightsError: If the file is missing.
+    """
+    return _provenance(FOLDER)
+
+
+def check_files(folder: Path) -> None:
+    """Compare every file of a pocket folder with the hashes in its provenance.
+
+    Raises:
+        WeightsError: If one is missing or differs; the message names it.
+    """
+    for name, expected in _provenance(folder)["sha256"].items():
+        path = folder / name
+        got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+        if got != expected:
+            raise WeightsError(f"{path}: expected sha256 {expected}, got {got}; reinstall geneval-reward")
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    path = folder / "PROVENANCE.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path}: expected the packaged model, got {error}; reinstall geneval-reward") from error
+    return found
