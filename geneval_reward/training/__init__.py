@@ -1,8 +1,8 @@
 """Reinforcement learning of flow models on Lightning: DiffusionNFT and Flow-GRPO for SD3, FLUX and the pocket model.
 
-    DiffusionNFT, FlowGRPO      LightningModules, one file each; `recipes/` has their command lines
-    PromptGroups                the LightningDataModule that both need
-    FlowRL                      what they share; subclass it for a method of your own
+DiffusionNFT, FlowGRPO      LightningModules, one file each; `recipes/` has their command lines
+PromptGroups                the LightningDataModule that both need
+FlowRL                      what they share; subclass it for a method of your own
 """
 
 from geneval_reward.training.data import PromptGroups, RolloutBatch

@@ -28,8 +28,14 @@ class EpochCheckpoint(ModelCheckpoint):
 
     def __init__(self, dirpath: str | None = None, keep_every: int = 0) -> None:
         self.keep_every = keep_every
-        super().__init__(dirpath=dirpath, filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True,
-                         enable_version_counter=False)
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Save, and save apart what is kept."""

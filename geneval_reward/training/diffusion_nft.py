@@ -59,7 +59,9 @@ class DiffusionNFT(FlowRL):
         self.old_decay_rate, self.old_decay_max = old_decay_rate, old_decay_max
         old_policy_decay(0, old_decay)  # refuse an unknown schedule now
 
-    def rollout(self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
+    def rollout(
+        self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """The old policy's ODE; only the end of it is needed."""
         with self.weights.role("old") as transformer:
             velocity = self.policy.velocity(transformer, conditions)
@@ -71,14 +73,19 @@ class DiffusionNFT(FlowRL):
         """At each of the rollout's times but one, in an order of each sample's own, with fresh noise."""
         sigmas = self.policy.sigmas(self.num_steps)
         steps = num_train_steps(self.num_steps, self.timestep_fraction)
-        orders = [permuted_steps(1, self.num_steps, fraction=self.timestep_fraction, generator=g) for g in chunk.generators]
+        orders = [
+            permuted_steps(1, self.num_steps, fraction=self.timestep_fraction, generator=g) for g in chunk.generators
+        ]
         times = sigmas[torch.cat(orders)].to(self.device)  # (b, steps)
         noises = [self.policy.noise(chunk.generators) for _ in range(steps)]
         # A sample with NaN latents would make the gradients of the others NaN, even with weight 0.
         keep = chunk.finite & (weights > 0)
         if not bool(keep.any()):
             return
-        x0, r = chunk.latents[keep], optimality_probability(advantages[keep], mode=self.advantage_mode, clip=self.advantage_clip)
+        x0, r = (
+            chunk.latents[keep],
+            optimality_probability(advantages[keep], mode=self.advantage_mode, clip=self.advantage_clip),
+        )
         conditions = chunk.conditions.rows(keep)
         for step in range(steps):
             t = times[keep, step]
@@ -116,6 +123,8 @@ class DiffusionNFT(FlowRL):
         self.weights.follow(decay)
         self.log("old_policy_decay", decay, on_step=True, on_epoch=False, batch_size=1)
 
-    def _velocity(self, role: Literal["trained", "old", "reference"], conditions: Conditions, x: Tensor, t: Tensor) -> Tensor:
+    def _velocity(
+        self, role: Literal["trained", "old", "reference"], conditions: Conditions, x: Tensor, t: Tensor
+    ) -> Tensor:
         with self.weights.role(role) as transformer:
             return self.policy.velocity(transformer, conditions)(x, t)

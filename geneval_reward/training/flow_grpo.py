@@ -61,9 +61,16 @@ class FlowGRPO(FlowRL):
         if window not in ("all", "random", "progressive"):
             raise ValueError(f"window: expected 'all', 'random' or 'progressive', got {window!r}")
         self.kind, self.noise_level, self.clip_range = kind, noise_level, clip_range
-        self.kl_weight, self.window, self.guard, self.drop_zero_advantage = kl_weight, window, guard, drop_zero_advantage
+        self.kl_weight, self.window, self.guard, self.drop_zero_advantage = (
+            kl_weight,
+            window,
+            guard,
+            drop_zero_advantage,
+        )
 
-    def rollout(self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
+    def rollout(
+        self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """The trained policy's SDE, every stochastic step kept."""
         with self.weights.role("trained") as transformer:
             rollout = sample_sde(
@@ -100,10 +107,16 @@ class FlowGRPO(FlowRL):
             x, x_next, old = rollout.states[keep, k], rollout.states[keep, k + 1], rollout.log_probs[keep, k]
             t, t_next = rollout.t[k], rollout.t_next[k]
             taken = self._step("trained", conditions, x, x_next, t, t_next)
-            common: dict[str, Any] = {"clip_range": self.clip_range, "adv_clip": self.advantage_clip, "denominator": total * steps}
+            common: dict[str, Any] = {
+                "clip_range": self.clip_range,
+                "adv_clip": self.advantage_clip,
+                "denominator": total * steps,
+            }
             if self.guard:
                 means = rollout.means[keep, k]
-                loss = guarded_ratio_loss(taken.log_prob, old, taken.mean, means, taken.sigma, taken.sqrt_dt, a, **common)
+                loss = guarded_ratio_loss(
+                    taken.log_prob, old, taken.mean, means, taken.sigma, taken.sqrt_dt, a, **common
+                )
             else:
                 loss = ratio_loss(taken.log_prob, old, a, **common)
             numbers = {name: v * share for name, v in loss.log_dict().items()}

@@ -162,7 +162,7 @@ class FlowRL(LightningModule):
             max_sequence_length=max_sequence_length,
         )
         if gradient_checkpointing:
-            self.policy.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.policy.transformer.enable_gradient_checkpointing()
         self.weights = PolicyWeights(
             self.policy.transformer,
             lora_rank=lora_rank,
@@ -184,7 +184,9 @@ class FlowRL(LightningModule):
 
     # What a method defines.
 
-    def rollout(self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
+    def rollout(
+        self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Sample a batch; returns the final latents and what ``losses`` needs of the way there."""
         raise NotImplementedError
 
@@ -266,7 +268,9 @@ class FlowRL(LightningModule):
         self._grad_norms.append(float(norm))
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], num_inference_steps: int | None = None) -> list[Tensor]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], num_inference_steps: int | None = None
+    ) -> list[Tensor]:
         """Images of prompts, each from its own seed, with the averaged weights and Euler ODE steps; for evaluation.
 
         Args:
@@ -308,7 +312,9 @@ class FlowRL(LightningModule):
         state = checkpoint.get("flow_rl")
         if state is None or state["method"] != self.method:
             got = "none" if state is None else state["method"]
-            raise ValueError(f"checkpoint: expected one of {self.method}, got one of {got}; give the one of this recipe")
+            raise ValueError(
+                f"checkpoint: expected one of {self.method}, got one of {got}; give the one of this recipe"
+            )
         trained, old = self.weights.trained(), self.weights.old_parameters()
         check_same_tensors(dict(trained), state["trained"], "trained weights")
         check_same_tensors(dict(old), state["old"], "old-policy weights")
@@ -323,7 +329,8 @@ class FlowRL(LightningModule):
         chunks: list[Chunk] = []
         try:
             for start in range(0, len(batch.specs), batch.batch_size):
-                specs, slots = (part[start : start + batch.batch_size] for part in (batch.specs, batch.slots))
+                part = slice(start, start + batch.batch_size)
+                specs, slots = batch.specs[part], batch.slots[part]
                 generators = [
                     torch.Generator().manual_seed(seed_for(batch.seed, f"{batch.epoch}/{slot.group}", slot.repeat))
                     for slot in slots
@@ -342,7 +349,8 @@ class FlowRL(LightningModule):
 
     def _judge(self, chunks: list[Chunk], queue: RewardQueue) -> tuple[Epoch, dict[str, float]]:
         slots = [slot for chunk in chunks for slot in chunk.slots]
-        error, rewards, credits = None, [math.nan] * len(slots), {}
+        error, rewards = None, [math.nan] * len(slots)
+        credits: dict[str, list[float]] = {}
         try:
             rewards, credits = queue.rewards(len(slots))
         except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
@@ -350,7 +358,9 @@ class FlowRL(LightningModule):
         raise_together(error, "reward")
         tags = [spec.tag for chunk in chunks for spec in chunk.specs]
         sizes = [len(chunk.slots) for chunk in chunks]
-        shares = gather({"rewards": rewards, "groups": [s.group for s in slots], "tags": tags, "credits": credits})
+        shares: list[dict[str, Any]] = gather(
+            {"rewards": rewards, "groups": [s.group for s in slots], "tags": tags, "credits": credits}
+        )
         everyone = [value for share in shares for value in share["rewards"]]
         if all(math.isnan(value) for value in everyone):
             raise RuntimeError(
@@ -434,13 +444,17 @@ class FlowRL(LightningModule):
         for loss, numbers in self.losses(chunk, advantages, weights, total):
             self.manual_backward(loss)
             for name, value in numbers.items():
-                sums[name] = max(sums.get(name, -math.inf), float(value)) if name.endswith("_max") else (
-                    sums.get(name, 0.0) + float(value)
+                sums[name] = (
+                    max(sums.get(name, -math.inf), float(value))
+                    if name.endswith("_max")
+                    else (sums.get(name, 0.0) + float(value))
                 )
 
     def _local_gradients(self) -> AbstractContextManager[Any]:
         """Gradients are added up here and summed over ranks once: ranks may then differ in their number of backward passes."""
-        block: Callable[[], AbstractContextManager[Any]] | None = getattr(self.trainer.strategy, "block_backward_sync", None)
+        block: Callable[[], AbstractContextManager[Any]] | None = getattr(
+            self.trainer.strategy, "block_backward_sync", None
+        )
         return nullcontext() if block is None else block()
 
 

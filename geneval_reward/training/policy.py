@@ -115,7 +115,7 @@ class FlowPolicy:
             raise ValueError(f"guidance_scale: expected a number >= 0, got {guidance_scale}")
         self.family = families[0]
         self.pipeline = pipeline
-        self.transformer: nn.Module = pipeline.transformer
+        self.transformer: Any = pipeline.transformer  # diffusers has no types
         self.guidance_scale = guidance_scale
         self.max_sequence_length = max_sequence_length
         self.device = torch.device("cpu")
@@ -148,7 +148,7 @@ class FlowPolicy:
         rows = [torch.randn(self.latent_shape, generator=g, device=g.device) for g in generators]
         return torch.stack(rows).to(self.device)
 
-    def velocity(self, transformer: nn.Module, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+    def velocity(self, transformer: Any, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """``velocity(x, t) -> v`` of a transformer under encoded prompts; v is float32, for x (B, C, H, W) and t (B,)."""
         return lambda x, t: self._velocity(transformer, x, t, conditions)
 
@@ -184,22 +184,22 @@ class FlowPolicy:
         scaling = getattr(config, "scaling_factor", None) or 1.0
         shift = getattr(config, "shift_factor", None) or 0.0
         with torch.autocast(latents.device.type, enabled=False):  # released: the decoder in its own precision
-            images = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0]
+            images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0]
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
         """Channels, height and width of latents for a resolution in pixels."""
         pipeline, config = self.pipeline, self.transformer.config
-        channels, side = int(config.in_channels), getattr(config, "sample_size", None)  # type: ignore[union-attr, arg-type]
+        channels, side = int(config.in_channels), int(getattr(config, "sample_size", None) or 0)
         factor = getattr(pipeline, "vae_scale_factor", None)
         if factor is None:  # pictures of one size, such as the pocket model's
             if resolution is not None and resolution != pipeline.vae.config.sample_size:
                 raise ValueError(
                     f"resolution: expected {pipeline.vae.config.sample_size} or None, got {resolution}; this model has one size"
                 )
-            return channels, int(side), int(side)  # type: ignore[arg-type]
-        pixels = resolution or int(getattr(pipeline, "default_sample_size", None) or side) * factor  # type: ignore[arg-type]
-        unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)  # type: ignore[union-attr, arg-type]
+            return channels, side, side
+        pixels = resolution or int(getattr(pipeline, "default_sample_size", None) or side) * factor
+        unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)
         if pixels % unit:
             raise ValueError(f"resolution: expected a multiple of {unit}, got {pixels}")
         # FLUX's transformer takes 2 x 2 latents as one token.
@@ -211,7 +211,7 @@ class FlowPolicy:
 
     def _tokens(self) -> int:
         _, height, width = self.latent_shape
-        patch = 2 if self.family == "flux" else int(self.transformer.config.patch_size)  # type: ignore[union-attr]
+        patch = 2 if self.family == "flux" else int(self.transformer.config.patch_size)
         return (height // patch) * (width // patch)
 
     def _encode(self, prompts: list[str]) -> Conditions:
@@ -230,7 +230,7 @@ class FlowPolicy:
             )
         return Conditions(embeds, pooled)
 
-    def _velocity(self, transformer: nn.Module, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def _velocity(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         if len(conditions) != len(x):
             raise ValueError(f"conditions: expected {len(x)} rows, one a sample, got {len(conditions)}")
         if self.family == "flux":
@@ -246,18 +246,18 @@ class FlowPolicy:
         v_negative, v = self._sd3(transformer, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return v_negative + self.guidance_scale * (v - v_negative)
 
-    def _sd3(self, transformer: nn.Module, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def _sd3(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         dtype = transformer.dtype
         v: Tensor = transformer(
-            hidden_states=x.to(dtype),  # type: ignore[arg-type]
+            hidden_states=x.to(dtype),
             timestep=t.float() * 1000,
-            encoder_hidden_states=conditions.embeds.to(dtype),  # type: ignore[arg-type]
-            pooled_projections=conditions.pooled.to(dtype),  # type: ignore[arg-type]
+            encoder_hidden_states=conditions.embeds.to(dtype),
+            pooled_projections=conditions.pooled.to(dtype),
             return_dict=False,
         )[0]
         return v.float()
 
-    def _flux(self, transformer: nn.Module, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    def _flux(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         dtype = transformer.dtype
         batch, channels, height, width = x.shape
         packed = x.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
@@ -265,17 +265,17 @@ class FlowPolicy:
         rows, columns = torch.meshgrid(
             torch.arange(height // 2, device=x.device), torch.arange(width // 2, device=x.device), indexing="ij"
         )
-        image_ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(dtype)  # type: ignore[arg-type]
-        text_ids = torch.zeros(conditions.embeds.shape[1], 3, device=x.device, dtype=dtype)  # type: ignore[arg-type]
+        image_ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(dtype)
+        text_ids = torch.zeros(conditions.embeds.shape[1], 3, device=x.device, dtype=dtype)
         guidance = None
-        if transformer.config.guidance_embeds:  # type: ignore[union-attr]
+        if transformer.config.guidance_embeds:
             guidance = torch.full((batch,), self.guidance_scale, device=x.device)
         v: Tensor = transformer(
-            hidden_states=packed.to(dtype),  # type: ignore[arg-type]
+            hidden_states=packed.to(dtype),
             timestep=t.float(),
             guidance=guidance,
-            pooled_projections=conditions.pooled.to(dtype),  # type: ignore[arg-type]
-            encoder_hidden_states=conditions.embeds.to(dtype),  # type: ignore[arg-type]
+            pooled_projections=conditions.pooled.to(dtype),
+            encoder_hidden_states=conditions.embeds.to(dtype),
             txt_ids=text_ids,
             img_ids=image_ids,
             return_dict=False,

@@ -73,7 +73,9 @@ class RewardQueue:
         if not rows:
             return
         begun = time.monotonic()
-        future = self._submit(images=list(images), prompts=[s.prompt for s in specs], metadata=[record(s) for s in specs])
+        future = self._submit(
+            images=list(images), prompts=[s.prompt for s in specs], metadata=[record(s) for s in specs]
+        )
         pending = _Pending(list(rows), future, begun)
         self._pending.append(pending)
         future.add_done_callback(lambda _: setattr(pending, "ended", time.monotonic()))
@@ -104,8 +106,9 @@ class RewardQueue:
                 except Exception as error:
                     raise RuntimeError(f"reward: scoring failed with {type(error).__name__}: {error}") from error
                 values = self._values(result)
-                if len(values) != len(pending.rows):
-                    raise RuntimeError(f"reward: expected {len(pending.rows)} rewards, one an image, got {len(values)}")
+                got = len(values) if hasattr(values, "__len__") else type(values).__name__
+                if got != len(pending.rows):
+                    raise RuntimeError(f"reward: expected {len(pending.rows)} rewards, one an image, got {got}")
                 for row, value in zip(pending.rows, values, strict=True):
                     rewards[row] = _number(value)
                 if hasattr(result, "credits"):

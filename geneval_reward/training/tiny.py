@@ -18,7 +18,7 @@ def tiny_sd3(seed: int = 0) -> Any:
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    class TinySD3(StableDiffusion3Pipeline):  # type: ignore[misc]
+    class TinySD3(StableDiffusion3Pipeline):
         def encode_prompt(self, prompt: list[str], **kwargs: Any) -> tuple[Tensor, ...]:
             embeds, pooled = _given(kwargs) or _embed(prompt, 6, 32, 64, kwargs["device"])
             return embeds, torch.zeros_like(embeds), pooled, torch.zeros_like(pooled)
@@ -38,7 +38,9 @@ def tiny_sd3(seed: int = 0) -> Any:
             out_channels=4,
         )
         vae = _vae(4)
-    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"))
+    parts = dict.fromkeys(
+        ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    )
     return TinySD3(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae, **parts)
 
 
@@ -49,7 +51,7 @@ def tiny_flux(seed: int = 0) -> Any:
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    class TinyFlux(FluxPipeline):  # type: ignore[misc]
+    class TinyFlux(FluxPipeline):
         def encode_prompt(self, prompt: list[str], **kwargs: Any) -> tuple[Tensor, ...]:
             embeds, pooled = _given(kwargs) or _embed(prompt, 6, 32, 32, kwargs["device"])
             return embeds, pooled, torch.zeros(6, 3, device=embeds.device)
@@ -70,7 +72,7 @@ def tiny_flux(seed: int = 0) -> Any:
         vae = _vae(1)
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipeline = TinyFlux(transformer=transformer, scheduler=scheduler, vae=vae, **parts)
+    pipeline: Any = TinyFlux(transformer=transformer, scheduler=scheduler, vae=vae, **parts)
     pipeline.default_sample_size = 8
     return pipeline
 

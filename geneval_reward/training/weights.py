@@ -62,7 +62,9 @@ class PolicyWeights(nn.Module):
         self.lora = lora_rank > 0
         if self.lora:
             transformer.requires_grad_(False)
-            _add_adapters(transformer, lora_rank, lora_alpha, list(lora_targets), ["default", "old"] if old else ["default"])
+            _add_adapters(
+                transformer, lora_rank, lora_alpha, list(lora_targets), ["default", "old"] if old else ["default"]
+            )
         else:
             # Half-precision weights would lose the small steps; autocast runs them in half precision where wanted.
             transformer.float().requires_grad_(True)

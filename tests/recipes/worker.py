@@ -1,6 +1,6 @@
 """Runs of the recipes on tiny pipelines; a module for the tests, and a script for one process of several.
 
-    python worker.py OUT.json        # with RANK, WORLD_SIZE, ... in the environment
+python worker.py OUT.json        # with RANK, WORLD_SIZE, ... in the environment
 """
 
 import json
