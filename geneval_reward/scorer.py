@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from geneval_reward import __version__
 from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.rules import Rules
@@ -23,6 +22,7 @@ from geneval_reward.judge.verdict import Verdict, judge
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
+from geneval_reward.version import __version__
 from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted

@@ -11,7 +11,6 @@ import sys
 
 import typer
 
-from geneval_reward import __version__
 from geneval_reward.cli import weights
 from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
@@ -22,6 +21,7 @@ from geneval_reward.cli.prompts import prompts
 from geneval_reward.cli.score import score
 from geneval_reward.cli.summary import summary
 from geneval_reward.errors import GenEvalError
+from geneval_reward.version import __version__
 
 app = typer.Typer(
     name="geneval-reward",

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from geneval_reward import __version__
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.report.draw import draw_verdict
+from geneval_reward.version import __version__
 
 
 @dataclass(frozen=True)
