@@ -147,7 +147,7 @@ class Round:
         return done
 
     def _prepare(self, stack: ExitStack) -> Sampler:
-        sampler = Sampler(self.pl_module, self.sample_fn, self.sample_kwargs)
+        sampler = Sampler(self.pl_module, self.sample_fn, self.sample_kwargs, self.batch_size)
         held = [*sampler.modules(), *averaged_modules(self.trainer, self.pl_module)]
         stack.enter_context(give_back(held))
         stack.enter_context(weights_in_place(self.weights, self.trainer, self.pl_module))

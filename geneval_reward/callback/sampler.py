@@ -26,14 +26,22 @@ class Sampler:
         sample_fn: A :data:`SampleFn`, or an object with ``generate(prompts, seeds)``; None for ``pl_module.generate``, or
             else the one diffusers pipeline that the module holds.
         kwargs: Passed on with every call, for example ``num_inference_steps``.
+        batch_size: Images a call of the pipeline, at most.
 
     Raises:
         ValueError: If there is nothing to sample with, or more than one pipeline.
     """
 
-    def __init__(self, pl_module: nn.Module, sample_fn: Any = None, kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        pl_module: nn.Module,
+        sample_fn: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        batch_size: int = 8,
+    ) -> None:
         self._module = pl_module
         self._kwargs = dict(kwargs or {})
+        self._batch_size = batch_size
         self.pipelines = _pipelines(pl_module)
         self._call = self._resolve(sample_fn)
 
@@ -44,17 +52,19 @@ class Sampler:
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Modules in eval mode; pipelines with a copy of their scheduler, whose steps a training step may be using."""
-        schedulers = [pipeline.scheduler for pipeline in self.pipelines]
+        """Modules in eval mode; pipelines silent, with a copy of the scheduler, whose steps a training step may be using."""
+        before = [(pipe, pipe.scheduler, getattr(pipe, "_progress_bar_config", None)) for pipe in self.pipelines]
         for module in self.modules():
             module.eval()
         try:
-            for pipeline in self.pipelines:
-                pipeline.scheduler = copy.deepcopy(pipeline.scheduler)
+            for pipe, scheduler, bar in before:
+                pipe.scheduler = copy.deepcopy(scheduler)
+                pipe.set_progress_bar_config(**(bar or {}) | {"disable": True})
             yield
         finally:
-            for pipeline, scheduler in zip(self.pipelines, schedulers, strict=True):
-                pipeline.scheduler = scheduler
+            for pipe, scheduler, bar in before:
+                pipe.scheduler = scheduler
+                pipe.set_progress_bar_config(**(bar or {}))
 
     def sample(self, prompts: list[str], seeds: list[int], device: torch.device) -> list[torch.Tensor]:
         """Images of prompts, checked.
@@ -92,7 +102,7 @@ class Sampler:
             )
         from geneval_reward.sampling import DiffusersGenerator
 
-        pipeline = DiffusersGenerator(self.pipelines[0], **self._kwargs)
+        pipeline = DiffusersGenerator(self.pipelines[0], batch_size=self._batch_size, **self._kwargs)
         return lambda prompts, seeds: pipeline.generate(prompts, seeds)
 
 

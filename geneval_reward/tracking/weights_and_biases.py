@@ -8,12 +8,15 @@ from typing import Any, Final
 import numpy as np
 
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.prompts.vocabulary import CLASS_IDS
+from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.tracking.record import TABLE_COLUMNS, ScoreRecord, label, seen_rows
 
 _STEP: Final = "trainer/global_step"
 # Not better for being larger, so the run's summary keeps the last.
 _PLAIN: Final = ("n", "seconds", "half_width")
+
+# W&B keeps one set of labels for all images under a key, so each image has the whole set.
+_LABELS: Final = dict(enumerate(CLASS_NAMES))
 
 
 class WandbTracker:
@@ -100,7 +103,7 @@ def boxes(verdict: Verdict) -> dict[str, Any]:
                 "scores": {"confidence": float(detections.confidence[row])},
             }
         )
-    return {"box_data": data, "class_labels": {CLASS_IDS[name]: name for name in verdict.spec.class_names}}
+    return {"box_data": data, "class_labels": _LABELS}
 
 
 def masks(verdict: Verdict) -> dict[str, Any] | None:
@@ -111,8 +114,7 @@ def masks(verdict: Verdict) -> dict[str, Any] | None:
     painted = np.zeros(detections.mask.shape[1:], np.uint8)
     for row in sorted(seen_rows(verdict), key=lambda row: float(detections.confidence[row])):
         painted[detections.mask[row]] = detections.class_id[row] + 1
-    labels = {CLASS_IDS[name] + 1: name for name in verdict.spec.class_names}
-    return {"detections": {"mask_data": painted, "class_labels": labels}}
+    return {"detections": {"mask_data": painted, "class_labels": {row + 1: name for row, name in _LABELS.items()}}}
 
 
 def _caption(verdict: Verdict) -> str:
