@@ -150,12 +150,14 @@ def _load(model: str, dtype: Any) -> Any:
             f"expected 'pocket' or the folder of a diffusers pipeline (with model_index.json), got {model!r}",
             param_hint="MODEL",
         )
+    from diffusers import DiffusionPipeline
+
+    kind: Any = DiffusionPipeline
     if json.loads(index.read_text(encoding="utf-8")).get("_class_name") == "PocketPipeline":
+        # Not one of diffusers' own, which would not find it by its name.
         from geneval_reward.pocket import PocketPipeline
 
-        kind: Any = PocketPipeline
-    else:
-        from diffusers import DiffusionPipeline as kind  # noqa: N813
+        kind = PocketPipeline
     with warnings.catch_warnings():
         # Newer versions of diffusers call the argument dtype; all until 1.0 take this name.
         warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)

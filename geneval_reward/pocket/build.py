@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from geneval_reward.pocket.codec import CHANNELS, SIDE
 from geneval_reward.pocket.decoder import SceneDecoder

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.outputs import BaseOutput
 
 from geneval_reward.pocket.codec import CHANNELS, SIDE, decode_scenes, encode_scenes
 from geneval_reward.pocket.render import RESOLUTION, render
@@ -17,7 +17,7 @@ from geneval_reward.pocket.scene import POCKET_CLASSES, Scene
 
 
 @dataclass
-class SceneDecoderOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+class SceneDecoderOutput(BaseOutput):
     """What :meth:`SceneDecoder.decode` returns.
 
     Attributes:
@@ -27,7 +27,7 @@ class SceneDecoderOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no 
     sample: torch.Tensor
 
 
-class SceneDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers has no types
+class SceneDecoder(ModelMixin, ConfigMixin):
     """Latents to pictures and scenes to latents, with the interface of a diffusers autoencoder.
 
     It has no weights to learn and gives no gradient: pictures are drawn from artwork by
@@ -42,7 +42,7 @@ class SceneDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers 
         classes: The classes that latents were made for; a check that weights fit this version's world.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # its base says None
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from geneval_reward.errors import WeightsError
 from geneval_reward.pocket.pipeline import PocketPipeline
@@ -31,12 +35,26 @@ def load_pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch
         WeightsError: If a file is missing or damaged.
     """
     check_files(FOLDER)
-    pipeline: PocketPipeline = PocketPipeline.from_pretrained(str(FOLDER), local_files_only=True)
+    with _without_bars():
+        pipeline: PocketPipeline = PocketPipeline.from_pretrained(str(FOLDER), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         # Not pipeline.to(dtype): diffusers warns of layers to be kept in float32, of which there are none.
         torch.nn.Module.to(part, dtype=dtype)
-    return pipeline.to(device)  # type: ignore[no-any-return]
+    return pipeline.to(device)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Loading takes a moment: no progress bars of diffusers and transformers."""
+    switches = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
+    for module in switches:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in switches:
+            module.enable_progress_bar()
 
 
 def provenance() -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_output import StableDiffusion3PipelineOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -24,7 +26,7 @@ MAX_IMAGES = 4096
 Embeds = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
 
-class PocketPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
+class PocketPipeline(DiffusionPipeline):
     """Scenes of the pocket world from text.
 
     What Stable Diffusion 3's pipeline is, in small: the same transformer class and scheduler, called in the same way, so
@@ -51,7 +53,14 @@ class PocketPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has 
         (256, 256)
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    # Set by register_modules. Any, because diffusers types configs as plain dicts and steps as FloatTensor.
+    transformer: Any
+    scheduler: Any
+    text_encoder: Any
+    tokenizer: Any
+    vae: Any
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]  # its base says None
     _callback_tensor_inputs = ["latents", "prompt_embeds", "pooled_prompt_embeds"]  # noqa: RUF012
 
     def __init__(
@@ -268,7 +277,7 @@ class PocketPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has 
         if isinstance(generator, list) and len(generator) != count:
             raise ValueError(f"generator: expected one per image ({count}), got {len(generator)}")
         # Drawn in float32: one seed is one noise in every precision.
-        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        noise: torch.Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return noise.to(dtype)
 
     def _read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -57,12 +57,13 @@ def _index(value: float, count: int) -> int:
     return int(np.clip(np.floor((value + 1) / 2 * count), 0, count - 1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ground(tone: int, light: int) -> Bytes:
     shade = np.asarray(background(RESOLUTION, seed=tone * _LIGHTS + light), np.float32)
     # The seed chooses the slope of light; the tone is set here.
     shade = shade - shade.mean((0, 1)) + np.array(BACKGROUNDS[tone], np.float32) - 20 * (_LIGHTS - 1 - light)
-    return shade.round().clip(0, 255).astype(np.uint8)
+    tinted: Bytes = shade.round().clip(0, 255).astype(np.uint8)
+    return tinted
 
 
 @lru_cache(maxsize=2048)

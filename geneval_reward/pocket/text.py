@@ -9,7 +9,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from geneval_reward.pocket.scene import POCKET_CLASSES
 from geneval_reward.prompts import COLORS, RELATIONS
@@ -49,13 +49,13 @@ def make_tokenizer() -> PocketTokenizer:
     )
 
 
-class PocketTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
+class PocketTokenizer(PreTrainedTokenizerFast):
     """A plain fast tokenizer; a class of its own, so that saved pipelines name it alike under every transformers version."""
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
 
-class PocketTextConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types here
+class PocketTextConfig(PretrainedConfig):
     """Sizes of :class:`PocketTextEncoder`."""
 
     model_type = "geneval_pocket_text"
@@ -78,7 +78,7 @@ class PocketTextConfig(PretrainedConfig):  # type: ignore[misc]  # transformers 
 
 
 @dataclass
-class PocketTextOutput(ModelOutput):  # type: ignore[misc]
+class PocketTextOutput(ModelOutput):
     """What the text encoder returns.
 
     Attributes:
@@ -90,7 +90,7 @@ class PocketTextOutput(ModelOutput):  # type: ignore[misc]
     text_embeds: torch.Tensor | None = None
 
 
-class PocketTextEncoder(PreTrainedModel):  # type: ignore[misc]
+class PocketTextEncoder(PreTrainedModel):
     """Reads a prompt: word and place embeddings, then a small transformer over the words that are there."""
 
     config_class = PocketTextConfig

@@ -169,7 +169,9 @@ class PocketFlow(lightning.LightningModule):
     def on_train_start(self) -> None:
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end, which comes after the checkpoint callback's: a checkpoint would lack a step.
         self.averaged.update_parameters(self.live)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
