@@ -46,6 +46,7 @@ def pytest_configure(config):
         r"ignore:.*does not have many workers.*",
         r"ignore:.*fit_loop.*:UserWarning",
         r"ignore:.*Checkpoint directory.*",
+        r"ignore:(?s).*(JSONARGPARSE|add_instantiator).*:DeprecationWarning",  # of LightningCLI's calls
         r"ignore:.*Mismatch dtype between input and weight.*:UserWarning",
     ):
         config.addinivalue_line("filterwarnings", line)

@@ -347,6 +347,7 @@ def test_configurations_parse_and_open_with_their_launch_line(path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
     out = tmp_path / "losses.json"
     base = os.environ | {
@@ -369,9 +370,14 @@ def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
         for rank in range(2)
     ]
     singles = {f"{m}-{f}": worker.run(worker.module(m, f), worker.data(), tmp_path) for m, f in worker.CASES}
-    for process in processes:
-        told, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, told[-3000:]
+    try:
+        for process in processes:
+            told, _ = process.communicate(timeout=900)
+            assert process.returncode == 0, told[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     pairs = json.loads(out.read_text())
     assert set(pairs) == set(singles)
     for case, rows in singles.items():
@@ -383,6 +389,7 @@ def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_kill_in_the_middle_of_a_step_loses_that_step_alone(worker, tmp_path):
     script = f"""
 import sys
@@ -403,13 +410,15 @@ worker.run(worker.module(reward=reward), worker.data(), {str(tmp_path)!r}, epoch
            callbacks=[EpochCheckpoint({str(tmp_path)!r})], enable_checkpointing=True)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "reached").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    deadline = time.monotonic() + 600
+    try:
+        while not (tmp_path / "reached").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     resumed = worker.module()
     from geneval_reward.training.cli import EpochCheckpoint
 
