@@ -1,6 +1,6 @@
 """Makes docs/images/judged.png, the picture of README: three judged images with their boxes and reasons.
 
-    python tools/readme_picture.py
+python tools/readme_picture.py
 """
 
 from __future__ import annotations

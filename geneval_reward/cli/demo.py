@@ -1,11 +1,12 @@
-"""``geneval-reward demo``: composed scenes and photographs, judged, on one page."""
+"""``geneval-reward demo``: scenes, photographs and samples judged on one page; with ``--train``, a model that is improved."""
 
 from __future__ import annotations
 
 import json
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,93 +14,146 @@ from rich.table import Table
 
 from geneval_reward.cli.options import Device
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from geneval_reward import GenEvalScorer, PromptSpec
+    from geneval_reward.report.page import Card
+
+_PER_TAG = 2  # pocket samples shown of each task
+
+
+class Method(StrEnum):
+    """How the pocket model is fine-tuned."""
+
+    nft = "nft"
+    flow_grpo = "flow-grpo"
+
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page, images and results.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pages, images and results.")] = Path(
         "geneval-demo"
     ),
     device: Device = "auto",
     seed: Annotated[
         int, typer.Option("--seed", "-s", min=0, help="Moves the scenes' grounds and places a little.")
     ] = 0,
+    train: Annotated[
+        bool, typer.Option("--train", help="Also fine-tune the pocket model with the detector as judge (10 minutes).")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="With --train: two minutes instead of ten.")] = False,
+    method: Annotated[Method, typer.Option("--method", help="With --train: how.")] = Method.nft,
 ) -> None:
-    """Judge composed scenes and real photographs with the packaged detector, and show how on one page."""
-    from geneval_reward import GenEvalScorer, PromptSpec
+    """Judge composed scenes, photographs and samples of the pocket model with the packaged detector, on one page."""
+    from geneval_reward import GenEvalScorer
+
+    messages, output = Console(stderr=True, highlight=False), Console(highlight=False, soft_wrap=True)
+    start = time.perf_counter()
+    with messages.status("loading the lite backend"):
+        scorer = GenEvalScorer.from_pretrained("lite", device=device)
+    messages.print(f"loaded in {time.perf_counter() - start:.1f} s")
+    page = _judge(out, seed, scorer, messages, output)
+    output.print(f"page: {page.resolve()}")
+    output.print(f"the same by hand: geneval-reward score {out / 'images'} --backend lite")
+    if train:
+        from geneval_reward.cli.demo_train import train_and_report
+
+        page = train_and_report(out, method.value, quick, seed, scorer, messages, output)
+        output.print(f"training: {page.resolve()}")
+
+
+def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, output: Console) -> Path:
+    from geneval_reward import PromptSpec
     from geneval_reward.demo_scenes import demo_scenes
     from geneval_reward.folder import write_prompt_folder
     from geneval_reward.report.page import Card, Section, judged_page
     from geneval_reward.vision.photos import PHOTOS, photo
 
-    messages = Console(stderr=True)
-    start = time.perf_counter()
-    with messages.status("loading the lite backend"):
-        scorer = GenEvalScorer.from_pretrained("lite", device=device)
-    loaded = time.perf_counter()
     scenes = demo_scenes(seed)
-    photos = [
-        (name, record, truth)
+    shots = [
+        (name, photo(name), PromptSpec.parse(record), truth)
         for name, shot in PHOTOS.items()
         for record, truth in ((shot.record, True), (shot.false_record, False))
     ]
-    images = [scene.image for scene in scenes] + [photo(name) for name, _, _ in photos]
-    specs = [scene.spec for scene in scenes] + [PromptSpec.parse(record) for _, record, _ in photos]
-    truths = [scene.should_pass for scene in scenes] + [truth for _, _, truth in photos]
-    notes = [scene.why for scene in scenes] + [f"photograph '{name}'" for name, _, _ in photos]
-    composed = time.perf_counter()
+    with messages.status("sampling the pocket model"):
+        samples = _pocket_samples(seed)
+    images = [scene.image for scene in scenes] + [image for _, image, _, _ in shots] + [image for image, _ in samples]
+    specs = [scene.spec for scene in scenes] + [spec for _, _, spec, _ in shots] + [spec for _, spec in samples]
+    begun = time.perf_counter()
     with messages.status(f"judging {len(images)} images"):
         verdicts = scorer.score(images, specs)
-    judged = time.perf_counter()
-
-    out.mkdir(parents=True, exist_ok=True)
+    seconds = time.perf_counter() - begun
     for number, (image, spec) in enumerate(zip(images, specs, strict=True)):
         image.save(write_prompt_folder(out / "images", number, spec) / "0000.png")
-    cards = [
-        Card(
-            image,
-            verdict,
-            note if verdict.correct == truth else f"{note} (should be {'right' if truth else 'wrong'})",
-            verdict.correct != truth,
-        )
-        for image, verdict, note, truth in zip(images, verdicts, notes, truths, strict=True)
-    ]
-    agreed = [verdict.correct == truth for verdict, truth in zip(verdicts, truths, strict=True)]
-    n = len(scenes)
+
+    truths = [scene.should_pass for scene in scenes] + [truth for _, _, _, truth in shots]
+    notes = [scene.why for scene in scenes] + [f"photograph '{name}'" for name, _, _, _ in shots]
+    cards = [_card(*row) for row in zip(images, verdicts, truths, notes, strict=False)]
+    agreed = [not card.flagged for card in cards]
+    n, m = len(scenes), len(truths)
+    solved = sum(verdict.correct for verdict in verdicts[m:])
     facts = [
         ("composed scenes judged as they are", f"{sum(agreed[:n])} of {n}"),
-        ("photographs judged as they are", f"{sum(agreed[n:])} of {len(photos)}"),
-        ("images a second", f"{len(images) / (judged - composed):.1f}"),
+        ("photographs judged as they are", f"{sum(agreed[n:])} of {m - n}"),
+        ("pocket samples that are right", f"{solved} of {len(samples)}"),
+        ("images a second", f"{len(images) / seconds:.1f}"),
         ("backend", f"{scorer.name} {scorer.fingerprint_id}"),
     ]
-    lead = (
-        "Each image is judged against its prompt by a COCO detector that comes with the package. Bold boxes are objects "
-        "that count, grey ones were not confident enough. Cards with an amber edge were judged wrongly."
-    )
-    sections = [
-        Section(
-            "Composed scenes",
-            "Drawings and photographs put together, so that the truth is known; some are meant to fail.",
-            cards[:n],
-        ),
-        Section("Photographs", "Each with a prompt that is true of it and one that is not.", cards[n:]),
-    ]
     page = out / "index.html"
-    page.write_text(judged_page("GenEval, judged on this machine", lead, facts, sections), encoding="utf-8")
+    page.write_text(
+        judged_page(
+            "GenEval, judged on this machine",
+            "Each image is judged against its prompt by a COCO detector that comes with the package. Bold boxes are objects "
+            "that count, grey ones were not confident enough. Cards with an amber edge were judged wrongly.",
+            facts,
+            [
+                Section(
+                    "Composed scenes", "Put together so that the truth is known; some are meant to fail.", cards[:n]
+                ),
+                Section("Photographs", "Each with a prompt that is true of it and one that is not.", cards[n:]),
+                Section(
+                    "Samples of the pocket model",
+                    "Not picked: the first prompts of each task and the first noise. The model is small and often wrong, as "
+                    "it should be before any reward.",
+                    [Card(image, verdict) for (image, _), verdict in zip(samples, verdicts[m:], strict=True)],
+                ),
+            ],
+        ),
+        encoding="utf-8",
+    )
     (out / "fingerprint.json").write_text(json.dumps(scorer.fingerprint(), indent=2) + "\n")
-
     table = Table("verdict", "prompt", "reason", title="composed scenes and photographs", title_justify="left")
-    for verdict, agrees, note in zip(verdicts, agreed, notes, strict=True):
+    for verdict, agrees, note in zip(verdicts, agreed, notes, strict=False):
         mark = "[green]correct[/]" if verdict.correct else "[red]wrong[/]"
-        table.add_row(
-            mark + ("" if agrees else " [yellow](misjudged)[/]"),
-            f"{verdict.spec.prompt}\n[dim]{note}[/]",
-            verdict.reason,
-        )
-    output = Console()
+        mark += "" if agrees else " [yellow](misjudged)[/]"
+        table.add_row(mark, f"{verdict.spec.prompt}\n[dim]{note}[/]", verdict.reason)
     output.print(table)
     for name, value in facts:
-        output.print(f"{name}: {value}", highlight=False)
-    output.print(f"loaded in {loaded - start:.1f} s, judged in {judged - composed:.1f} s", highlight=False)
-    output.print(f"page: {page.resolve()}", highlight=False, soft_wrap=True)
-    output.print(
-        f"the same by hand: geneval-reward score {out / 'images'} --backend lite", highlight=False, soft_wrap=True
-    )
+        output.print(f"{name}: {value}")
+    return page
+
+
+def _pocket_samples(seed: int) -> list[tuple[Image.Image, PromptSpec]]:
+    """The first prompts of each task of the pocket suite, one image each; none where diffusers is not installed."""
+    try:
+        from geneval_reward.pocket import load_pipeline, pocket_suite
+        from geneval_reward.sampling import DiffusersGenerator, seed_for
+
+        pipeline = load_pipeline()
+    except ImportError:
+        return []
+    taken: dict[str, list[PromptSpec]] = {}
+    for spec in pocket_suite():
+        taken.setdefault(spec.tag, []).append(spec)
+    specs = [spec for group in taken.values() for spec in group[:_PER_TAG]]
+    texts = [spec.prompt for spec in specs]
+    generator = DiffusersGenerator(pipeline, batch_size=len(specs))
+    images: list[Any] = list(generator.generate(texts, [seed_for(seed, text, 0) for text in texts]))
+    return list(zip(images, specs, strict=True))
+
+
+def _card(image: Image.Image, verdict: Any, truth: bool, note: str) -> Card:
+    from geneval_reward.report.page import Card
+
+    misjudged = verdict.correct != truth
+    return Card(image, verdict, f"{note} (should be {'right' if truth else 'wrong'})" if misjudged else note, misjudged)

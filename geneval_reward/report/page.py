@@ -49,7 +49,13 @@ class Section:
     cards: Sequence[Card]
 
 
-def judged_page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def judged_page(
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    picture: Image.Image | None = None,
+) -> str:
     """A page of judged images.
 
     Args:
@@ -57,6 +63,7 @@ def judged_page(title: str, lead: str, facts: Sequence[tuple[str, str]], section
         lead: A paragraph under it.
         facts: Figures at the top, as name and value.
         sections: Groups of cards.
+        picture: A figure under the facts, such as a curve.
 
     Returns:
         HTML, complete in itself.
@@ -66,7 +73,14 @@ def judged_page(title: str, lead: str, facts: Sequence[tuple[str, str]], section
     groups = [
         {"title": group.title, "text": group.text, "cards": [_card(card) for card in group.cards]} for group in sections
     ]
-    return template.render(title=title, lead=lead, facts=facts, groups=groups, version=__version__)
+    return template.render(
+        title=title,
+        lead=lead,
+        facts=facts,
+        groups=groups,
+        version=__version__,
+        picture=None if picture is None else embed(picture, 92),
+    )
 
 
 def embed(image: Image.Image, quality: int = 85) -> str:
