@@ -18,6 +18,9 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+GENERATE_SETUP: Final = "generate.json"
+"""Beside the prompts' folders: how `geneval-reward generate` made them."""
+
 _SAMPLE: Final = re.compile(r"\d+\.(png|jpe?g|webp)", re.IGNORECASE)
 _FILENAME_KEYS: Final = ("filename", "file_name")
 
@@ -109,7 +112,7 @@ def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path
 def _read_benchmark_layout(folder: ImageFolder) -> None:
     for path in sorted(folder.root.iterdir()):
         if not (path.is_dir() and path.name.isdecimal()):
-            folder.ignored += 1
+            folder.ignored += path.name != GENERATE_SETUP
             continue
         spec = _read_record(path, folder)
         samples = path / "samples"
