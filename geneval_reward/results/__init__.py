@@ -1,7 +1,8 @@
 """Results files: one JSON line per image, readable by the benchmark's own summary script."""
 
 from geneval_reward.results.reader import CutLine, Results, read_results
-from geneval_reward.results.row import SCHEMA, FailedImage, ResultRow, RunIdentity
+from geneval_reward.results.record import SCHEMA
+from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 from geneval_reward.results.synthetic import synthetic_rows, write_synthetic
 from geneval_reward.results.writer import ResultWriter
 

@@ -15,16 +15,8 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError, SpecError
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.results.row import (
-    FIRST_HEAVY_KEY,
-    FailedImage,
-    ResultRow,
-    RunIdentity,
-    check_record,
-    failures_path,
-    index_of,
-    load_line,
-)
+from geneval_reward.results.record import FIRST_HEAVY_KEY, check_record, failures_path, index_of, load_line
+from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 
 _HEAVY = f',"{FIRST_HEAVY_KEY}":'.encode()
 _RUN = b',"rules":'

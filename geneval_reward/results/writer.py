@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results.reader import Results, read_results
-from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity, failures_path
+from geneval_reward.results.record import failures_path
+from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 
 
 class ResultWriter:

@@ -8,7 +8,7 @@ import pytest
 from geneval_reward.compare import compare_files, compare_results
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import FailedImage, read_results, synthetic_rows
-from geneval_reward.results.row import OFFICIAL_KEYS
+from geneval_reward.results.record import OFFICIAL_KEYS
 from geneval_reward.stats import SUITE_PROMPTS, TYPICAL_ACCURACY, compare_by_prompt, compare_paired, simulate_runs
 
 RUNS = simulate_runs([TYPICAL_ACCURACY] * 2, prompts=dict.fromkeys(SUITE_PROMPTS, 6), images_per_prompt=3, seed=1)

@@ -7,7 +7,7 @@ import pytest
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import FailedImage, ResultRow, read_results, reader, synthetic_rows, write_synthetic
-from geneval_reward.results.row import OFFICIAL_KEYS, load_line
+from geneval_reward.results.record import OFFICIAL_KEYS, load_line
 from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)

@@ -11,7 +11,7 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.judge import Detections, Rules, judge
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import FailedImage, ResultRow, RunIdentity
-from geneval_reward.results.row import OFFICIAL_KEYS, index_of
+from geneval_reward.results.record import OFFICIAL_KEYS, index_of
 
 SPEC = PromptSpec.parse({"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]})
 
