@@ -468,6 +468,7 @@ def test_in_a_collection_beside_clip_score(tmp_path: Path) -> None:
 # --- several processes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_with_uneven_and_empty_shares(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(WORKER), str(tmp_path)], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

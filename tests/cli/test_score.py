@@ -36,7 +36,7 @@ def test_a_folder_is_scored_and_the_file_read_as_the_official_script_reads_it(ru
         tags.setdefault(row["tag"], []).append(row["correct"])
     overall = sum(sum(values) / len(values) for values in tags.values()) / len(tags)
     summary, code, _ = run("summary", "r.jsonl", "--format", "json")
-    assert code == 0
+    assert code == 1  # most of these prompts are of the official suite, of which 548 are missing
     assert json.loads(summary.stdout)["overall"]["value"] == pytest.approx(overall, abs=1e-6)
 
 
@@ -146,7 +146,19 @@ class TestFlat:
 
 
 def start(folder, out, *more):
-    command = [sys.executable, "-m", "geneval_reward", "score", str(folder), "--out", str(out), "--batch-size", "1", "--limit", "60"]
+    command = [
+        sys.executable,
+        "-m",
+        "geneval_reward",
+        "score",
+        str(folder),
+        "--out",
+        str(out),
+        "--batch-size",
+        "1",
+        "--limit",
+        "60",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 

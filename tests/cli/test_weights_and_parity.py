@@ -91,7 +91,9 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*unverified weights:UserWarning")
 def test_parity(call: Call, pictures: Path) -> None:
-    same, note = call("parity", pictures, "--backends", "paper,paper@fp32", "--checkpoint", CHECKPOINT, "--device", "cpu")
+    same, note = call(
+        "parity", pictures, "--backends", "paper,paper@fp32", "--checkpoint", CHECKPOINT, "--device", "cpu"
+    )
     assert same.exit_code == 0
     assert "2 of 2 images with equal counts" in note
     assert same.stdout.count("mask IoU 1.0000") == 2

@@ -44,6 +44,7 @@ def test_is_made_of_ordinary_parts(pipe) -> None:
     assert not any(part.training for part in (pipe.transformer, pipe.text_encoder, pipe.vae))
 
 
+@pytest.mark.slow
 def test_same_image_whatever_the_batch_size(pipe) -> None:
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     seeds = [seed_for(0, prompt, index) for index, prompt in enumerate(prompts)]
@@ -71,6 +72,7 @@ def test_output_types_agree(pipe) -> None:
         assert np.allclose(array[index], pt[index].permute(1, 2, 0).numpy())
 
 
+@pytest.mark.slow
 def test_embeddings_latents_and_several_images(pipe) -> None:
     options = {"num_inference_steps": 3, "output_type": "latent"}
     words, _, pooled, _ = pipe.encode_prompt(PROMPTS[:2])

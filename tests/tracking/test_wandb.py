@@ -138,7 +138,7 @@ def test_offline_run_is_complete(history: dict[str, Any], record: ScoreRecord) -
     assert metadata["fingerprint"] == {"backend": "fake", "detector": {"sha256": "00"}}
     assert metadata["fingerprint_id"] == "abc123"
     assert metadata["step"] == 7
-    assert list(results[1].aliases) == ["latest", "step-9"]
+    assert sorted(results[1].aliases) == ["latest", "step-9"]
 
 
 def test_boxes_are_fractions_with_labels(record: ScoreRecord) -> None:

@@ -58,6 +58,7 @@ def records(scorer: GenEvalScorer, images: list[torch.Tensor]) -> list[dict[str,
     return made
 
 
+@pytest.mark.slow
 def test_verdicts(scorer: GenEvalScorer, strip: Any) -> None:
     images = [strip(index) for index in range(6)]
     specs = records(scorer, images)

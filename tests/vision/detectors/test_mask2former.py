@@ -72,6 +72,7 @@ def test_swap_rb_is_what_the_public_rewards_see(
     assert swapped.fingerprint()["swap_rb"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward_images", [None, 64])
 def test_mixed_sizes_give_what_single_images_give(
     golden_detector: Mask2FormerDetector, strip: Strip, monkeypatch: pytest.MonkeyPatch, forward_images: int | None
