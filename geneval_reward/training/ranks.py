@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 T = TypeVar("T")
 
@@ -63,6 +63,3 @@ def sum_over_ranks(sums: dict[str, float], divisor: float, device: torch.device)
         values = [share[name] for share in shares if name in share]
         totals[name] = max(values) if name.endswith("_max") else sum(values) / divisor
     return totals
-
-
-__all__ = ["Tensor", "gather", "raise_together", "sum_gradients", "sum_over_ranks", "world_size"]
