@@ -56,8 +56,10 @@ def measure(args, method, asynchronous):
         use_distributed_sampler=False,
         callbacks=[Keep()],
     ).fit(module, data)
-    middle = {name: statistics.median(row[f"time/{name}"] for row in rows[1:]) for name in
-              ("step", "sampling", "reward_wait", "reward_busy", "training")}
+    middle = {
+        name: statistics.median(row[f"time/{name}"] for row in rows[1:])
+        for name in ("step", "sampling", "reward_wait", "reward_busy", "training")
+    }
     middle["hidden"] = 1 - middle["reward_wait"] / middle["reward_busy"]
     return middle
 
@@ -79,7 +81,9 @@ def main():
     warnings.filterwarnings("ignore")
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    print(f"{'method':10} {'reward':6} {'step':>7} {'sampling':>9} {'wait':>7} {'scoring':>8} {'training':>9} {'hidden':>7}")
+    print(
+        f"{'method':10} {'reward':6} {'step':>7} {'sampling':>9} {'wait':>7} {'scoring':>8} {'training':>9} {'hidden':>7}"
+    )
     for method in args.methods:
         for asynchronous in (False, True):
             found = measure(args, method, asynchronous)
