@@ -26,7 +26,7 @@ from geneval_reward.errors import SelfTestError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.vision.detectors.onednn import fuse
-from geneval_reward.vision.detectors.ssdlite import SSDLite, anchors, decode, resize_turned
+from geneval_reward.vision.detectors.ssdlite import LABELS, SSDLite, anchors, decode, resize_turned
 from geneval_reward.vision.photos import photo
 from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.protocols import Wanted
@@ -46,6 +46,8 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _COCO_IDS = [index for index in range(1, 91) if index not in _UNUSED_IDS]
 assert len(_COCO_IDS) == len(CLASS_NAMES)
+_CLASS_IDS = torch.full((LABELS,), -1)
+_CLASS_IDS[_COCO_IDS] = torch.arange(len(CLASS_NAMES))
 
 
 class LiteDetector:
@@ -74,7 +76,6 @@ class LiteDetector:
         self._sha256 = weights_sha256
         self._asked = precision
         self._anchors = anchors()
-        self._columns = torch.tensor(_COCO_IDS)
         self.to(device)
 
     @classmethod
@@ -113,7 +114,6 @@ class LiteDetector:
         if net is None:
             net = copy.deepcopy(self._master).to(device, _DTYPES[precision]).to(memory_format=torch.channels_last)
         self._net = net
-        self._columns = self._columns.to(device)
         self._device, self._precision = device, precision
         return self
 
@@ -187,19 +187,17 @@ class LiteDetector:
         self, codes: Tensor, logits: Tensor, images: Sequence[Tensor], wanted: Sequence[Wanted]
     ) -> list[Detections]:
         """From the outputs of all anchors to the objects asked for."""
-        asked = torch.zeros(len(images), len(CLASS_NAMES), dtype=torch.bool)
-        least = torch.empty(len(images), 1, 1)
+        least = torch.full((len(images), 1, LABELS), math.inf)
         for index, want in enumerate(wanted):
-            asked[index, slice(None) if want.class_ids is None else list(want.class_ids)] = True
             p = min(max(want.min_confidence, 0.0), 1.0)
-            least[index] = -math.inf if p == 0 else math.inf if p == 1 else math.log(p / (1 - p))
-        logits = logits[..., self._columns]
-        keep = (logits > least.to(self._device)) & asked.to(self._device)[:, None]
-        rows, anchor, class_id = keep.nonzero(as_tuple=True)
+            logit = -math.inf if p == 0 else math.inf if p == 1 else math.log(p / (1 - p))
+            classes = range(len(CLASS_NAMES)) if want.class_ids is None else want.class_ids
+            least[index, 0, [_COCO_IDS[class_id] for class_id in classes]] = logit
+        rows, anchor, label = (logits > least.to(self._device)).nonzero(as_tuple=True)
         # The rest on the CPU and in double: the candidates are few, and neither the device nor an image's neighbours
         # (by the vector lane that a value falls into) may change a digit or the order of equals.
-        chosen = logits[rows, anchor, class_id].cpu().double()
-        codes, rows, anchor, class_id = codes[rows, anchor].cpu().double(), rows.cpu(), anchor.cpu(), class_id.cpu()
+        chosen, codes = logits[rows, anchor, label].cpu().double(), codes[rows, anchor].cpu().double()
+        rows, anchor, class_id = rows.cpu(), anchor.cpu(), _CLASS_IDS[label.cpu()]
         ends = torch.bincount(rows, minlength=len(images)).cumsum(0).tolist()
         spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         return [
