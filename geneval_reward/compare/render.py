@@ -87,28 +87,26 @@ def _pair_table(pair: Pair, comparison: Comparison) -> tuple[str, list[str], lis
     one = pair.comparison
     how = {"image": "image by image", "prompt": "by prompt", "none": "not paired"}[one.pairing]
     counted = one.overall.counts is not None
-    header = ["", "difference", "interval", "p", "p corrected", "could have seen"]
-    header += [f"only {pair.a}", f"only {pair.b}"] if counted else []
+    header = ["", "difference", "p (corrected)", "could have seen"]
+    header += [f"only {pair.a} / only {pair.b}"] if counted else []
     rows = [_difference(tag, difference) for tag, difference in one.tags.items()]
     rows.append(_difference("overall", one.overall))
-    micro = _difference("all images", one.micro)
-    micro[4] = ""
-    rows.append(micro)
+    rows.append(_difference("all images", one.micro))
     images = f"{one.overall.images} images, {one.overall.prompts} prompts"
     return f"{pair.b} - {pair.a}, in points, {how} ({images})", header, rows
 
 
 def _difference(name: str, difference: Difference) -> list[str]:
+    # Of a run against one other, or of all images, there is nothing to correct for.
+    corrected = "" if difference.p_holm == difference.p_value else f" ({_bare(difference.p_holm)})"
     row = [
         name,
-        points(difference.value),
-        span(difference),
-        _bare(difference.p_value),
-        _bare(difference.p_holm) + (" *" if difference.shown else ""),
+        f"{points(difference.value)} ({span(difference)})",
+        _bare(difference.p_value) + corrected + (" *" if difference.shown else ""),
         f"{100 * difference.detectable:.1f}",
     ]
     if difference.counts is not None:
-        row += [str(difference.counts.only_a), str(difference.counts.only_b)]
+        row.append(f"{difference.counts.only_a} / {difference.counts.only_b}")
     return row
 
 
