@@ -346,7 +346,7 @@ def test_configurations_parse_and_open_with_their_launch_line(path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1000)
 def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
     out = tmp_path / "losses.json"
@@ -388,7 +388,7 @@ def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
                     assert two[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1000)
 def test_kill_in_the_middle_of_a_step_loses_that_step_alone(worker, tmp_path):
     script = f"""
