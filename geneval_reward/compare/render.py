@@ -24,8 +24,10 @@ def to_rich(comparison: Comparison) -> RenderableType:
         parts.append(Text(("! " if problem.serious else "note: ") + problem.text, style=style))
     for title, header, rows in _tables(comparison):
         table = Table(*header, title=title, title_justify="left", title_style="bold")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        for number, column in enumerate(table.columns):
+            column.justify = "right" if number else "left"
+            # Headers may wrap in a narrow terminal, figures may not.
+            column.min_width = max(len(row[number]) for row in rows)
         for row in rows:
             table.add_row(*row)
         parts.append(table)

@@ -38,5 +38,6 @@ def write_round(record: ScoreRecord, folder: Path) -> Path:
             (folder / "boxes" / sample.filename.replace("/samples/", "_"), draw_verdict(sample.image, sample.verdict)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            # Lossless all the same, and four times as fast as the default; training waits for it.
+            picture.save(path, compress_level=1)
     return results

@@ -27,6 +27,7 @@ from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.vision.detectors.onednn import fuse
 from geneval_reward.vision.detectors.ssdlite import LABELS, SSDLite, anchors, decode, resize_turned
+from geneval_reward.vision.detectors.workers import run_parts, workers
 from geneval_reward.vision.photos import photo
 from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.protocols import Wanted
@@ -53,17 +54,17 @@ _CLASS_IDS[_COCO_IDS] = torch.arange(len(CLASS_NAMES))
 class LiteDetector:
     """The ``lite`` backend's detector; see :class:`geneval_reward.vision.protocols.Detector`.
 
-    On a CPU in fp32 an image's result is the same to the last bit in whatever batch it comes, elsewhere up to the noise
-    of its precision. Precision stays what was asked for under any outer ``torch.autocast``.
+        On a CPU in fp32 an image's result is the same to the last bit in whatever batch it comes, elsewhere up to the noise
+        of its precision. Precision stays what was asked for under any outer ``torch.autocast``.
 
-    Example:
-        >>> import numpy as np, torch
-        >>> from geneval_reward.vision.photos import photo
-        >>> detector = LiteDetector.from_pretrained()
-        >>> image = torch.from_numpy(np.array(photo("chelsea"))).permute(2, 0, 1)
-        >>> [found] = detector.detect([image], [Wanted(None, min_confidence=0.3)])
-        >>> found.class_names
-        ['cat']
+        Example:
+            >>> import numpy as np, torch
+            >>> from geneval_reward.vision.photos import photo
+            >>> detector = LiteDetector.from_pretrained()
+            >>> image = torch.from_numpy(np.array(photo("chelsea"))).permute(2, 0, 1)
+            >>> [found] = detector.detect([image], [Wanted(None, min_confidence=0.3)])
+            >>> found.class_names
+            ['cat']
     """
 
     name = "lite"
@@ -140,16 +141,21 @@ class LiteDetector:
                     f"images[{index}]: expected a uint8 tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
                     "convert it to RGB"
                 )
-        step = _CPU_BATCH if self._device.type == "cpu" else len(images)
-        found: list[Detections] = []
+        if self._device.type != "cpu":
+            return self._detect(images, wanted)
+        step = min(_CPU_BATCH, math.ceil(len(images) / workers()))
+        spans = [slice(start, start + step) for start in range(0, len(images), step)]
+        parts = run_parts(lambda span: self._detect(images[span], wanted[span]), spans)
+        return [found for part in parts for found in part]
+
+    def _detect(self, images: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
         # Half precision is in the weights themselves, so autocast is off either way: casting a hundred small weights in
         # every forward would take longer than the convolutions.
-        with torch.inference_mode(), precision_scope("tf32" if self._precision == "tf32" else "fp32", self._device):
-            for start in range(0, len(images), step):
-                part = images[start : start + step]
-                codes, logits = self._forward(part)
-                found += self._select(codes, logits, part, wanted[start : start + step])
-        return found
+        scope = "tf32" if self._precision == "tf32" else "fp32"
+        with torch.inference_mode(), precision_scope(scope, self._device):
+            pixels = resize_turned(images, self._device).to(_DTYPES[self._precision])
+            codes, logits = self._net(pixels)
+            return self._select(codes.float(), logits.float(), images, wanted)
 
     def self_test(self) -> None:
         """Finds the cat of a packaged photograph, with the figures that this network is known to give.
@@ -177,11 +183,6 @@ class LiteDetector:
                 f"pixels), got {got or 'nothing'}; the weights, torch or the device compute wrongly: try device='cpu' "
                 "and precision='fp32'"
             )
-
-    def _forward(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        pixels = resize_turned(images, self._device).to(_DTYPES[self._precision])
-        codes, logits = self._net(pixels)
-        return codes.float(), logits.float()
 
     def _select(
         self, codes: Tensor, logits: Tensor, images: Sequence[Tensor], wanted: Sequence[Wanted]

@@ -107,14 +107,22 @@ def test_self_test_names_what_it_expected_and_got():
         broken.self_test()
 
 
-def test_result_is_the_same_in_every_batch(detector, images):
-    batch = [*images, *images[::-1], images[2]]  # nine: a full forward, and one of a single image
+@pytest.mark.parametrize("threads", [1, 2])
+def test_result_is_the_same_in_every_batch(detector, images, threads):
+    batch = [*images, *images[::-1], images[2]]
     wanted = [Wanted(None, min_confidence=0.05)] * len(batch)
-    for image, found in zip(batch, detector.detect(batch, wanted), strict=True):
-        [alone] = detector.detect([image], wanted[:1])
-        np.testing.assert_array_equal(alone.xyxy, found.xyxy)
-        np.testing.assert_array_equal(alone.confidence, found.confidence)
-        np.testing.assert_array_equal(alone.class_id, found.class_id)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = detector.detect(batch, wanted)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    alone = [detector.detect([image], wanted[:1])[0] for image in images]
+    for image, one, found in zip(batch, [*alone, *alone[::-1], alone[2]], together, strict=True):
+        np.testing.assert_array_equal(one.xyxy, found.xyxy)
+        np.testing.assert_array_equal(one.confidence, found.confidence)
+        np.testing.assert_array_equal(one.class_id, found.class_id)
         assert found.image_size == (image.shape[2], image.shape[1])
 
 
