@@ -54,17 +54,17 @@ _CLASS_IDS[_COCO_IDS] = torch.arange(len(CLASS_NAMES))
 class LiteDetector:
     """The ``lite`` backend's detector; see :class:`geneval_reward.vision.protocols.Detector`.
 
-        On a CPU in fp32 an image's result is the same to the last bit in whatever batch it comes, elsewhere up to the noise
-        of its precision. Precision stays what was asked for under any outer ``torch.autocast``.
+    On a CPU in fp32 an image's result is the same to the last bit in whatever batch it comes, elsewhere up to the noise
+    of its precision. Precision stays what was asked for under any outer ``torch.autocast``.
 
-        Example:
-            >>> import numpy as np, torch
-            >>> from geneval_reward.vision.photos import photo
-            >>> detector = LiteDetector.from_pretrained()
-            >>> image = torch.from_numpy(np.array(photo("chelsea"))).permute(2, 0, 1)
-            >>> [found] = detector.detect([image], [Wanted(None, min_confidence=0.3)])
-            >>> found.class_names
-            ['cat']
+    Example:
+        >>> import numpy as np, torch
+        >>> from geneval_reward.vision.photos import photo
+        >>> detector = LiteDetector.from_pretrained()
+        >>> image = torch.from_numpy(np.array(photo("chelsea"))).permute(2, 0, 1)
+        >>> [found] = detector.detect([image], [Wanted(None, min_confidence=0.3)])
+        >>> found.class_names
+        ['cat']
     """
 
     name = "lite"
