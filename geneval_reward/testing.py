@@ -6,6 +6,7 @@ Shipped so that anyone can check this package, or a trainer built on it, from ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from geneval_reward.prompts import COLOR_IDS, COLORS, PromptSpec, class_id
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.vision.protocols import ColorQuery, Wanted
 
-__all__ = ["FakeDetector", "FakeVerifier", "replay", "scorer_for"]
+__all__ = ["FakeDetector", "FakeVerifier", "replay", "replay_detector", "scorer_for"]
 
 Answers = Mapping[str, Sequence[Sequence[float]]]
 """Class name -> rows ``[x1, y1, x2, y2, confidence]``."""
@@ -63,6 +64,21 @@ def replay(case: Mapping[str, Any]) -> Verdict:
         color=colors,
     )
     return judge(PromptSpec.parse(case["spec"]), detections, case.get("options"))
+
+
+def replay_detector(checkpoint_path: str | Path, image_path: str | Path) -> dict[str, Any]:
+    """What the `paper` backend's detector answers for one image, with nothing left out.
+
+    Args:
+        checkpoint_path: An mmdet Mask2Former checkpoint of either key layout.
+        image_path: An image file.
+
+    Returns:
+        What :func:`geneval_reward.vision.detectors.replay.replay_detector` gives, in the form of the golden files.
+    """
+    from geneval_reward.vision.detectors.replay import replay_detector as run
+
+    return run(checkpoint_path, image_path)
 
 
 class FakeDetector:

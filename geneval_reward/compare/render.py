@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ def to_rich(comparison: Comparison) -> RenderableType:
         style = "bold yellow" if problem.serious else "yellow"
         parts.append(Text(("! " if problem.serious else "note: ") + problem.text, style=style))
     for title, header, rows in _tables(comparison):
-        table = Table(*header, title=title, title_justify="left", title_style="bold")
+        table = Table(*header, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for number, column in enumerate(table.columns):
             column.justify = "right" if number else "left"
             # Headers may wrap in a narrow terminal, figures may not.

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from geneval_reward.errors import ImageError, WeightsError
-from geneval_reward.vision.detectors.replay import replay_detector
+from geneval_reward.testing import replay_detector
 
 FAST = ["3_96x96", "4_1500x400"]
 SLOW = ["0_512x512", "1_333x500", "2_640x384"]
