@@ -24,11 +24,14 @@ def to_rich(comparison: Comparison) -> RenderableType:
         style = "bold yellow" if problem.serious else "yellow"
         parts.append(Text(("! " if problem.serious else "note: ") + problem.text, style=style))
     for title, header, rows in _tables(comparison):
-        table = Table(*header, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for number, column in enumerate(table.columns):
-            column.justify = "right" if number else "left"
-            # Headers may wrap in a narrow terminal, figures may not.
-            column.min_width = max(len(row[number]) for row in rows)
+        # In 80 columns a pair's table just fits if its headers take two lines.
+        heads = [
+            head.replace(" / only", " /\nonly").replace("could ", "could\n").replace("p (", "p\n(") for head in header
+        ]
+        table = Table(*heads, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for column in table.columns[1:]:
+            column.justify = "right"
+            column.no_wrap = True
         for row in rows:
             table.add_row(*row)
         parts.append(table)
