@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,15 +90,21 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since the converted weights are kept beside it."""
+    return Path(shutil.copy(CHECKPOINT, tmp_path_factory.mktemp("weights")))
+
+
 @pytest.mark.filterwarnings("ignore:.*unverified weights:UserWarning")
-def test_parity(call: Call, pictures: Path) -> None:
+def test_parity(call: Call, pictures: Path, checkpoint: Path) -> None:
     same, note = call(
-        "parity", pictures, "--backends", "paper,paper@fp32", "--checkpoint", CHECKPOINT, "--device", "cpu"
+        "parity", pictures, "--backends", "paper,paper@fp32", "--checkpoint", checkpoint, "--device", "cpu"
     )
     assert same.exit_code == 0
     assert "2 of 2 images with equal counts" in note
     assert same.stdout.count("mask IoU 1.0000") == 2
-    arguments = ("--backends", "paper,paper@bf16", "--checkpoint", CHECKPOINT, "--device", "cpu", "--json")
+    arguments = ("--backends", "paper,paper@bf16", "--checkpoint", checkpoint, "--device", "cpu", "--json")
     result, _ = call("parity", pictures / "0.png", pictures / "1.png", *arguments)
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     assert len(rows) == 2
@@ -115,8 +122,10 @@ def test_parity(call: Call, pictures: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*unverified weights:UserWarning")
-def test_parity_wrong_usage(call: Call, pictures: Path, arguments: tuple[str, ...], match: str) -> None:
-    result, error = call("parity", pictures, *arguments, "--checkpoint", CHECKPOINT, "--device", "cpu")
+def test_parity_wrong_usage(
+    call: Call, pictures: Path, checkpoint: Path, arguments: tuple[str, ...], match: str
+) -> None:
+    result, error = call("parity", pictures, *arguments, "--checkpoint", checkpoint, "--device", "cpu")
     assert result.exit_code == 2
     assert match in error
 
