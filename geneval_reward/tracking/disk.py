@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from geneval_reward.report.draw import draw_verdict
+from geneval_reward.draw import draw_verdict
 from geneval_reward.results import ResultWriter
 from geneval_reward.tracking.record import ScoreRecord
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from geneval_reward.report.draw import draw_verdict
+from geneval_reward.draw import draw_verdict
 from geneval_reward.tracking.disk import write_round
 from geneval_reward.tracking.record import TABLE_COLUMNS, ScoreRecord
 from geneval_reward.tracking.weights_and_biases import WandbTracker
