@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from geneval_reward.judge.verdict import Verdict
 from geneval_reward.draw import draw_verdict
+from geneval_reward.judge.verdict import Verdict
 from geneval_reward.version import __version__
 
 

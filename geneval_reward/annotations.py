@@ -1,0 +1,1 @@
+"""How far a backend agrees with people: the human annotations that accompany the benchmark."""

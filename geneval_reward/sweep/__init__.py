@@ -1,0 +1,1 @@
+"""Grids of generator arguments, scored: which settings are worth their seconds."""
