@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -14,6 +16,56 @@ from geneval_reward.prompts.vocabulary import COLORS
 # One hue per class of the record, in order; readable on photographs and for the colour-blind (Okabe & Ito 2008).
 PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _FAINT: Final = "#888888"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A detection as it is shown.
+
+    Attributes:
+        order: Position of its class among the classes of the record; picks the hue.
+        name: Its class.
+        xyxy: Corners in pixels of the judged image.
+        confidence: In [0, 1].
+        counts: Whether it counts as an object under the rules.
+        color: The colour it was given, ``no colour`` if it is none of the ten, or None if that was not asked.
+        color_probability: Of that colour; NaN if there is none.
+    """
+
+    order: int
+    name: str
+    xyxy: tuple[float, float, float, float]
+    confidence: float
+    counts: bool
+    color: str | None
+    color_probability: float
+
+    @property
+    def label(self) -> str:
+        """Class, confidence and colour in a few words."""
+        text = f"{self.name} {self.confidence:.2f}"
+        if self.color is not None:
+            text += f" · {self.color}" + ("" if math.isnan(self.color_probability) else f" {self.color_probability:.2f}")
+        return text
+
+
+def boxes(verdict: Verdict) -> list[Box]:
+    """What the judge looked at: the objects that count, and detections down to half of the threshold.
+
+    Least confident first within a class, so that what counts is drawn on top.
+    """
+    evidence = Evidence(verdict.detections, verdict.rules, verdict.spec.tag)
+    found = []
+    for order, name in enumerate(verdict.spec.class_names):
+        objects = set(evidence.objects(name))
+        for row in reversed(evidence.ranked(name)):
+            if row in objects or evidence.confidence(row) > evidence.threshold / 2:
+                x1, y1, x2, y2 = verdict.detections.xyxy[row].tolist()
+                color, share = _color(verdict, row)
+                found.append(
+                    Box(order, name, (x1, y1, x2, y2), evidence.confidence(row), row in objects, color, share)
+                )
+    return found
 
 
 def draw_verdict(image: Image.Image, verdict: Verdict, side: int = 512) -> Image.Image:
@@ -34,34 +86,22 @@ def draw_verdict(image: Image.Image, verdict: Verdict, side: int = 512) -> Image
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(canvas)
-    evidence = Evidence(verdict.detections, verdict.rules, verdict.spec.tag)
-    names = verdict.spec.class_names
-    for order, name in enumerate(names):
-        objects = set(evidence.objects(name))
-        hue = PALETTE[order % len(PALETTE)]
-        # Least confident first, so that what counts lies on top.
-        for row in reversed(evidence.ranked(name)):
-            if row in objects:
-                _box(draw, _scaled(verdict, row, scale), _label(verdict, row, name), hue, canvas.width)
-            elif evidence.confidence(row) > evidence.threshold / 2:
-                _box(draw, _scaled(verdict, row, scale), "", _FAINT, canvas.width)
+    for box in boxes(verdict):
+        x1, y1, x2, y2 = (value * scale for value in box.xyxy)
+        corners = (x1, y1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1))
+        hue = PALETTE[box.order % len(PALETTE)] if box.counts else _FAINT
+        _box(draw, corners, box.label if box.counts else "", hue, canvas.width)
     return canvas
 
 
-def _scaled(verdict: Verdict, row: int, scale: float) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = (float(value) * scale for value in verdict.detections.xyxy[row])
-    return x1, y1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1)
-
-
-def _label(verdict: Verdict, row: int, name: str) -> str:
-    detections = verdict.detections
-    text = f"{name} {detections.confidence[row]:.2f}"
-    if detections.color is not None and detections.color[row, 0] == detections.color[row, 0]:
-        best = int(detections.color[row].argmax())
-        share = float(detections.color[row, best])
-        named = COLORS[best] if share >= 1 - float(detections.color[row].sum()) - 1e-6 else "no colour"
-        text += f" · {named}" + (f" {share:.2f}" if named != "no colour" else "")
-    return text
+def _color(verdict: Verdict, row: int) -> tuple[str | None, float]:
+    table = verdict.detections.color
+    if table is None or math.isnan(table[row, 0]):
+        return None, math.nan
+    best = int(table[row].argmax())
+    share = float(table[row, best])
+    # A verifier that can abstain leaves the probability of "none of the ten" out of the row.
+    return (COLORS[best], share) if share >= 1 - float(table[row].sum()) - 1e-6 else ("no colour", math.nan)
 
 
 def _box(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], text: str, hue: str, width: int) -> None:
