@@ -7,8 +7,9 @@ FlowRL                      what they share; subclass it for a method of your ow
 
 from geneval_reward.training.data import PromptGroups, RolloutBatch
 from geneval_reward.training.diffusion_nft import DiffusionNFT
+from geneval_reward.training.epoch import Chunk, Epoch
 from geneval_reward.training.flow_grpo import FlowGRPO
-from geneval_reward.training.module import Chunk, Epoch, FlowRL
+from geneval_reward.training.module import FlowRL
 from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
 from geneval_reward.training.weights import PolicyAverage, PolicyWeights
 

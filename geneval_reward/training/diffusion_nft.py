@@ -18,7 +18,8 @@ from geneval_reward.rl import (
     sample_ode,
 )
 from geneval_reward.rl.nft import AdvantageMode
-from geneval_reward.training.module import Chunk, FlowRL
+from geneval_reward.training.epoch import Chunk, velocity_norm
+from geneval_reward.training.module import FlowRL
 from geneval_reward.training.policy import Conditions
 
 
@@ -93,8 +94,9 @@ class DiffusionNFT(FlowRL):
             with torch.no_grad():
                 v_old = self._velocity("old", conditions, x_t, t)
                 v_ref = self._velocity("reference", conditions, x_t, t) if self.kl_weight > 0 else None
+            v = self._velocity("trained", conditions, x_t, t)
             loss = nft_loss(
-                self._velocity("trained", conditions, x_t, t),
+                v,
                 v_old,
                 x0,
                 x_t,
@@ -112,6 +114,7 @@ class DiffusionNFT(FlowRL):
             for name in ("old_deviate", "x0_norm"):
                 numbers[name] = numbers[name] * share
             numbers["kl_div_loss"] = self.kl_weight * loss.kl
+            numbers["velocity_norm"] = velocity_norm(v) / (total * steps)
             yield loss.total, numbers
 
     def after_update(self) -> None:

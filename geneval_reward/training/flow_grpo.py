@@ -21,7 +21,8 @@ from geneval_reward.rl import (
     sample_sde,
     sde_step,
 )
-from geneval_reward.training.module import Chunk, Epoch, FlowRL
+from geneval_reward.training.epoch import Chunk, Epoch, velocity_norm
+from geneval_reward.training.module import FlowRL
 from geneval_reward.training.policy import Conditions
 
 
@@ -106,7 +107,7 @@ class FlowGRPO(FlowRL):
         for k in range(steps):
             x, x_next, old = rollout.states[keep, k], rollout.states[keep, k + 1], rollout.log_probs[keep, k]
             t, t_next = rollout.t[k], rollout.t_next[k]
-            taken = self._step("trained", conditions, x, x_next, t, t_next)
+            taken, v = self._step("trained", conditions, x, x_next, t, t_next)
             common: dict[str, Any] = {
                 "clip_range": self.clip_range,
                 "adv_clip": self.advantage_clip,
@@ -125,12 +126,13 @@ class FlowGRPO(FlowRL):
             objective = loss.policy
             if self.kl_weight > 0:
                 with torch.no_grad():
-                    reference = self._step("reference", conditions, x, x_next, t, t_next)
+                    reference, _ = self._step("reference", conditions, x, x_next, t, t_next)
                 kl = gaussian_kl(taken.mean, reference.mean, taken.sigma).sum() / (total * steps)
                 objective = objective + self.kl_weight * kl
                 numbers["kl"] = kl.detach()
                 numbers["kl_loss"] = self.kl_weight * kl.detach()
             numbers["total_loss"] = objective.detach()
+            numbers["velocity_norm"] = velocity_norm(v) / (total * steps)
             yield objective, numbers
 
     def _step(
@@ -141,10 +143,10 @@ class FlowGRPO(FlowRL):
         x_next: Tensor,
         t: Tensor,
         t_next: Tensor,
-    ) -> Any:
+    ) -> tuple[Any, Tensor]:
         with self.weights.role(role) as transformer:
             v = self.policy.velocity(transformer, conditions)(x, t.expand(len(x)))
-        return sde_step(v, x, t, t_next, kind=self.kind, noise_level=self.noise_level, x_next=x_next)
+        return sde_step(v, x, t, t_next, kind=self.kind, noise_level=self.noise_level, x_next=x_next), v
 
     def _window(self) -> tuple[int, int] | None:
         if self.window == "all":

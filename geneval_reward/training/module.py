@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -23,58 +22,14 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from geneval_reward.prompts import PromptSpec
-from geneval_reward.rl import DistributedKRepeatSampler, GroupAdvantages, Slot, group_advantages, sample_ode
+from geneval_reward.rl import DistributedKRepeatSampler, group_advantages, sample_ode
 from geneval_reward.sampling.seeds import seed_for
 from geneval_reward.training.data import RolloutBatch
+from geneval_reward.training.epoch import Chunk, Epoch, reward_metrics, split_evenly
 from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
 from geneval_reward.training.ranks import gather, raise_together, sum_gradients, sum_over_ranks
 from geneval_reward.training.rewards import RewardQueue, load_reward
 from geneval_reward.training.weights import LORA_TARGETS, PolicyAverage, PolicyWeights, check_same_tensors
-
-
-@dataclass
-class Chunk:
-    """One batch of the rollout, as it was sampled.
-
-    Attributes:
-        specs: What was asked, (b,).
-        slots: Groups and repeats, (b,).
-        conditions: The encoded prompts.
-        generators: One a sample, for the noise of training; continues after the rollout's.
-        latents: (b, C, H, W), final.
-        finite: (b,), whether the latents are; others have no reward and are not trained on.
-        extra: What the method keeps of its rollout.
-    """
-
-    specs: list[PromptSpec]
-    slots: list[Slot]
-    conditions: Conditions
-    generators: list[torch.Generator]
-    latents: Tensor
-    finite: Tensor
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Epoch:
-    """A rank's share of an epoch with its verdict.
-
-    Attributes:
-        chunks: The batches, in the order of sampling.
-        advantages: Of this rank's samples, one tensor a chunk.
-        weights: 0 where there is no reward, one tensor a chunk.
-        groups: Of all ranks, for logging.
-        scored: For each chunk, how many samples of all ranks have weight.
-        useful: For each chunk, how many samples of all ranks have an advantage other than 0.
-    """
-
-    chunks: list[Chunk]
-    advantages: list[Tensor]
-    weights: list[Tensor]
-    groups: GroupAdvantages
-    scored: list[int]
-    useful: list[int]
 
 
 class FlowRL(LightningModule):
@@ -181,6 +136,7 @@ class FlowRL(LightningModule):
         self.advantage_std, self.advantage_clip = advantage_std, advantage_clip
         self.images_sampled = 0
         self.updates = 0
+        self.first_velocity_norm: float | None = None
 
     # What a method defines.
 
@@ -245,6 +201,7 @@ class FlowRL(LightningModule):
         epoch, metrics = self._judge(chunks, queue)
         judged = time.monotonic()
         metrics |= self._train(epoch)
+        metrics |= self._drift(metrics)
         self.after_update()
         trained = time.monotonic()
         self.images_sampled += len(batch.specs) * self.trainer.world_size
@@ -304,6 +261,7 @@ class FlowRL(LightningModule):
             "ema": self.ema.state_dict(),
             "images_sampled": self.images_sampled,
             "updates": self.updates,
+            "first_velocity_norm": self.first_velocity_norm,
         }
 
     @torch.no_grad()
@@ -323,6 +281,7 @@ class FlowRL(LightningModule):
                 parameter.copy_(saved[name])
         self.ema.load_state_dict(state["ema"])
         self.images_sampled, self.updates = int(state["images_sampled"]), int(state["updates"])
+        self.first_velocity_norm = state.get("first_velocity_norm")
 
     def _sample(self, batch: RolloutBatch) -> tuple[list[Chunk], RewardQueue]:
         queue, error = RewardQueue(self.reward, asynchronous=self.async_reward, credit=self.credit), None
@@ -384,29 +343,7 @@ class FlowRL(LightningModule):
             scored=[int(w.sum()) for w in by_rank[1].split(sizes, 1)],
             useful=[int(u.sum()) for u in groups.trainable.view(ranks, -1).split(sizes, 1)],
         )
-        return epoch, self._reward_metrics(shares, everyone, groups)
-
-    def _reward_metrics(
-        self, shares: list[dict[str, Any]], everyone: list[float], groups: GroupAdvantages
-    ) -> dict[str, float]:
-        metrics = groups.log_dict() | {"trained_prompt_num": float(groups.num_groups - groups.num_zero_std)}
-        tags = [tag for share in shares for tag in share["tags"]]
-        for tag in sorted(set(tags)):
-            known = [r for r, t in zip(everyone, tags, strict=True) if t == tag and not math.isnan(r)]
-            if known:
-                metrics[f"reward/{tag}"] = sum(known) / len(known)
-        for name in sorted({name for share in shares for name in share["credits"]}):
-            column = [v for share in shares for v in share["credits"].get(name, []) if not math.isnan(v)]
-            if column:
-                metrics[f"reward/{name}"] = sum(column) / len(column)
-        by_group: dict[int, list[float]] = {}
-        for group, value in zip(groups.group.tolist(), everyone, strict=True):
-            if not math.isnan(value):
-                by_group.setdefault(group, []).append(value)
-        for share in (100, 75, 50, 25, 10):
-            tops = [sorted(v, reverse=True)[: max(1, len(v) * share // 100)] for v in by_group.values()]
-            metrics[f"mean_reward_{share}"] = sum(sum(top) / len(top) for top in tops) / len(tops)
-        return metrics
+        return epoch, reward_metrics(shares, everyone, groups)
 
     def _train(self, epoch: Epoch) -> dict[str, float]:
         optimizer: Any = self.optimizers()
@@ -414,7 +351,7 @@ class FlowRL(LightningModule):
         sums: dict[str, float] = {}
         steps = 0
         for _ in range(self.passes):
-            for part in _parts(len(epoch.chunks), self.updates_per_epoch):
+            for part in split_evenly(len(epoch.chunks), self.updates_per_epoch):
                 total = self.count(epoch, part)
                 if not total:
                     continue  # on all ranks alike
@@ -439,6 +376,14 @@ class FlowRL(LightningModule):
             metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
         return metrics
 
+    def _drift(self, metrics: dict[str, float]) -> dict[str, float]:
+        """How much longer velocities are than in the first epoch, as a share."""
+        if "velocity_norm" not in metrics:
+            return {}
+        if self.first_velocity_norm is None:
+            self.first_velocity_norm = metrics["velocity_norm"]
+        return {"velocity_norm_drift": metrics["velocity_norm"] / self.first_velocity_norm - 1}
+
     def _accumulate(self, epoch: Epoch, index: int, total: float, sums: dict[str, float]) -> None:
         chunk, advantages, weights = epoch.chunks[index], epoch.advantages[index], epoch.weights[index]
         for loss, numbers in self.losses(chunk, advantages, weights, total):
@@ -456,12 +401,3 @@ class FlowRL(LightningModule):
             self.trainer.strategy, "block_backward_sync", None
         )
         return nullcontext() if block is None else block()
-
-
-def _parts(chunks: int, updates: int) -> list[range]:
-    if chunks % updates:
-        raise ValueError(
-            f"updates_per_epoch: expected a divisor of the {chunks} batches that a rank samples an epoch, got {updates}"
-        )
-    size = chunks // updates
-    return [range(start, start + size) for start in range(0, chunks, size)]
