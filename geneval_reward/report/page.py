@@ -42,11 +42,60 @@ class Section:
         title: The heading.
         text: A sentence under it.
         cards: Judged images.
+        paired: Whether each two cards belong side by side.
     """
 
     title: str
     text: str
     cards: Sequence[Card]
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        columns: Names of the columns.
+        rows: Cells; the first of each row names it.
+    """
+
+    title: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure under a heading.
+
+    Attributes:
+        title: The heading.
+        text: What it shows, also for those who cannot see it.
+        image: The figure.
+    """
+
+    title: str
+    text: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line for the shell under a heading.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        line: The command.
+    """
+
+    title: str
+    text: str
+    line: str
 
 
 def judged_page(
@@ -54,7 +103,7 @@ def judged_page(
     lead: str,
     facts: Sequence[tuple[str, str]],
     sections: Sequence[Section],
-    picture: Image.Image | None = None,
+    parts: Sequence[Table | Picture | Command] = (),
 ) -> str:
     """A page of judged images.
 
@@ -63,7 +112,7 @@ def judged_page(
         lead: A paragraph under it.
         facts: Figures at the top, as name and value.
         sections: Groups of cards.
-        picture: A figure under the facts, such as a curve.
+        parts: Tables, figures and commands between the facts and the cards.
 
     Returns:
         HTML, complete in itself.
@@ -71,7 +120,17 @@ def judged_page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("geneval_reward") / "report" / "page.html.jinja").read_text("utf-8"))
     groups = [
-        {"title": group.title, "text": group.text, "cards": [_card(card) for card in group.cards]} for group in sections
+        {
+            "title": group.title,
+            "text": group.text,
+            "paired": group.paired,
+            "rows": _rows([_card(card) for card in group.cards], 2 if group.paired else 1),
+        }
+        for group in sections
+    ]
+    shown = [
+        {"kind": type(part).__name__, "picture": embed(part.image, 92) if isinstance(part, Picture) else ""} | vars(part)
+        for part in parts
     ]
     return template.render(
         title=title,
@@ -79,7 +138,7 @@ def judged_page(
         facts=facts,
         groups=groups,
         version=__version__,
-        picture=None if picture is None else embed(picture, 92),
+        parts=shown,
     )
 
 
@@ -88,6 +147,10 @@ def embed(image: Image.Image, quality: int = 85) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _rows(cards: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [cards[start : start + size] for start in range(0, len(cards), size)]
 
 
 def _card(card: Card) -> dict[str, Any]:
