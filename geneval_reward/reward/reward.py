@@ -112,6 +112,11 @@ class GenEvalReward:
                 )
             return self._scorer
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the scorer has been made."""
+        return self._scorer is not None
+
     def __call__(
         self,
         images: Any = None,
@@ -173,8 +178,9 @@ class GenEvalReward:
             errors.append(error)
         usable = [index for index, error in enumerate(errors) if error is None]
         if not usable and len(images):
-            reason = next(error for error in errors if error)
-            raise (ImageError if "images[" in reason else SpecError)(
+            # Where all the prompts are known, the images are at fault; a batch of another task has no prompt that is.
+            reason = next((error for error in errors if error and error.startswith("images[")), None) or str(errors[0])
+            raise (ImageError if reason.startswith("images[") else SpecError)(
                 f"batch: expected at least one sample that can be scored, got {len(errors)} that cannot; the first: {reason}"
             )
         for error in filter(None, errors):
@@ -255,7 +261,8 @@ class GenEvalReward:
 
     def _prepare(self, image: Any, asked: Any, index: int) -> tuple[torch.Tensor | None, PromptSpec | None, str | None]:
         try:
-            return as_image(image, f"images[{index}]"), resolve(_text_of(asked), self._specs), None
+            spec = resolve(_text_of(asked), self._specs)  # first: what asks for no picture need not have one
+            return as_image(image, f"images[{index}]"), spec, None
         except (ImageError, SpecError) as error:
             text = str(error)
             return None, None, text if text.startswith("images[") else f"prompts[{index}]: {text}"
