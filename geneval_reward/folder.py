@@ -20,6 +20,10 @@ from geneval_reward.prompts.suite import resolve
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 GENERATE_SETUP: Final = "generate.json"
 """Beside the prompts' folders: how `geneval-reward generate` made them."""
+GENERATION: Final = "generation.json"
+"""Beside a prompt's `metadata.jsonl`: the text that the generator got, whether it was rewritten, and the images' seeds."""
+GENERATE_LOCK: Final = "generate.lock"
+_OWN: Final = (GENERATE_SETUP, GENERATE_LOCK)
 
 _SAMPLE: Final = re.compile(r"\d+\.(png|jpe?g|webp)", re.IGNORECASE)
 _FILENAME_KEYS: Final = ("filename", "file_name")
@@ -35,6 +39,7 @@ class ImageItem:
         spec: What it was asked to show.
         index: Its number among the images of its prompt, from 0.
         seed: The seed it was generated from, if the metadata says.
+        rewritten: The text that the generator got, where it was not the record's.
     """
 
     path: Path
@@ -42,6 +47,7 @@ class ImageItem:
     spec: PromptSpec
     index: int
     seed: int | None = None
+    rewritten: str | None = None
 
 
 @dataclass
@@ -53,12 +59,14 @@ class ImageFolder:
         items: Images in the order of folders and file names.
         problems: One sentence for each thing that should be there and is not, naming it. Nothing is dropped silently.
         ignored: Number of files that are not images of the layout.
+        subset: What `geneval-reward generate --subset` says of it; None: not a subset, or unknown.
     """
 
     root: Path
     items: list[ImageItem] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     ignored: int = 0
+    subset: str | None = None
 
 
 def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFolder:
@@ -67,8 +75,8 @@ def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFo
     Args:
         root: The benchmark's layout; or, with ``metadata``, any folder of images.
         metadata: JSON lines. Each is a record, with its image's name below ``root`` under ``filename`` or ``file_name``
-            (and optionally ``seed``). If no line names a file, the images in order of their names are dealt to the lines in
-            equal shares.
+            (and optionally ``seed``, and ``rewritten``: the text that the generator got). If no line names a file, the images
+            in order of their names are dealt to the lines in equal shares.
 
     Returns:
         Images and problems.
@@ -110,9 +118,10 @@ def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path
 
 
 def _read_benchmark_layout(folder: ImageFolder) -> None:
+    folder.subset = _read_subset(folder.root / GENERATE_SETUP)
     for path in sorted(folder.root.iterdir()):
         if not (path.is_dir() and path.name.isdecimal()):
-            folder.ignored += path.name != GENERATE_SETUP
+            folder.ignored += path.name not in _OWN
             continue
         spec = _read_record(path, folder)
         samples = path / "samples"
@@ -126,8 +135,39 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
             folder.problems.append(f"{path.name}/samples: expected images such as 0000.png, got none")
         if spec is None:
             continue
+        seeds, rewritten = _read_generation(path, spec, folder)
         for index, name in enumerate(images):
-            folder.items.append(ImageItem(samples / name, f"{path.name}/samples/{name}", spec, index))
+            seed = seeds.get(name)
+            folder.items.append(ImageItem(samples / name, f"{path.name}/samples/{name}", spec, index, seed, rewritten))
+
+
+def _read_subset(setup: Path) -> str | None:
+    """One sentence on the subset that a folder is, by its ``generate.json``; None if it is none."""
+    try:
+        found = json.loads(setup.read_text(encoding="utf-8")).get("subset")
+        return f"{found['prompts']} of {found['of']} prompts of the {found['suite']} suite" if found else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None  # not ours: it says nothing about a subset
+
+
+def _read_generation(path: Path, spec: PromptSpec, folder: ImageFolder) -> tuple[dict[str, int], str | None]:
+    """Seeds by file name, and the rewritten text; nothing if the folder does not say."""
+    file = path / GENERATION
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}
+        text = found["text"]
+        if not isinstance(text, str):
+            raise TypeError(f"text is {text!r}")
+    except FileNotFoundError:
+        return {}, None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        folder.problems.append(
+            f"{path.name}/{GENERATION}: expected text and seeds, got something else ({error}); seeds and rewriting of its "
+            "images are unknown"
+        )
+        return {}, None
+    return seeds, None if text == spec.prompt else text
 
 
 def _read_record(path: Path, folder: ImageFolder) -> PromptSpec | None:
@@ -203,7 +243,7 @@ def _images_below(root: Path) -> list[str]:
 def _add_flat(
     folder: ImageFolder, where: str, filename: str, entry: Mapping[str, Any], counts: dict[PromptSpec, int]
 ) -> None:
-    record = {key: value for key, value in entry.items() if key not in (*_FILENAME_KEYS, "seed")}
+    record = {key: value for key, value in entry.items() if key not in (*_FILENAME_KEYS, "seed", "rewritten")}
     path = folder.root / filename
     try:
         # A line with nothing but a prompt text is enough for the official suite.
@@ -216,5 +256,6 @@ def _add_flat(
         return
     index = counts.get(spec, 0)
     counts[spec] = index + 1
-    seed = entry.get("seed")
-    folder.items.append(ImageItem(path, filename, spec, index, seed if isinstance(seed, int) else None))
+    seed, text = entry.get("seed"), entry.get("rewritten")
+    rewritten = text if isinstance(text, str) and text != spec.prompt else None
+    folder.items.append(ImageItem(path, filename, spec, index, seed if isinstance(seed, int) else None, rewritten))

@@ -4,161 +4,209 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from geneval_reward.prompts import PromptSpec, official_suite
+from geneval_reward.cli.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
+from geneval_reward.cli.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.folder import GENERATE_LOCK, GENERATE_SETUP
 
 if TYPE_CHECKING:
-    from geneval_reward.sampling import DiffusersGenerator
+    from geneval_reward.prompts import PromptSpec
+    from geneval_reward.sampling import Generator, Subset
+
+# What may change between calls on one folder: more images and more prompts of the same run can be added.
+_NOT_OF_THE_RUN: Final = ("subset", "images_per_prompt")
 
 
 def generate(
-    model: Annotated[
-        str, typer.Argument(help="'pocket' (inside the package), or a folder that a diffusers pipeline was saved in.")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images and records.")],
-    suite: Annotated[
-        str, typer.Option("--suite", help="official (553 prompts), pocket (200), or a file of JSON lines.")
-    ] = "official",
+    suite: SuiteName = "official",
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", "-n", min=1)] = 4,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole set.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps; the pipeline's own.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the pipeline's own.")] = None,
+    arguments: Arguments = None,
+    lora: Lora = None,
+    lora_scale: LoraScale = 1.0,
+    rewrites: Annotated[
+        Path | None,
+        typer.Option(
+            "--rewrites", help="JSON lines with another text for every prompt; the records stay, and it is said."
+        ),
+    ] = None,
+    subset: SubsetSize = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="64 for pocket, else 8.")] = None,
     device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
-    precision: Annotated[str, typer.Option("--dtype", help="auto, fp32, fp16 or bf16.")] = "auto",
+    precision: DType = "auto",
 ) -> None:
     """Make images of a prompt set, as DIR/00000/metadata.jsonl and DIR/00000/samples/0000.png; goes on where it stopped.
 
-    Every image has its own seed, made of --seed, its prompt and its number: batch size and interruptions change none.
+    Every image has its own seed, made of --seed, its prompt and its number: neither batch size nor interruptions nor the
+    number of processes change one. The batch is halved when memory runs out.
     """
     from rich.console import Console
-    from rich.progress import track
 
-    from geneval_reward.folder import write_prompt_folder
-    from geneval_reward.sampling import seed_for
+    from geneval_reward.sampling import Shard, load_generator, plan_images, read_rewrites, write_images
 
-    specs = _suite(suite)
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    part = Shard.current(shard)
+    whole = read_suite(suite)
+    new_texts = {} if rewrites is None else read_rewrites(rewrites, whole)
+    if rewrites is not None and not new_texts:
+        raise ValueError(
+            f"{rewrites}: expected at least one text that is not the record's own, got none; leave --rewrites out"
+        )
+    chosen = choose_subset(whole, subset)
+    settings = call_arguments(arguments, num_inference_steps=steps, guidance_scale=guidance)
     setup = {
         "model": model,
         "suite": suite,
         "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
+        "steps": settings.get("num_inference_steps"),
+        "guidance": settings.get("guidance_scale"),
         "precision": precision,
+        "arguments": {
+            name: settings[name] for name in sorted(settings) if name not in ("num_inference_steps", "guidance_scale")
+        },
+        "lora": lora,
+        "lora_scale": lora_scale,
+        "rewrites": _rewrites_record(rewrites, whole, new_texts),
+        "subset": None if chosen is None else _subset_record(chosen, suite),
+        "images_per_prompt": images_per_prompt,
     }
-    _check_setup(out, setup)
-    jobs = []
-    for number, spec in enumerate(specs):
-        samples = write_prompt_folder(out, number, spec)
-        for index in range(images_per_prompt):
-            path = samples / f"{index:04d}.png"
-            if not path.exists():
-                jobs.append((path, spec.prompt, seed_for(seed, spec.prompt, index)))
-    messages = Console(stderr=True)
-    total = len(specs) * images_per_prompt
-    if len(jobs) < total:
-        messages.print(f"{total - len(jobs)} of {total} images are there already")
-    if jobs:
+    _check_folder(out)
+
+    def load() -> Generator:
         with messages.status(f"loading {model}"):
-            generator = _generator(model, device, precision, batch_size, steps, guidance)
-        parts = range(0, len(jobs), generator.batch_size)
-        for start in track(parts, description="generating", console=messages):
-            part = jobs[start : start + parts.step]
-            images = generator.generate([prompt for _, prompt, _ in part], [number for _, _, number in part])
-            for (path, _, _), image in zip(part, images, strict=True):
-                # Written beside and renamed, so that an interruption leaves no half image behind.
-                unfinished = path.with_suffix(".tmp")
-                image.save(unfinished, format="png")
-                unfinished.replace(path)
-    sys.stdout.write(f"{total} images of {len(specs)} prompts in {out}\n")
-
-
-def _suite(name: str) -> tuple[PromptSpec, ...]:
-    if name == "official":
-        return official_suite()
-    if name == "pocket":
-        from geneval_reward.pocket import pocket_suite
-
-        return pocket_suite()
-    path = Path(name)
-    if not path.is_file():
-        raise typer.BadParameter(f"expected official, pocket or a file of records, got {name!r}", param_hint="--suite")
-    specs = tuple(PromptSpec.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not specs:
-        raise typer.BadParameter(f"expected at least one record, got an empty file {name!r}", param_hint="--suite")
-    return specs
-
-
-def _check_setup(out: Path, setup: dict[str, Any]) -> None:
-    """One folder holds one run: images of two seeds or models must not be mixed."""
-    path = out / "generate.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in setup if before.get(name) != setup[name]]
-        if different:
-            name = different[0]
-            raise typer.BadParameter(
-                f"{out} holds images of another run: expected {name} {before.get(name)!r}, got {setup[name]!r}; "
-                "choose another folder",
-                param_hint="--out",
+            return load_generator(
+                model,
+                device=device,
+                dtype=precision,
+                batch_size=batch_size,
+                lora=lora,
+                lora_scale=lora_scale,
+                **settings,
             )
-        return
-    if out.exists() and any(out.iterdir()):
+
+    # A model that cannot be loaded should leave nothing behind in a new folder.
+    generator = None if (out / GENERATE_SETUP).exists() else load()
+    _check_setup(out, setup)
+    if part.index == 0:
+        _say(messages, chosen, images_per_prompt, len(new_texts))
+    specs = whole if chosen is None else chosen.specs
+    numbers = range(len(whole)) if chosen is None else chosen.numbers
+    jobs = plan_images(out, part.of(specs), images_per_prompt, seed, numbers=part.of(numbers), rewrites=new_texts)
+    todo = sum(not job.path.exists() for job in jobs)
+    if todo < len(jobs):
+        messages.print(f"{len(jobs) - todo} of {len(jobs)} images are there already")
+    if todo:
+        generator = generator or load()
+        with progress_bar(messages, "generating", quiet=part.index > 0) as bar:
+            task = bar.add_task("", total=len(jobs), completed=len(jobs) - todo)
+            for batch in write_images(generator, jobs):
+                bar.update(task, advance=len(batch.jobs))
+    of = f" (shard {part.index}/{part.count})" if part.count > 1 else ""
+    sys.stdout.write(f"{len(jobs)} images of {len(part.of(specs))} prompts{of} in {out}\n")
+
+
+def progress_bar(messages: Any, what: str, *, quiet: bool = False) -> Any:
+    """A bar with counts and times; nothing at all if ``quiet``: of many processes one shows it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=messages, disable=quiet)
+
+
+def _rewrites_record(
+    path: Path | None, whole: Sequence[PromptSpec], texts: dict[PromptSpec, str]
+) -> dict[str, Any] | None:
+    """The file by content, so that it may move, but not change under a half-made folder."""
+    if path is None:
+        return None
+    import hashlib
+
+    digest = hashlib.sha256("\0".join(texts.get(spec, "") for spec in whole).encode()).hexdigest()
+    return {"file": path.name, "prompts": len(texts), "sha256": digest}
+
+
+def _subset_record(chosen: Subset, suite: str) -> dict[str, Any]:
+    return {"prompts": len(chosen.specs), "of": chosen.whole, "suite": suite, "seed": chosen.seed}
+
+
+def _say(messages: Any, chosen: Subset | None, images_per_prompt: int, rewritten: int) -> None:
+    if chosen is not None:
+        error = 100 * chosen.standard_error(images_per_prompt)
+        messages.print(
+            f"a stratified subset of {len(chosen.specs)} of {chosen.whole} prompts: expect a standard error of about "
+            f"{error:.1f} points of the overall score (95 % interval +-{1.96 * error:.1f}); not the full suite"
+        )
+    if rewritten:
+        messages.print(
+            f"{rewritten} prompts are rewritten: the score will be another measurement than on the prompts themselves"
+        )
+
+
+def _check_folder(out: Path) -> None:
+    """A new folder, an empty one, or one of this command."""
+    ours = {GENERATE_SETUP, GENERATE_LOCK}
+    if out.exists() and not any((out / name).exists() for name in ours) and any(out.iterdir()):
         raise typer.BadParameter(
             f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"
         )
+
+
+def _check_setup(out: Path, setup: dict[str, Any]) -> None:
+    """One folder holds one run: images of two seeds or models must not be mixed. Several processes may come at once."""
+    from filelock import FileLock
+
+    from geneval_reward.sampling.write import write_json
+
+    path, lock = out / GENERATE_SETUP, out / GENERATE_LOCK
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(setup, indent=1) + "\n", encoding="utf-8")
+    with FileLock(lock):
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            # Folders of older versions do not say what had its default.
+            default = {"arguments": {}, "lora_scale": 1.0}
+            different = [
+                name
+                for name in setup
+                if name not in _NOT_OF_THE_RUN and before.get(name, default.get(name)) != setup[name]
+            ]
+            if different:
+                name = different[0]
+                raise typer.BadParameter(
+                    f"{out} holds images of another run: expected {name} {before.get(name)!r}, got {setup[name]!r}; "
+                    "choose another folder",
+                    param_hint="--out",
+                )
+            setup = setup | {
+                "subset": _larger(before.get("subset"), setup["subset"]),
+                "images_per_prompt": max(setup["images_per_prompt"], before.get("images_per_prompt") or 0),
+            }
+            if setup == before:
+                return
+        write_json(path, setup)
 
 
-def _generator(
-    model: str, device: str, precision: str, batch_size: int | None, steps: int | None, guidance: float | None
-) -> DiffusersGenerator:
-    import torch
-
-    from geneval_reward.sampling import DiffusersGenerator
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if precision != "auto" and precision not in dtypes:
-        raise typer.BadParameter(f"expected auto, fp32, fp16 or bf16, got {precision!r}", param_hint="--dtype")
-    small = torch.float16 if device.startswith("cuda") else torch.float32
-    pipe = _load(model, dtypes.get(precision, torch.float32 if model == "pocket" else small))
-    pipe.set_progress_bar_config(disable=True)
-    options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
-    return DiffusersGenerator(
-        pipe.to(device),
-        batch_size=batch_size or (64 if model == "pocket" else 8),
-        **{name: value for name, value in options.items() if value is not None},
-    )
-
-
-def _load(model: str, dtype: Any) -> Any:
-    if model == "pocket":
-        from geneval_reward.pocket import load_pipeline
-
-        return load_pipeline(dtype=dtype)
-    index = Path(model) / "model_index.json"
-    if not index.is_file():
-        raise typer.BadParameter(
-            f"expected 'pocket' or the folder of a diffusers pipeline (with model_index.json), got {model!r}",
-            param_hint="MODEL",
-        )
-    from diffusers import DiffusionPipeline
-
-    kind: Any = DiffusionPipeline
-    if json.loads(index.read_text(encoding="utf-8")).get("_class_name") == "PocketPipeline":
-        # Not one of diffusers' own, which would not find it by its name.
-        from geneval_reward.pocket import PocketPipeline
-
-        kind = PocketPipeline
-    with warnings.catch_warnings():
-        # Newer versions of diffusers call the argument dtype; all until 1.0 take this name.
-        warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
-        return kind.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+def _larger(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the folder holds in the end; a smaller subset of the same seed is part of a larger one."""
+    if before is None or now is None:
+        return None
+    return before if before["prompts"] > now["prompts"] else now

@@ -25,3 +25,28 @@ Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", help="Detector checkpoint of the paper or mmdet backend: a file or folder."),
 ]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="'pocket' (inside the package), a folder or hub name of a diffusers pipeline, or module:function or "
+        "file.py:function that gives a pipeline or a generator."
+    ),
+]
+SuiteName = Annotated[
+    str, typer.Option("--suite", help="official (553 prompts), pocket (200), or a file of JSON lines.")
+]
+SubsetSize = Annotated[
+    str | None,
+    typer.Option(
+        "--subset", help="Only so many prompts, the same number per task (60), or so many of each task (10/tag)."
+    ),
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="name=value: a further argument of the pipeline's call, such as height=512. Repeatable."
+    ),
+]
+Lora = Annotated[str | None, typer.Option("--lora", help="File, folder or hub name of LoRA weights.")]
+LoraScale = Annotated[float, typer.Option("--lora-scale", help="Strength of the LoRA.")]
+DType = Annotated[str, typer.Option("--dtype", help="Of the generator: auto, fp32, fp16 or bf16.")]

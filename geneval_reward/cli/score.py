@@ -56,6 +56,8 @@ def score(
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     folder = read_folder(images, metadata)
     _print_problems(messages, folder)
+    if folder.subset is not None:
+        messages.print(f"a stratified subset: {folder.subset}; its score is an estimate, not the suite's")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
     items = folder.items[:limit]
@@ -117,6 +119,7 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
                     item.filename,
                     index=item.index,
                     seed=item.seed,
+                    rewritten=item.rewritten,
                     backend=scorer.name,
                     fingerprint=fingerprint,
                     min_confidence=scorer.min_confidence,

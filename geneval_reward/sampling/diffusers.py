@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from PIL import Image
 
-_log = logging.getLogger(__name__)
+from geneval_reward.sampling.batches import Batches
 
-_OUT_OF_MEMORY: Final = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
 
 
@@ -43,8 +41,7 @@ class DiffusersGenerator:
     """
 
     def __init__(self, pipe: Any, *, batch_size: int = 8, **call_kwargs: Any) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+        self._batches = Batches(self._call, batch_size)
         taken = inspect.signature(type(pipe).__call__).parameters
         for name in ("prompt", "generator"):
             if name not in taken:
@@ -62,8 +59,12 @@ class DiffusersGenerator:
                     f"{name}: expected an argument that {type(pipe).__name__} takes, got one that it does not"
                 )
         self.pipe = pipe
-        self.batch_size = batch_size
         self.call_kwargs = call_kwargs
+
+    @property
+    def batch_size(self) -> int:
+        """Images a call of the pipeline; less than asked for once memory has run out."""
+        return self._batches.batch_size
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Make images.
@@ -80,30 +81,7 @@ class DiffusersGenerator:
             TypeError: If a prompt is not text (a single string would be read letter by letter).
             torch.OutOfMemoryError: If memory runs out with a single image.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts: expected a list of strings, got one string; put it in a list")
-        prompts, seeds = list(prompts), list(seeds)
-        if len(prompts) != len(seeds):
-            raise ValueError(f"seeds: expected one per prompt ({len(prompts)}), got {len(seeds)}")
-        for index, prompt in enumerate(prompts):
-            if not isinstance(prompt, str):
-                raise TypeError(f"prompts[{index}]: expected a string, got {type(prompt).__name__}")
-        images: list[Image.Image] = []
-        while len(images) < len(prompts):
-            part = slice(len(images), len(images) + self.batch_size)
-            try:
-                images += self._call(prompts[part], seeds[part])
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
-                    raise
-                # Outside of this block, so that the failed call's tensors are gone when memory is asked for again.
-            else:
-                continue
-            self.batch_size //= 2
-            _log.warning("out of memory; going on with batches of %d images", self.batch_size)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        return images
+        return self._batches.run(prompts, seeds)
 
     def _call(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -111,9 +89,3 @@ class DiffusersGenerator:
         if len(out) != len(prompts):
             raise ValueError(f"pipe: expected {len(prompts)} images, one per prompt, got {len(out)}")
         return [image.convert("RGB") for image in out]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

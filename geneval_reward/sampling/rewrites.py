@@ -1,0 +1,87 @@
+"""Rewritten prompts: another text for the generator, the record unchanged for the judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geneval_reward.errors import SpecError
+from geneval_reward.prompts.spec import PromptSpec
+
+
+def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptSpec, str]:
+    """Read a file of rewritten prompts.
+
+    Args:
+        path: JSON lines, each either ``{"prompt": the record's text, "rewritten": the new text}`` or a whole record whose
+            ``prompt`` is the new text (as the files of BAGEL and others have it; matched by tag and clauses).
+        specs: The prompt set. Every one needs a line, so that no score is a mixture.
+
+    Returns:
+        New text by record. A text that equals the record's own is no rewriting and is left out.
+
+    Raises:
+        SpecError: If the file is missing, a line is neither, fits no prompt, fits one twice, or a prompt has no line; the
+            message names file and line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a file of rewritten prompts, got none that can be read ({error})") from error
+    by_text = {spec.prompt: spec for spec in specs}
+    by_meaning = {_meaning(spec): spec for spec in specs}
+    found: dict[PromptSpec, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        record = _load(line, where)
+        if "rewritten" in record:
+            spec, text = by_text.get(record.get("prompt", "")), record["rewritten"]
+        else:
+            spec, text = _by_record(record, by_meaning, where)
+        if spec is None:
+            raise SpecError(f"{where}: expected a prompt of the set, got {record.get('prompt')!r}")
+        if not isinstance(text, str) or not text.strip():
+            raise SpecError(f"{where}: rewritten: expected text, got {text!r}")
+        if spec in found:
+            raise SpecError(f"{where}: expected one line per prompt, got a second for {spec.prompt!r}")
+        found[spec] = text
+    missing = [spec.prompt for spec in specs if spec not in found]
+    if missing:
+        raise SpecError(
+            f"{path}: expected a line for every prompt, got none for {len(missing)} of {len(specs)}, such as {missing[0]!r}; "
+            "add it with its own text if it is not to be changed"
+        )
+    return {spec: text for spec, text in found.items() if text != spec.prompt}
+
+
+def _load(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise SpecError(f"{where}: expected a JSON object, got {line[:60]!r} ({error})") from error
+    if not isinstance(record, dict):
+        raise SpecError(f"{where}: expected a JSON object, got a JSON {type(record).__name__}")
+    return record
+
+
+def _by_record(
+    record: dict[str, Any], by_meaning: dict[tuple[Any, ...], PromptSpec], where: str
+) -> tuple[PromptSpec | None, Any]:
+    if "include" not in record:
+        raise SpecError(
+            f"{where}: expected 'prompt' and 'rewritten', or a whole record with the new text, got {', '.join(record)}"
+        )
+    try:
+        spec = PromptSpec.parse({key: value for key, value in record.items() if key != "prompt"})
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error
+    return by_meaning.get(_meaning(spec)), record.get("prompt")
+
+
+def _meaning(spec: PromptSpec) -> tuple[Any, ...]:
+    return spec.tag, spec.include, spec.exclude

@@ -1,0 +1,121 @@
+"""``FolderGenerator``: images that are there already, as a generator."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from geneval_reward.errors import ImageError, ResultsError
+from geneval_reward.folder import ImageItem, read_folder
+from geneval_reward.sampling.batches import check_request
+from geneval_reward.sampling.seeds import seed_for
+
+
+class FolderGenerator:
+    """Gives the stored images of a folder for the prompts and seeds that they were made from.
+
+    So that whatever asks a generator (a sweep, a callback, a comparison) can be run on images of any origin.
+
+    Images that say their seed (those of ``geneval-reward generate``) are found by it. For others, image ``i`` of a prompt
+    has the seed ``seed_for(base_seed, prompt, i)``, which is what everything in this package asks for.
+
+    Args:
+        root: The benchmark's layout; or, with ``metadata``, any folder of images. See
+            :func:`geneval_reward.folder.read_folder`.
+        metadata: JSON lines with records and file names, for a flat folder.
+        base_seed: Seed of the whole set, for images that do not say theirs.
+
+    Attributes:
+        root: The folder.
+        prompts: Texts of the records, in order of appearance, each once.
+        problems: What was found wrong with the folder, one sentence each.
+
+    Raises:
+        ResultsError: If the folder is missing or holds no image with a record.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from geneval_reward.folder import write_prompt_folder
+        >>> from geneval_reward.prompts import official_suite
+        >>> root, spec = pathlib.Path(tempfile.mkdtemp()), official_suite()[0]
+        >>> Image.new("RGB", (8, 8), "red").save(write_prompt_folder(root, 0, spec) / "0000.png")
+        >>> generator = FolderGenerator(root)
+        >>> generator.generate([spec.prompt], [seed_for(0, spec.prompt, 0)])[0].getpixel((0, 0))
+        (255, 0, 0)
+    """
+
+    def __init__(self, root: str | Path, metadata: str | Path | None = None, *, base_seed: int = 0) -> None:
+        folder = read_folder(root, metadata)
+        self.root = folder.root
+        self.base_seed = base_seed
+        self.problems = tuple(folder.problems)
+        self._items: dict[str, list[ImageItem]] = {}
+        for item in folder.items:
+            self._items.setdefault(item.spec.prompt, []).append(item)
+        self._by_seed: dict[tuple[str, int], ImageItem] = {}
+        for prompt, items in self._items.items():
+            for number, item in enumerate(items):
+                seed = seed_for(base_seed, prompt, number) if item.seed is None else item.seed
+                self._by_seed.setdefault((prompt, seed), item)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Texts of the records, in order of appearance, each once."""
+        return tuple(self._items)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Read images.
+
+        Args:
+            prompts: Texts of the records (not rewritten ones).
+            seeds: One per prompt.
+
+        Returns:
+            One RGB image per prompt, in order.
+
+        Raises:
+            ResultsError: If there is no image of a prompt, or none of that seed; the message says which are there.
+            ImageError: If a file cannot be read.
+            ValueError: If there are not as many seeds as prompts.
+            TypeError: If a prompt is not text.
+        """
+        texts, numbers = check_request(prompts, seeds)
+        # All are looked up before the first is read, so that what is missing is told at once.
+        items = [
+            self._find(prompt, seed, index) for index, (prompt, seed) in enumerate(zip(texts, numbers, strict=True))
+        ]
+        return [_read(item.path) for item in items]
+
+    def _find(self, prompt: str, seed: int, index: int) -> ImageItem:
+        item = self._by_seed.get((prompt, seed))
+        if item is not None:
+            return item
+        items = self._items.get(prompt)
+        if items is None:
+            near = difflib.get_close_matches(prompt, self._items, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ResultsError(
+                f"prompts[{index}]: expected a prompt with images in {self.root} ({len(self._items)} prompts), got "
+                f"{prompt!r}{hint}"
+            )
+        if all(stored.seed is None for stored in items):
+            raise ResultsError(
+                f"seeds[{index}]: expected seed_for({self.base_seed}, {prompt!r}, i) with i of 0..{len(items) - 1}, the "
+                f"{len(items)} images stored in {self.root}, got {seed}; generate more, or ask with another base_seed"
+            )
+        known = ", ".join(f"{stored.seed} ({stored.filename})" for stored in items[:4])
+        raise ResultsError(
+            f"seeds[{index}]: expected a seed of the {len(items)} images of {prompt!r} in {self.root}, such as {known}, got "
+            f"{seed}; generate more, or ask with the same base seed"
+        )
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ImageError(f"{path}: expected an image, got a file that cannot be read ({error})") from error

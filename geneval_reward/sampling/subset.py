@@ -1,0 +1,154 @@
+"""Stratified subsets of a prompt set, and how exact a score on one can be."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.stats.power import VarianceComponents
+from geneval_reward.stats.simulate import TYPICAL_ACCURACY
+
+ASSUMED_ICC = 0.4
+"""Correlation of two images of one prompt that is assumed before there is data; .3 to .6 is usual (docs/measurement.md)."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Part of a prompt set, the same number of prompts per task.
+
+    Attributes:
+        specs: Its prompts, in the order of the whole set.
+        numbers: Their numbers in the whole set.
+        whole: Number of prompts of the whole set.
+        seed: What chose them.
+    """
+
+    specs: tuple[PromptSpec, ...]
+    numbers: tuple[int, ...]
+    whole: int
+    seed: int
+
+    @property
+    def prompts_per_tag(self) -> dict[str, int]:
+        """Number of prompts by task."""
+        counts: dict[str, int] = {}
+        for spec in self.specs:
+            counts[spec.tag] = counts.get(spec.tag, 0) + 1
+        return counts
+
+    def standard_error(self, images_per_prompt: int, parts: VarianceComponents | None = None) -> float:
+        """Standard error of the overall score on this subset; see :func:`subset_standard_error`."""
+        return subset_standard_error(self.prompts_per_tag, images_per_prompt, parts)
+
+
+def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int = 0) -> Subset:
+    """Choose prompts, equally many per task as far as there are so many.
+
+    Equal numbers give the overall score, a mean of task means, its smallest standard error where tasks vary alike. The choice
+    depends on the seed and the records alone, and a smaller subset is part of a larger one of the same seed.
+
+    Args:
+        specs: The whole set.
+        size: Number of prompts; or ``"10/tag"``, so many of each task.
+        seed: Another seed, another choice.
+
+    Returns:
+        The subset.
+
+    Raises:
+        ValueError: If ``size`` is not one of these, less than one prompt per task, or more than there are.
+
+    Example:
+        >>> from geneval_reward.prompts import official_suite
+        >>> subset = stratified_subset(official_suite(), 60)
+        >>> subset.prompts_per_tag["counting"], len(subset.specs)
+        (10, 60)
+    """
+    by_tag: dict[str, list[int]] = {}
+    for number, spec in enumerate(specs):
+        by_tag.setdefault(spec.tag, []).append(number)
+    sizes = {tag: len(numbers) for tag, numbers in by_tag.items()}
+    chosen: list[int] = []
+    for tag, count in _shares(size, sizes).items():
+        order = sorted(by_tag[tag], key=lambda number: _key(seed, specs[number]))
+        chosen += order[:count]
+    chosen.sort()
+    return Subset(tuple(specs[number] for number in chosen), tuple(chosen), len(specs), seed)
+
+
+def subset_standard_error(
+    prompts_per_tag: Mapping[str, int], images_per_prompt: int, parts: VarianceComponents | None = None
+) -> float:
+    """Standard error of the overall score, the mean of the task means, on some prompts per task.
+
+    Args:
+        prompts_per_tag: Number of prompts by task, each >= 1.
+        images_per_prompt: Images of each, >= 1.
+        parts: Variance components of a run like the one to come, from :func:`geneval_reward.stats.variance_components`. None:
+            assumed, task by task, from the accuracies of FLUX.1-dev and a correlation of :data:`ASSUMED_ICC`.
+
+    Returns:
+        The standard error as a share (0.01 is one point), for another draw of prompts and noise.
+
+    Raises:
+        ValueError: If a number is < 1 or there is no task.
+
+    Example:
+        >>> round(subset_standard_error(dict.fromkeys(TYPICAL_ACCURACY, 25), 1), 3)
+        0.032
+    """
+    if images_per_prompt < 1 or not prompts_per_tag or min(prompts_per_tag.values()) < 1:
+        raise ValueError(
+            f"prompts_per_tag, images_per_prompt: expected numbers >= 1, got {dict(prompts_per_tag)} and {images_per_prompt}"
+        )
+    variance = 0.0
+    for tag, prompts in prompts_per_tag.items():
+        own = parts or assumed_parts(tag)
+        variance += own.standard_error(prompts, images_per_prompt) ** 2
+    return math.sqrt(variance) / len(prompts_per_tag)
+
+
+def assumed_parts(tag: str, icc: float = ASSUMED_ICC) -> VarianceComponents:
+    """Variance components of one run in one task, assumed before there is data."""
+    accuracy = TYPICAL_ACCURACY.get(tag, 0.5)
+    total = accuracy * (1 - accuracy)
+    return VarianceComponents(icc * total, (1 - icc) * total)
+
+
+def _shares(size: int | str, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many prompts of each task."""
+    text = str(size).strip()
+    found = re.fullmatch(r"(\d+)(/tag)?", text)
+    total = sum(sizes.values())
+    if found is None or isinstance(size, bool) or int(found[1]) < 1:
+        raise ValueError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
+    number = int(found[1])
+    if found[2]:
+        short = {tag: count for tag, count in sizes.items() if count < number}
+        if short:
+            tag = next(iter(short))
+            raise ValueError(
+                f"subset: expected at most {short[tag]} prompts of {tag}, as many as there are, got {size!r}"
+            )
+        return dict.fromkeys(sizes, number)
+    if not len(sizes) <= number <= total:
+        raise ValueError(
+            f"subset: expected {len(sizes)} (one per task) to {total} prompts (all), got {number}; leave it out for all"
+        )
+    shares = dict.fromkeys(sizes, 0)
+    left = number
+    while left:
+        # One each in turn, to tasks that still have some: as even as can be.
+        for tag in sizes:
+            if left and shares[tag] < sizes[tag]:
+                shares[tag] += 1
+                left -= 1
+    return shares
+
+
+def _key(seed: int, spec: PromptSpec) -> bytes:
+    return hashlib.sha256(f"geneval-reward subset\0{seed}\0{spec.to_json()}".encode()).digest()
