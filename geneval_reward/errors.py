@@ -6,7 +6,8 @@
      ├── WeightsError(OSError)      weights that are missing, wrong or damaged
      ├── ResultsError(ValueError)   a results file that cannot be read
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
-     └── RoundError(RuntimeError)   a scoring round within a training run that failed
+     ├── RoundError(RuntimeError)   a scoring round within a training run that failed
+     └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
 
 Every message says what was expected, what came and what to do, and names the argument, index or file.
 """
@@ -40,3 +41,7 @@ class SelfTestError(GenEvalError, RuntimeError):
 
 class RoundError(GenEvalError, RuntimeError):
     """A scoring round within a training run that failed, on any rank; raised on all of them."""
+
+
+class ServiceError(GenEvalError, OSError):
+    """A reward server that cannot start, cannot be reached in time, or refuses a request; names it and its last answer."""

@@ -19,6 +19,7 @@ from geneval_reward.cli.generate import generate
 from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
 from geneval_reward.cli.score import score
+from geneval_reward.cli.serve import serve
 from geneval_reward.cli.summary import summary
 from geneval_reward.errors import GenEvalError
 from geneval_reward.version import __version__
@@ -40,6 +41,7 @@ app.command("generate")(generate)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
 app.command("parity")(parity)
+app.command("serve")(serve)
 app.command("doctor")(doctor)
 
 

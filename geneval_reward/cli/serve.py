@@ -1,0 +1,148 @@
+"""``geneval-reward serve``: the reward as a service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from geneval_reward.cli.options import Backend, BatchSize, Checkpoint, Precision, RulesText
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address; any but loopback needs a key.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", min=0, max=65535, help="0: a free one.", show_default="8321")
+    ] = None,
+    backend: Backend = "lite",
+    device: Annotated[
+        str, typer.Option("--device", help="auto (every GPU, or the CPU), cpu, cuda, or a list such as cuda:0,cuda:1.")
+    ] = "auto",
+    precision: Precision = "auto",
+    batch_size: BatchSize = None,
+    rules: RulesText = None,
+    checkpoint: Checkpoint = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes a device.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads a worker; the machine's shared out if none.")
+    ] = None,
+    max_wait: Annotated[
+        float, typer.Option("--max-wait", min=0, help="Milliseconds that an image waits for others to fill a batch.")
+    ] = 5.0,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="The key clients must send; or GENEVAL_REWARD_API_KEY.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
+    limits: Annotated[
+        str, typer.Option("--limits", help="field=value pairs, such as 'max_items=64,deadline=30'; docs/serving.md.")
+    ] = "",
+    compat: Annotated[
+        str | None, typer.Option("--compat", help="flow-grpo: answer that trainer's own client as well.")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="module:function that makes the scorer, instead of a backend.")
+    ] = None,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve rewards over HTTP until SIGTERM or Ctrl-C; what is in flight then is finished first."""
+    import logging
+
+    try:
+        from geneval_reward.service.runner import serve as run
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"serve: expected the extra 'serve', got no module {error.name!r}; pip install 'geneval-reward[serve]'"
+        ) from error
+    from geneval_reward.service.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
+    from geneval_reward.service.pool import PoolConfig
+
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError(f"--log-level: expected debug, info, warning or error, got {log_level!r}")
+    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("geneval_reward").setLevel(log_level.upper())
+    bounds = Limits.parse(limits)
+    if (tls_cert is None) != (tls_key is None):
+        raise ValueError("--tls-cert, --tls-key: expected both or neither, got one")
+    devices = [name for name in _devices(device) for _ in range(workers)]
+    options: dict[str, Any] = {}
+    if scorer is None:
+        options = {"precision": precision, "rules": rules, "batch_size": batch_size}
+        options |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    config = PoolConfig(
+        devices=tuple(devices),
+        backend=backend,
+        options=options,
+        factory=scorer,
+        batch_size=batch_size,
+        max_wait=max_wait / 1000,
+        threads=threads or max(1, _cores() // len(devices)),
+        max_queue=bounds.max_queue,
+        max_pixels=bounds.max_pixels,
+        max_attempts=bounds.max_attempts,
+        stall_timeout=bounds.stall_timeout,
+    )
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    if port is None:
+        port = DEFAULT_PORT if compat is None else DEFAULT_COMPAT_PORT
+    run(
+        config,
+        host=host,
+        port=port,
+        limits=bounds,
+        api_key=_api_key(api_key_file),
+        compat=compat,
+        tls=None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key)),
+        on_listening=lambda url: messages.print(
+            f"listening on {url}; loading {scorer or backend} on {', '.join(devices)}"
+        ),
+        on_ready=lambda info: messages.print(
+            f"ready: {info['backend']}, fingerprint {info['fingerprint']}, batches of {batch_size or info['batch_size']}"
+        ),
+    )
+
+
+def _api_key(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get("GENEVAL_REWARD_API_KEY") or None
+    try:
+        key = path.read_text().strip()
+    except OSError as error:
+        raise ValueError(f"--api-key-file: expected a file that can be read, got {error.strerror}: {path}") from error
+    if not key:
+        raise ValueError(f"--api-key-file: expected a key in {path}, got an empty file")
+    return key
+
+
+def _devices(text: str) -> list[str]:
+    """The devices that an option names, without loading torch here: the workers do."""
+    names = [name.strip() for name in text.split(",")]
+    if names == ["auto"]:
+        count = _gpus() if any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))) else 0
+        return [f"cuda:{index}" for index in range(count)] or ["cpu"]
+    if names == ["cuda"]:
+        count = _gpus()
+        if not count:
+            raise ValueError("--device: expected at least one CUDA device, got none that torch sees; use --device cpu")
+        return [f"cuda:{index}" for index in range(count)]
+    if not all(names):
+        raise ValueError(f"--device: expected names such as cuda:0,cuda:1, got {text!r}")
+    return names
+
+
+def _gpus() -> int:
+    code = "import torch; print(torch.cuda.device_count())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(result.stdout)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

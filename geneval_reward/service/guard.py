@@ -1,0 +1,231 @@
+"""``Guard``: what stands before the application. Key, size, memory and time are checked before a body is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from geneval_reward.service.limits import Limits
+from geneval_reward.service.wire import REQUEST_ID_HEADER, ErrorReply
+
+_log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS: Final = frozenset({"/health"})
+"""Paths that need no key: a load balancer has none, and nothing is told there."""
+
+_LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the client gets to read the answer
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: Of the answer.
+        message: For the client.
+        retry_after: Seconds after which another try makes sense.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+
+class Guard:
+    """An ASGI application that lets through only requests that are whole, allowed and within the limits.
+
+    The body is read here, and the application gets it in one piece. ``scope["state"]`` gets ``request_id`` and ``begun``, the
+    time of the request's head on :func:`time.monotonic`.
+
+    Args:
+        app: The application.
+        limits: What is let through.
+        api_key: The key that ``Authorization: Bearer`` must name; None if none is needed.
+        gate: Raises :class:`RefusedError` where a path cannot take a request now; asked before a body is read.
+        on_refused: Is told path and status of what was refused here.
+        compat: An application for the path ``/`` with limits of its own; it is asked for no key.
+
+    Attributes:
+        memory: Bytes of all bodies at the moment.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        *,
+        api_key: str | None = None,
+        gate: Callable[[str], None] = lambda path: None,
+        on_refused: Callable[[str, int], None] = lambda path, status: None,
+        compat: App | None = None,
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._key = None if api_key is None else api_key.encode()
+        self._gate = gate
+        self._on_refused = on_refused
+        self._compat = compat
+        self.memory = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        if self._compat is not None and scope["path"] == "/":
+            await self._compat(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        given = headers.get(REQUEST_ID_HEADER.lower().encode(), b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {}).update(request_id=request_id, begun=time.monotonic())
+        reserved = 0
+
+        def reserve(count: int) -> None:
+            nonlocal reserved
+            if self.memory + count > self._limits.max_memory:
+                raise RefusedError(503, "memory: expected room for the body, got a server that is full; try again", 1)
+            self.memory += count
+            reserved += count
+
+        try:
+            try:
+                self._check_key(scope["path"], headers)
+                self._gate(scope["path"])
+                body = await self._body(headers, receive, reserve)
+            except RefusedError as error:
+                await self._refuse(scope, receive, send, error, request_id)
+                return
+            await self._app(scope, _replay(body, receive), _with_id(send, request_id))
+        finally:
+            self.memory -= reserved
+
+    def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
+        if self._key is None or path in OPEN_PATHS:
+            return
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
+            raise RefusedError(401, "Authorization: expected 'Bearer' and this server's key, got none or another")
+
+    async def _body(
+        self, headers: dict[bytes, bytes], receive: Receive, reserve: Callable[[int], None]
+    ) -> bytes | None:
+        """The whole body; None if the client left."""
+        limit = self._limits.max_body
+        length = headers.get(b"content-length")
+        if length is not None:
+            # h11 has seen to it that it is a number.
+            if int(length) > limit:
+                raise RefusedError(
+                    413, f"body: expected at most {limit:,} bytes, got {int(length):,}; send fewer images"
+                )
+            reserve(int(length))
+        chunks, total = [], 0
+        try:
+            async with asyncio.timeout(self._limits.upload_timeout):
+                more = True
+                while more:
+                    async with asyncio.timeout(self._limits.idle_timeout):
+                        message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunk = message.get("body", b"")
+                    total += len(chunk)
+                    if length is None:
+                        if total > limit:
+                            raise RefusedError(
+                                413, f"body: expected at most {limit:,} bytes, got more; send fewer images"
+                            )
+                        reserve(len(chunk))
+                    chunks.append(chunk)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise RefusedError(
+                408,
+                f"body: expected it within {self._limits.upload_timeout:g} s and without breaks of "
+                f"{self._limits.idle_timeout:g} s, got {total:,} bytes; send it faster",
+            ) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: RefusedError, request_id: str) -> None:
+        client = scope.get("client") or ("?", 0)
+        _log.info(
+            "refused id=%s client=%s path=%s status=%d: %s",
+            request_id,
+            client[0],
+            scope["path"][:100],
+            error.status,
+            error,
+        )
+        self._on_refused(scope["path"], error.status)
+        start, body = error_messages(error, request_id)
+        start["headers"].append((b"connection", b"close"))
+        try:
+            async with asyncio.timeout(_LINGER):
+                await send(start)
+                # The answer is out; its end, which closes the connection, waits while the client still sends.
+                await send({**body, "more_body": True})
+                more = True
+                while more:
+                    message = await receive()
+                    more = message["type"] == "http.request" and message.get("more_body", False)
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def error_messages(error: RefusedError, request_id: str) -> tuple[Message, Message]:
+    """The ASGI messages of an :class:`~geneval_reward.service.wire.ErrorReply`."""
+    body = ErrorReply(error=error.message, request_id=request_id).model_dump_json().encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (REQUEST_ID_HEADER.lower().encode(), request_id.encode()),
+    ]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return (
+        {"type": "http.response.start", "status": error.status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    )
+
+
+def _replay(body: bytes | None, receive: Receive) -> Receive:
+    """A ``receive`` that gives a body that was read, then what comes after it: a disconnect."""
+    first: list[Message] = [
+        {"type": "http.disconnect"} if body is None else {"type": "http.request", "body": body, "more_body": False}
+    ]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+def _with_id(send: Send, request_id: str) -> Send:
+    async def tagged(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [
+                *message.get("headers", ()),
+                (REQUEST_ID_HEADER.lower().encode(), request_id.encode()),
+            ]
+        await send(message)
+
+    return tagged

@@ -1,0 +1,87 @@
+"""``Limits``: what the server takes on, in one place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+DEFAULT_PORT: Final = 8321
+DEFAULT_COMPAT_PORT: Final = 18085
+"""Where Flow-GRPO's client looks for its server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the server. Beyond one of them a client gets an answer that says so, and nothing grows.
+
+    Attributes:
+        max_body: Bytes of one request's body.
+        max_items: Images of one request.
+        max_pixels: Pixels of one image, read from its header before anything is decoded.
+        max_queue: Images waiting for a worker; beyond, 429.
+        max_memory: Bytes of all bodies that are being received, wait or are scored; beyond, 503.
+        max_connections: Open connections that are served; beyond, 503, and beyond twice as many they are cut.
+        deadline: Seconds a request may take from its head to its answer, unless it asks for less.
+        header_timeout: Seconds until a connection has sent a whole request head.
+        idle_timeout: Seconds without a byte of an unfinished body, or without reading the answer.
+        upload_timeout: Seconds for a whole body.
+        drain_timeout: Seconds that requests in flight get after SIGTERM.
+        stall_timeout: Seconds after which a worker that answers nothing is killed and replaced.
+        max_attempts: Times that an image is tried when workers die of it.
+
+    Raises:
+        ValueError: If one is not a positive number.
+    """
+
+    max_body: int = 64 * 2**20
+    max_items: int = 128
+    max_pixels: int = 4096 * 4096
+    max_queue: int = 1024
+    max_memory: int = 2**30
+    max_connections: int = 512
+    deadline: float = 120.0
+    header_timeout: float = 10.0
+    idle_timeout: float = 10.0
+    upload_timeout: float = 60.0
+    drain_timeout: float = 30.0
+    stall_timeout: float = 600.0
+    max_attempts: int = 3
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"{field.name}: expected a positive number, got {value!r}")
+        if self.max_memory < self.max_body:
+            raise ValueError(
+                f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Limits:
+        """From ``field=value`` pairs, such as ``max_items=64,deadline=30``; the rest stays as it is.
+
+        Raises:
+            ValueError: If a field is unknown or a value is none; the message names it.
+
+        Example:
+            >>> Limits.parse("max_items=64, deadline=30").deadline
+            30.0
+        """
+        known = {field.name: type(field.default) for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for pair in filter(None, (part.strip() for part in text.split(","))):
+            name, _, value = (part.strip() for part in pair.partition("="))
+            if name not in known:
+                raise ValueError(f"limits: expected one of {', '.join(known)}, got {name!r}")
+            try:
+                values[name] = known[name](value)
+            except ValueError:
+                kind = "an integer" if known[name] is int else "a number"
+                raise ValueError(f"limits: {name}: expected {kind}, got {value!r}") from None
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """By name, for ``/info``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

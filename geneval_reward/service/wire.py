@@ -1,0 +1,220 @@
+"""The wire: what a request and its reply look like. The one truth for server and client, and for the OpenAPI page.
+
+``POST /score`` takes a :class:`ScoreRequest`, either as JSON (images in base64) or as a form (``multipart/form-data``): the
+part ``request`` is the same JSON, and each image without ``data`` takes the next part named ``image``, in order, as bytes.
+It answers a :class:`ScoreReply`, or an :class:`ErrorReply` with a status of 400 and above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from geneval_reward.judge import CREDITS, Detections, Verdict, judge
+from geneval_reward.prompts import CLASS_IDS, COLORS, PromptSpec
+
+SCORE_PATH: Final = "/score"
+REQUEST_PART: Final = "request"
+IMAGE_PART: Final = "image"
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+MAX_PROMPT: Final = 8192
+"""Characters of a prompt text."""
+
+Credit = Literal["official", "strict", "partial", "dense", "flow_grpo"]
+assert Credit.__args__ == CREDITS  # type: ignore[attr-defined]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagePayload(_Model):
+    """One image, lossless: a changed pixel may change a verdict."""
+
+    format: Literal["png", "webp", "raw"] = Field(
+        description="png, webp (lossless only), or raw: uint8 RGB values without a header, whose shape is given."
+    )
+    data: str | None = Field(
+        default=None, description="The bytes in base64; none in a form: then they are its next part named `image`."
+    )
+    shape: tuple[int, int, int] | None = Field(
+        default=None, description="Of raw values: [height, width, 3], or [3, height, width] where layout is chw."
+    )
+    layout: Literal["hwc", "chw"] = Field(default="hwc", description="Of raw values: channels last or first.")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if (self.shape is None) == (self.format == "raw"):
+            raise ValueError(
+                f"shape: expected one for raw images and for no others, got {self.shape} for {self.format}"
+            )
+        if self.shape is not None:
+            channels = self.shape[2 if self.layout == "hwc" else 0]
+            if channels != 3 or not all(0 < side < 2**20 for side in self.shape):
+                raise ValueError(
+                    f"shape: expected 3 channels and positive sides, got {list(self.shape)} with layout {self.layout}"
+                )
+        return self
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(width, height)`` of raw values."""
+        if self.shape is None:
+            return None
+        height, width = self.shape[:2] if self.layout == "hwc" else self.shape[1:]
+        return width, height
+
+
+class ScoreRequest(_Model):
+    """A batch of images with what was asked of each."""
+
+    images: list[ImagePayload] = Field(min_length=1, description="The images.")
+    prompts: list[Annotated[str, Field(max_length=MAX_PROMPT)] | dict[str, JsonValue]] = Field(
+        min_length=1,
+        description="One per image: a prompt text of the official suite, or a GenEval record (tag, include, exclude, prompt).",
+    )
+    credit: Credit = Field(default="official", description="Which credit `reward` is.")
+    timeout: float | None = Field(
+        default=None, gt=0, le=86400, description="Seconds until the answer is useless; the server's own limit if none."
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if len(self.images) != len(self.prompts):
+            raise ValueError(f"prompts: expected {len(self.images)}, one per image, got {len(self.prompts)}")
+        return self
+
+
+class DetectionsPayload(_Model):
+    """What was seen, as parallel lists."""
+
+    xyxy: list[tuple[float, float, float, float]]
+    confidence: list[float]
+    class_name: list[str] = Field(alias="class")
+    color: list[list[float] | None] | None = Field(description="Probabilities of the ten colours; null: not asked.")
+
+    @classmethod
+    def of(cls, detections: Detections) -> DetectionsPayload:
+        """From the arrays; float32 values cross unchanged."""
+        color = detections.color
+        rows = None if color is None else [None if row[0] != row[0] else row for row in color.tolist()]
+        return cls.model_construct(
+            xyxy=[tuple(box) for box in detections.xyxy.tolist()],
+            confidence=detections.confidence.tolist(),
+            class_name=detections.class_names,
+            color=rows,
+        )
+
+    def detections(self, image_size: tuple[int, int]) -> Detections:
+        """Back to arrays.
+
+        Raises:
+            ValueError: If the lists are not parallel or a class is unknown.
+        """
+        unknown = next((name for name in self.class_name if name not in CLASS_IDS), None)
+        if unknown is not None:
+            raise ValueError(f"class: expected one of the 80 class names, got {unknown!r}")
+        color = self.color
+        rows = None if color is None else [[np.nan] * len(COLORS) if row is None else row for row in color]
+        return Detections(
+            xyxy=np.array(self.xyxy, np.float32).reshape(-1, 4),
+            confidence=np.array(self.confidence, np.float32),
+            class_id=np.array([CLASS_IDS[name] for name in self.class_name], np.int64),
+            image_size=image_size,
+            color=None if rows is None else np.array(rows, np.float32).reshape(-1, len(COLORS)),
+        )
+
+
+class VerdictPayload(_Model):
+    """A verdict, whole: it can be judged again under other rules without a model."""
+
+    correct: bool
+    reason: str
+    tag: str
+    prompt: str
+    credits: dict[str, float]
+    image_size: tuple[int, int]
+    clauses: list[dict[str, JsonValue]]
+    detections: DetectionsPayload
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> VerdictPayload:
+        """From a verdict."""
+        return cls.model_construct(
+            correct=verdict.correct,
+            reason=verdict.reason,
+            tag=verdict.spec.tag,
+            prompt=verdict.spec.prompt,
+            credits=verdict.credits(),
+            image_size=verdict.detections.image_size,
+            clauses=[finding.to_dict() for finding in verdict.findings],
+            detections=DetectionsPayload.of(verdict.detections),
+        )
+
+    def verdict(self, spec: PromptSpec, rules: Mapping[str, Any]) -> Verdict:
+        """The same verdict, judged again from what was seen.
+
+        Raises:
+            ValueError: If the detections or rules are not valid.
+        """
+        return judge(spec, self.detections.detections(self.image_size), rules)
+
+
+class ItemReply(_Model):
+    """One image: a verdict, or why there is none."""
+
+    reward: float | None = Field(default=None, description="The asked credit.")
+    verdict: VerdictPayload | None = None
+    error: str | None = Field(default=None, description="Why the image could not be scored.")
+
+
+class ScoreReply(_Model):
+    """One entry per image, in the order of the request."""
+
+    request_id: str
+    version: str = Field(description="Of geneval-reward on the server.")
+    backend: str
+    fingerprint: str = Field(description="Short id of what judges; equal ones are comparable.")
+    rules: dict[str, JsonValue]
+    credit: Credit
+    items: list[ItemReply]
+
+
+class ErrorReply(_Model):
+    """Why a whole request was refused."""
+
+    error: str
+    request_id: str | None = None
+
+
+class HealthReply(_Model):
+    """Whether to send requests here."""
+
+    status: Literal["ready", "starting", "draining", "failed"]
+    workers_ready: int
+    workers: int
+    message: str = ""
+
+
+class InfoReply(_Model):
+    """What serves here."""
+
+    version: str
+    backend: str
+    fingerprint: str
+    fingerprint_details: dict[str, JsonValue]
+    rules: dict[str, JsonValue]
+    batch_size: int
+    devices: list[str]
+    credits: list[str]
+    limits: dict[str, float]
+
+
+def splice(head: ScoreReply, items: list[bytes]) -> bytes:
+    """The JSON of a reply whose items are JSON already, as the workers made it."""
+    text = head.model_copy(update={"items": []}).model_dump_json().encode()
+    assert text.endswith(b'"items":[]}')
+    return text[:-2] + b",".join(items) + b"]}"
