@@ -170,9 +170,9 @@ def _from_diffusers(model: str, dtype: torch.dtype) -> Any:
         warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
         try:
             return kind.from_pretrained(model, torch_dtype=dtype, local_files_only=not hub)
-        except OSError as error:
+        except (OSError, ValueError, AttributeError, ImportError) as error:
             where = "on the model hub or in its local cache" if hub else "in that folder"
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            text = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"model: expected a diffusers pipeline {where}, got none for {model!r} ({text})"
             ) from error

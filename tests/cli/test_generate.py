@@ -6,6 +6,7 @@ import pytest
 
 from geneval_reward.folder import read_folder
 from geneval_reward.pocket import load_pipeline, pocket_suite
+from geneval_reward.results import read_results
 
 
 @pytest.fixture
@@ -97,3 +98,96 @@ def test_bad_input(run, tmp_path, args, message) -> None:
     _, code, messages = run("generate", *args, "--out", tmp_path / "out")
     assert code == 2
     assert message in " ".join(messages.replace("│", " ").split())
+
+
+def test_shards_make_the_same_images(run, few, tmp_path, monkeypatch) -> None:
+    make(run, few, tmp_path / "whole")
+    result, code, _ = make(run, few, tmp_path / "parts", "--shard", "1/2")
+    assert code == 0
+    assert "2 images of 1 prompts (shard 1/2)" in result.stdout
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert make(run, few, tmp_path / "parts")[1] == 0
+    parts, whole = read_folder(tmp_path / "parts"), read_folder(tmp_path / "whole")
+    assert parts.problems == []
+    assert parts.ignored == 0
+    assert [(item.filename, item.seed) for item in parts.items] == [(item.filename, item.seed) for item in whole.items]
+    assert [item.path.read_bytes() for item in parts.items] == [item.path.read_bytes() for item in whole.items]
+
+
+def test_rewritten_prompts_are_said_everywhere(run, few, tmp_path) -> None:
+    specs = few[1]
+    texts = ["a photo of a teddy bear", specs[1].prompt, "a photo of a clock and a red vase"]
+    lines = [{"prompt": spec.prompt, "rewritten": text} for spec, text in zip(specs, texts, strict=True)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, code, messages = make(run, few, tmp_path / "a", "--rewrites", tmp_path / "new.jsonl")
+    assert code == 0
+    assert "2 prompts are rewritten" in messages
+    make(run, few, tmp_path / "b")
+    new, plain = read_folder(tmp_path / "a").items, read_folder(tmp_path / "b").items
+    assert [item.spec for item in new] == [item.spec for item in plain], "the record is kept"
+    assert [item.seed for item in new] == [item.seed for item in plain], "and so is the noise"
+    assert [item.rewritten for item in new] == [texts[0]] * 2 + [None] * 2 + [texts[2]] * 2
+    same = [a.path.read_bytes() == b.path.read_bytes() for a, b in zip(new, plain, strict=True)]
+    assert same == [False, False, True, True, False, False]
+    assert json.loads((tmp_path / "a" / "generate.json").read_text())["rewrites"]["prompts"] == 2
+    _, _, messages = run("score", tmp_path / "a", "--out", "a.jsonl")
+    assert "4 images were generated from rewritten prompts" in messages
+    _, _, messages = run("summary", "a.jsonl")
+    assert "4 images were generated from rewritten prompts" in messages
+    results = read_results("a.jsonl")
+    assert results.rewritten.tolist() == [True, True, False, False, True, True]
+    assert results.seeds == [item.seed for item in new]
+    _, code, messages = make(run, few, tmp_path / "a")
+    assert code == 2
+    assert "expected rewrites {" in " ".join(messages.split())
+
+
+def test_a_subset_is_said_and_can_grow(run, tmp_path) -> None:
+    common = ("generate", "pocket", "--suite", "pocket", "-o", tmp_path / "a", "-n", 1, "--steps", 1)
+    _, code, messages = run(*common, "--subset", "1/tag")
+    assert code == 0
+    assert "a stratified subset of 6 of 200 prompts: expect a standard error of about 16" in messages
+    assert "not the full suite" in messages
+    _, _, messages = run("score", tmp_path / "a", "--out", "a.jsonl")
+    assert "a stratified subset: 6 of 200 prompts of the pocket suite; its score is an estimate" in messages
+    before = {item.spec: item.path.read_bytes() for item in read_folder(tmp_path / "a").items}
+    _, code, messages = run(*common, "--subset", "12")
+    assert code == 0
+    assert "6 of 12 images are there already" in messages
+    after = {item.spec: item.path.read_bytes() for item in read_folder(tmp_path / "a").items}
+    assert before.items() <= after.items()
+    run(*common, "--subset", "6")
+    assert read_folder(tmp_path / "a").subset == "12 of 200 prompts of the pocket suite"
+
+
+def test_part_of_the_official_suite_is_not_called_complete(run, tmp_path) -> None:
+    run("generate", "pocket", "-o", tmp_path / "a", "-n", 1, "--steps", 1, "--subset", "6")
+    result, code, _ = run("score", tmp_path / "a", "--out", "a.jsonl")
+    assert code == 1
+    assert "NOT the full suite: 6 of 553 prompts" in result.stdout
+
+
+def test_other_models_and_arguments(run, few, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "from geneval_reward.sampling import CallableGenerator\n"
+        "def grey():\n"
+        "    return CallableGenerator(lambda prompts, seeds: [np.full((8, 8, 3), s % 256, np.uint8) for s in seeds])\n"
+        "def nothing():\n"
+        "    return 3\n"
+    )
+    _, code, _ = run("generate", "mine.py:grey", "--suite", few[0], "-o", tmp_path / "a", "-n", 1)
+    assert code == 0
+    assert len(read_folder(tmp_path / "a").items) == 3
+    for args, message in [
+        (("mine.py:nothing",), "model: expected 'mine.py:nothing' to give a pipeline or an object with generate"),
+        (("mine.py:grey", "--steps", 3), "num_inference_steps: expected it to be left out for 'mine.py:grey'"),
+        (("no.such.module:thing",), "model: expected module:function or file.py:function to import"),
+        (("pocket", "--set", "heigth=3"), "heigth: expected an argument that PocketPipeline takes"),
+        (("pocket", "--lora", "x"), "lora: expected a pipeline that loads LoRA weights, got PocketPipeline"),
+        (("pocket", "--lora-scale", "0.5"), "lora_scale: expected it to be left out without lora"),
+    ]:
+        _, code, messages = run("generate", *args, "--suite", few[0], "-o", tmp_path / "b")
+        assert (code, message in " ".join(messages.split())) == (2, True), messages
+        assert not (tmp_path / "b").exists(), "a model that cannot be loaded leaves nothing behind"

@@ -4,28 +4,20 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
 )
 
-from geneval_reward.sampling import DiffusersGenerator, Generator, seed_for
+from geneval_reward.sampling import DiffusersGenerator, Generator, load_generator, seed_for
+from geneval_reward.training.tiny import tiny_flux, tiny_sd3
 
 WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "dog</w>", "clock</w>", "of</w>", "two</w>"]
 PROMPTS = ["a red dog", "two clock", "a dog", "a clock of a dog", "a red clock"]
@@ -34,15 +26,6 @@ PROMPTS = ["a red dog", "two clock", "a dog", "a clock of a dog", "a red clock"]
 @pytest.fixture(scope="module")
 def clip_tokenizer(tmp_path_factory):
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, merges=[], model_max_length=16)
-
-
-def t5_tokenizer():
-    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "dog", "clock", "of", "two"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=16
-    )
 
 
 def clip_text(kind, width=32, projection=32):
@@ -59,10 +42,6 @@ def clip_text(kind, width=32, projection=32):
         pad_token_id=1,
     )
     return kind(config)
-
-
-def t5_text():
-    return T5EncoderModel(T5Config(vocab_size=16, d_model=32, d_ff=37, d_kv=8, num_layers=1, num_heads=4))
 
 
 def vae(channels, **kwargs):
@@ -126,53 +105,11 @@ def sdxl(clip):
 
 
 def sd3(clip):
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=32,
-        pooled_projection_dim=64,
-        out_channels=4,
-        pos_embed_max_size=16,
-    )
-    return StableDiffusion3Pipeline(
-        transformer,
-        FlowMatchEulerDiscreteScheduler(),
-        vae(4, shift_factor=0.0609, scaling_factor=1.5035, use_quant_conv=False, use_post_quant_conv=False),
-        clip_text(CLIPTextModelWithProjection),
-        clip,
-        clip_text(CLIPTextModelWithProjection),
-        clip,
-        None,
-        None,
-    )
+    return tiny_sd3()
 
 
 def flux(clip):
-    transformer = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=[4, 4, 8],
-    )
-    return FluxPipeline(
-        FlowMatchEulerDiscreteScheduler(),
-        vae(1, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
-        clip_text(CLIPTextModel),
-        clip,
-        t5_text(),
-        t5_tokenizer(),
-        transformer,
-    )
+    return tiny_flux()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -182,8 +119,8 @@ def flux(clip):
         (sd15, {"guidance_scale": 3.0}),
         (sd15, {"guidance_scale": 1.0, "eta": 1.0}),
         (sdxl, {"guidance_scale": 1.0}),
-        (sd3, {"guidance_scale": 2.0, "max_sequence_length": 16}),
-        (flux, {"max_sequence_length": 16}),
+        (sd3, {"guidance_scale": 2.0}),
+        (flux, {"guidance_scale": 2.0}),
     ],
 )
 def test_an_image_depends_on_its_prompt_and_seed_alone(build, options, clip_tokenizer) -> None:
@@ -202,6 +139,69 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(build, options, clip_toke
     assert not np.array_equal(np.asarray(whole[0]), np.asarray(whole[1]))
     again = DiffusersGenerator(pipe, **common).generate(PROMPTS[:1], [seeds[0] + 1])
     assert not np.array_equal(np.asarray(whole[0]), np.asarray(again[0])), "the seed must matter"
+
+
+def save_lora(folder, seed=0):
+    """Random LoRA weights for the tiny Stable Diffusion 3, as diffusers saves them."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = tiny_sd3()
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"]))
+    torch.manual_seed(seed)
+    for name, parameter in pipe.transformer.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 1)
+    type(pipe).save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer))
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_lora_steps_guidance_and_precision_by_name(tmp_path) -> None:
+    name, lora = "geneval_reward.training.tiny:tiny_sd3", save_lora(tmp_path / "lora")
+
+    def image(**options):
+        made = load_generator(name, device="cpu", **{"num_inference_steps": 2} | options).generate(["a red dog"], [3])[
+            0
+        ]
+        return np.asarray(made, int)
+
+    plain = image()
+    assert plain.shape == (32, 32, 3)
+    assert np.array_equal(plain, image(lora=lora, lora_scale=0.0))
+    changed = [
+        image(lora=lora),
+        image(lora=lora, lora_scale=0.5),
+        image(num_inference_steps=3),
+        image(guidance_scale=1.0),
+    ]
+    for number, one in enumerate(changed):
+        assert not np.array_equal(plain, one), number
+    assert not np.array_equal(changed[0], changed[1])
+    assert image(height=64, width=32).shape == (64, 32, 3)
+    with pytest.raises(
+        ValueError, match="lora: expected a file or folder of LoRA weights or a hub name, got 'no-such'"
+    ):
+        image(lora="no-such")
+
+
+def test_precision_by_name() -> None:
+    made = [
+        np.asarray(
+            load_generator("pocket", device="cpu", dtype=dtype, num_inference_steps=2).generate(["a clock"], [3])[0]
+        )
+        for dtype in ("auto", "fp32", "bf16")
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path) -> None:
+    with pytest.raises(ValueError, match="model: expected 'pocket', the folder of a diffusers pipeline"):
+        load_generator(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"]}')
+    with pytest.raises(ValueError, match="model: expected a diffusers pipeline in that folder"):
+        load_generator(str(tmp_path), device="cpu")
 
 
 class Fake:
