@@ -129,7 +129,11 @@ def summarize(
     if results.rewritten.any():
         notes.append(f"{int(results.rewritten.sum())} images were generated from rewritten prompts")
     if results.best_of.any():
-        notes.append(f"{int((results.best_of > 0).sum())} images were chosen by this very metric: not comparable")
+        chosen = results.best_of[results.best_of > 0]
+        notes.append(
+            f"{len(chosen)} images were chosen by this very metric, best of {int(chosen.max())}: "
+            "their score is no measure of the generator"
+        )
     specs = results.specs()
     scores = clustered_bootstrap(values, results.prompt_ids, results.tags, draws=draws)
     judge = results.identities[0] if len(results.identities) == 1 else None

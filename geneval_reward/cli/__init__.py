@@ -18,6 +18,7 @@ from geneval_reward.cli.doctor import doctor
 from geneval_reward.cli.generate import generate
 from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
+from geneval_reward.cli.report import report
 from geneval_reward.cli.score import score
 from geneval_reward.cli.serve import serve
 from geneval_reward.cli.summary import summary
@@ -37,6 +38,7 @@ app.command("demo")(demo)
 app.command("score")(score)
 app.command("summary")(summary)
 app.command("compare")(compare)
+app.command("report")(report)
 app.command("generate")(generate)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")

@@ -1,1 +1,1 @@
-"""What a person looks at: judged images with their boxes, and one-file HTML pages."""
+"""What a person looks at: reports of results files, and pages of judged images, each as one HTML file."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from geneval_reward.draw import draw_verdict
 from geneval_reward.judge.verdict import Verdict
+from geneval_reward.report.templates import data_address, environment
 from geneval_reward.version import __version__
 
 
@@ -117,8 +115,7 @@ def judged_page(
     Returns:
         HTML, complete in itself.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("geneval_reward") / "report" / "page.html.jinja").read_text("utf-8"))
+    template = environment().get_template("page.html.jinja")
     groups = [
         {
             "title": group.title,
@@ -129,7 +126,8 @@ def judged_page(
         for group in sections
     ]
     shown = [
-        {"kind": type(part).__name__, "picture": embed(part.image, 92) if isinstance(part, Picture) else ""} | vars(part)
+        {"kind": type(part).__name__, "picture": embed(part.image, 92) if isinstance(part, Picture) else ""}
+        | vars(part)
         for part in parts
     ]
     return template.render(
@@ -146,7 +144,7 @@ def embed(image: Image.Image, quality: int = 85) -> str:
     """An image as a JPEG data address."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue(), "image/jpeg")
 
 
 def _rows(cards: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:

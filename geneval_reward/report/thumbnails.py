@@ -1,0 +1,157 @@
+"""Small pictures of many images within a number of bytes: decoded by threads, as large as the bytes allow."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from PIL import ExifTags, Image, ImageOps
+
+from geneval_reward.errors import ImageError
+from geneval_reward.vision.images import MAX_PIXELS, load_image
+
+# Longer side in pixels and WebP quality, from generous to what is just recognisable.
+LADDER: Final = (
+    (512, 60),
+    (448, 56),
+    (384, 52),
+    (320, 48),
+    (256, 45),
+    (224, 42),
+    (192, 40),
+    (160, 38),
+    (144, 35),
+    (128, 32),
+    (112, 30),
+    (104, 25),
+    (96, 22),
+    (88, 18),
+    (80, 14),
+    (72, 10),
+    (64, 8),
+    (48, 5),
+)
+_SAMPLE: Final = 24
+_MARGIN: Final = 0.96
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small picture, or why there is none.
+
+    Attributes:
+        data: WebP bytes; None if the image is missing or cannot be decoded.
+        size: ``(width, height)`` of the image itself; None if unknown.
+        problem: Why there is no picture, in a few words; else empty.
+    """
+
+    data: bytes | None
+    size: tuple[int, int] | None
+    problem: str = ""
+
+
+MISSING: Final = Thumbnail(None, None, "image not found")
+
+
+def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = None) -> list[Thumbnail]:
+    """Make small pictures.
+
+    Side and quality are the same for all of them: the largest of :data:`LADDER` that fits.
+
+    Args:
+        paths: ``(n,)`` image files; None for one that is not there.
+        budget: Bytes for all of them, > 0. A set so large that not even the smallest size fits exceeds it.
+        workers: Decoding threads; None takes one per processor.
+
+    Returns:
+        ``(n,)`` pictures in the same order.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if budget <= 0:
+        raise ValueError(f"budget: expected a number of bytes > 0, got {budget}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: expected a number >= 1, got {workers}")
+    there = [i for i, path in enumerate(paths) if path is not None]
+    found = [MISSING] * len(paths)
+    if not there:
+        return found
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        step = _choose_step([paths[i] for i in there], budget, pool)
+        while True:
+            side, quality = LADDER[step]
+            make = partial(_thumbnail, side=side, quality=quality)
+            made = list(pool.map(make, (paths[i] for i in there)))
+            total = sum(len(one.data or b"") for one in made)
+            # The sample was not like the rest: the next smaller size, from the files again.
+            if total <= budget or step == len(LADDER) - 1:
+                break
+            step = min(len(LADDER) - 1, step + 1 + (total > 1.3 * budget))
+    for i, one in zip(there, made, strict=True):
+        found[i] = one
+    return found
+
+
+def _choose_step(paths: Sequence[Path | None], budget: int, pool: ThreadPoolExecutor) -> int:
+    """The first step whose sample, scaled up, fits."""
+    spread = paths[:: max(1, len(paths) // _SAMPLE)]
+    decoded = list(pool.map(lambda path: _decode(path, LADDER[0][0]), spread))
+    pictures = [one for one in decoded if isinstance(one, tuple)]
+    for step, (side, quality) in enumerate(LADDER):
+        sizes = pool.map(lambda one, side=side, quality=quality: len(_encode(one[0], side, quality)), pictures)
+        if sum(sizes) / len(spread) * len(paths) <= _MARGIN * budget:
+            return step
+    return len(LADDER) - 1
+
+
+def _thumbnail(path: Path | None, side: int, quality: int) -> Thumbnail:
+    decoded = _decode(path, side)
+    if isinstance(decoded, str):
+        return Thumbnail(None, None, decoded)
+    image, size = decoded
+    return Thumbnail(_encode(image, side, quality), size)
+
+
+def _decode(path: Path | None, side: int) -> tuple[Image.Image, tuple[int, int]] | str:
+    """An RGB image of at most ``side`` with the size of the file's, or what is wrong with it."""
+    if path is None:
+        return MISSING.problem
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"image of {image.width} x {image.height} pixels is too large"
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            size = (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
+            if image.mode.startswith(("I", "F")):
+                return _deep(path, side)
+            image.draft("RGB", (side, side))
+            # As the scorer sees it: turned by EXIF, alpha dropped.
+            small = (ImageOps.exif_transpose(image) if orientation != 1 else image).convert("RGB")
+            small.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            return small, size
+    except (OSError, ValueError, SyntaxError, ImageError, Image.DecompressionBombError) as error:
+        return f"image cannot be read: {type(error).__name__}"
+
+
+def _deep(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Sixteen bits a channel: scaled as the scorer does."""
+    image = Image.fromarray(load_image(path).permute(1, 2, 0).numpy())
+    size = image.size
+    image.thumbnail((side, side))
+    return image, size
+
+
+def _encode(image: Image.Image, side: int, quality: int) -> bytes:
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
