@@ -99,7 +99,7 @@ def subset_standard_error(
 
     Example:
         >>> round(subset_standard_error(dict.fromkeys(TYPICAL_ACCURACY, 25), 1), 3)
-        0.032
+        0.033
     """
     if images_per_prompt < 1 or not prompts_per_tag or min(prompts_per_tag.values()) < 1:
         raise ValueError(
