@@ -1,7 +1,8 @@
-"""``geneval-reward demo``: scenes, photographs and samples judged on one page; with ``--train``, a model that is improved."""
+"""``geneval-reward demo``: scenes, photographs and samples judged on one page, then a model improved by the verdicts."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from enum import StrEnum
@@ -38,16 +39,21 @@ def demo(
     seed: Annotated[
         int, typer.Option("--seed", "-s", min=0, help="Moves the scenes' grounds and places a little.")
     ] = 0,
-    train: Annotated[
-        bool, typer.Option("--train", help="Also fine-tune the pocket model with the detector as judge (10 minutes).")
-    ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="With --train: two minutes instead of ten.")] = False,
-    method: Annotated[Method, typer.Option("--method", help="With --train: how.")] = Method.nft,
+    method: Annotated[Method, typer.Option("--method", help="How the pocket model is fine-tuned.")] = Method.nft,
+    quick: Annotated[bool, typer.Option("--quick", help="Two minutes of training instead of ten.")] = False,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Whether to train, or only to judge.")] = True,
 ) -> None:
-    """Judge composed scenes, photographs and samples of the pocket model with the packaged detector, on one page."""
+    """The whole loop on this machine: judge pictures, then fine-tune a small model by what the judge says.
+
+    First the packaged detector judges composed scenes, photographs and samples of the pocket model (seconds; index.html). Then
+    the pocket model is fine-tuned with those verdicts as rewards (ten minutes; training-METHOD.html). Runs of several
+    methods into one folder are set side by side.
+    """
     from geneval_reward import GenEvalScorer
 
     messages, output = Console(stderr=True, highlight=False), Console(highlight=False, soft_wrap=True)
+    if train:
+        _require_training()
     start = time.perf_counter()
     with messages.status("loading the lite backend"):
         scorer = GenEvalScorer.from_pretrained("lite", device=device)
@@ -60,6 +66,16 @@ def demo(
 
         page = train_and_report(out, method.value, quick, seed, scorer, messages, output)
         output.print(f"training: {page.resolve()}")
+
+
+def _require_training() -> None:
+    missing = [name for name in ("lightning", "diffusers", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise typer.BadParameter(
+            f"expected {', '.join(missing)} to be installed, which training needs; "
+            'pip install "geneval-reward[lightning,diffusers,report]", or use --no-train to judge only',
+            param_hint="--train",
+        )
 
 
 def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, output: Console) -> Path:

@@ -37,6 +37,7 @@ class AuditReport:
         diversity: Mean distance between two images of one prompt (root mean square over pixels of 16 x 16 thumbnails, in
             [0, 1]); NaN if no prompt has two. Near 0, the policy draws one picture a prompt.
         views: Names of the views.
+        images: How many were judged.
     """
 
     score: float
@@ -44,6 +45,7 @@ class AuditReport:
     brightness: float
     diversity: float
     views: tuple[str, ...]
+    images: int
 
     @property
     def gap(self) -> float:
@@ -127,7 +129,41 @@ def audit(
         brightness=float(small.mean()),
         diversity=_diversity(small, [spec.prompt for spec in specs]),
         views=tuple(views),
+        images=len(tensors),
     )
+
+
+def audit_policy(
+    module: Any,
+    judge: GenEvalScorer,
+    second: GenEvalScorer,
+    specs: Sequence[PromptSpec],
+    images_per_prompt: int = 2,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> AuditReport:
+    """Sample with a module's ``generate`` and let both judges look.
+
+    Args:
+        module: With ``generate(prompts, seeds) -> images``, as `geneval_reward.training.FlowRL`.
+        judge: The first judge, of the kind that gives the rewards.
+        second: The second.
+        specs: What is asked.
+        images_per_prompt: At least 2, so that diversity can be told.
+        seed: Of the images' noise; the same images every time, but for the weights.
+        batch_size: Images a call.
+
+    Returns:
+        An `AuditReport`.
+    """
+    asked = [spec for spec in specs for _ in range(images_per_prompt)]
+    seeds = [seed_for(seed, spec.prompt, n) for spec in specs for n in range(images_per_prompt)]
+    images: list[Tensor] = []
+    for start in range(0, len(asked), batch_size):
+        part = slice(start, start + batch_size)
+        images += [image.cpu() for image in module.generate([s.prompt for s in asked[part]], seeds[part])]
+    return audit(images, asked, judge.score(images, asked), second)
 
 
 class AuditCallback(Callback):
@@ -136,6 +172,7 @@ class AuditCallback(Callback):
     Args:
         judge: The first judge, of the kind that gives the rewards: a scorer or the name of a backend.
         second: The second; a scorer, the name of a backend, or None for the first on other views.
+        second_rules: Its thresholds, as `Rules.parse` takes them, if it is a name; others than those of the rewards tell more.
         prompts: What `geneval_reward.training.PromptGroups` takes.
         images_per_prompt: At least 2, so that diversity can be told.
         every_n_epochs: How often.
@@ -145,10 +182,13 @@ class AuditCallback(Callback):
         ValueError: If a number is out of range.
     """
 
+    scores_with_geneval = True  # after every update of the weights, before what reads the numbers
+
     def __init__(
         self,
         judge: Any = "lite",
         second: Any = None,
+        second_rules: str | None = None,
         prompts: Any = 12,
         images_per_prompt: int = 2,
         every_n_epochs: int = 10,
@@ -158,7 +198,11 @@ class AuditCallback(Callback):
             raise ValueError(
                 f"expected images_per_prompt >= 2 and every_n_epochs >= 1, got {images_per_prompt} and {every_n_epochs}"
             )
-        self.judge, self.second = judge, second
+        if second_rules is not None and not isinstance(second, str):
+            raise ValueError(
+                "second_rules: expected None beside a ready scorer or none, got rules; name a backend as second"
+            )
+        self.judge, self.second, self.second_rules = judge, second, second_rules
         self.specs = read_training_prompts(prompts, seed)[:64]
         self.images_per_prompt, self.every_n_epochs, self.seed = images_per_prompt, every_n_epochs, seed
         self.reports: list[AuditReport] = []
@@ -168,20 +212,19 @@ class AuditCallback(Callback):
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
         if isinstance(self.second, str):
-            self.second = GenEvalScorer.from_pretrained(self.second, device=trainer.strategy.root_device)
+            self.second = GenEvalScorer.from_pretrained(
+                self.second, device=trainer.strategy.root_device, rules=self.second_rules
+            )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """On the first process alone; the others go on to the next epoch's first gathering and wait there."""
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
-        specs = [spec for spec in self.specs for _ in range(self.images_per_prompt)]
-        seeds = [seed_for(self.seed, spec.prompt, n) for spec in self.specs for n in range(self.images_per_prompt)]
-        images: list[Tensor] = []
-        for start in range(0, len(specs), 16):
-            part = slice(start, start + 16)
-            images += [image.cpu() for image in pl_module.generate([s.prompt for s in specs[part]], seeds[part])]
-        report = audit(images, specs, self.judge.score(images, specs), self.second or self.judge)
+        report = audit_policy(
+            pl_module, self.judge, self.second or self.judge, self.specs, self.images_per_prompt, seed=self.seed
+        )
         self.reports.append(report)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in report.log_dict().items()})
         for logger in trainer.loggers:
             logger.log_metrics(report.log_dict(), step=trainer.global_step)
 

@@ -125,7 +125,7 @@ def test_doctor_says_what_is_missing(run, monkeypatch, tmp_path):
 
 
 def test_demo_writes_a_page_that_needs_nothing_else(run, tmp_path):
-    result, code, messages = run("demo", "--out", "demo", "--device", "cpu")
+    result, code, messages = run("demo", "--no-train", "--out", "demo", "--device", "cpu")
     assert code == 0, messages
     page = (tmp_path / "demo" / "index.html").read_text()
     assert page.count("<figure") >= 24

@@ -346,6 +346,22 @@ def test_configurations_parse_and_open_with_their_launch_line(path):
     )
 
 
+@pytest.mark.parametrize(("method", "path"), [("nft", "nft_pocket"), ("flow-grpo", "flow_grpo_pocket")])
+def test_the_demo_trains_as_the_pocket_configurations_say(method, path):
+    import yaml
+
+    from geneval_reward.demo_training import settings_for
+
+    config = yaml.safe_load((ROOT / "configs" / f"{path}.yaml").read_text())
+    settings = settings_for(method)
+    assert settings.module.items() <= config["model"].items()
+    assert (settings.groups, settings.group_size) == (config["data"]["groups"], config["data"]["group_size"])
+    assert config["data"]["batch_size"] * 2 == settings.groups * settings.group_size
+    callbacks = {item["class_path"].rpartition(".")[2]: item["init_args"] for item in config["trainer"]["callbacks"]}
+    assert callbacks["GenEvalCallback"]["every_n_epochs"] == settings.check_every
+    assert callbacks["AuditCallback"]["every_n_epochs"] == settings.audit_every
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1000)
 def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
