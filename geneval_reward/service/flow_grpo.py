@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -59,11 +59,35 @@ class RequestError(GenEvalError, ValueError):
     """A request that cannot be answered, however often it is sent."""
 
 
+class BatchScorer(Protocol):
+    """What the app needs of a scorer: a :class:`~geneval_reward.GenEvalScorer`, or a pool of workers with its face."""
+
+    @property
+    def name(self) -> str:
+        """The backend."""
+        ...
+
+    @property
+    def fingerprint_id(self) -> str:
+        """What decides the answers, in twelve hex digits."""
+        ...
+
+    @property
+    def detector(self) -> Any:
+        """What is asked for ``swap_rb``."""
+        ...
+
+    def score(self, images: Any, specs: Sequence[Any], /) -> list[Verdict]:
+        """Judge a batch; called from several threads."""
+        ...
+
+
 @dataclass(frozen=True)
 class Capacity:
     """What the server takes on; beyond it, it refuses.
 
     Attributes:
+        concurrency: Requests decoded and scored at a time. Two keep one GPU busy; a pool of workers wants one more than it has.
         pickle: Of one request's body; see :class:`geneval_reward.service.unpickle.Limits`.
         images: Images in one request. The public client sends at most 64.
         pixels: Pixels of all images of a request together.
@@ -72,6 +96,7 @@ class Capacity:
         body_seconds: Time for a client to send its body.
     """
 
+    concurrency: int = 2
     pickle: Limits = field(default_factory=Limits)
     images: int = 256
     pixels: int = 128_000_000
@@ -81,7 +106,7 @@ class Capacity:
 
 
 def make_app(
-    scorer: GenEvalScorer,
+    scorer: BatchScorer,
     *,
     credit: str = "flow_grpo",
     swap_rb: bool | None = None,
@@ -110,7 +135,7 @@ def make_app(
         The app, for example for ``uvicorn.run(app, port=18085)``.
 
     Raises:
-        ValueError: For an unknown credit.
+        ValueError: For an unknown credit, or a swap that the scorer's workers would have to make.
         ModuleNotFoundError: Without the extra ``geneval_reward[serve]``.
     """
     try:
@@ -124,7 +149,13 @@ def make_app(
         raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
     if swap_rb is None:
         swap_rb = scorer.name in ("paper", "mmdet")
-    server = _Server(_with_swap(scorer) if swap_rb else scorer, credit, capacity or Capacity())
+    if swap_rb and not _is_swapped(scorer.detector):
+        if not isinstance(scorer, GenEvalScorer):
+            raise ValueError(
+                f"swap_rb: expected a GenEvalScorer to wrap, got {type(scorer).__name__}; swap in its workers"
+            )
+        scorer = _with_swap(scorer)
+    server = _Server(scorer, credit, capacity or Capacity())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -171,15 +202,15 @@ def _strict_without_exclude(verdict: Verdict) -> bool:
 
 
 class _Server:
-    def __init__(self, scorer: GenEvalScorer, credit: str, capacity: Capacity) -> None:
+    def __init__(self, scorer: BatchScorer, credit: str, capacity: Capacity) -> None:
         self.scorer = scorer
         self.credit = credit
         self.capacity = capacity
         self.waiting = 0
         self.held_bytes = 0
-        # Two: one request is decoded while another is scored; the scorer itself runs one batch at a time.
-        self.threads = ThreadPoolExecutor(2, thread_name_prefix="geneval-flow-grpo")
-        self.places = asyncio.Semaphore(2)
+        # More than one: a request is decoded while another is scored.
+        self.threads = ThreadPoolExecutor(capacity.concurrency, thread_name_prefix="geneval-flow-grpo")
+        self.places = asyncio.Semaphore(capacity.concurrency)
 
     async def health(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -198,6 +229,8 @@ class _Server:
 
     async def score(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse, Response
+
+        from geneval_reward.service.guard import RefusedError
 
         peer = request.client.host if request.client else "an unnamed client"
         if self.waiting >= self.capacity.waiting:
@@ -218,6 +251,8 @@ class _Server:
                     await loop.run_in_executor(self.threads, self._answer, data, peer),
                     media_type="application/octet-stream",
                 )
+        except RefusedError as error:
+            return self._busy(peer, error.message)
         except TimeoutError:
             return self._refuse(
                 peer, 408, f"expected the body within {self.capacity.body_seconds:g} s, got only a part"
@@ -268,10 +303,10 @@ class _Server:
             media_type="application/octet-stream",
         )
 
-    def _busy(self, peer: str) -> Response:
+    def _busy(self, peer: str, why: str = "too many requests or bytes at once") -> Response:
         from starlette.responses import PlainTextResponse
 
-        _log.warning("flow-grpo: told %s to come back; %d requests are waiting", peer, self.waiting)
+        _log.warning("flow-grpo: told %s to come back, with %d requests here: %s", peer, self.waiting, why)
         text = "geneval-reward: expected fewer requests at once, got too many; send it again\n"
         return PlainTextResponse(text, status_code=503, headers={"Retry-After": "1"})
 

@@ -21,17 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 
 from geneval_reward import GenEvalScorer
 from geneval_reward.judge import Detections
 from geneval_reward.prompts import COLOR_IDS, COLORS, TAGS, class_id
 from geneval_reward.service.flow_grpo import Capacity, make_app
+from geneval_reward.service.guard import RefusedError
 from geneval_reward.service.unpickle import Limits
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
 from geneval_reward.vision.protocols import ColorQuery, Wanted
-
-uvicorn = pytest.importorskip("uvicorn")
 
 VERDICTS = Path(__file__).parents[1] / "data" / "verdicts.jsonl.xz"
 KEYS = ["scores", "rewards", "strict_rewards", "group_rewards", "group_strict_rewards"]
@@ -447,6 +447,21 @@ def test_a_busy_server_says_when_to_come_back() -> None:
         turn.set()
         assert first.result().status == 200
         assert server.post(request_of()).status == 200
+
+
+def test_a_pool_that_refuses_is_a_busy_server() -> None:
+    class Full:
+        name, fingerprint_id, detector = "lite", "0" * 12, None
+
+        def score(self, images: Any, specs: Any) -> list[Any]:
+            raise RefusedError(429, "expected room in the queue, got none", 1)
+
+    with serving(Full()) as server:  # type: ignore[arg-type]
+        answer = server.post(request_of())
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert server.health()["backend"] == "lite"
+    with pytest.raises(ValueError, match="swap_rb: expected a GenEvalScorer to wrap, got Full"):
+        make_app(Full(), swap_rb=True)
 
 
 def test_a_failure_of_the_server_is_a_500_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
