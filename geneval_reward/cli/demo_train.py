@@ -120,14 +120,13 @@ def _cells(point: Any) -> tuple[str, ...]:
 def _by_task(result: TrainingDemo) -> Table:
     table = Table("task", "before", "after", "difference", title="held-out prompts, same noise", title_justify="left")
 
-    def span(estimate: Any, sign: str = "") -> str:
-        interval = estimate.interval
-        return f"{estimate.value:{sign}.3f} ({interval.low:{sign}.3f} .. {interval.high:{sign}.3f})"
+    def row(name: str, before: Any, after: Any, difference: Any) -> None:
+        interval = difference.interval
+        change = f"{difference.value:+.3f} ({interval.low:+.2f} .. {interval.high:+.2f})"
+        table.add_row(name, f"{before.value:.3f}", f"{after.value:.3f}", change)
 
     for name, before in result.before.tags.items():
-        table.add_row(name, span(before), span(result.after.tags[name]), span(result.difference.tags[name], "+"))
+        row(name, before, result.after.tags[name], result.difference.tags[name])
     table.add_section()
-    table.add_row(
-        "overall", span(result.before.overall), span(result.after.overall), span(result.difference.overall, "+")
-    )
+    row("overall", result.before.overall, result.after.overall, result.difference.overall)
     return table

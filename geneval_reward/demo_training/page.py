@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from geneval_reward.demo_training.run import TrainingDemo
 from geneval_reward.report.page import Card, Command, Picture, Section, Table, judged_page
 
 _SHOWN_PER_TAG = 3
+_SMOOTH = 5  # epochs; the share in one rollout of a dozen prompts says little
 _NAMES = {"nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
 _COLORS = {"nft": "#0072B2", "flow-grpo": "#D55E00"}  # two that colour-blind readers can tell apart (Okabe and Ito)
 
@@ -52,7 +54,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
         Picture(
             "Score against images and against seconds",
             "Large dots: the whole held-out suite, before and after. Small dots: a quarter of it, as the callback saw it in "
-            "training. Thin lines: the share of right images in each rollout, on training prompts.",
+            f"training. Lines: the share of right images in rollouts, on training prompts, mean of {_SMOOTH} epochs.",
             curves(runs),
         )
     ]
@@ -99,20 +101,20 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
 
 def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Runs side by side: column names and rows."""
-    columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at (images)", "(seconds)")
+    columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at")
     rows = []
     for run in runs:
         half = _half_way(run)
+        value, low, high = run.difference
         rows.append(
             (
-                _NAMES[run.method],
+                method_name(run.method),
                 f"{run.images:,}",
                 f"{run.total_seconds:.0f}",
-                _spanned(run.before),
-                _spanned(run.after),
-                f"{run.difference[0]:+.3f}",
-                f"{half.images:,}" if half else "-",
-                f"{half.seconds:.0f}" if half else "-",
+                f"{run.before[0]:.3f}",
+                f"{run.after[0]:.3f}",
+                f"{value:+.3f} ({low:+.2f} .. {high:+.2f})",
+                f"{half.images:,} images, {half.seconds:.0f} s" if half else "-",
             )
         )
     return columns, rows
@@ -127,7 +129,7 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
     for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds of wall time")):
         for run in runs:
             color = _COLORS[run.method]
-            _line(axes, run.curve, name, "reward", color=color, lw=0.9, alpha=0.45)
+            _line(axes, _smoothed(run.curve), name, "reward", color=color, lw=1, alpha=0.6)
             _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=3, lw=0, alpha=0.8)
             ends = [0.0, float(run.images)] if name == "images" else [0.0, run.total_seconds]
             values = [run.before, run.after]
@@ -155,6 +157,12 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
 def _line(axes: Any, curve: Sequence[Point], x: str, y: str, **style: Any) -> None:
     points = [point for point in curve if getattr(point, y) is not None]
     axes.plot([getattr(point, x) for point in points], [getattr(point, y) for point in points], **style)
+
+
+def _smoothed(curve: Sequence[Point]) -> list[Point]:
+    known = [point for point in curve if point.reward is not None]
+    parts = [known[max(0, end - _SMOOTH) : end] for end in range(1, len(known) + 1)]
+    return [replace(part[-1], reward=sum(p.reward for p in part) / len(part)) for part in parts]  # type: ignore[misc]
 
 
 def _half_way(run: RunRecord) -> Point | None:

@@ -78,11 +78,10 @@ def test_half_of_the_rise_is_told_where_it_was_seen():
         "method": "DiffusionNFT",
         "images": "400",
         "seconds": "50",
-        "before": "0.400 (0.300 .. 0.500)",
-        "after": "0.800 (0.700 .. 0.900)",
-        "difference": "+0.400",
-        "half of it at (images)": "300",
-        "(seconds)": "30",
+        "before": "0.400",
+        "after": "0.800",
+        "difference": "+0.400 (+0.30 .. +0.50)",
+        "half of it at": "300 images, 30 s",
     }
 
 

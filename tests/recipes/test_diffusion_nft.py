@@ -362,7 +362,7 @@ def test_the_demo_trains_as_the_pocket_configurations_say(method, path):
     assert callbacks["AuditCallback"]["every_n_epochs"] == settings.audit_every
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
     out = tmp_path / "losses.json"
@@ -404,7 +404,7 @@ def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
                     assert two[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_kill_in_the_middle_of_a_step_loses_that_step_alone(worker, tmp_path):
     script = f"""
