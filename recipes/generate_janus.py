@@ -55,8 +55,10 @@ def janus_generator(
     return CallableGenerator(paint, batch_size=batch_size)
 
 
-def janus_pro_1b(name: str = "deepseek-community/Janus-Pro-1B") -> CallableGenerator:
-    """The released model, from a folder or a model hub."""
+def janus_pro_1b(
+    name: str = "deepseek-community/Janus-Pro-1B", guidance: float = 5.0, temperature: float = 1.0
+) -> CallableGenerator:
+    """The released model, from a folder or a model hub. A sweep can set its arguments."""
     from transformers import AutoProcessor, JanusForConditionalGeneration
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,13 +71,13 @@ def janus_pro_1b(name: str = "deepseek-community/Janus-Pro-1B") -> CallableGener
         found = processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
         return {name: found[name] for name in ("input_ids", "attention_mask")}
 
-    return janus_generator(model, encode)
+    return janus_generator(model, encode, guidance=guidance, temperature=temperature)
 
 
 PAD, BOS, BOI, IMAGE, WORDS = 0, 1, 2, 3, 64
 
 
-def tiny_janus(seed: int = 0) -> CallableGenerator:
+def tiny_janus(seed: int = 0, guidance: float = 2.0, temperature: float = 1.0) -> CallableGenerator:
     """The same classes with a few thousand random weights: pictures of 16 px that show nothing, for tests and dry runs."""
     from transformers import (
         JanusConfig,
@@ -129,7 +131,7 @@ def tiny_janus(seed: int = 0) -> CallableGenerator:
     model.generation_config.generation_kwargs = {"boi_token_id": BOI}
     model.generation_config.pad_token_id, model.generation_config.bos_token_id = PAD, BOS
 
-    return janus_generator(model, _encode_words, guidance=2.0)
+    return janus_generator(model, _encode_words, guidance=guidance, temperature=temperature)
 
 
 def _encode_words(prompts: list[str]) -> dict[str, torch.Tensor]:

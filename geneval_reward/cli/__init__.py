@@ -22,6 +22,7 @@ from geneval_reward.cli.report import report
 from geneval_reward.cli.score import score
 from geneval_reward.cli.serve import serve
 from geneval_reward.cli.summary import summary
+from geneval_reward.cli.sweep import sweep
 from geneval_reward.errors import GenEvalError
 from geneval_reward.version import __version__
 
@@ -40,6 +41,7 @@ app.command("summary")(summary)
 app.command("compare")(compare)
 app.command("report")(report)
 app.command("generate")(generate)
+app.command("sweep")(sweep)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
 app.command("parity")(parity)

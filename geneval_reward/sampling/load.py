@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -40,8 +41,8 @@ def load_generator(
 
     Args:
         model: ``pocket`` (inside the package); a folder that a diffusers pipeline was saved in; the name of one on a model
-            hub, ``owner/name``; or ``module:function`` or ``file.py:function``, called without arguments, that gives a
-            pipeline or anything with ``generate(prompts, seeds)``.
+            hub, ``owner/name``; or ``module:function`` or ``file.py:function`` that gives a pipeline or anything with
+            ``generate(prompts, seeds)``. The function gets those of ``arguments`` that it takes.
         device: A torch device, or ``auto``: CUDA where there is one, and under torchrun the local rank's.
         dtype: ``fp32``, ``fp16``, ``bf16``, or ``auto``: fp16 on CUDA, else fp32; pocket is always fp32 then.
         batch_size: Most images a call; 64 for pocket, else 8.
@@ -60,7 +61,10 @@ def load_generator(
         raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
     place = _place(device)
     if model in NAMED or _is_import_path(model):
-        pipe = import_object(NAMED.get(model, model), "model")()
+        function = import_object(NAMED.get(model, model), "model")
+        own = {} if model in NAMED else _taken(function, arguments)
+        arguments = {name: value for name, value in arguments.items() if name not in own}
+        pipe = function(**own)
         if not _is_pipeline(pipe):
             return _ready_made(pipe, model, dtype, batch_size, lora, arguments)
         if dtype != "auto":
@@ -110,6 +114,15 @@ def import_object(path: str, name: str) -> Any:
 
 def _is_import_path(model: str) -> bool:
     return re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", model) is not None and not Path(model).exists()
+
+
+def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments that a function names."""
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def _is_pipeline(thing: Any) -> bool:

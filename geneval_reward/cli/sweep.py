@@ -1,0 +1,219 @@
+"""``geneval-reward sweep``: a grid of generator arguments to a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geneval_reward.cli.generate import progress_bar
+from geneval_reward.cli.options import Arguments, BatchSize, SubsetSize
+from geneval_reward.cli.suites import call_arguments, choose_subset, read_suite
+
+if TYPE_CHECKING:
+    from geneval_reward.sweep import Sweep, SweepTable
+
+
+class Format(StrEnum):
+    """How the table is printed."""
+
+    table = "table"
+    markdown = "markdown"
+    json = "json"
+    csv = "csv"
+
+
+def sweep(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="As `generate` takes it: 'pocket', a pipeline's folder or hub name, module:function."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, scores, table and picture.")] = Path(
+        "sweep"
+    ),
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            "-g",
+            help="An axis, such as steps=4,8,16 or guidance=1,3; also resolution, precision, checkpoint, lora, best_of, or any "
+            "argument of the pipeline. Repeatable.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML with grid, set, model, suite, subset and so on.")
+    ] = None,
+    arguments: Arguments = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="official (the default), pocket, or a file.")] = None,
+    subset: SubsetSize = None,
+    images_per_prompt: Annotated[int | None, typer.Option("--images-per-prompt", "-n", min=1, help="4.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="lite (the default), paper or mmdet.")] = None,
+    rules: Annotated[str | None, typer.Option("--rules", help="As `score` takes them.")] = None,
+    batch_size: BatchSize = None,
+    device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="i/n: only every n-th setting; without a table. torchrun sets its own."),
+    ] = None,
+    output: Annotated[Format, typer.Option("--format", "-f", help="How the table is printed.")] = Format.table,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The picture; DIR/sweep.png.")] = None,
+) -> None:
+    """Generate and score a grid of settings on the same prompts and noise; goes on where it stopped, image by image.
+
+    The best setting's score is marked as selected, with what the same choice scores on prompts that had no part in it.
+    """
+    from rich.console import Console
+
+    from geneval_reward.sampling import Shard
+    from geneval_reward.sweep import Sweep, SweepRunner, make_cells, parse_axis, read_config, sweep_table
+
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    given = {} if config is None else read_config(config)
+
+    def value(name: str, own: Any, default: Any) -> Any:
+        return own if own is not None else given.get(name, default)
+
+    model = value("model", model, None)
+    if model is None:
+        raise typer.BadParameter("expected a model here or in the YAML file, got none", param_hint="MODEL")
+    suite = value("suite", suite, "official")
+    axes = {name: list(values) for name, values in map(parse_axis, grid or ())}
+    if len(axes) < len(grid or ()):
+        raise typer.BadParameter("expected every axis once", param_hint="--grid")
+    fixed = given.get("set", {}) | call_arguments(arguments)
+    cells = make_cells(given.get("grid", {}) | axes, fixed)
+    whole = read_suite(suite)
+    chosen = choose_subset(whole, value("subset", subset, None))
+    plan = Sweep(
+        root=out,
+        model=model,
+        cells=cells,
+        specs=whole if chosen is None else chosen.specs,
+        numbers=tuple(range(len(whole))) if chosen is None else chosen.numbers,
+        images_per_prompt=value("images_per_prompt", images_per_prompt, 4),
+        seed=value("seed", seed, 0),
+        fixed=tuple(fixed.items()),
+        device=device,
+        batch_size=batch_size,
+    )
+    judge = {"backend": value("backend", backend, "lite"), "rules": value("rules", rules, None)}
+    _check_setup(out, {"model": model, "suite": suite, "seed": plan.seed, "set": fixed} | judge)
+    part = Shard.current(shard)
+    if part.index == 0:
+        _say(messages, plan, len(whole))
+
+    def make_scorer() -> Any:
+        from geneval_reward import GenEvalScorer
+
+        return GenEvalScorer.from_pretrained(judge["backend"], device=device, rules=judge["rules"])
+
+    runner, failed = SweepRunner(plan, make_scorer), 0
+    renderings = part.of(plan.renderings())
+    with progress_bar(messages, "[progress.description]{task.description}", quiet=part.index > 0) as bar:
+        for number, cell in enumerate(renderings, 1):
+            count = len(plan.specs) * plan.candidates(cell)
+            tasks = {
+                what: bar.add_task(f"{number}/{len(renderings)} {cell.name}: {what}", total=count)
+                for what in ("generate", "score")
+            }
+            with warnings.catch_warnings():
+                # A cut last line is mended; a bad setting may well be wrong in every image.
+                warnings.simplefilter("ignore", UserWarning)
+                failures = runner.run(cell, lambda what, images, tasks=tasks: bar.update(tasks[what], advance=images))
+            failed += len(failures)
+            for name, reason in list(failures.items())[:3]:
+                messages.print(f"not scored: {cell.name} {name}: {reason}")
+            bar.remove_task(tasks["generate"])
+            bar.remove_task(tasks["score"])
+    if part.count > 1:
+        messages.print(f"shard {part.index}/{part.count} is done; for the table run the same command without shards")
+        return
+    table = sweep_table(plan, len(whole))
+    _write(out, table, plot or out / "sweep.png", messages)
+    _print(table, output, messages)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say(messages: Any, plan: Sweep, whole: int) -> None:
+    from geneval_reward.sampling import subset_standard_error
+
+    counts: dict[str, int] = {}
+    for spec in plan.specs:
+        counts[spec.tag] = counts.get(spec.tag, 0) + 1
+    error = 100 * subset_standard_error(counts, plan.images_per_prompt)
+    images = sum(len(plan.specs) * plan.candidates(cell) for cell in plan.renderings())
+    part = "" if len(plan.specs) == whole else f"a stratified subset of {len(plan.specs)} of {whole} prompts, "
+    messages.print(
+        f"{len(plan.cells)} settings, {part}{images} images in all; expect a standard error of about {error:.1f} points for "
+        "each score (less for differences: the noise is shared)"
+    )
+
+
+def _check_setup(out: Path, setup: dict[str, Any]) -> None:
+    """One folder holds one sweep; its grid, subset and number of images may grow."""
+    from geneval_reward.sampling.write import write_json
+
+    path = out / "sweep.json"
+    # As a file holds it: tuples are lists there.
+    setup = json.loads(json.dumps(setup))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        name = next((name for name in setup if before.get(name) != setup[name]), None)
+        if name is not None:
+            raise typer.BadParameter(
+                f"{out} holds another sweep: expected {name} {before.get(name)!r}, got {setup[name]!r}; choose another folder",
+                param_hint="--out",
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise typer.BadParameter(
+            f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, setup)
+
+
+def _write(out: Path, table: SweepTable, picture: Path, messages: Any) -> None:
+    from geneval_reward.sampling.write import write_json
+    from geneval_reward.sweep.plot import save_plot
+    from geneval_reward.sweep.table import to_csv, to_dict
+
+    write_json(out / "table.json", to_dict(table))
+    (out / "table.csv").write_text(to_csv(table), encoding="utf-8")
+    try:
+        messages.print(f"picture: {save_plot(table, picture)}; table: {out / 'table.csv'}, {out / 'table.json'}")
+    except ImportError as error:
+        messages.print(f"no picture: {error}")
+
+
+def _print(table: SweepTable, output: Format, messages: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from geneval_reward.sweep.table import LEGEND, cells_of, to_csv, to_dict, to_markdown
+
+    for note in table.notes:
+        messages.print(f"note: {note}")
+    if output is Format.table:
+        header, rows = cells_of(table)
+        grid = Table(*header, box=box.SIMPLE_HEAD)
+        for column in grid.columns[:-1]:
+            column.justify, column.no_wrap = "right", True
+        for number, row in enumerate(rows):
+            grid.add_row(*row, style="bold" if number < len(table.rows) and table.rows[number].selected else "")
+        Console(highlight=False).print(grid)
+        messages.print(f"({LEGEND})")
+    elif output is Format.markdown:
+        sys.stdout.write(to_markdown(table))
+    elif output is Format.csv:
+        sys.stdout.write(to_csv(table))
+    else:
+        sys.stdout.write(json.dumps(to_dict(table), indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""``geneval-reward sweep`` with the pocket model."""
+
+import json
+
+import pytest
+
+
+def call(run, out, *args):
+    return run("sweep", "pocket", "--suite", "pocket", "--subset", "2/tag", "-n", 1, "--out", out, *args)
+
+
+def test_a_small_sweep(run, tmp_path) -> None:
+    result, code, messages = call(run, "s", "--grid", "steps=1,6", "--grid", "best_of=1,2")
+    assert code == 0
+    assert (
+        "4 settings, a stratified subset of 12 of 200 prompts, 48 images in all; expect a standard error of" in messages
+    )
+    assert "a subset: 12 of 200 prompts" in messages
+    assert "is the best of 2 settings on these prompts" in messages
+    assert "selected" in result.stdout
+    assert "best of 2" in result.stdout
+    assert (tmp_path / "s" / "sweep.png").stat().st_size > 10_000
+    record = json.loads((tmp_path / "s" / "table.json").read_text())
+    assert [row["setting"] for row in record["rows"]] == [
+        {"steps": steps, "best_of": best} for steps in (1, 6) for best in (1, 2)
+    ]
+    values = [row["overall"]["value"] for row in record["rows"]]
+    assert values[1] >= values[0]
+    assert values[3] >= values[2]
+    before = (tmp_path / "s" / "cells" / "steps=6" / "times.jsonl").read_text()
+    # The grid may grow; what is there is not made again. YAML does as well.
+    (tmp_path / "s.yaml").write_text("suite: pocket\nsubset: 2/tag\nimages_per_prompt: 1\ngrid: {steps: [1, 2, 6]}\n")
+    result, code, _ = run("sweep", "pocket", "--out", "s", "--config", "s.yaml", "--format", "json", "--plot", "p.svg")
+    assert code == 0
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["overall"]["value"] for row in (rows[0], rows[2])] == [values[0], values[2]]
+    assert (tmp_path / "s" / "cells" / "steps=6" / "times.jsonl").read_text() == before
+    assert (tmp_path / "p.svg").exists()
+    _, code, messages = call(run, "s", "--grid", "steps=1", "--seed", 5)
+    assert code == 2
+    assert "expected seed 0, got 5; choose another folder" in " ".join(messages.replace("│", " ").split())
+
+
+def test_shards_leave_the_table_to_the_last_call(run, tmp_path) -> None:
+    _, code, messages = call(run, "s", "--grid", "steps=1,2", "--shard", "1/2")
+    assert code == 0
+    assert "shard 1/2 is done" in messages
+    assert [path.name for path in (tmp_path / "s" / "cells").iterdir()] == ["steps=2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("pocket", "--grid", "steps"), "grid: expected name=value,value"),
+        (("pocket",), "grid: expected at least one axis"),
+        (("--grid", "steps=1"), "expected a model here or in the YAML file"),
+        (("pocket", "--grid", "steps=1", "--grid", "steps=2"), "expected every axis once"),
+        (
+            ("pocket", "--grid", "stepz=1", "--suite", "pocket", "--subset", "6"),
+            "stepz: expected an argument that Pocket",
+        ),
+        (("pocket", "--grid", "steps=1", "--set", "steps=2"), "steps: expected one axis or fixed value"),
+        (("pocket", "--grid", "steps=1", "--config", "no.yaml"), "no.yaml: expected a YAML file"),
+    ],
+)
+def test_bad_input(run, args, message) -> None:
+    _, code, messages = run("sweep", *args, "--out", "s")
+    assert code == 2
+    assert message in " ".join(messages.replace("│", " ").split())
