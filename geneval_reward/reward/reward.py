@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import warnings
@@ -18,6 +17,7 @@ from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
+from geneval_reward.reward.inputs import text_of
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.vision.images import as_image
 
@@ -261,7 +261,7 @@ class GenEvalReward:
 
     def _prepare(self, image: Any, asked: Any, index: int) -> tuple[torch.Tensor | None, PromptSpec | None, str | None]:
         try:
-            spec = resolve(_text_of(asked), self._specs)  # first: what asks for no picture need not have one
+            spec = resolve(text_of(asked), self._specs)  # first: what asks for no picture need not have one
             return as_image(image, f"images[{index}]"), spec, None
         except (ImageError, SpecError) as error:
             text = str(error)
@@ -277,17 +277,3 @@ class GenEvalReward:
             "kernels or weights give low confidences and no error",
             stacklevel=4,
         )
-
-
-def _text_of(asked: Any) -> Any:
-    """A chat prompt, as TRL has them, to its last text; anything else as it is."""
-    if isinstance(asked, list) and asked and isinstance(asked[-1], Mapping) and "content" in asked[-1]:
-        content = asked[-1]["content"]
-        if isinstance(content, list):
-            content = " ".join(part["text"] for part in content if part.get("type") == "text")
-        return content
-    if isinstance(asked, np.str_):
-        return str(asked)
-    if isinstance(asked, Mapping) and isinstance(asked.get("metadata"), str):
-        return json.loads(asked["metadata"])
-    return asked

@@ -55,13 +55,11 @@ class _Model:
 
     def __init__(self, config: Any, accelerator: Any) -> None:
         super().__init__(config, accelerator)  # type: ignore[call-arg]
-        options = dict(getattr(config, "extra_kwargs", None) or {}) | dict(
-            getattr(config, "reward_model_kwargs", None) or {}
-        )
+        options: dict[str, Any] = {"device": self.device}
+        for name in ("extra_kwargs", "reward_model_kwargs"):
+            options |= getattr(config, name, None) or {}
         self.unscorable: float | None = options.pop("unscorable", None)
-        self.reward = GenEvalReward(
-            options.pop("backend", "paper"), options.pop("credit", "official"), **({"device": self.device} | options)
-        )
+        self.reward = GenEvalReward(options.pop("backend", "paper"), options.pop("credit", "official"), **options)
 
     def __call__(
         self,

@@ -54,15 +54,15 @@ class FunctionLike:
 
     @property
     def __code__(self) -> CodeType:
-        return type(self).__call__.__code__  # type: ignore[attr-defined, no-any-return]
+        return type(self).__call__.__code__
 
     @property
     def __defaults__(self) -> tuple[Any, ...] | None:
-        return type(self).__call__.__defaults__  # type: ignore[attr-defined, no-any-return]
+        return type(self).__call__.__defaults__
 
     @property
     def __kwdefaults__(self) -> dict[str, Any] | None:
-        return type(self).__call__.__kwdefaults__  # type: ignore[attr-defined, no-any-return]
+        return type(self).__call__.__kwdefaults__
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from geneval_reward.errors import SpecError
+from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.views.shape import FunctionLike, Reward, Scored, records
 
 
@@ -54,6 +55,8 @@ class TRLReward(FunctionLike):
     def __init__(self, reward: Reward, *, render: Callable[[Any], Any] | None = None, mixed: bool = False) -> None:
         super().__init__(reward.__name__)
         self.reward, self.render, self.mixed = reward, render, mixed
+        # One name for all credits, whichever is trained; another reward's columns stand under its own.
+        self._prefix = "geneval" if isinstance(reward, GenEvalReward) else reward.__name__
 
     def __call__(
         self,
@@ -90,7 +93,7 @@ class TRLReward(FunctionLike):
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _told(scored, log_extra, log_metric)
+        return _told(scored, self._prefix, log_extra, log_metric)
 
     def _images(self, completions: Any) -> Any:
         if self.render is not None:
@@ -131,18 +134,21 @@ class AsyncTRLReward(TRLReward):
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _told(scored, log_extra, log_metric)
+        return _told(scored, self._prefix, log_extra, log_metric)
 
 
 def _told(
-    scored: Scored, log_extra: Callable[[str, list[Any]], None] | None, log_metric: Callable[[str, float], None] | None
+    scored: Scored,
+    prefix: str,
+    log_extra: Callable[[str, list[Any]], None] | None,
+    log_metric: Callable[[str, float], None] | None,
 ) -> list[float | None]:
     """Rewards, after telling the trainer's log."""
     if log_metric is not None:
         for name, values in scored.credits().items():
             known = [value for value in values if value is not None]
             if known:
-                log_metric(f"geneval/{name}", float(np.mean(known)))
+                log_metric(f"{prefix}/{name}", float(np.mean(known)))
     verdicts = getattr(scored, "verdicts", None)
     if log_extra is not None and verdicts is not None:
         reasons = [

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from geneval_reward.errors import ImageError
 from geneval_reward.judge.verdict import CREDITS
 from geneval_reward.reward.reward import GenEvalReward
-from geneval_reward.reward.views.shape import Reward, records
+from geneval_reward.reward.views.shape import records
 
 
 class ScoreItem(Protocol):
@@ -56,7 +56,7 @@ class UniRLScorer:
     input_kind = "image"
     supports_grad = False
 
-    def __init__(self, backend: Reward | str = "paper", credit: str = "official", **options: Any) -> None:
+    def __init__(self, backend: Any = "paper", credit: str = "official", **options: Any) -> None:
         if not isinstance(backend, str) and options:
             raise ValueError(
                 f"{next(iter(options))}: expected no options beside a ready reward; give them to the reward"

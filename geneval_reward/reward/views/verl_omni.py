@@ -102,11 +102,11 @@ class SampleReward(FunctionLike):
         results: list[dict[str, float] | Exception] = []
         for index, (value, reason) in enumerate(zip(scored.rewards, scored.errors, strict=True)):
             if value is None:
-                kind = ImageError if (reason or "").startswith("images[") else SpecError
+                kind = ImageError if "images[" in (reason or "") else SpecError
                 results.append(kind(f"sample: {reason}"))
             else:
                 known = {name: column[index] for name, column in columns.items()}
-                results.append({"score": value, **{name: v for name, v in known.items() if v is not None}})
+                results.append({name: v for name, v in known.items() if v is not None} | {"score": value})
         return results
 
 

@@ -1,0 +1,438 @@
+"""Several rewards as one."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+
+from geneval_reward.errors import GenEvalError, ImageError, SpecError
+from geneval_reward.judge.verdict import CREDITS
+from geneval_reward.reward.inputs import prompt_texts
+from geneval_reward.reward.reward import GenEvalReward
+from geneval_reward.rl import GroupAdvantages, gdpo_advantages
+
+_log = logging.getLogger(__name__)
+
+_ARGUMENTS: Final = ("images", "prompts", "metadata")
+
+Column = list[float | None]
+
+
+@dataclass(frozen=True)
+class CompositeBatch:
+    """Rewards of a batch with the parts they were made from.
+
+    Attributes:
+        rewards: One per image; None where there is none.
+        parts: What each part gave, before weights; None where it gave none, NaN or an infinity.
+        errors: Why an image has no reward, or None.
+        batches: What parts answered that answer more than values, by name: the :class:`RewardBatch` of a `GenEvalReward`.
+    """
+
+    rewards: Column
+    parts: dict[str, Column]
+    errors: list[str | None]
+    batches: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[Any] | None:
+        """The verdicts of the first part that has some."""
+        return next((batch.verdicts for batch in self.batches.values() if hasattr(batch, "verdicts")), None)
+
+    def credits(self) -> dict[str, Column]:
+        """Every part by its name, and the credits of a part that has some as ``part/credit``; for logging."""
+        columns = dict(self.parts)
+        for name, batch in self.batches.items():
+            columns |= {f"{name}/{credit}": values for credit, values in batch.credits().items()}
+        return columns
+
+
+class CompositeReward:
+    """A weighted sum of rewards, or a sum of rewards that are normalised within their groups first.
+
+    Picklable where its parts are, and safe to call from several threads: a part that is not a `GenEvalReward` is called by one
+    thread at a time.
+
+    Args:
+        parts: Name -> callable ``part(images=, prompts=, metadata=)`` of as many of these as it takes; it returns one value a
+            sample (list, array or tensor; None or NaN for none), or a pair of these and anything. A `GenEvalReward` or
+            another `CompositeReward` is a part as well. The names name curves.
+        weights: Factor of each part; 1 where not given.
+        normalize: ``None``: the weighted sum of the values. ``"gdpo"``: each part is normalised within its group, the
+            weighted sum of these over the batch (:func:`geneval_reward.rl.gdpo_advantages`, arXiv 2601.05242). Groups are
+            equal prompts, or ``groups`` of the call, and **must be whole within one call**. A trainer that spreads a group
+            over calls or ranks takes None here, gathers :meth:`CompositeBatch.credits`, and calls :meth:`advantages`.
+        group_size: With ``"gdpo"``, how many samples a group must have; None for at least 2.
+        missing: What becomes of a sample that a part cannot score. ``"none"``: it has no reward. ``"rescale"``: it is the sum of
+            the others, scaled by all weights over theirs; not with ``"gdpo"``. A number: that in place of the value.
+        name: What trainers call its curve.
+
+    Raises:
+        ValueError: On no parts, weights of unknown parts, or an option that does not exist.
+        TypeError: If a part cannot be called with images.
+
+    Example:
+        >>> from geneval_reward.reward import GenEvalReward
+        >>> from geneval_reward.testing import FakeDetector, scorer_for
+        >>> import numpy as np
+        >>> geneval = GenEvalReward(scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.8]]})))
+        >>> def brightness(images):
+        ...     return [float(image.mean()) / 255 for image in images]
+        >>> reward = CompositeReward({"geneval": geneval, "bright": brightness}, {"bright": 0.5})
+        >>> image = np.full((16, 16, 3), 255, np.uint8)
+        >>> reward(images=[image, image], prompts=["a photo of a bench", "a photo of a cow"])
+        [1.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, Callable[..., Any]],
+        weights: dict[str, float] | None = None,
+        *,
+        normalize: Literal["gdpo"] | None = None,
+        group_size: int | None = None,
+        missing: Literal["none", "rescale"] | float = "none",
+        name: str = "composite",
+    ) -> None:
+        if not parts:
+            raise ValueError("parts: expected at least one reward by name, got none")
+        if unknown := sorted(set(weights or {}) - set(parts)):
+            raise ValueError(f"weights: expected names among {', '.join(parts)}, got {', '.join(unknown)}")
+        self.weights = {part: float((weights or {}).get(part, 1.0)) for part in parts}
+        if not all(math.isfinite(weight) for weight in self.weights.values()) or not any(self.weights.values()):
+            raise ValueError(f"weights: expected finite numbers, not all 0, got {self.weights}")
+        if normalize not in (None, "gdpo"):
+            raise ValueError(f"normalize: expected None or 'gdpo', got {normalize!r}")
+        number = isinstance(missing, int | float) and not isinstance(missing, bool) and math.isfinite(missing)
+        if not number and missing not in ("none", "rescale"):
+            raise ValueError(f"missing: expected 'none', 'rescale' or a finite number, got {missing!r}")
+        if missing == "rescale" and (normalize or min(self.weights.values()) < 0):
+            raise ValueError(
+                "missing: expected 'none' or a number with normalize='gdpo' or weights below 0, got 'rescale'"
+            )
+        if group_size is not None and (normalize is None or group_size < 2):
+            raise ValueError(f"group_size: expected >= 2 and normalize='gdpo', got {group_size} with {normalize!r}")
+        self.parts = dict(parts)
+        self.normalize, self.group_size, self.missing = normalize, group_size, missing
+        self._takes = {part: _taken(part, function) for part, function in self.parts.items()}
+        self.__name__ = name
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._locks = {part: threading.Lock() for part in self.parts}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._streams: dict[str, Any] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names that :meth:`CompositeBatch.credits` has."""
+        names = list(self.parts)
+        for part, function in self.parts.items():
+            more = CREDITS if isinstance(function, GenEvalReward) else getattr(function, "columns", ())
+            names += [f"{part}/{credit}" for credit in more]
+        return tuple(names)
+
+    def __call__(
+        self, images: Any = None, prompts: Any = None, metadata: Any = None, completions: Any = None, **columns: Any
+    ) -> list[float | None]:
+        """Rewards of a batch.
+
+        Args:
+            images: What :meth:`GenEvalScorer.score` takes.
+            prompts: Texts, records or specs, one per image.
+            metadata: Records, one per image.
+            completions: The images, under the name that TRL has for them.
+            **columns: ``groups`` for :meth:`score`; ``log_metric``, if it is a function, is told the mean of every part;
+                the rest is not read.
+
+        Returns:
+            One reward per image, in order; None where there is none.
+
+        Raises:
+            GenEvalError: If not one sample of the batch has a reward, or what a part raises of this kind, with its name.
+            RuntimeError: What a part raises of another kind, with its name.
+        """
+        batch = self.score(images if images is not None else completions, prompts, metadata, columns.get("groups"))
+        log_metric = columns.get("log_metric")
+        if callable(log_metric):
+            for name, values in batch.credits().items():
+                known = [value for value in values if value is not None]
+                if known:
+                    log_metric(f"{self.__name__}/{name}", sum(known) / len(known))
+        return batch.rewards
+
+    def score(
+        self, images: Any = None, prompts: Any = None, metadata: Any = None, groups: Sequence[Hashable] | None = None
+    ) -> CompositeBatch:
+        """Rewards with their parts, one part after the other; arguments as in :meth:`__call__`.
+
+        Args:
+            images: As there.
+            prompts: As there.
+            metadata: As there.
+            groups: With ``"gdpo"``, a key per sample; by default its prompt.
+        """
+        self._check(images)
+        given = {"images": images, "prompts": prompts, "metadata": metadata}
+        answers: dict[str, Any] = {}
+        for part in self.parts:
+            try:
+                answers[part] = self._run(part, given)
+            except Exception as error:  # noqa: BLE001 - raised again with the name of the part, or told of each sample
+                answers[part] = error
+        return self._combine(answers, given, groups)
+
+    def submit(
+        self, images: Any = None, prompts: Any = None, metadata: Any = None, groups: Sequence[Hashable] | None = None
+    ) -> Future[CompositeBatch]:
+        """Score all parts at the same time, each in a worker of its own, while the caller goes on.
+
+        Batches of a part are scored in the order of submission. On CUDA each part has a stream of its own, which first waits for
+        what the caller's stream has queued.
+
+        Args:
+            images: As in :meth:`score`.
+            prompts: As there.
+            metadata: As there.
+            groups: As there.
+
+        Returns:
+            A future of a :class:`CompositeBatch`; its ``result()`` raises what :meth:`score` would.
+        """
+        self._check(images)
+        given = {"images": images, "prompts": prompts, "metadata": metadata}
+        ready = None
+        if torch.cuda.is_available():
+            ready = torch.cuda.Event()
+            ready.record()
+        whole: Future[CompositeBatch] = Future()
+        whole.set_running_or_notify_cancel()
+        futures = {part: self._begin(part, given, ready) for part in self.parts}
+        left, lock = [len(futures)], threading.Lock()
+
+        def finish(_: Future[Any]) -> None:
+            with lock:
+                left[0] -= 1
+                if left[0]:
+                    return
+            try:
+                answers = {part: future.exception() or future.result() for part, future in futures.items()}
+                whole.set_result(self._combine(answers, given, groups))
+            except BaseException as error:  # noqa: BLE001 - a callback has nowhere else to raise
+                whole.set_exception(error)
+
+        for future in futures.values():
+            future.add_done_callback(finish)
+        return whole
+
+    def advantages(
+        self,
+        columns: Mapping[str, Sequence[float | None]],
+        groups: Sequence[Hashable],
+        *,
+        clip: float | None = 5.0,
+    ) -> tuple[GroupAdvantages, dict[str, GroupAdvantages]]:
+        """GDPO over gathered parts: for a trainer whose groups span calls or ranks.
+
+        Args:
+            columns: Part name -> (N,) values of the whole epoch, from :meth:`CompositeBatch.credits`; others are not read.
+            groups: (N,) keys.
+            clip: Bound of the advantage.
+
+        Returns:
+            As :func:`geneval_reward.rl.gdpo_advantages`, with the weights of this reward.
+
+        Raises:
+            ValueError: If a part lacks its column, or as there.
+        """
+        if lacking := [part for part in self.parts if part not in columns]:
+            raise ValueError(f"columns: expected one for every part, got none for {', '.join(lacking)}")
+        filled = {part: [self._filled(value) for value in columns[part]] for part in self.parts}
+        return gdpo_advantages(filled, groups, weights=self.weights, clip=clip)
+
+    def close(self) -> None:
+        """End the workers after what they have begun; they start again when they are needed."""
+        with self._lock:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.shutdown(wait=True)
+        for function in self.parts.values():
+            if hasattr(function, "close"):
+                function.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_lock", "_locks", "_pools", "_streams")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __repr__(self) -> str:
+        terms = " + ".join(f"{weight:g} {part}" for part, weight in self.weights.items())
+        return f"CompositeReward({terms}, normalize={self.normalize!r})"
+
+    def _check(self, images: Any) -> None:
+        if images is None:
+            raise ValueError("images: expected a batch of images (or completions), got none")
+
+    def _run(self, part: str, given: Mapping[str, Any]) -> Any:
+        function: Any = self.parts[part]
+        if hasattr(function, "score") and hasattr(function, "submit"):  # has its own lock
+            return function.score(**given)
+        with self._locks[part]:
+            return function(**{name: given[name] for name in self._takes[part]})
+
+    def _begin(self, part: str, given: Mapping[str, Any], ready: Any) -> Future[Any]:
+        function: Any = self.parts[part]
+        if hasattr(function, "submit"):
+            found: Future[Any] = function.submit(**given)
+            return found
+        with self._lock:
+            if part not in self._pools:
+                self._pools[part] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"reward-{part}")
+            pool = self._pools[part]
+        return (
+            pool.submit(self._run, part, given)
+            if ready is None
+            else pool.submit(self._run_on_stream, part, given, ready)
+        )
+
+    def _run_on_stream(self, part: str, given: Mapping[str, Any], ready: Any) -> Any:
+        # Only this part's one worker is here, so the stream needs no lock.
+        if part not in self._streams:
+            self._streams[part] = torch.cuda.Stream()
+        with torch.cuda.stream(self._streams[part]):
+            self._streams[part].wait_event(ready)
+            return self._run(part, given)
+
+    def _combine(
+        self, answers: Mapping[str, Any], given: Mapping[str, Any], groups: Sequence[Hashable] | None
+    ) -> CompositeBatch:
+        count = len(given["images"])
+        parts: dict[str, Column] = {}
+        errors: list[str | None] = [None] * count
+        batches = {}
+        for part, answer in answers.items():
+            reasons: Sequence[str | None] = [None] * count
+            if isinstance(answer, BaseException):
+                # Nothing of the batch can be scored by this part; with a word for what is missing, others may.
+                if self.missing == "none" or not isinstance(answer, ImageError | SpecError):
+                    raise _named(part, answer) from answer
+                parts[part], reasons = [None] * count, [str(answer)] * count
+            else:
+                parts[part] = _column(part, getattr(answer, "rewards", answer), count)
+                if hasattr(answer, "rewards"):
+                    batches[part], reasons = answer, answer.errors
+            for index, value in enumerate(parts[part]):
+                if value is None and errors[index] is None:
+                    errors[index] = f"part {part!r}: {reasons[index] or 'no value'}"
+        filled = {part: [self._filled(value) for value in column] for part, column in parts.items()}
+        rewards = self._normalized(filled, given, groups) if self.normalize and count else self._summed(filled, count)
+        if count and all(reward is None for reward in rewards):
+            reason = next(error for error in errors if error)
+            raise GenEvalError(
+                f"batch: expected at least one sample with a reward, got {count} without; the first: {reason}"
+            )
+        for index, reward in enumerate(rewards):
+            if reward is not None:
+                errors[index] = None
+            else:
+                _log.warning("reward: images[%d] gets None: %s", index, errors[index])
+        return CompositeBatch(rewards, parts, errors, batches)
+
+    def _filled(self, value: float | None) -> float | None:
+        """What stands for a missing value."""
+        absent = value is None or not math.isfinite(value)
+        return (None if isinstance(self.missing, str) else float(self.missing)) if absent else value
+
+    def _summed(self, filled: Mapping[str, Column], count: int) -> Column:
+        total = sum(self.weights.values())
+        rewards: Column = []
+        for index in range(count):
+            known = {part: column[index] for part, column in filled.items() if column[index] is not None}
+            there = sum(self.weights[part] for part in known)
+            if len(known) < len(filled) and (self.missing != "rescale" or there == 0):
+                rewards.append(None)
+                continue
+            scale = 1.0 if len(known) == len(filled) else total / there
+            rewards.append(scale * sum(self.weights[part] * value for part, value in known.items()))  # type: ignore[operator]
+        return rewards
+
+    def _normalized(
+        self, filled: Mapping[str, Column], given: Mapping[str, Any], groups: Sequence[Hashable] | None
+    ) -> Column:
+        keys = list(groups) if groups is not None else prompt_texts(given["prompts"], given["metadata"])
+        sizes: dict[Hashable, int] = {}
+        for key in keys:
+            sizes[key] = sizes.get(key, 0) + 1
+        wrong = {key: n for key, n in sizes.items() if n != self.group_size and (self.group_size is not None or n < 2)}
+        if wrong:
+            key, size = next(iter(wrong.items()))
+            raise ValueError(
+                f"groups: expected whole groups of {self.group_size or 'at least 2'} in one call for normalize='gdpo', got "
+                f"{size} of {key!r} ({len(wrong)} of {len(sizes)} groups like this); score whole groups together, or "
+                "take normalize=None and call advantages() with the gathered parts"
+            )
+        if not any(all(column[index] is not None for column in filled.values()) for index in range(len(keys))):
+            return [None] * len(keys)
+        # The trainer clips; here a bound would cut twice.
+        whole, _ = gdpo_advantages(filled, keys, weights=self.weights, clip=None)
+        weights = whole.weight.tolist()
+        return [value if weight else None for value, weight in zip(whole.advantages.tolist(), weights, strict=True)]
+
+
+def _taken(part: str, function: Any) -> tuple[str, ...]:
+    """Which of the arguments a part takes."""
+    if not callable(function):
+        raise TypeError(f"parts[{part!r}]: expected a callable, got {type(function).__name__}")
+    if hasattr(function, "update") and hasattr(function, "compute"):
+        raise TypeError(
+            f"parts[{part!r}]: expected a callable of images, got the metric {type(function).__name__}, which answers one "
+            "number a batch; see geneval_reward.reward.models for CLIPScore and CLIP-IQA"
+        )
+    parameters = inspect.signature(function).parameters
+    if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+        return _ARGUMENTS
+    taken = tuple(name for name in _ARGUMENTS if name in parameters)
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL,)]
+    if "images" not in taken or not set(needed) <= set(taken):
+        raise TypeError(
+            f"parts[{part!r}]: expected a callable of images, and of prompts and metadata if it likes, got "
+            f"{', '.join(parameters) or 'no arguments'}"
+        )
+    return taken
+
+
+def _column(part: str, answer: Any, count: int) -> Column:
+    """A part's answer as one number or None a sample."""
+    values = answer[0] if isinstance(answer, tuple) else answer
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or len(values) != count:
+        got = len(values) if isinstance(values, Sequence) else type(values).__name__
+        raise RuntimeError(f"part {part!r}: expected {count} values, one an image, got {got}")
+    try:
+        numbers = [None if value is None else float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"part {part!r}: expected a number or None for each image, got {values!r:.80}") from error
+    return [None if number is None or not math.isfinite(number) else number for number in numbers]
+
+
+def _named(part: str, error: BaseException) -> Exception:
+    """The error with the name of its part, of the same kind where it is one of ours."""
+    if isinstance(error, GenEvalError):
+        return type(error)(f"part {part!r}: {error}")
+    return RuntimeError(f"part {part!r}: {type(error).__name__}: {error}")
