@@ -180,10 +180,9 @@ class Guard:
                 await send(start)
                 # The answer is out; its end, which closes the connection, waits while the client still sends.
                 await send({**body, "more_body": True})
-                more = True
-                while more:
-                    message = await receive()
-                    more = message["type"] == "http.request" and message.get("more_body", False)
+                while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                    # A body that is always there would keep the clock from being looked at.
+                    await asyncio.sleep(0)
         except TimeoutError:
             pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})

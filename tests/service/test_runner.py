@@ -1,0 +1,63 @@
+import socket
+
+import pytest
+
+from geneval_reward.cli.serve import _devices
+from geneval_reward.errors import ServiceError
+from geneval_reward.service.limits import Limits
+from geneval_reward.service.runner import check_address, is_loopback, listen
+
+KEY = "correct-horse-battery"
+
+
+def test_loopback():
+    assert all(map(is_loopback, ["127.0.0.1", "127.8.9.1", "::1", "localhost"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.1", "example.org", "", "127.0.0.1.example.org"]))
+
+
+def test_strangers_need_a_key():
+    check_address("127.0.0.1", None, None)
+    check_address("127.0.0.1", None, "flow-grpo")
+    check_address("0.0.0.0", KEY, None)
+    with pytest.raises(ValueError, match=r"--host: expected a loopback address without a key, got 0\.0\.0\.0"):
+        check_address("0.0.0.0", None, None)
+    with pytest.raises(ValueError, match="its client cannot send a key"):
+        check_address("0.0.0.0", KEY, "flow-grpo")
+    with pytest.raises(ValueError, match="at least 16 characters, got 3"):
+        check_address("127.0.0.1", "abc", None)
+
+
+def test_a_taken_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServiceError, match="--port: expected a free address"):
+            listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_size=3", "expected one of max_body"),
+        ("max_items=many", "max_items: expected an integer, got 'many'"),
+        ("deadline=soon", "deadline: expected a number"),
+        ("max_items=0", "max_items: expected a positive number"),
+        ("deadline=nan", "deadline: expected a positive"),
+        ("max_body=10,max_memory=5", "at least max_body"),
+    ],
+)
+def test_limits_that_are_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        Limits.parse(text)
+
+
+def test_limits():
+    assert Limits.parse("") == Limits()
+    assert Limits.parse("max_items = 3,deadline=2").to_dict() == Limits(max_items=3, deadline=2.0).to_dict()
+
+
+def test_devices():
+    assert _devices("cpu") == ["cpu"]
+    assert _devices("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
+    with pytest.raises(ValueError, match="--device: expected names"):
+        _devices("cuda:0,,")
