@@ -78,7 +78,7 @@ def timing(batches: Sequence[tuple[int, float]], level: float = 0.95) -> Timing:
     Example:
         >>> found = timing([(4, 2.0), (4, 2.2), (4, 2.1), (2, 1.0)])
         >>> round(found.seconds, 3), round(found.high - found.seconds, 3), found.images
-        (0.521, 0.036, 14)
+        (0.521, 0.039, 14)
     """
     images, seconds = sum(n for n, _ in batches), sum(s for _, s in batches)
     if not images:
