@@ -45,7 +45,9 @@ class Box:
         """Class, confidence and colour in a few words."""
         text = f"{self.name} {self.confidence:.2f}"
         if self.color is not None:
-            text += f" · {self.color}" + ("" if math.isnan(self.color_probability) else f" {self.color_probability:.2f}")
+            text += f" · {self.color}" + (
+                "" if math.isnan(self.color_probability) else f" {self.color_probability:.2f}"
+            )
         return text
 
 
@@ -62,9 +64,7 @@ def boxes(verdict: Verdict) -> list[Box]:
             if row in objects or evidence.confidence(row) > evidence.threshold / 2:
                 x1, y1, x2, y2 = verdict.detections.xyxy[row].tolist()
                 color, share = _color(verdict, row)
-                found.append(
-                    Box(order, name, (x1, y1, x2, y2), evidence.confidence(row), row in objects, color, share)
-                )
+                found.append(Box(order, name, (x1, y1, x2, y2), evidence.confidence(row), row in objects, color, share))
     return found
 
 

@@ -15,6 +15,8 @@ class Format(StrEnum):
 
     TABLE = "table"
     MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
     JSON = "json"
 
 
@@ -40,7 +42,7 @@ def compare(
     from rich.console import Console
 
     from geneval_reward.compare import compare_files
-    from geneval_reward.compare.render import to_json, to_markdown, to_rich
+    from geneval_reward.compare.render import to_csv, to_json, to_latex, to_markdown, to_rich
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cut last line: it stands among the problems
@@ -50,7 +52,8 @@ def compare(
     if output is Format.TABLE:
         Console().print(to_rich(comparison))
     else:
-        typer.echo(to_markdown(comparison) if output is Format.MARKDOWN else to_json(comparison), nl=False)
+        makers = {Format.MARKDOWN: to_markdown, Format.LATEX: to_latex, Format.CSV: to_csv, Format.JSON: to_json}
+        typer.echo(makers[output](comparison), nl=False)
         for problem in comparison.problems:
             typer.echo(f"{'!' if problem.serious else 'note:'} {problem.text}", err=True)
     if plot is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from geneval_reward.cli.options import RulesText
-from geneval_reward.cli.tables import print_summary, summary_csv
+from geneval_reward.cli.tables import print_summary, summary_text
 
 
 class Format(StrEnum):
@@ -21,11 +20,15 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
 
 
 def summary(
     results: Annotated[Path, typer.Argument(help="A results file of ours or of the official script.")],
-    format: Annotated[Format, typer.Option("--format", "-f", help="table, json or csv.")] = Format.table,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="table, json, csv, markdown or latex.")
+    ] = Format.table,
     rules: RulesText = None,
     credit: Annotated[
         str, typer.Option("--credit", help="official, strict, partial, dense or flow_grpo.")
@@ -40,9 +43,8 @@ def summary(
     if format is Format.table:
         print_summary(found, Console(highlight=False), messages)
     else:
-        text = json.dumps(found.to_dict(), indent=2) + "\n" if format is Format.json else summary_csv(found)
-        sys.stdout.write(text)
-        if format is Format.csv:
+        sys.stdout.write(summary_text(found, format.value))
+        if format is not Format.json:  # which holds them
             for problem in found.problems:
                 messages.print(f"note: {problem}", soft_wrap=True)
     if not found.complete:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from geneval_reward.text_table import comma_separated, latex, markdown
 
 if TYPE_CHECKING:
     from geneval_reward.stats import Estimate
@@ -55,18 +56,26 @@ def print_summary(summary: Summary, output: Console, messages: Console) -> None:
         messages.print(f"note: {problem}", soft_wrap=True)
 
 
-def summary_csv(summary: Summary) -> str:
-    """The table as CSV: name, value, low, high, images, prompts."""
+def summary_text(summary: Summary, format: str) -> str:
+    """The table as json, csv (name, value, low, high, images, prompts), markdown or latex (for ``booktabs``)."""
     data = summary.to_dict()
+    if format == "json":
+        return json.dumps(data, indent=2) + "\n"
     rows = [*data["tags"].items(), ("overall", data["overall"]), ("images_correct", data["images_correct"])]
     rows += [("prompts_correct", data["prompts_correct"])] if data["prompts_correct"] else []
     rows += [(f"pass@{k}", estimate) for k, estimate in data["pass_at_k"].items()]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["name", "value", "low", "high", "images", "prompts"], lineterminator="\n")
-    writer.writeheader()
-    for name, estimate in rows:
-        writer.writerow({"name": name, **estimate})
-    return buffer.getvalue()
+    keys = ["value", "low", "high", "images", "prompts"]
+    if format == "csv":
+        return comma_separated(["name", *keys], [[name, *(one[key] for key in keys)] for name, one in rows])
+    lines = [[name.replace("_", " "), *(_number(one[key]) for key in keys)] for name, one in rows]
+    whole = "complete" if summary.complete else "PARTIAL"
+    title = f"GenEval, credit {summary.credit}, {whole}; 95% intervals, clustered by prompt"
+    header = ["", *keys]
+    return latex(header, lines, title) if format == "latex" else f"{title}\n\n{markdown(header, lines)}"
+
+
+def _number(value: float | int | None) -> str:
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _cells(estimate: Estimate) -> tuple[str, str, str, str]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from geneval_reward.compare.table import Comparison, Pair, p_text, points, span
 from geneval_reward.stats import Difference, Estimate
+from geneval_reward.text_table import comma_separated, latex
 
 
 def to_rich(comparison: Comparison) -> RenderableType:
@@ -53,6 +54,32 @@ def to_markdown(comparison: Comparison) -> str:
         blocks.append(f"**{_escape(title)}**\n\n" + "\n".join(lines))
     blocks += [_escape(pair.message) for pair in comparison.pairs]
     return "\n\n".join(blocks) + "\n"
+
+
+def to_latex(comparison: Comparison) -> str:
+    """LaTeX tables for the ``booktabs`` package; problems and conclusions as comments."""
+    parts = [f"% {' '.join(problem.text.split())}" for problem in comparison.problems]
+    parts += [latex(header, rows, title) for title, header, rows in _tables(comparison)]
+    parts += [f"% {' '.join(pair.message.split())}" for pair in comparison.pairs]
+    return "\n".join(parts) + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line for each score of each run, then for each difference; shares, not points."""
+    rows: list[list[object]] = []
+    for run in comparison.runs:
+        scores = [*run.scores.tags.items(), ("overall", run.scores.overall), ("all images", run.scores.micro)]
+        for name, one in scores:
+            ends = [_finite(one.interval.low), _finite(one.interval.high)]
+            rows.append([run.name, "score", name, one.value, *ends, None, None, None, one.images, one.prompts])
+    for pair in comparison.pairs:
+        both = pair.comparison
+        for name, d in (*both.tags.items(), ("overall", both.overall), ("all images", both.micro)):
+            ends = [_finite(d.interval.low), _finite(d.interval.high)]
+            tests = [_finite(d.p_value), _finite(d.p_holm), _finite(d.detectable)]
+            rows.append([f"{pair.b} - {pair.a}", "difference", name, d.value, *ends, *tests, d.images, d.prompts])
+    header = ["name", "kind", "figure", "value", "low", "high", "p", "p_holm", "detectable", "images", "prompts"]
+    return comma_separated(header, rows)
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

@@ -23,7 +23,8 @@ SHIFT: Final = 0.05
 WINDOW: Final = 0.2
 """The histogram reaches so far to both sides of a threshold."""
 
-BIN: Final = 0.02
+BIN: Final = 0.025
+"""Width of its bins; ``SHIFT`` is a multiple, so that the band ends where a bin does."""
 
 RULE_OF_TAG: Final = {True: "counting_confidence", False: "confidence"}
 """Field of the rules that cuts an image's detections, by whether its tag is ``counting``."""

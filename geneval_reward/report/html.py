@@ -66,7 +66,7 @@ def write_html(
 def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | None, now: float) -> str:
     """A report as HTML whose links to the images are relative to ``folder``."""
     empty = _page(report, {}, folder, now)
-    # Base64 makes four characters of three bytes; a picture that is also an example stands twice.
+    # Base64 makes four characters of three bytes.
     room = int((max_bytes - len(empty.encode())) * 3 / 4 * 0.97)
     return _page(report, _pictures(report, max(room, 1), workers), folder, now)
 
@@ -78,7 +78,9 @@ def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
         keys = [(run, side) for run, side in enumerate(item.sides) if side is not None]
         differs = len({report.runs[run].images[side].correct for run, side in keys}) > 1
         (changed if differs else same).extend(keys)
-    share = _CHANGED_SHARE * len(changed) + len(same)
+    weights = dict.fromkeys(changed, _CHANGED_SHARE) | dict.fromkeys(same, 1)
+    # Examples stand twice: in the gallery's data and on the page itself.
+    share = sum(weights.values()) + sum(weights[key] for key in _examples(report))
     found: Pictures = {}
     for keys, weight in ((changed, _CHANGED_SHARE), (same, 1)):
         if keys:
@@ -86,6 +88,18 @@ def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
             made = thumbnails(paths, max(1, budget * weight * len(keys) // share), workers)
             found |= dict(zip(keys, made, strict=True))
     return found
+
+
+def _examples(report: Report) -> list[Key]:
+    """Images that the page shows without a script."""
+    keys: list[Key] = []
+
+    def card(run: int, side: int) -> dict[str, Any]:
+        keys.append((run, side))
+        return {}
+
+    view(report, card)
+    return keys
 
 
 def _page(report: Report, pictures: Pictures, folder: Path, now: float) -> str:
