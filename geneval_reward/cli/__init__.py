@@ -12,6 +12,7 @@ import sys
 import typer
 
 from geneval_reward.cli import weights
+from geneval_reward.cli.annotations import agreement_with_people
 from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
@@ -42,6 +43,7 @@ app.command("compare")(compare)
 app.command("report")(report)
 app.command("generate")(generate)
 app.command("sweep")(sweep)
+app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
 app.command("parity")(parity)
