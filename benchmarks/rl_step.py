@@ -10,6 +10,7 @@ scoring time that was hidden.
 
 import argparse
 import json
+import logging
 import statistics
 import time
 import warnings
@@ -79,6 +80,8 @@ def main():
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     print(

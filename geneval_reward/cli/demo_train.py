@@ -90,7 +90,9 @@ class LiveTable:
             self.points.append(point)
         if not self.console.is_terminal and (point.stage != "train" or not math.isnan(point.held_out)):
             cells = zip(_COLUMNS, _cells(point), strict=True)
-            self.console.print(point.stage, *(f"{name} {cell}" for name, cell in cells if cell), sep="  ")
+            self.console.print(
+                point.stage, *(f"{name} {cell}" for name, cell in cells if cell), sep="  ", soft_wrap=True
+            )
 
     def _shown(self) -> Group:
         table = Table(*_COLUMNS, title=f"{self.title} on the pocket model", title_justify="left")

@@ -137,8 +137,9 @@ class RunRecord:
             data["curve"] = [Point(**point) for point in data["curve"]]
             for name in ("before", "after", "difference"):
                 data[name] = tuple(data[name])
+            data["tags"] = {tag: {when: tuple(span) for when, span in row.items()} for tag, row in data["tags"].items()}
             return cls(**data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ResultsError(f"{path}: expected the record of a demo's training, got {error}; delete it") from error
 
 

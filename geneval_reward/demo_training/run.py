@@ -216,7 +216,7 @@ def _trainer(
         )
     if settings.audit_every:
         callbacks.append(
-            AuditCallback(judge, second, list(looked_at[::2]), every_n_epochs=settings.audit_every, seed=SEED)
+            AuditCallback(judge, second, prompts=list(looked_at[::2]), every_n_epochs=settings.audit_every, seed=SEED)
         )
     callbacks.append(clock)
     if keep:

@@ -188,6 +188,7 @@ class AuditCallback(Callback):
         self,
         judge: Any = "lite",
         second: Any = None,
+        *,
         second_rules: str | None = None,
         prompts: Any = 12,
         images_per_prompt: int = 2,

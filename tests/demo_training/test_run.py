@@ -50,7 +50,8 @@ def test_demo_reports_what_it_did(parts, method, tmp_path):
     # The callback looked at held-out prompts after every epoch, the audit after every second one.
     assert all(0 <= point.held_out <= 1 for point in result.curve)
     assert [math.isnan(point.audit_gap) for point in result.curve] == [point.epoch % 2 == 1 for point in result.curve]
-    assert result.curve[0].metrics["velocity_norm_drift"] == 0.0
+    if method == "nft":  # an epoch without any difference in rewards teaches Flow-GRPO nothing, and has no norm
+        assert result.curve[0].metrics["velocity_norm_drift"] == 0.0
     assert result.audit_before.images == result.audit_after.images == 50
     assert list(tmp_path.rglob("geneval/step-*"))
 
