@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.options import RulesText
+from geneval_reward.cli.rules_grid import print_rules_grid
 from geneval_reward.cli.tables import print_summary, summary_text
 
 
@@ -29,16 +29,32 @@ def summary(
     format: Annotated[
         Format, typer.Option("--format", "-f", help="table, json, csv, markdown or latex.")
     ] = Format.table,
-    rules: RulesText = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rules",
+            help="A profile (geneval, lite) and/or field=value pairs; or a range, such as confidence=.1:.9:.1, for a table "
+            "and a picture over it. Repeatable.",
+        ),
+    ] = None,
     credit: Annotated[
         str, typer.Option("--credit", help="official, strict, partial, dense or flow_grpo.")
     ] = "official",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="The picture of a range of rules; NAME.rules.png beside the file.")
+    ] = None,
 ) -> None:
     """Print the score of a results file with intervals and what is missing; --rules judges stored detections again."""
     from geneval_reward.results import read_results
+    from geneval_reward.rules_grid import is_grid
     from geneval_reward.summary import summarize
 
-    found = summarize(read_results(results), credit, rules)
+    if is_grid(rules or ()):
+        print_rules_grid(results, rules or (), credit, format.value, plot)
+        return
+    if plot is not None:
+        raise ValueError("plot: expected a range of rules to draw, such as --rules confidence=.1:.9:.1, got none")
+    found = summarize(read_results(results), credit, ",".join(rules) if rules else None)
     messages = Console(stderr=True, highlight=False)
     if format is Format.table:
         print_summary(found, Console(highlight=False), messages)
