@@ -288,10 +288,7 @@ class TestGDPO:
         """As a trainer whose groups span calls: raw values now, normalised at the end."""
         reward = CompositeReward({"a": lineage, "b": ones, "geneval": geneval()}, {"b": 3})
         queue = RewardQueue(reward)
-        spec = PromptSpec.parse(BENCH) if BENCH.startswith("{") else None
-        spec = spec or next(
-            s for s in __import__("geneval_reward.prompts").prompts.official_suite() if s.prompt == BENCH
-        )
+        spec = next(spec for spec in official_suite() if spec.prompt == BENCH)
         for rows in ([0, 1], [2, 3]):
             queue.put(rows, torch.zeros(2, 3, 16, 16), [spec, spec])
         _, columns = queue.rewards(4)
@@ -330,7 +327,7 @@ class TestInTrainers:
         assert asyncio.run(AsyncTRLReward(reward)([BENCH, COW], [IMAGE] * 2)) == [2.0, 1.0]
         assert MultiScore(reward)([IMAGE] * 2, [BENCH, COW], [{}, {}])[0]["mix"] == [2.0, 1.0]
         assert PlainScore(reward)([IMAGE] * 2, [BENCH, COW], [{}, {}])[0].tolist() == [2.0, 1.0]
-        scorer = UniRLScorer(reward)
+        scorer = UniRLScorer(reward, all_credits=True)
         item = type("Item", (), {"history": [(BENCH, IMAGE)], "metadata": None})()
         assert set(scorer.sub_metric_names) == set(scorer.score([item])[0])
         assert scorer.score([item])[0]["geneval"] == 2.0

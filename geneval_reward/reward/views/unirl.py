@@ -6,6 +6,7 @@ Facts, Tencent-Hunyuan/UniRL cb03dcd, ``unirl-reward-service/reward_service/scor
   float]]``, one mapping an item in order; ``sub_metric_names`` are its keys; an empty list gives an empty list;
 * an item has ``history``, a list of ``(text, PIL image)`` turns of which the last one counts, and ``metadata``, a
   mapping or None;
+* what an item has is made one number by the trainer's ``sub_metric_reduce``, ``first``, ``mean`` or ``max``;
 * an item that cannot be scored has NaN in its keys (the trainer drops it); a scorer that cannot work, or whose metadata
   is not wired, raises;
 * the service reads ``name, version, input_kind, supports_offload, supports_grad`` and calls
@@ -39,6 +40,8 @@ class UniRLScorer:
     Args:
         backend: As for :class:`GenEvalReward`, or a ready reward.
         credit: What ``geneval`` is.
+        all_credits: Whether to answer every credit (or part) beside it. The trainer makes one number of all that an item
+            has by its ``sub_metric_reduce``; only with ``first`` is that still the reward.
         **options: As for :class:`GenEvalReward`: ``device``, ``precision``, ``rules``.
 
     Example:
@@ -56,7 +59,9 @@ class UniRLScorer:
     input_kind = "image"
     supports_grad = False
 
-    def __init__(self, backend: Any = "paper", credit: str = "official", **options: Any) -> None:
+    def __init__(
+        self, backend: Any = "paper", credit: str = "official", *, all_credits: bool = False, **options: Any
+    ) -> None:
         if not isinstance(backend, str) and options:
             raise ValueError(
                 f"{next(iter(options))}: expected no options beside a ready reward; give them to the reward"
@@ -64,7 +69,8 @@ class UniRLScorer:
         self.reward: Any = GenEvalReward(backend, credit, **options) if isinstance(backend, str) else backend
         own = isinstance(self.reward, GenEvalReward)
         self.supports_offload = own
-        self.sub_metric_names: tuple[str, ...] = ("geneval", *(CREDITS if own else self.reward.columns))
+        more = (CREDITS if own else self.reward.columns) if all_credits else ()
+        self.sub_metric_names: tuple[str, ...] = tuple(dict.fromkeys(("geneval", *more)))
         self._home: Any = None
 
     def score(self, items: Sequence[ScoreItem]) -> list[dict[str, float]]:
@@ -75,7 +81,7 @@ class UniRLScorer:
                 ``metadata``, where it has ``include``, goes before the text.
 
         Returns:
-            ``geneval`` and every credit for each item; NaN where it could not be scored.
+            ``geneval`` for each item, and every credit if told so; NaN where it could not be scored.
 
         Raises:
             SpecError: If no item says what was asked of it.
@@ -87,9 +93,9 @@ class UniRLScorer:
             scored = self.reward.score(list(images), list(texts), records([item.metadata for item in items]))
         except ImageError:  # each of them is broken, which is no fault of the scorer
             return [dict.fromkeys(self.sub_metric_names, math.nan) for _ in items]
-        columns = {"geneval": scored.rewards, **scored.credits()}
+        columns = scored.credits() | {"geneval": scored.rewards}
         return [
-            {name: math.nan if values[index] is None else float(values[index]) for name, values in columns.items()}
+            {name: math.nan if (value := columns[name][index]) is None else value for name in self.sub_metric_names}
             for index in range(len(items))
         ]
 

@@ -1,0 +1,156 @@
+"""What the models have in common: loaded at the first call, one thread at a time, no gradient, no autocast of the trainer's."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from geneval_reward.errors import GenEvalError, ImageError
+from geneval_reward.reward.inputs import prompt_texts
+from geneval_reward.vision.backends import resolve_device
+from geneval_reward.vision.images import as_image
+
+Loaded = Callable[[], Any]
+
+
+class ModelReward(ABC):
+    """A reward from a network that compares an image with a text.
+
+    Args:
+        model: A hub id or a local folder.
+        device: A torch device or ``auto``.
+        batch_size: Images a forward, >= 1.
+        loader: Makes what :meth:`load` would: for weights of one's own. Must pickle if the reward is to.
+
+    Raises:
+        ValueError: If the batch size is not a number of images.
+    """
+
+    name = "model"
+    needs_prompts = True
+
+    def __init__(
+        self, model: str, *, device: torch.device | str = "auto", batch_size: int = 32, loader: Loaded | None = None
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+        self.model, self.batch_size, self.loader = model, batch_size, loader
+        self.device = device
+        self.__name__ = self.name
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: Any = None
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The network and what it needs, on the CPU."""
+
+    @abstractmethod
+    def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
+        """One number each.
+
+        Args:
+            loaded: What :meth:`load` gave.
+            images: uint8 ``(3, h, w)``, on the CPU.
+            texts: As many; empty strings where :attr:`needs_prompts` is false.
+            device: Where the network is.
+
+        Returns:
+            ``(n,)``.
+        """
+
+    def __call__(self, images: Any, prompts: Any = None, metadata: Any = None) -> list[float | None]:
+        """Rewards of a batch.
+
+        Args:
+            images: What :meth:`GenEvalScorer.score` takes.
+            prompts: Texts, chats, records or specs, one per image.
+            metadata: Records, whose prompts count where ``prompts`` is None.
+
+        Returns:
+            One number per image; None where the image cannot be read or the network gives no finite number.
+
+        Raises:
+            ImageError: If not one image can be read.
+            ValueError: If there are not as many prompts as images.
+            GenEvalError: If the weights cannot be loaded.
+        """
+        count = len(images)
+        texts = prompt_texts(prompts, metadata) if self.needs_prompts else [""] * count
+        if len(texts) != count:
+            raise ValueError(f"prompts: expected {count}, one per image, got {len(texts)}")
+        ready: dict[int, torch.Tensor] = {}
+        first = None
+        for index, image in enumerate(images):
+            try:
+                ready[index] = as_image(image, f"images[{index}]").cpu()
+            except ImageError as error:
+                first = first or error
+        if first is not None and not ready:
+            raise first
+        found: list[float | None] = [None] * count
+        rows = list(ready)
+        device = resolve_device(self.device)
+        with self._lock, torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            if self._loaded is None:
+                self._loaded = self._load(device)
+            for start in range(0, len(rows), self.batch_size):
+                part = rows[start : start + self.batch_size]
+                numbers = self.values(self._loaded, [ready[i] for i in part], [texts[i] for i in part], device)
+                for row, number in zip(part, numbers.double().tolist(), strict=True):
+                    found[row] = number if number == number and abs(number) != float("inf") else None
+        return found
+
+    def _load(self, device: torch.device) -> Any:
+        try:
+            loaded = self.load() if self.loader is None else self.loader()
+        except (OSError, ImportError) as error:
+            raise GenEvalError(
+                f"{self.name}: expected the weights of {self.model!r} on the hub or in that folder, got "
+                f"{type(error).__name__}: {error}; download them where there is a network and give the folder as model="
+            ) from error
+        for item in loaded if isinstance(loaded, tuple) else (loaded,):
+            if isinstance(item, torch.nn.Module):
+                item.eval().requires_grad_(False).to(device)
+        return loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelReward:
+        # As of the scorer: a LightningModule that copies its parts must not copy another network's weights.
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r})"
+
+
+def features(found: Any) -> torch.Tensor:
+    """CLIP's projected features, of unit length: transformers 5 returns them within an output object.
+
+    Args:
+        found: What ``get_image_features`` or ``get_text_features`` gave.
+
+    Returns:
+        ``(n, d)``.
+    """
+    tensor: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+    return tensor / tensor.norm(dim=-1, keepdim=True)
+
+
+def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Images through a processor of transformers, ``(n, 3, s, s)``."""
+    pixels: torch.Tensor = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
+        "pixel_values"
+    ]
+    return pixels.to(device)

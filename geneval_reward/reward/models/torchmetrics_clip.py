@@ -1,0 +1,138 @@
+"""torchmetrics' CLIPScore and CLIP-IQA, one number a sample.
+
+The metrics answer one number a batch (CLIPScore) or at the end; rewards need one a sample, which their functional parts
+give. With transformers 5, torchmetrics 1.9's own ``CLIPScore`` and ``CLIPImageQualityAssessment`` fail
+(``'BaseModelOutputWithPooling' object has no attribute 'norm'``), since ``get_image_features`` no longer returns a tensor;
+here it does again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from geneval_reward.reward.models.base import Loaded, ModelReward
+
+
+class _Tensors:
+    """A CLIP model whose features are tensors, as torchmetrics 1.9 expects."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config = model, model.config
+
+    def to(self, device: Any) -> _Tensors:
+        """torchmetrics moves the model at each call."""
+        self.model.to(device)
+        return self
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Features as a tensor."""
+        found = self.model.get_image_features(*args, **kwargs)
+        return found if isinstance(found, torch.Tensor) else found.pooler_output  # type: ignore[no-any-return]
+
+    def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Features as a tensor."""
+        found = self.model.get_text_features(input_ids=ids, attention_mask=mask)
+        return found if isinstance(found, torch.Tensor) else found.pooler_output  # type: ignore[no-any-return]
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    from transformers import CLIPModel, CLIPProcessor
+
+    return CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
+
+
+class CLIPScoreReward(ModelReward):
+    """``max(100 cos(image, text), 0)``, as ``torchmetrics.multimodal.CLIPScore`` averages it.
+
+    Args:
+        model: A CLIP model of transformers: hub id or folder.
+        device: As in :class:`ModelReward`.
+        batch_size: As there.
+        loader: Makes ``(model, processor)``.
+
+    Source: Hessel et al., arXiv 2104.08718, in torchmetrics' form.
+    """
+
+    name = "clip_score"
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-large-patch14",
+        *,
+        device: torch.device | str = "auto",
+        batch_size: int = 32,
+        loader: Loaded | None = None,
+    ) -> None:
+        super().__init__(model, device=device, batch_size=batch_size, loader=loader)
+
+    def load(self) -> Any:
+        """``(model, processor)``."""
+        return _load(self.model)
+
+    def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
+        """In [0, 100]."""
+        from torchmetrics.functional.multimodal.clip_score import _clip_score_update
+
+        model, processor = loaded
+        found: Any = _clip_score_update([image.to(device) for image in images], texts, _Tensors(model), processor)  # type: ignore[arg-type]
+        return found[0].clamp(min=0)  # type: ignore[no-any-return]
+
+
+class CLIPIQAReward(ModelReward):
+    """The probability that an image is rather the first than the second of two texts; no prompt is read.
+
+    Args:
+        model: A CLIP model of transformers. The paper's own weights (torchmetrics' ``"clip_iqa"``) need ``piq`` and are not
+            for this class.
+        prompts: A pair of texts, or a name that torchmetrics knows: ``quality``, ``brightness``, ``noisiness``,
+            ``sharpness``, ``natural``, ``beautiful`` and others.
+        device: As in :class:`ModelReward`.
+        batch_size: As there.
+        loader: Makes ``(model, processor)``.
+
+    torchmetrics scales images to [0, 1] and the processor of transformers divides them by 255 once more, so that its metric sees
+    nearly black pictures with these models; here they are scaled once.
+
+    Source: Wang et al., arXiv 2207.12396, in torchmetrics' form.
+    """
+
+    name = "clip_iqa"
+    needs_prompts = False
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-base-patch16",
+        prompts: str | tuple[str, str] = "quality",
+        *,
+        device: torch.device | str = "auto",
+        batch_size: int = 32,
+        loader: Loaded | None = None,
+    ) -> None:
+        from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_format_prompts
+
+        if model == "clip_iqa":
+            raise ValueError("model: expected a CLIP model of transformers, got 'clip_iqa', which needs piq")
+        super().__init__(model, device=device, batch_size=batch_size, loader=loader)
+        pair = prompts if isinstance(prompts, str) else tuple(prompts)
+        self.prompts, _ = _clip_iqa_format_prompts((pair,))  # type: ignore[arg-type]
+
+    def load(self) -> Any:
+        """``(model, processor)``."""
+        return _load(self.model)
+
+    def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
+        """In [0, 1]."""
+        from torchmetrics.functional.multimodal import clip_iqa as _  # noqa: F401 - loads the module below
+        from torchmetrics.functional.multimodal.clip_iqa import (
+            _clip_iqa_compute,
+            _clip_iqa_get_anchor_vectors,
+            _clip_iqa_update,
+        )
+
+        model: Any = _Tensors(loaded[0])
+        anchors = _clip_iqa_get_anchor_vectors(self.model, model, loaded[1], self.prompts, device)  # type: ignore[arg-type]
+        # Sizes may differ, so one image at a time; the processor makes 0..255 into [0, 1].
+        found = [_clip_iqa_update(self.model, image[None].float(), model, loaded[1], 1.0, device) for image in images]  # type: ignore[arg-type]
+        return _clip_iqa_compute(torch.cat(found), anchors, ["it"]).reshape(-1)  # type: ignore[union-attr]
