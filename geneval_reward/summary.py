@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.judge.rules import Rules
+from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import Results
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
@@ -134,13 +136,15 @@ def summarize(
             f"{len(chosen)} images were chosen by this very metric, best of {int(chosen.max())}: "
             "their score is no measure of the generator"
         )
-    specs = results.specs()
+    counts: Counter[PromptSpec] = Counter()
+    for spec, images in zip(results.specs(), np.bincount(results.prompt_ids).tolist(), strict=True):
+        counts[spec] += images
     scores = clustered_bootstrap(values, results.prompt_ids, results.tags, draws=draws)
     judge = results.identities[0] if len(results.identities) == 1 else None
     return Summary(
         credit=credit,
         scores=scores,
-        completeness=completeness([specs[i] for i in results.prompt_ids.tolist()]),
+        completeness=completeness(counts),
         failed=results.failed,
         notes=tuple(notes),
         rules=shown,

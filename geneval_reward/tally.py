@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,11 +155,13 @@ class Completeness:
         return lines
 
 
-def completeness(specs: Iterable[PromptSpec], suite: Sequence[PromptSpec] | None = None) -> Completeness:
+def completeness(
+    specs: Iterable[PromptSpec] | Mapping[PromptSpec, int], suite: Sequence[PromptSpec] | None = None
+) -> Completeness:
     """Compare scored images with a suite.
 
     Args:
-        specs: The record of each image, repeated as often as it has images.
+        specs: The record of each image, repeated as often as it has images; or number of images by record.
         suite: What should be there. None: the official suite if at least half of the prompts are of it, else no suite
             (``custom``), where only the number of images a prompt can be uneven.
 

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError, SpecError
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.results.record import FIRST_HEAVY_KEY, check_record, failures_path, index_of, load_line
+from geneval_reward.results.record import FIRST_HEAVY_KEY, check_record, failures_path, index_of, load_line, scan_object
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 
 _HEAVY = f',"{FIRST_HEAVY_KEY}":'.encode()
 _RUN = b',"rules":'
+_PROMPT = b',"metadata":'
+_AFTER_PROMPT = b',"details":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,7 @@ class _Columns:
     unread: set[str] = field(default_factory=set)
     _prompts: dict[str, int] = field(default_factory=dict)
     _judges: dict[Any, int] = field(default_factory=dict)
+    _last: tuple[Any, tuple[Any, Any], int] | None = None
 
     def add(self, line: bytes, number: int, offset: int) -> None:
         if not line.strip():
@@ -287,15 +290,23 @@ class _Columns:
         self.rewritten.append(ours and record["rewritten"] is not None)
         self.best_of.append((record["best_of"] or 0) if ours else 0)
         self.official |= not ours
+        self.identity_ids.append(self._judge(record, ours=ours))
+
+    def _judge(self, record: dict[str, Any], *, ours: bool) -> int:
         rules = record["rules"] if ours else None
-        judge = (None if rules is None else tuple(rules.items()), record.get("backend"), record.get("fingerprint"))
-        judge_id = self._judges.get(judge)
-        if judge_id is None:
-            identity = RunIdentity.of(rules, judge[1], judge[2]) if ours else RunIdentity()
+        said = (record.get("backend"), record.get("fingerprint"))
+        # Lines of one run share the very object that was parsed once, so most of them need no look at its fields.
+        if self._last is not None and rules is self._last[0] and said == self._last[1]:
+            return self._last[2]
+        judge = (None if rules is None else tuple(rules.items()), *said)
+        number = self._judges.get(judge)
+        if number is None:
+            identity = RunIdentity.of(rules, *said) if ours else RunIdentity()
             if identity not in self.identities:
                 self.identities.append(identity)
-            judge_id = self._judges[judge] = self.identities.index(identity)
-        self.identity_ids.append(judge_id)
+            number = self._judges[judge] = self.identities.index(identity)
+        self._last = (rules, said, number) if ours else None
+        return number
 
     def _add_credits(self, credits: dict[str, float]) -> None:
         names = tuple(credits)
@@ -357,17 +368,28 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any], bool]:
 
     A quote inside a JSON string is escaped, so the first ``,"clauses":`` is a key. If what stands before it is an object once
     it is closed, that key is a top-level one. The tail is looked at only as far as needed to see that it is whole and that
-    no other line was glued into it. What is said of the run (rules and all that follows) is the same in every line.
+    no other line was glued into it.
+
+    What is said of the prompt (its record) and of the run (rules and all that follows) is the same in many lines and is
+    parsed once: a line is taken apart at those keys, and each part must be an object of its own.
     """
     cut = line.find(_HEAVY)
     if cut > 0 and _whole(line, cut):
         run = line.find(_RUN, 0, cut)
+        end = run if run > 0 else cut
+        prompt = line.find(_PROMPT, 0, end)
+        after = line.find(_AFTER_PROMPT, prompt, end) if prompt > 0 else -1
         try:
-            record = load_line(line[: run if run > 0 else cut].decode() + "}", where)
+            if after > 0:
+                record = scan_object(line[:prompt].decode() + "}")
+                record.update(_load_part(line[prompt:after]))
+                record.update(scan_object("{" + line[after + 1 : end].decode() + "}"))
+            else:
+                record = scan_object(line[:end].decode() + "}")
             if run > 0:
-                record.update(_load_run(line[run:cut]))
+                record.update(_load_part(line[run:cut]))
             return record, True
-        except (ResultsError, UnicodeDecodeError):
+        except ValueError:
             pass  # parsed as a whole below, for a message about the whole line
     try:
         return load_line(line.decode(), where), False
@@ -384,6 +406,7 @@ def _whole(line: bytes, start: int) -> bool:
     )
 
 
-@lru_cache(maxsize=32)
-def _load_run(text: bytes) -> dict[str, Any]:
-    return load_line("{" + text[1:].decode() + "}", "line")
+@lru_cache(maxsize=4096)
+def _load_part(text: bytes) -> dict[str, Any]:
+    """The object of a part that begins with the comma before its first key."""
+    return scan_object("{" + text[1:].decode() + "}")

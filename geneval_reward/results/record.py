@@ -56,6 +56,7 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 }
 
 
+_NUMBERS: Final = frozenset((float, int))
 _CHECKED: Final[set[tuple[Any, ...]]] = set()
 
 
@@ -64,6 +65,23 @@ def _refuse_constant(name: str) -> float:
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+# What `decode` calls for the value itself, without the search for space around it, which our own lines do not have.
+_SCAN: Final = _DECODER.scan_once
+
+
+def scan_object(text: str) -> dict[str, Any]:
+    """The object that a text without spaces around it holds; NaN and Infinity are refused.
+
+    Raises:
+        ValueError: If it is not exactly one JSON object.
+    """
+    try:
+        record, end = _SCAN(text, 0)
+    except StopIteration as error:
+        raise ValueError("expected a JSON value, got none") from error
+    if end != len(text) or type(record) is not dict:
+        raise ValueError(f"expected one JSON object, got more than it after character {end}")
+    return record
 
 
 def load_line(line: str, where: str) -> dict[str, Any]:
@@ -94,7 +112,7 @@ def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) 
     """
     ours = "schema" in record
     # Lines of one file look alike: what was checked once for the same keys and types need not be checked again.
-    shape = (light, *record, *map(type, record.values()))
+    shape = (light, tuple(record), tuple(map(type, record.values())))
     if shape not in _CHECKED:
         _check_shape(record, where, _names(ours=ours, light=light))
         if len(_CHECKED) < 1000:
@@ -107,9 +125,9 @@ def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) 
         raise ResultsError(
             f"{where}: schema: expected {SCHEMA} or older, got {record['schema']}; update geneval-reward to read it"
         )
-    for name, value in record["credits"].items():
-        if type(value) not in (float, int):
-            raise ResultsError(f"{where}: credits: {name}: expected a number, got {value!r}")
+    if not _NUMBERS.issuperset(map(type, record["credits"].values())):
+        name, value = next((name, value) for name, value in record["credits"].items() if type(value) not in _NUMBERS)
+        raise ResultsError(f"{where}: credits: {name}: expected a number, got {value!r}")
     return []
 
 

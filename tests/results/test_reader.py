@@ -7,7 +7,7 @@ import pytest
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import FailedImage, ResultRow, read_results, reader, synthetic_rows, write_synthetic
-from geneval_reward.results.record import OFFICIAL_KEYS, load_line
+from geneval_reward.results.record import OFFICIAL_KEYS, scan_object
 from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)
@@ -176,12 +176,50 @@ def test_rewritten_prompts_and_chosen_images_are_seen(tmp_path):
 def test_reading_does_not_parse_the_heavy_parts(tmp_path, monkeypatch):
     parsed = []
 
-    def watched(line, where):
-        parsed.append(len(line))
-        return load_line(line, where)
+    def watched(text):
+        parsed.append(len(text))
+        return scan_object(text)
 
-    monkeypatch.setattr(reader, "load_line", watched)
+    reader._load_part.cache_clear()
+    monkeypatch.setattr(reader, "scan_object", watched)
+    monkeypatch.setattr(reader, "load_line", None)
     results = read_results(written(tmp_path / "a.jsonl", LINES))
     heads = sum(line.index(',"rules":') + 1 for line in LINES)
+    records = sum(line.index(',"details":') - line.index(',"metadata":') for line in LINES)
     assert len(results) == 72
-    assert heads <= sum(parsed) < heads + 2 * 400  # the run's own part is parsed once, not 72 times
+    # What is said of the run is parsed once, not 72 times, and each record once.
+    assert heads - records <= sum(parsed) < heads + 2 * 400
+
+
+def test_a_line_is_read_alike_in_parts_and_whole(tmp_path):
+    """Whatever order the keys are in: taken apart at the known ones, or not."""
+    records = [json.loads(line) for line in LINES[:6]]
+    turned = [json.dumps(dict(reversed(record.items())), separators=(",", ":")) for record in records]
+    a, b = (
+        read_results(written(tmp_path / name, lines)) for name, lines in (("a.jsonl", LINES[:6]), ("b.jsonl", turned))
+    )
+    assert a.filenames == b.filenames
+    assert a.records == b.records
+    assert a.identities == b.identities
+    assert a.seeds == b.seeds
+    assert {name: column.tolist() for name, column in a.credits.items()} == {
+        name: column.tolist() for name, column in b.credits.items()
+    }
+
+
+@pytest.mark.parametrize("key", ["metadata", "details", "rules", "clauses"])
+def test_a_key_inside_a_string_is_no_key(tmp_path, key):
+    record = json.loads(LINES[0]) | {"reason": f'x","{key}":"y', "prompt": f'"{key}":'}
+    results = read_results(written(tmp_path / "a.jsonl", [json.dumps(record, separators=(",", ":"))]))
+    assert results.reasons == [f'x","{key}":"y']
+
+
+@pytest.mark.parametrize("key", ["metadata", "details", "rules"])
+def test_a_key_of_a_nested_object_is_no_key(tmp_path, key):
+    """Found where it does not belong, the line is parsed as a whole."""
+    record = json.loads(LINES[0])
+    record["credits"] = {"official": 1.0, key: 0.5}
+    line = json.dumps(record, separators=(",", ":"))
+    results = read_results(written(tmp_path / "a.jsonl", [line]))
+    assert results.credits[key].tolist() == [0.5]
+    assert results.identities[0].rules == read_results(written(tmp_path / "b.jsonl", LINES[:1])).identities[0].rules
