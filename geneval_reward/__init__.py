@@ -14,6 +14,8 @@ from geneval_reward.version import __version__ as __version__
 _HOMES = {
     "CREDITS": "geneval_reward.judge",
     "Detections": "geneval_reward.judge",
+    "GenEvalCallback": "geneval_reward.callback",
+    "GenEvalReward": "geneval_reward.reward",
     "GenEvalScore": "geneval_reward.metric",
     "GenEvalScorer": "geneval_reward.scorer",
     "PromptSpec": "geneval_reward.prompts",
@@ -25,14 +27,18 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from geneval_reward.callback import GenEvalCallback
     from geneval_reward.judge import CREDITS, Detections, Rules, Verdict
     from geneval_reward.metric import GenEvalScore, geneval_score
     from geneval_reward.prompts import PromptSpec, official_suite, training_prompts
+    from geneval_reward.reward import GenEvalReward
     from geneval_reward.scorer import GenEvalScorer
 
 __all__ = [
     "CREDITS",
     "Detections",
+    "GenEvalCallback",
+    "GenEvalReward",
     "GenEvalScore",
     "GenEvalScorer",
     "PromptSpec",
