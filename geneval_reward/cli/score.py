@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from geneval_reward import GenEvalScorer
+    from geneval_reward.cluster.shards import Source
     from geneval_reward.folder import ImageFolder, ImageItem
     from geneval_reward.results import ResultWriter
 
@@ -28,7 +29,11 @@ _AHEAD = 2  # batches that are decoded before they are needed
 
 def score(
     images: Annotated[
-        Path, typer.Argument(help="The benchmark's layout (<digits>/metadata.jsonl, samples/*.png), or a flat folder.")
+        Path,
+        typer.Argument(
+            help="The benchmark's layout (<digits>/metadata.jsonl, samples/*.png), or a flat folder; with --engine ray also "
+            ".tar (WebDataset) and .parquet files, or a folder of them."
+        ),
     ],
     metadata: Annotated[
         Path | None, typer.Option("--metadata", "-m", help="For a flat folder: JSON lines with records and file names.")
@@ -46,32 +51,53 @@ def score(
     all_classes: Annotated[
         bool, typer.Option("--all-classes", help="Store detections of all 80 classes, not only those asked about.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local: this process; ray: a worker for each GPU or CPU of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --engine ray: so many, and not all there is room for.")
+    ] = None,
 ) -> None:
     """Judge a folder of images, write a line an image, and print the score."""
     from geneval_reward import GenEvalScorer
     from geneval_reward.folder import read_folder
-    from geneval_reward.results import ResultWriter, RunIdentity, read_results
-    from geneval_reward.summary import summarize
+    from geneval_reward.results import ResultWriter, RunIdentity
 
+    if engine not in ("local", "ray"):
+        raise ValueError(f"--engine: expected local or ray, got {engine!r}")
+    if workers is not None and engine == "local":
+        raise ValueError("--workers: expected --engine ray with it, got the local engine, which is one process")
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    # Absolute where it is a path: a worker of a cluster has another working folder.
+    where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+    options: dict[str, Any] = {} if where is None else {"checkpoint": where}
+    options |= {
+        "device": device,
+        "precision": precision,
+        "rules": rules,
+        "batch_size": batch_size,
+        "all_classes": all_classes,
+    }
+    if engine == "ray":
+        from geneval_reward.cli.ray_engine import score_with_ray
+        from geneval_reward.cluster.shards import open_source
+
+        if out.exists() and not (resume or overwrite):
+            raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
+        source = open_source(images, metadata, limit=limit)
+        _print_problems(messages, source)
+        scored = score_with_ray(
+            source, out, backend, messages, workers=workers, resume=resume, overwrite=overwrite, options=options
+        )
+        _finish(out, messages, skipped=bool(scored.failed or source.problems), limited=limit is not None)
+        return
     folder = read_folder(images, metadata)
     _print_problems(messages, folder)
-    if folder.subset is not None:
-        messages.print(f"a stratified subset: {folder.subset}; its score is an estimate, not the suite's")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
     items = folder.items[:limit]
-    options: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
     with messages.status(f"loading the {backend} backend"):
-        scorer = GenEvalScorer.from_pretrained(
-            backend,
-            device=device,
-            precision=precision,
-            rules=rules,
-            batch_size=batch_size,
-            all_classes=all_classes,
-            **options,
-        )
+        scorer = GenEvalScorer.from_pretrained(backend, **options)
     identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
     with ResultWriter(out, resume=resume, overwrite=overwrite, identity=identity) as writer:
         todo = [item for item in items if item.filename not in writer.done]
@@ -82,10 +108,18 @@ def score(
         except KeyboardInterrupt:
             messages.print(f"stopped; {out} holds what was scored, go on with --resume")
             raise typer.Exit(1) from None
+    _finish(out, messages, skipped=bool(failed or folder.problems), limited=limit is not None)
+
+
+def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> None:
+    """Print the score of a results file; exit code 1 if something is missing."""
+    from geneval_reward.results import read_results
+    from geneval_reward.summary import summarize
+
     found = summarize(read_results(out))
     print_summary(found, Console(highlight=False), messages)
     messages.print(f"results: {out}")
-    if failed or folder.problems or not (found.complete or limit):
+    if skipped or not (found.complete or limited):
         raise typer.Exit(1)
 
 
@@ -153,7 +187,7 @@ def _load(item: ImageItem) -> torch.Tensor | Exception:
         return error
 
 
-def _print_problems(messages: Console, folder: ImageFolder) -> None:
+def _print_problems(messages: Console, folder: ImageFolder | Source) -> None:
     shown = 20
     for problem in folder.problems[:shown]:
         messages.print(f"problem: {problem}")
@@ -161,3 +195,5 @@ def _print_problems(messages: Console, folder: ImageFolder) -> None:
         messages.print(f"problem: and {len(folder.problems) - shown} more of the kind")
     if folder.ignored:
         messages.print(f"{folder.ignored} files or folders are not of the layout and were left alone")
+    if folder.subset is not None:
+        messages.print(f"a stratified subset: {folder.subset}; its score is an estimate, not the suite's")

@@ -85,11 +85,13 @@ class Source:
         shards: In order; results are merged in it.
         problems: What should be there and is not, a sentence each; of folders.
         ignored: Files that are not of a folder's layout.
+        subset: What a folder of generated images says of the subset that it is; see :class:`geneval_reward.folder.ImageFolder`.
     """
 
     shards: list[Shard]
     problems: list[str] = field(default_factory=list)
     ignored: int = 0
+    subset: str | None = None
 
 
 def open_source(
@@ -116,13 +118,14 @@ def open_source(
         raise ValueError(f"shard_size: expected an integer >= 1, got {shard_size!r}")
     files = _files(source)
     if files is None:
-        folder = read_folder(source, metadata)  # type: ignore[arg-type]
+        # Workers may have another working folder.
+        folder = read_folder(Path(source).resolve(), metadata)  # type: ignore[arg-type]
         items = folder.items[:limit]
         pieces = [tuple(items[start : start + shard_size]) for start in range(0, len(items), shard_size)]
         shards = [
             Shard(f"{number:05d}-{_digest(piece)}", "folder", folder.root, piece) for number, piece in enumerate(pieces)
         ]
-        return Source(shards, folder.problems, folder.ignored)
+        return Source(shards, folder.problems, folder.ignored, folder.subset)
     if metadata is not None or limit is not None:
         raise ValueError(
             "metadata, limit: expected neither with tar or parquet files, which hold their records; leave them out"
@@ -143,7 +146,7 @@ def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
         path = Path(source)
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in (".tar", ".parquet"))
-            return found or None
+            return [file.resolve() for file in found] or None
         if path.suffix.lower() not in (".tar", ".parquet"):
             return None
         files = [path]
@@ -156,7 +159,7 @@ def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
             )
     if not files:
         raise ResultsError("source: expected at least one file, got none")
-    return files
+    return [file.resolve() for file in files]
 
 
 def _digest(items: Sequence[ImageItem]) -> str:
@@ -260,16 +263,7 @@ def _spec(entry: Mapping[str, Any]) -> PromptSpec:
         return resolve(entry["metadata"])
     record = {key: entry[key] for key in _RECORD_KEYS if entry.get(key) is not None}
     if "include" in record:
-        return PromptSpec.parse(_without_gaps(record))
+        return PromptSpec.parse(record)
     if "prompt" in record:
         return resolve(record["prompt"])
     raise SpecError(f"record: expected metadata, tag and include, or prompt, got {', '.join(entry) or 'nothing'}")
-
-
-def _without_gaps(value: Any) -> Any:
-    """Without the None that tables put where a record has no key; a clause's position is stored there as strings."""
-    if isinstance(value, Mapping):
-        return {key: _without_gaps(part) for key, part in value.items() if part is not None}
-    if isinstance(value, list):
-        return [_without_gaps(part) for part in value]
-    return value
