@@ -142,6 +142,11 @@ class Report:
         return all(run.summary.complete and not run.missing for run in self.runs) and not serious
 
     @property
+    def published(self) -> tuple[PublishedScore, ...]:
+        """What stands beside: the rows of the run with the highest score."""
+        return max(self.runs, key=lambda run: run.summary.scores.overall.value).published
+
+    @property
     def problems(self) -> list[str]:
         """Everything a reader must know, once: what a comparison says already is not said again for each run."""
         said = [] if self.comparison is None else [problem.text for problem in self.comparison.problems]

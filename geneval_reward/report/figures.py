@@ -61,9 +61,7 @@ def save_figures(report: Report, folder: str | Path) -> list[Path]:
 
 def scores_figure(report: Report) -> Figure:
     """Bars per task, ours with intervals, then published models; a hatched bar is of rewritten prompts."""
-    published = list(
-        {(row.model, row.rewritten, row.source): row for run in report.runs for row in run.published}.values()
-    )
+    published = report.published
     names = [*TAGS, "overall"]
     figure = _figure((10, 3.8))
     axes = figure.subplots()

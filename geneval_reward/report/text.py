@@ -51,7 +51,7 @@ def _latex(report: Report) -> str:
     parts.append(
         latex(["model", *(_SHORT[tag] for tag in TAGS), "overall"], [*own, [], *others] if others else own, caption)
     )
-    sources = [f"{row.model}: {row.source}" for run in report.runs for row in run.published]
+    sources = [f"{row.model}: {row.source}" for row in report.published]
     parts += [f"% source: {' '.join(text.split())}" for text in dict.fromkeys(sources)]
     for title, header, rows in _difference_tables(report):
         parts.append(latex(header, rows, title))
@@ -69,7 +69,7 @@ def _markdown(report: Report) -> str:
     own, others = _score_rows(report)
     parts.append("Scores with 95% intervals; (r): rewritten prompts.\n")
     parts.append(markdown(["model", *TAGS, "overall"], [*own, *others]))
-    sources = dict.fromkeys(f"{row.model}: {row.source}" for run in report.runs for row in run.published)
+    sources = dict.fromkeys(f"{row.model}: {row.source}" for row in report.published)
     parts.append("".join(f"- {markdown_cell(source)}\n" for source in sources))
     for title, header, rows in _difference_tables(report):
         parts += [f"**{markdown_cell(title)}**\n", markdown(header, rows)]
@@ -119,7 +119,7 @@ def _csv(report: Report) -> str:
             ]
             for group in run.groups
         ]
-    for row in _published(report):
+    for row in report.published:
         figures = [*row.tags.items(), *([("overall", row.overall)] if row.overall is not None else [])]
         rows += [
             [row.model, "published", name, value, None, None, None, None, row.rewritten, row.source]
@@ -163,7 +163,7 @@ def _json(report: Report) -> str:
                 "source": row.source,
                 "note": row.note,
             }
-            for row in _published(report)
+            for row in report.published
         ],
         "comparison": None if report.comparison is None else to_dict(report.comparison),
     }
@@ -207,10 +207,6 @@ def _run(run: RunReport) -> dict[str, Any]:
     }
 
 
-def _published(report: Report) -> list[Any]:
-    return list({(row.model, row.rewritten, row.source): row for run in report.runs for row in run.published}.values())
-
-
 def _estimates(run: RunReport) -> list[tuple[str, Estimate]]:
     scores = run.summary.scores
     rows = [*scores.tags.items(), ("overall", scores.overall), ("images_correct", scores.micro)]
@@ -232,7 +228,7 @@ def _score_rows(report: Report) -> tuple[list[list[str]], list[list[str]]]:
             *(f"{row.tags[tag]:.2f}" if tag in row.tags else "–" for tag in TAGS),
             "–" if row.overall is None else f"{row.overall:.2f}",
         ]
-        for row in _published(report)
+        for row in report.published
     ]
     return own, others
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from geneval_reward.compare.table import p_text, points, span
@@ -25,9 +25,7 @@ def view(report: Report, card: Card) -> dict[str, Any]:
         report: The report.
         card: Makes the example card of (run, image).
     """
-    # A row holds a dictionary and cannot be hashed; two rows of one model and source are one.
-    rows = list({(row.model, row.rewritten, row.source): row for run in report.runs for row in run.published}.values())
-    rows.sort(key=lambda row: -1.0 if row.overall is None else row.overall, reverse=True)
+    rows = report.published
     return {
         "heroes": [_hero(run) for run in report.runs],
         "problems": report.problems,
@@ -97,7 +95,7 @@ def _run_flags(run: RunReport) -> list[str]:
     return flags
 
 
-def _panels(report: Report, rows: list[PublishedScore]) -> list[dict[str, Any]]:
+def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, Any]]:
     """A panel per tag and one for the overall: our bars, then those of others."""
     panels = []
     present = [tag for tag in TAGS if any(tag in run.summary.scores.tags for run in report.runs)]
