@@ -143,7 +143,7 @@ def train_pocket(
     reserve = time.monotonic() - begun
     score_before = before.scores()
     tell(Progress("before", min(reserve / (60 * chosen.minutes), 1.0), reserve, held_out=score_before.overall.value))
-    clock = Clock(begun, 60 * chosen.minutes, 1.2 * reserve, chosen.check_every, chosen.audit_every, tell)
+    clock = Clock(begun, 60 * chosen.minutes, 1.3 * reserve, chosen.check_every, chosen.audit_every, tell)
     with _quiet(), tempfile.TemporaryDirectory() as unwanted:
         root = out or Path(unwanted)
         _trainer(chosen, root, scorer, second, looked_at, clock, keep=out is not None).fit(
