@@ -362,13 +362,13 @@ class CompositeReward:
         total = sum(self.weights.values())
         rewards: Column = []
         for index in range(count):
-            known = {part: column[index] for part, column in filled.items() if column[index] is not None}
+            known = {part: value for part, column in filled.items() if (value := column[index]) is not None}
             there = sum(self.weights[part] for part in known)
             if len(known) < len(filled) and (self.missing != "rescale" or there == 0):
                 rewards.append(None)
                 continue
             scale = 1.0 if len(known) == len(filled) else total / there
-            rewards.append(scale * sum(self.weights[part] * value for part, value in known.items()))  # type: ignore[operator]
+            rewards.append(scale * sum(self.weights[part] * value for part, value in known.items()))
         return rewards
 
     def _normalized(

@@ -104,7 +104,7 @@ def test_clip_score_agrees_with_the_metric_itself(clip_folder):
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in IMAGES]
     values = CLIPScoreReward(str(clip_folder), device="cpu")(IMAGES, TEXTS)
     for tensor, text, value in zip(tensors, TEXTS, values, strict=True):
-        assert float(metric(tensor, text)) == pytest.approx(value, abs=1e-3)
+        assert float(metric(tensor, text).detach()) == pytest.approx(value, abs=1e-3)
 
 
 def test_clip_iqa_is_the_softmax_over_a_pair_of_texts(clip_folder):
@@ -243,6 +243,17 @@ def test_image_reward_from_the_authors_names(blip):
     assert values == pytest.approx(expected.tolist(), abs=0.01)
     assert values != pytest.approx(reward(IMAGES, TEXTS[::-1]), abs=1e-6)  # the text is read
     assert reward([IMAGES[1]], [TEXTS[1]]) == pytest.approx(values[1:], abs=1e-5)
+
+
+def test_image_reward_as_it_is_loaded(blip, monkeypatch):
+    """The path of the published weights, of which only the sizes are others."""
+    folder = blip[1]
+    monkeypatch.setattr("geneval_reward.reward.models.image_reward._published", tiny_blip)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    reward = ImageReward(str(folder), str(folder), device="cpu")
+    by_hand = ImageReward(str(folder), device="cpu", loader=lambda: blip_parts(folder))
+    assert reward(IMAGES, TEXTS) == pytest.approx(by_hand(IMAGES, TEXTS), abs=1e-5)
+    assert not any(tensor.is_meta for tensor in [*reward._loaded[0].parameters(), *reward._loaded[0].buffers()])
 
 
 def test_image_reward_of_another_checkpoint(blip, tmp_path):

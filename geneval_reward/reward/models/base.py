@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from geneval_reward.errors import GenEvalError, ImageError
 from geneval_reward.reward.inputs import prompt_texts
@@ -144,13 +145,19 @@ def features(found: Any) -> torch.Tensor:
     Returns:
         ``(n, d)``.
     """
+    return F.normalize(plain(found), dim=-1)
+
+
+def plain(found: Any) -> torch.Tensor:
+    """The features alone, out of whatever transformers puts them into."""
     tensor: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
-    return tensor / tensor.norm(dim=-1, keepdim=True)
+    return tensor
 
 
 def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """Images through a processor of transformers, ``(n, 3, s, s)``."""
-    pixels: torch.Tensor = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
+    pixels: Any = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
         "pixel_values"
     ]
-    return pixels.to(device)
+    moved: torch.Tensor = pixels.to(device)
+    return moved

@@ -88,7 +88,8 @@ class HPS(ModelReward):
         image = T.pad(image, [left, top, side - size[1] - left, side - size[0] - top])
         mean = getattr(visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073)
         std = getattr(visual, "image_std", None) or (0.26862954, 0.26130258, 0.27577711)
-        return T.normalize(image.float() / 255, list(mean), list(std))
+        fitted: torch.Tensor = T.normalize(image.float() / 255, list(mean), list(std))
+        return fitted
 
 
 def load_hps(model: torch.nn.Module, path: str | Path) -> torch.nn.Module:

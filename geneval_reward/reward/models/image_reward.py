@@ -109,8 +109,14 @@ class ImageReward(ModelReward):
         net.to_empty(device="cpu")
         for module in net.modules():  # buffers that are no weights are made again
             if hasattr(module, "position_ids"):
-                module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
-        return load_image_reward(net, self._file()), AutoTokenizer.from_pretrained(self.tokenizer), image_processor(224)
+                old: Any = module.position_ids
+                module.position_ids = torch.arange(old.shape[-1])[None]
+        side = net.vision.config.image_size
+        return (
+            load_image_reward(net, self._file()),
+            AutoTokenizer.from_pretrained(self.tokenizer),
+            image_processor(side),
+        )
 
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
         """About -2 to 2."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from geneval_reward.reward.models.base import Loaded, ModelReward
+from geneval_reward.reward.models.base import Loaded, ModelReward, plain
 
 
 class _Tensors:
@@ -28,13 +28,11 @@ class _Tensors:
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Features as a tensor."""
-        found = self.model.get_image_features(*args, **kwargs)
-        return found if isinstance(found, torch.Tensor) else found.pooler_output  # type: ignore[no-any-return]
+        return plain(self.model.get_image_features(*args, **kwargs))
 
     def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Features as a tensor."""
-        found = self.model.get_text_features(input_ids=ids, attention_mask=mask)
-        return found if isinstance(found, torch.Tensor) else found.pooler_output  # type: ignore[no-any-return]
+        return plain(self.model.get_text_features(input_ids=ids, attention_mask=mask))
 
 
 def _load(name: str) -> tuple[Any, Any]:
@@ -76,8 +74,8 @@ class CLIPScoreReward(ModelReward):
         from torchmetrics.functional.multimodal.clip_score import _clip_score_update
 
         model, processor = loaded
-        found: Any = _clip_score_update([image.to(device) for image in images], texts, _Tensors(model), processor)  # type: ignore[arg-type]
-        return found[0].clamp(min=0)  # type: ignore[no-any-return]
+        found: Any = _clip_score_update([image.to(device) for image in images], texts, _Tensors(model), processor)
+        return found[0].clamp(min=0)
 
 
 class CLIPIQAReward(ModelReward):
@@ -116,7 +114,7 @@ class CLIPIQAReward(ModelReward):
             raise ValueError("model: expected a CLIP model of transformers, got 'clip_iqa', which needs piq")
         super().__init__(model, device=device, batch_size=batch_size, loader=loader)
         pair = prompts if isinstance(prompts, str) else tuple(prompts)
-        self.prompts, _ = _clip_iqa_format_prompts((pair,))  # type: ignore[arg-type]
+        self.prompts, _ = _clip_iqa_format_prompts((pair,))
 
     def load(self) -> Any:
         """``(model, processor)``."""
@@ -124,7 +122,6 @@ class CLIPIQAReward(ModelReward):
 
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
         """In [0, 1]."""
-        from torchmetrics.functional.multimodal import clip_iqa as _  # noqa: F401 - loads the module below
         from torchmetrics.functional.multimodal.clip_iqa import (
             _clip_iqa_compute,
             _clip_iqa_get_anchor_vectors,
@@ -132,7 +129,7 @@ class CLIPIQAReward(ModelReward):
         )
 
         model: Any = _Tensors(loaded[0])
-        anchors = _clip_iqa_get_anchor_vectors(self.model, model, loaded[1], self.prompts, device)  # type: ignore[arg-type]
+        anchors = _clip_iqa_get_anchor_vectors(self.model, model, loaded[1], self.prompts, device)
         # Sizes may differ, so one image at a time; the processor makes 0..255 into [0, 1].
-        found = [_clip_iqa_update(self.model, image[None].float(), model, loaded[1], 1.0, device) for image in images]  # type: ignore[arg-type]
-        return _clip_iqa_compute(torch.cat(found), anchors, ["it"]).reshape(-1)  # type: ignore[union-attr]
+        found = [_clip_iqa_update(self.model, image[None].float(), model, loaded[1], 1.0, device) for image in images]
+        return _clip_iqa_compute(torch.cat(found), anchors, ["it"]).reshape(-1)

@@ -66,10 +66,14 @@ class UniRLScorer:
             raise ValueError(
                 f"{next(iter(options))}: expected no options beside a ready reward; give them to the reward"
             )
-        self.reward: Any = GenEvalReward(backend, credit, **options) if isinstance(backend, str) else backend
-        own = isinstance(self.reward, GenEvalReward)
+        self.reward: Any = backend
+        if isinstance(backend, str):
+            self.reward = GenEvalReward(backend, credit, **options)
+        own: bool = isinstance(self.reward, GenEvalReward)
         self.supports_offload = own
-        more = (CREDITS if own else self.reward.columns) if all_credits else ()
+        more: tuple[str, ...] = ()
+        if all_credits:
+            more = CREDITS if own else self.reward.columns
         self.sub_metric_names: tuple[str, ...] = tuple(dict.fromkeys(("geneval", *more)))
         self._home: Any = None
 
