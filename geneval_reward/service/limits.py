@@ -45,7 +45,7 @@ class Limits:
     idle_timeout: float = 10.0
     upload_timeout: float = 60.0
     drain_timeout: float = 30.0
-    stall_timeout: float = 600.0
+    stall_timeout: float = 300.0
     max_attempts: int = 3
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ class PoolConfig:
     max_queue: int = 1024
     max_pixels: int = 4096 * 4096
     max_attempts: int = 3
-    stall_timeout: float = 600.0
+    stall_timeout: float = 300.0
     start_timeout: float = 600.0
 
     def worker_config(self, device: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 import socket
 
 import pytest
+from typer.testing import CliRunner
 
-from geneval_reward.cli.serve import _devices
+from geneval_reward.cli import app
+from geneval_reward.cli.serve import _api_key, _devices
 from geneval_reward.errors import ServiceError
 from geneval_reward.service.limits import Limits
 from geneval_reward.service.runner import check_address, is_loopback, listen
@@ -61,3 +63,32 @@ def test_devices():
     assert _devices("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
     with pytest.raises(ValueError, match="--device: expected names"):
         _devices("cuda:0,,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "expected a loopback address without a key"),
+        (["--api-key-file", "nothing"], "--api-key-file: expected a file that can be read"),
+        (["--tls-cert", "cert.pem"], "expected both or neither"),
+        (["--compat", "other"], "--compat: expected flow-grpo, got 'other'"),
+        (["--limits", "max_size=1"], "limits: expected one of"),
+        (["--log-level", "loud"], "--log-level: expected debug"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENEVAL_REWARD_API_KEY", raising=False)
+    result = CliRunner().invoke(app, ["serve", "--device", "cpu", "--port", "0", *arguments])
+    assert isinstance(result.exception, ValueError)
+    assert message in str(result.exception)
+
+
+def test_an_empty_key_is_no_key(monkeypatch, tmp_path):
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(ValueError, match="got an empty file"):
+        _api_key(tmp_path / "key")
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert _api_key(tmp_path / "key") == KEY
+    monkeypatch.setenv("GENEVAL_REWARD_API_KEY", "")
+    assert _api_key(None) is None

@@ -1,7 +1,9 @@
 """Real server processes with real workers: what happens to them happens in production."""
 
+import io
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -311,6 +313,27 @@ def test_a_server_that_cannot_start_says_why():
     assert result.returncode == 2
     assert "workers: expected at least one that starts, got: RuntimeError: no weights in this fake" in result.stderr
     assert result.stdout == ""
+
+
+def test_flow_grpo_is_answered_by_the_same_workers(server_with, fakes):
+    from PIL import Image
+
+    server = server_with(
+        "--compat", "flow-grpo", "--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1"
+    ).ready()
+    files = []
+    for confidence in (20, 200):
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), (0, 0, confidence)).save(buffer, "JPEG", quality=95)
+        files.append(buffer.getvalue())
+    record = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": BENCH}
+    body = pickle.dumps({"images": files, "meta_datas": [record] * 2, "only_strict": False})
+    reply = httpx.post(server.url + "/", content=body, timeout=60)
+    assert reply.status_code == 200
+    assert pickle.loads(reply.content)["strict_rewards"] == [0.0, 1.0]
+    # Our own protocol is served beside it.
+    with closing(RemoteGenEvalReward(server.url, timeout=60)) as client:
+        assert client.score([fakes.picture(200)], [BENCH]).rewards == [1.0]
 
 
 def test_openapi_is_served(server):
