@@ -148,6 +148,10 @@ def _run(ray: Any, recipe: Recipe, shards: Sequence[Shard], files: dict[str, Pat
     workers = min(how.workers, len(rows))
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
+    # Shards are reported one by one; Ray Data's account of its plan is for whoever asks Ray for it.
+    log = logging.getLogger("ray.data")
+    level = log.level
+    log.setLevel(logging.WARNING)
     try:
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _ShardScorer,
@@ -164,6 +168,7 @@ def _run(ray: Any, recipe: Recipe, shards: Sequence[Shard], files: dict[str, Pat
             yield answer
     finally:
         context.enable_progress_bars = bars
+        log.setLevel(level)
 
 
 class _ShardScorer:
