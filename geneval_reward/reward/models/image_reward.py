@@ -111,7 +111,7 @@ class ImageReward(ModelReward):
             if hasattr(module, "position_ids"):
                 old: Any = module.position_ids
                 module.position_ids = torch.arange(old.shape[-1])[None]
-        side = net.vision.config.image_size
+        side: Any = net.vision.config.image_size
         return (
             load_image_reward(net, self._file()),
             AutoTokenizer.from_pretrained(self.tokenizer),

@@ -73,9 +73,9 @@ class CLIPScoreReward(ModelReward):
         """In [0, 100]."""
         from torchmetrics.functional.multimodal.clip_score import _clip_score_update
 
-        model, processor = loaded
-        found: Any = _clip_score_update([image.to(device) for image in images], texts, _Tensors(model), processor)
-        return found[0].clamp(min=0)
+        model: Any = _Tensors(loaded[0])
+        found, _ = _clip_score_update([image.to(device) for image in images], texts, model, loaded[1])
+        return found.clamp(min=0)
 
 
 class CLIPIQAReward(ModelReward):
@@ -113,7 +113,7 @@ class CLIPIQAReward(ModelReward):
         if model == "clip_iqa":
             raise ValueError("model: expected a CLIP model of transformers, got 'clip_iqa', which needs piq")
         super().__init__(model, device=device, batch_size=batch_size, loader=loader)
-        pair = prompts if isinstance(prompts, str) else tuple(prompts)
+        pair: Any = prompts if isinstance(prompts, str) else tuple(prompts)  # a configuration has lists
         self.prompts, _ = _clip_iqa_format_prompts((pair,))
 
     def load(self) -> Any:
@@ -132,4 +132,5 @@ class CLIPIQAReward(ModelReward):
         anchors = _clip_iqa_get_anchor_vectors(self.model, model, loaded[1], self.prompts, device)
         # Sizes may differ, so one image at a time; the processor makes 0..255 into [0, 1].
         found = [_clip_iqa_update(self.model, image[None].float(), model, loaded[1], 1.0, device) for image in images]
-        return _clip_iqa_compute(torch.cat(found), anchors, ["it"]).reshape(-1)
+        odds: Any = _clip_iqa_compute(torch.cat(found), anchors, ["it"])
+        return torch.atleast_1d(odds)
