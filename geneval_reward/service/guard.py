@@ -48,8 +48,8 @@ class RefusedError(Exception):
 class Guard:
     """An ASGI application that lets through only requests that are whole, allowed and within the limits.
 
-    The body is read here, and the application gets it in one piece. ``scope["state"]`` gets ``request_id`` and ``begun``, the
-    time of the request's head on :func:`time.monotonic`.
+    The body is read here: the application finds it in ``scope["state"]``, as ``body``, beside ``request_id`` and ``begun``, the
+    time of the request's head on :func:`time.monotonic`. Its own ``receive`` gives no body, but tells when the client leaves.
 
     Args:
         app: The application.
@@ -111,7 +111,8 @@ class Guard:
             except RefusedError as error:
                 await self._refuse(scope, receive, send, error, request_id)
                 return
-            await self._app(scope, _replay(body, receive), _with_id(send, request_id))
+            scope["state"]["body"] = body or b""
+            await self._app(scope, _without_body(body, receive), _with_id(send, request_id))
         finally:
             self.memory -= reserved
 
@@ -124,8 +125,8 @@ class Guard:
 
     async def _body(
         self, headers: dict[bytes, bytes], receive: Receive, reserve: Callable[[int], None]
-    ) -> bytes | None:
-        """The whole body; None if the client left."""
+    ) -> bytearray | None:
+        """The whole body, held once; None if the client left."""
         limit = self._limits.max_body
         length = headers.get(b"content-length")
         if length is not None:
@@ -135,32 +136,31 @@ class Guard:
                     413, f"body: expected at most {limit:,} bytes, got {int(length):,}; send fewer images"
                 )
             reserve(int(length))
-        chunks, total = [], 0
+        body = bytearray()
         try:
-            async with asyncio.timeout(self._limits.upload_timeout):
+            async with asyncio.timeout(self._limits.upload_timeout), asyncio.timeout(None) as idle:
                 more = True
                 while more:
-                    async with asyncio.timeout(self._limits.idle_timeout):
-                        message = await receive()
+                    idle.reschedule(asyncio.get_running_loop().time() + self._limits.idle_timeout)
+                    message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
                     chunk = message.get("body", b"")
-                    total += len(chunk)
                     if length is None:
-                        if total > limit:
+                        if len(body) + len(chunk) > limit:
                             raise RefusedError(
                                 413, f"body: expected at most {limit:,} bytes, got more; send fewer images"
                             )
                         reserve(len(chunk))
-                    chunks.append(chunk)
+                    body += chunk
                     more = message.get("more_body", False)
         except TimeoutError:
             raise RefusedError(
                 408,
                 f"body: expected it within {self._limits.upload_timeout:g} s and without breaks of "
-                f"{self._limits.idle_timeout:g} s, got {total:,} bytes; send it faster",
+                f"{self._limits.idle_timeout:g} s, got {len(body):,} bytes; send it faster",
             ) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: RefusedError, request_id: str) -> None:
         client = scope.get("client") or ("?", 0)
@@ -206,16 +206,16 @@ def error_messages(error: RefusedError, request_id: str) -> tuple[Message, Messa
     )
 
 
-def _replay(body: bytes | None, receive: Receive) -> Receive:
-    """A ``receive`` that gives a body that was read, then what comes after it: a disconnect."""
+def _without_body(body: bytearray | None, receive: Receive) -> Receive:
+    """A ``receive`` that gives an empty body, then what comes after the real one: a disconnect."""
     first: list[Message] = [
-        {"type": "http.disconnect"} if body is None else {"type": "http.request", "body": body, "more_body": False}
+        {"type": "http.disconnect"} if body is None else {"type": "http.request", "body": b"", "more_body": False}
     ]
 
-    async def replay() -> Message:
+    async def rest() -> Message:
         return first.pop() if first else await receive()
 
-    return replay
+    return rest
 
 
 def _with_id(send: Send, request_id: str) -> Send:

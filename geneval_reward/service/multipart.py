@@ -8,6 +8,8 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from geneval_reward.service.frames import Blob
+
 _MAX_HEADER: Final = 4096
 
 
@@ -17,12 +19,12 @@ class FormError(ValueError):
 
 class _Collector:
     def __init__(self, max_parts: int) -> None:
-        self.parts: list[tuple[str, bytes]] = []
+        self.parts: list[tuple[str, Blob]] = []
         self._max = max_parts
         self._field = bytearray()
         self._value = bytearray()
         self._name = ""
-        self._data: list[bytes] = []
+        self._data: list[memoryview] = []
         self.ended = False
 
     def on_part_begin(self) -> None:
@@ -50,7 +52,8 @@ class _Collector:
         self._value.clear()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._data.append(data[start:end])
+        # A view: images are not copied on their way to a worker.
+        self._data.append(memoryview(data)[start:end])
 
     def on_part_end(self) -> None:
         self.parts.append((self._name, self._data[0] if len(self._data) == 1 else b"".join(self._data)))
@@ -65,8 +68,8 @@ class _Collector:
             raise FormError(f"form: expected part headers of at most {_MAX_HEADER} bytes, got longer ones")
 
 
-def parse_form(body: bytes, content_type: str, max_parts: int) -> list[tuple[str, bytes]]:
-    """The parts of a ``multipart/form-data`` body as ``(name, bytes)``, in order.
+def parse_form(body: bytes | bytearray, content_type: str, max_parts: int) -> list[tuple[str, Blob]]:
+    """The parts of a ``multipart/form-data`` body as ``(name, data)``, in order; data are views into the body.
 
     Args:
         body: The whole body.
@@ -84,7 +87,7 @@ def parse_form(body: bytes, content_type: str, max_parts: int) -> list[tuple[str
     names = ("part_begin", "header_field", "header_value", "header_end", "part_data", "part_end", "end")
     parser = MultipartParser(boundary, {f"on_{name}": getattr(found, f"on_{name}") for name in names})
     try:
-        parser.write(body)
+        parser.write(body)  # type: ignore[arg-type]
         parser.finalize()
     except FormParserError as error:
         raise FormError(f"form: expected multipart/form-data, got something else ({error})") from error

@@ -33,14 +33,14 @@ class Prepared:
     pixels: int
 
 
-def parse_request(body: bytes, content_type: str, limits: Limits) -> tuple[ScoreRequest, list[bytes]]:
+def parse_request(body: bytes | bytearray, content_type: str, limits: Limits) -> tuple[ScoreRequest, list[Blob]]:
     """A request and the image parts of its form.
 
     Raises:
         RefusedError: If it is none: 415, 422, or 413 for too many images.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    images: list[bytes] = []
+    images: list[Blob] = []
     if kind == "multipart/form-data":
         try:
             parts = parse_form(body, content_type, limits.max_items + 1)
@@ -53,7 +53,7 @@ def parse_request(body: bytes, content_type: str, limits: Limits) -> tuple[Score
                 422,
                 f"form: expected one part {REQUEST_PART!r} and parts {IMAGE_PART!r}, got {[name[:40] for name, _ in parts]}",
             )
-        body = texts[0]
+        body = bytes(texts[0])
     elif kind != "application/json":
         raise RefusedError(415, f"Content-Type: expected application/json or multipart/form-data, got {kind[:80]!r}")
     try:
@@ -72,7 +72,7 @@ def parse_request(body: bytes, content_type: str, limits: Limits) -> tuple[Score
     return request, images
 
 
-def prepare(request: ScoreRequest, parts: list[bytes], limits: Limits) -> list[Prepared | str]:
+def prepare(request: ScoreRequest, parts: list[Blob], limits: Limits) -> list[Prepared | str]:
     """What a worker needs of each image, or why it cannot be scored."""
     rest = iter(parts)
     prepared: list[Prepared | str] = []
@@ -135,7 +135,7 @@ async def answer(pool: WorkerPool, prepared: list[Prepared | str], deadline: flo
             future.cancel()
 
 
-def _data(image: ImagePayload, part: bytes | None, where: str) -> Blob:
+def _data(image: ImagePayload, part: Blob | None, where: str) -> Blob:
     if part is not None:
         return part
     try:
