@@ -123,7 +123,7 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
     # Out of range at either end is told before any work is done.
     for name, values in axes.items():
         for value in (values[0], values[-1]):
-            dataclasses.replace(base, **{name: value})
+            Rules.parse(base.to_dict() | {name: value})
     return axes, base
 
 

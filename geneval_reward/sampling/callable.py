@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -120,8 +121,8 @@ def _one(image: Any, index: int) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, torch.Tensor):
-        array = image.detach().to("cpu")
-        array = (array.float() if array.is_floating_point() else array).numpy()
+        tensor = image.detach().to("cpu")
+        array: npt.NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         array = array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] == 3 else array
     else:
         array = np.asarray(image)

@@ -1,20 +1,25 @@
 """The best of many settings scores too well: what it scores on prompts that did not choose it.
 
 Of forty settings that are all alike, the best one of a measurement lies two standard errors above the truth. The remedy is
-old: choose on one half of the prompts and score on the other.
+old: choose on some of the prompts and score on the others (M. Stone 1974, J. R. Stat. Soc. B 36:111).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.stats import Estimate, clustered_bootstrap
+from geneval_reward.stats import Estimate, Interval, clustered_bootstrap
 
-SPLITS = 200
+FOLDS = 5
+"""Parts of the prompts: each is scored by the setting that the others choose. Halves would choose by too few prompts, and be
+too pessimistic where there is a best one (benchmarks/selection.py)."""
+
+REPEATS = 40
+"""So many random divisions are averaged."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class Selection:
     Attributes:
         best: Index of the setting with the highest overall score.
         apparent: Its overall score on the prompts that chose it: too high on average.
-        held_out: Overall score of the settings that each half of the prompts chose, on the other half, averaged over
-            random halves. An estimate of what choosing in this way gives on new prompts, with half as many prompts to choose by.
-        chosen: ``(settings,)`` share of the halves that chose each setting: how sure the choice is.
+        held_out: Overall score when each fifth of the prompts is scored by the setting that the other four fifths choose,
+            averaged over random divisions: an estimate of what choosing in this way gives on new prompts.
+        chosen: ``(settings,)`` share of these choices that each setting won: how sure the choice is.
     """
 
     best: int
@@ -40,7 +45,7 @@ def select_best(
     prompt_ids: Sequence[int] | npt.NDArray[np.int64],
     tags: Sequence[str] | npt.NDArray[np.str_],
     *,
-    splits: int = SPLITS,
+    repeats: int = REPEATS,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Selection | None:
@@ -50,7 +55,7 @@ def select_best(
         scores: ``(settings, n)`` score of each image; column i is the same prompt and index in every row.
         prompt_ids: ``(n,)`` equal ids are one prompt.
         tags: ``(n,)`` task names.
-        splits: Random halves (within tasks), >= 1.
+        repeats: Random divisions (within tasks), >= 1.
         draws: Bootstrap draws of the interval.
         seed: Of both.
 
@@ -79,22 +84,39 @@ def select_best(
     tag_of[row_prompt] = row_tag
     if (np.bincount(tag_of, minlength=len(names)) < 2).any():
         return None
-    sums = np.stack([np.bincount(row_prompt, row, len(prompts)) for row in table])
+    sums = np.stack([np.bincount(row_prompt, row, len(prompts)).astype(np.float64) for row in table])
     images = np.bincount(row_prompt, minlength=len(prompts)).astype(np.float64)
     whole = _overall(sums, images, tag_of, np.ones(len(prompts), bool))
     best = int(np.argmax(whole))
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(table))
     averaged = np.zeros(table.shape[1])
-    for _ in range(splits):
-        half = _halves(rng, tag_of)
-        for side in (half, ~half):
-            winner = int(np.argmax(_overall(sums, images, tag_of, side)))
+    tag_names = np.asarray(tags)
+    for _ in range(repeats):
+        fold = _folds(rng, tag_of)
+        for number in range(FOLDS):
+            winner = int(np.argmax(_overall(sums, images, tag_of, fold != number)))
             chosen[winner] += 1
-            other = ~side[row_prompt]
-            averaged[other] += table[winner, other]
-    estimate = clustered_bootstrap(averaged / splits, row_prompt.ravel(), np.asarray(tags), draws=draws, seed=seed)
-    return Selection(best, float(whole[best]), estimate.overall, tuple((chosen / chosen.sum()).tolist()))
+            own = fold[row_prompt] == number
+            averaged[own] += table[winner, own]
+    own, held = (
+        clustered_bootstrap(values, row_prompt.ravel(), tag_names, draws=draws, seed=seed).overall
+        for values in (table[best], averaged / repeats)
+    )
+    return Selection(best, float(whole[best]), _not_narrower(held, own), tuple((chosen / chosen.sum()).tolist()))
+
+
+def _not_narrower(held: Estimate, own: Estimate) -> Estimate:
+    """The held-out score, with an interval at least as wide as a single setting's.
+
+    An average over many settings that were chosen now and then varies less than the one that is used in the end.
+    """
+    if not own.interval.half_width > held.interval.half_width:
+        return held
+    half = own.interval.half_width
+    low, high = max(held.value - half, 0.0), min(held.value + half, 1.0)
+    interval = Interval(low, high, own.interval.level, "as wide as the best setting's own")
+    return replace(held, interval=interval, standard_error=own.standard_error)
 
 
 def _overall(
@@ -110,10 +132,11 @@ def _overall(
     return means
 
 
-def _halves(rng: np.random.Generator, tag_of: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """A random half of the prompts of every task; of an odd number the spare one goes to either side."""
-    half = np.zeros(len(tag_of), bool)
+def _folds(rng: np.random.Generator, tag_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A random fold for every prompt, equally many of each task in each as far as that goes."""
+    fold = np.zeros(len(tag_of), np.int64)
     for tag in range(int(tag_of.max()) + 1):
         own = rng.permutation(np.flatnonzero(tag_of == tag))
-        half[own[: len(own) // 2 + int(rng.integers(2)) * (len(own) % 2)]] = True
-    return half
+        # A random start, so that small tasks do not all lie in the first folds.
+        fold[own] = (np.arange(len(own)) + int(rng.integers(FOLDS))) % FOLDS
+    return fold

@@ -119,9 +119,8 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
         notes.append(
             f"{sweep.cells[best].name} is the best of {len(plain)} settings on these prompts: its score is too high on average"
             + (
-                f" ({100 * selection.apparent:.1f} here; {100 * selection.held_out.value:.1f} "
-                f"[{100 * selection.held_out.interval.low:.1f}, {100 * selection.held_out.interval.high:.1f}] for a choice made "
-                "on one half of the prompts and scored on the other)"
+                f" ({100 * selection.apparent:.1f} here; {_score(selection.held_out)} for a choice by four fifths of the "
+                "prompts, scored on the last fifth)"
                 if selection
                 else "; a task has a single prompt, so it cannot be said by how much"
             )
@@ -212,8 +211,8 @@ def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[in
 
 LEGEND = (
     "score in points with its interval; change: to the first setting, * if it is shown (paired by prompt, corrected over the "
-    "settings); selected: the best of this grid, so optimistic; held out: the best setting by one half of the prompts, scored "
-    "on the other; front: no setting is both better and faster"
+    "settings); selected: the best of this grid, so optimistic; held out: the best setting by four fifths of the prompts, "
+    "scored on the last fifth; front: no setting is both better and faster"
 )
 _HEADER = ("score", "s/image", "change", "note")
 
@@ -274,7 +273,7 @@ def to_dict(table: SweepTable) -> dict[str, Any]:
                     "shown": row.difference.shown,
                 },
                 "selected": row.selected,
-                "chosen_by_halves": _share(table, row),
+                "chosen_share": _share(table, row),
                 "best_of": row.best_of if row.best_of > 1 else None,
                 "front": row.front,
                 "results": row.path,

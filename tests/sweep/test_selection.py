@@ -24,7 +24,7 @@ def test_of_settings_that_are_alike_only_the_held_out_score_is_right() -> None:
     apparent, held, covered = [], [], 0
     for seed in range(60):
         data = runs([0.5] * 12, seed)
-        found = select_best(data.correct, data.prompt, data.tag, splits=20, draws=300)
+        found = select_best(data.correct, data.prompt, data.tag, repeats=8, draws=300)
         apparent.append(found.apparent)
         held.append(found.held_out.value)
         covered += 0.5 in found.held_out.interval
@@ -34,9 +34,9 @@ def test_of_settings_that_are_alike_only_the_held_out_score_is_right() -> None:
     assert covered >= 53, "nominal 57 of 60"
 
 
-def test_a_clear_winner_is_chosen_by_every_half() -> None:
+def test_a_clear_winner_is_chosen_every_time() -> None:
     data = runs([0.2, 0.9, 0.5], 0)
-    found = select_best(data.correct, data.prompt, data.tag, splits=20, draws=200)
+    found = select_best(data.correct, data.prompt, data.tag, repeats=8, draws=200)
     assert found.best == 1
     assert found.chosen == (0.0, 1.0, 0.0)
     assert found.held_out.value == pytest.approx(found.apparent, abs=1e-9)
