@@ -7,7 +7,7 @@ score that says as much about the detector as about the images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -86,8 +86,9 @@ def flip(row: ResultRow, verdict: Verdict) -> Flip:
 
 
 def _flips(row: ResultRow, verdict: Verdict, field: str, threshold: float) -> bool | None:
-    rules = replace(verdict.rules, **{field: min(1.0, max(0.0, round(threshold, 6)))})
+    value = min(1.0, max(0.0, round(threshold, 6)))
     try:
+        rules = Rules.parse(verdict.rules.to_dict() | {field: value})
         return row.verdict(rules).correct != verdict.correct
     except (ResultsError, ValueError):
         # Below what the file keeps, or a box whose colour nobody asked for.
@@ -118,8 +119,8 @@ def _threshold(field: str, rules: Rules, verdicts: Sequence[Verdict], flips: Seq
     confidence = np.concatenate([asked_confidences(verdict) for verdict in verdicts])
     steps = round(WINDOW / BIN)
     # Edges fall on the threshold itself, so no bin holds both sides of it.
-    edges = value + BIN * np.arange(-steps, steps + 1)
-    edges = edges[(edges > -BIN / 2) & (edges < 1 + BIN / 2)]
+    around: npt.NDArray[np.float64] = value + BIN * np.arange(-steps, steps + 1, dtype=np.float64)
+    edges = around[(around > -BIN / 2) & (around < 1 + BIN / 2)]
     # Compared in float32, as the judge does. A detection counts if it is strictly more confident than the threshold, so bins
     # are open below and closed above: turned round, numpy's are.
     edges = edges.astype(np.float32).astype(np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def scores_figure(report: Report) -> Figure:
     return figure
 
 
-def _own_bars(axes: Axes, run: RunReport, number: int, names: list[str], at: np.ndarray, width: float) -> None:  # type: ignore[type-arg]
+def _own_bars(axes: Axes, run: RunReport, number: int, names: list[str], at: np.ndarray, width: float) -> None:
     scores = run.summary.scores
     found = [scores.overall if name == "overall" else scores.tags.get(name) for name in names]
     values = np.array([np.nan if one is None else one.value for one in found])
@@ -168,8 +168,8 @@ def _figure(size: tuple[float, float]) -> Figure:
     return Figure(figsize=size, layout="constrained")
 
 
-def _tidy(axes: Axes, grid: str) -> None:
-    axes.grid(axis=grid, color="0.9")  # type: ignore[arg-type]
+def _tidy(axes: Axes, grid: Literal["x", "y"]) -> None:
+    axes.grid(axis=grid, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -126,8 +126,8 @@ def _csv(report: Report) -> str:
             for name, value in figures
         ]
     for pair in report.comparison.pairs if report.comparison else ():
-        one = pair.comparison
-        for name, d in (*one.tags.items(), ("overall", one.overall), ("all images", one.micro)):
+        both = pair.comparison
+        for name, d in (*both.tags.items(), ("overall", both.overall), ("all images", both.micro)):
             bounds = [_plain(d.interval.low), _plain(d.interval.high)]
             rows.append(
                 [

@@ -105,12 +105,28 @@ def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, An
             scores = run.summary.scores
             estimate = scores.overall if name == "overall" else scores.tags.get(name)
             own.append({"name": run.name, "number": number, "estimate": estimate})
-        others = []
-        for number, row in enumerate(rows, 1):
-            value = row.overall if name == "overall" else row.tags.get(name)
-            others.append({"name": row.model, "note": number, "value": value, "rewritten": row.rewritten})
-        panels.append({"name": name, "own": own, "others": others})
+        others = [
+            {
+                "name": row.model,
+                "note": number,
+                "value": _overall(row, present) if name == "overall" else row.tags.get(name),
+                "rewritten": row.rewritten,
+            }
+            for number, row in enumerate(rows, 1)
+        ]
+        title = (
+            name if name != "overall" or len(present) == len(TAGS) else f"mean of {len(present)} of {len(TAGS)} tasks"
+        )
+        panels.append({"name": title, "own": own, "others": others})
     return panels
+
+
+def _overall(row: PublishedScore, tags: Sequence[str]) -> float | None:
+    """As printed; beside a run that lacks tasks, the mean over those it has."""
+    if len(tags) == len(TAGS):
+        return row.overall
+    values = [row.tags[tag] for tag in tags if tag in row.tags]
+    return sum(values) / len(values) if len(values) == len(tags) else None
 
 
 def _failures(report: Report, card: Card) -> list[dict[str, Any]]:

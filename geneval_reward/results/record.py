@@ -65,8 +65,6 @@ def _refuse_constant(name: str) -> float:
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
-# What `decode` calls for the value itself, without the search for space around it, which our own lines do not have.
-_SCAN: Final = _DECODER.scan_once
 
 
 def scan_object(text: str) -> dict[str, Any]:
@@ -75,12 +73,10 @@ def scan_object(text: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is not exactly one JSON object.
     """
-    try:
-        record, end = _SCAN(text, 0)
-    except StopIteration as error:
-        raise ValueError("expected a JSON value, got none") from error
+    # Without `decode`'s search for space around the value, which our own lines do not have.
+    record, end = _DECODER.raw_decode(text)
     if end != len(text) or type(record) is not dict:
-        raise ValueError(f"expected one JSON object, got more than it after character {end}")
+        raise ValueError(f"expected one JSON object, got something else or more, up to character {end}")
     return record
 
 

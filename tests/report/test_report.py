@@ -280,3 +280,13 @@ def test_a_custom_suite_has_no_published_neighbours(write, rows, page):
     assert report.runs[0].published == ()
     assert "these are not the official prompts" in shown.words
     assert "not the official suite: 1 prompts" in shown.words
+
+
+def test_a_run_without_all_tasks_is_not_put_beside_whole_scores(write, rows, page):
+    some = [row for row in rows[0] if row.tag in ("colors", "counting")]
+    shown, report = page([write("a", some)])
+    assert "overall of 2 of 6 tasks" in shown.words
+    assert "mean of 2 of 6 tasks" in shown.words
+    row = report.runs[0].published[0]
+    assert f"{(row.tags['colors'] + row.tags['counting']) / 2:.2f}" in shown.words
+    assert "no images for single_object, two_object, position, color_attr" in shown.words
