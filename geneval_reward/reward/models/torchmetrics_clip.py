@@ -133,4 +133,5 @@ class CLIPIQAReward(ModelReward):
         # Sizes may differ, so one image at a time; the processor makes 0..255 into [0, 1].
         found = [_clip_iqa_update(self.model, image[None].float(), model, loaded[1], 1.0, device) for image in images]
         odds: Any = _clip_iqa_compute(torch.cat(found), anchors, ["it"])
-        return torch.atleast_1d(odds)
+        column: torch.Tensor = odds.reshape(-1)
+        return column
