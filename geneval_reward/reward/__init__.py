@@ -1,6 +1,7 @@
 """The reward: what a trainer consumes, and the shapes in which other trainers want it."""
 
-from geneval_reward.reward.composite import CompositeBatch, CompositeReward
+from geneval_reward.reward.composite import CompositeReward
+from geneval_reward.reward.parts import CompositeBatch
 from geneval_reward.reward.reward import GenEvalReward, RewardBatch
 
 __all__ = ["CompositeBatch", "CompositeReward", "GenEvalReward", "RewardBatch"]

@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 
 from geneval_reward.errors import GenEvalError, ImageError, SpecError
 from geneval_reward.judge.verdict import CREDITS
 from geneval_reward.reward.inputs import prompt_texts
+from geneval_reward.reward.parts import Column, CompositeBatch, column, named, taken
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.rl import GroupAdvantages, gdpo_advantages
 
 _log = logging.getLogger(__name__)
-
-_ARGUMENTS: Final = ("images", "prompts", "metadata")
-
-Column = list[float | None]
-
-
-@dataclass(frozen=True)
-class CompositeBatch:
-    """Rewards of a batch with the parts they were made from.
-
-    Attributes:
-        rewards: One per image; None where there is none.
-        parts: What each part gave, before weights; None where it gave none, NaN or an infinity.
-        errors: Why an image has no reward, or None.
-        batches: What parts answered that answer more than values, by name: the :class:`RewardBatch` of a `GenEvalReward`.
-    """
-
-    rewards: Column
-    parts: dict[str, Column]
-    errors: list[str | None]
-    batches: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def verdicts(self) -> list[Any] | None:
-        """The verdicts of the first part that has some."""
-        return next((batch.verdicts for batch in self.batches.values() if hasattr(batch, "verdicts")), None)
-
-    def credits(self) -> dict[str, Column]:
-        """Every part by its name, and the credits of a part that has some as ``part/credit``; for logging."""
-        columns = dict(self.parts)
-        for name, batch in self.batches.items():
-            columns |= {f"{name}/{credit}": values for credit, values in batch.credits().items()}
-        return columns
 
 
 class CompositeReward:
@@ -122,7 +88,7 @@ class CompositeReward:
             raise ValueError(f"group_size: expected >= 2 and normalize='gdpo', got {group_size} with {normalize!r}")
         self.parts = dict(parts)
         self.normalize, self.group_size, self.missing = normalize, group_size, missing
-        self._takes = {part: _taken(part, function) for part, function in self.parts.items()}
+        self._takes = {part: taken(part, function) for part, function in self.parts.items()}
         self.__name__ = name
         self._start()
 
@@ -330,10 +296,10 @@ class CompositeReward:
             if isinstance(answer, BaseException):
                 # Nothing of the batch can be scored by this part; with a word for what is missing, others may.
                 if self.missing == "none" or not isinstance(answer, ImageError | SpecError):
-                    raise _named(part, answer) from answer
+                    raise named(part, answer) from answer
                 parts[part], reasons = [None] * count, [str(answer)] * count
             else:
-                parts[part] = _column(part, getattr(answer, "rewards", answer), count)
+                parts[part] = column(part, getattr(answer, "rewards", answer), count)
                 if hasattr(answer, "rewards"):
                     batches[part], reasons = answer, answer.errors
             for index, value in enumerate(parts[part]):
@@ -392,47 +358,3 @@ class CompositeReward:
         whole, _ = gdpo_advantages(filled, keys, weights=self.weights, clip=None)
         weights = whole.weight.tolist()
         return [value if weight else None for value, weight in zip(whole.advantages.tolist(), weights, strict=True)]
-
-
-def _taken(part: str, function: Any) -> tuple[str, ...]:
-    """Which of the arguments a part takes."""
-    if not callable(function):
-        raise TypeError(f"parts[{part!r}]: expected a callable, got {type(function).__name__}")
-    if hasattr(function, "update") and hasattr(function, "compute"):
-        raise TypeError(
-            f"parts[{part!r}]: expected a callable of images, got the metric {type(function).__name__}, which answers one "
-            "number a batch; see geneval_reward.reward.models for CLIPScore and CLIP-IQA"
-        )
-    parameters = inspect.signature(function).parameters
-    if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-        return _ARGUMENTS
-    taken = tuple(name for name in _ARGUMENTS if name in parameters)
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL,)]
-    if "images" not in taken or not set(needed) <= set(taken):
-        raise TypeError(
-            f"parts[{part!r}]: expected a callable of images, and of prompts and metadata if it likes, got "
-            f"{', '.join(parameters) or 'no arguments'}"
-        )
-    return taken
-
-
-def _column(part: str, answer: Any, count: int) -> Column:
-    """A part's answer as one number or None a sample."""
-    values = answer[0] if isinstance(answer, tuple) else answer
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, Sequence) or len(values) != count:
-        got = len(values) if isinstance(values, Sequence) else type(values).__name__
-        raise RuntimeError(f"part {part!r}: expected {count} values, one an image, got {got}")
-    try:
-        numbers = [None if value is None else float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise RuntimeError(f"part {part!r}: expected a number or None for each image, got {values!r:.80}") from error
-    return [None if number is None or not math.isfinite(number) else number for number in numbers]
-
-
-def _named(part: str, error: BaseException) -> Exception:
-    """The error with the name of its part, of the same kind where it is one of ours."""
-    if isinstance(error, GenEvalError):
-        return type(error)(f"part {part!r}: {error}")
-    return RuntimeError(f"part {part!r}: {type(error).__name__}: {error}")
