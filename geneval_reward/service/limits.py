@@ -69,7 +69,9 @@ class Limits:
             >>> Limits.parse("max_items=64, deadline=30").deadline
             30.0
         """
-        known = {field.name: type(field.default) for field in fields(cls)}
+        known: dict[str, type[int] | type[float]] = {
+            field.name: int if isinstance(field.default, int) else float for field in fields(cls)
+        }
         values: dict[str, Any] = {}
         for pair in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (part.strip() for part in pair.partition("="))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -85,7 +85,8 @@ def parse_form(body: bytes | bytearray, content_type: str, max_parts: int) -> li
         raise FormError("form: expected a boundary of 1 to 70 characters in Content-Type, got none or a longer one")
     found = _Collector(max_parts)
     names = ("part_begin", "header_field", "header_value", "header_end", "part_data", "part_end", "end")
-    parser = MultipartParser(boundary, {f"on_{name}": getattr(found, f"on_{name}") for name in names})
+    callbacks: Any = {f"on_{name}": getattr(found, f"on_{name}") for name in names}
+    parser = MultipartParser(boundary, callbacks)
     try:
         parser.write(body)  # type: ignore[arg-type]
         parser.finalize()

@@ -68,7 +68,12 @@ class PoolScorer:
         prepared: list[Prepared | str] = []
         for index, (image, spec) in enumerate(zip(as_images(images), parsed, strict=True)):
             array = np.ascontiguousarray(image.cpu().numpy())
-            head = {"format": "raw", "shape": list(array.shape), "layout": "chw", "spec": spec.to_json()}
+            head: dict[str, Any] = {
+                "format": "raw",
+                "shape": list(array.shape),
+                "layout": "chw",
+                "spec": spec.to_json(),
+            }
             head |= {"credit": "official", "where": f"images[{index}]"}
             prepared.append(Prepared(head, array.data.cast("B"), array.shape[1] * array.shape[2]))
         if self._pool.loop is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,7 +30,7 @@ _MAX_ERROR = 400  # characters; an error quotes what came, and what came may be 
 class Prepared:
     """One image of a request, checked: what a worker needs."""
 
-    head: dict[str, object]
+    head: dict[str, Any]
     data: Blob
     pixels: int
 
@@ -85,7 +87,7 @@ def prepare(request: ScoreRequest, parts: list[Blob], limits: Limits) -> list[Pr
         except GenEvalError as error:
             prepared.append(_short(str(error)))
             continue
-        head = {
+        head: dict[str, Any] = {
             "format": image.format,
             "shape": image.shape,
             "layout": image.layout,
@@ -157,7 +159,7 @@ def _checked_size(image: ImagePayload, data: Blob, where: str, max_pixels: int) 
     return width, height
 
 
-def _spec(prompt: str | dict[str, object], index: int) -> PromptSpec:
+def _spec(prompt: str | Mapping[str, Any], index: int) -> PromptSpec:
     try:
         return resolve(prompt)
     except (ValueError, RecursionError, OverflowError, TypeError) as error:
