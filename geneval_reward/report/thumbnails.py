@@ -39,6 +39,10 @@ LADDER: Final = (
 )
 _SAMPLE: Final = 24
 _MARGIN: Final = 0.96
+_HELD: Final = 256 * 2**20  # bytes of decoded pictures
+
+_Decoded = tuple[Image.Image, tuple[int, int]] | str
+"""An RGB image with the size of the file's, or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,16 @@ def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = 
         return found
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         step = _choose_step([paths[i] for i in there], budget, pool)
+        side = LADDER[step][0]
+        # Decoding costs most: a set that turns out too large is encoded again from what was decoded, if that fits in memory.
+        held = len(there) * side * side * 3 <= _HELD
+        decoded = list(pool.map(partial(_decode, side=side), (paths[i] for i in there))) if held else None
         while True:
             side, quality = LADDER[step]
-            make = partial(_thumbnail, side=side, quality=quality)
-            made = list(pool.map(make, (paths[i] for i in there)))
+            source = pool.map(partial(_decode, side=side), (paths[i] for i in there)) if decoded is None else decoded
+            made = list(pool.map(partial(_thumbnail, side=side, quality=quality), source))
             total = sum(len(one.data or b"") for one in made)
-            # The sample was not like the rest: the next smaller size, from the files again.
+            # The sample was not like the rest: the next smaller size.
             if total <= budget or step == len(LADDER) - 1:
                 break
             step = min(len(LADDER) - 1, step + 1 + (total > 1.3 * budget))
@@ -111,15 +119,14 @@ def _choose_step(paths: Sequence[Path | None], budget: int, pool: ThreadPoolExec
     return len(LADDER) - 1
 
 
-def _thumbnail(path: Path | None, side: int, quality: int) -> Thumbnail:
-    decoded = _decode(path, side)
+def _thumbnail(decoded: _Decoded, side: int, quality: int) -> Thumbnail:
     if isinstance(decoded, str):
         return Thumbnail(None, None, decoded)
     image, size = decoded
     return Thumbnail(_encode(image, side, quality), size)
 
 
-def _decode(path: Path | None, side: int) -> tuple[Image.Image, tuple[int, int]] | str:
+def _decode(path: Path | None, side: int) -> _Decoded:
     """An RGB image of at most ``side`` with the size of the file's, or what is wrong with it."""
     if path is None:
         return MISSING.problem
