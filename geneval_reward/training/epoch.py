@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.rl import GroupAdvantages, Slot
+from geneval_reward.rl import GroupAdvantages, Slot, gdpo_advantages, group_advantages
 from geneval_reward.training.policy import Conditions
 
 
@@ -56,6 +56,49 @@ class Epoch:
     groups: GroupAdvantages
     scored: list[int]
     useful: list[int]
+
+
+def epoch_advantages(
+    shares: list[dict[str, Any]],
+    everyone: list[float],
+    std: Literal["global", "group", "none", "gdpo"],
+    clip: float,
+    *,
+    reward: Any,
+    credit: str | dict[str, float],
+) -> GroupAdvantages:
+    """Advantages of all samples of all ranks.
+
+    Args:
+        shares: One a rank: ``groups`` (one key a sample) and ``credits`` (one number a sample under each name).
+        everyone: The rewards of all ranks, in the same order; NaN where there is none.
+        std: As `FlowRL`'s ``advantage_std``.
+        clip: Bound of the absolute advantage.
+        reward: With ``advantages(columns, groups, clip=)``, as `CompositeReward`, where ``gdpo`` has no weights in ``credit``.
+        credit: Weights of credits, for ``gdpo``.
+
+    Raises:
+        ValueError: If ``gdpo`` finds nothing to take apart.
+    """
+    groups = [group for share in shares for group in share["groups"]]
+    if std != "gdpo":
+        return group_advantages(everyone, groups, std=std, clip=clip)
+    names = {name for share in shares for name in share["credits"]}
+    columns = {
+        # A rank on which nothing could be scored has no columns.
+        name: [v for share in shares for v in share["credits"].get(name, [math.nan] * len(share["groups"]))]
+        for name in names
+    }
+    if isinstance(credit, dict):
+        if lacking := sorted(set(credit) - names):
+            raise ValueError(f"credit: expected credits that the reward tells, got {', '.join(lacking)}")
+        return gdpo_advantages({name: columns[name] for name in credit}, groups, weights=credit, clip=clip)[0]
+    if not hasattr(reward, "advantages"):
+        raise ValueError(
+            "advantage_std: expected weights of several credits or a CompositeReward for gdpo, got one reward; use global"
+        )
+    found: GroupAdvantages = reward.advantages(columns, groups, clip=clip)[0]
+    return found
 
 
 def reward_metrics(shares: list[dict[str, Any]], everyone: list[float], groups: GroupAdvantages) -> dict[str, float]:

@@ -22,10 +22,10 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from geneval_reward.rl import DistributedKRepeatSampler, group_advantages, sample_ode
+from geneval_reward.rl import DistributedKRepeatSampler, sample_ode
 from geneval_reward.sampling.seeds import seed_for
 from geneval_reward.training.data import RolloutBatch
-from geneval_reward.training.epoch import Chunk, Epoch, reward_metrics, split_evenly
+from geneval_reward.training.epoch import Chunk, Epoch, epoch_advantages, reward_metrics, split_evenly
 from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
 from geneval_reward.training.ranks import gather, raise_together, sum_gradients, sum_over_ranks
 from geneval_reward.training.rewards import RewardQueue, load_reward
@@ -58,7 +58,8 @@ class FlowRL(LightningModule):
         updates_per_epoch: Optimizer steps over consecutive parts of the rollout (1 as released for GenEval's NFT, 2 for GRPO).
         passes: Times that the whole rollout is gone through.
         timestep_fraction: Share of the rollout's steps that is trained.
-        advantage_std: ``global``, ``group`` or ``none``.
+        advantage_std: ``global``, ``group`` or ``none``; or ``gdpo``, which normalises every credit of ``credit``, or every part
+            of a `CompositeReward`, within its groups before they are added.
         advantage_clip: Bound of the absolute advantage.
         ema_decay: Ceiling of the evaluated average's decay.
 
@@ -74,7 +75,7 @@ class FlowRL(LightningModule):
         pipeline: Any = "pocket",
         *,
         dtype: str = "fp32",
-        reward: Any = "lite",
+        reward: str | Callable[..., Any] = "lite",
         credit: str | dict[str, float] = "official",
         async_reward: bool = True,
         resolution: int | None = None,
@@ -93,7 +94,7 @@ class FlowRL(LightningModule):
         updates_per_epoch: int = 1,
         passes: int = 1,
         timestep_fraction: float = 0.99,
-        advantage_std: Literal["global", "group", "none"] = "global",
+        advantage_std: Literal["global", "group", "none", "gdpo"] = "global",
         advantage_clip: float = 5.0,
         ema_decay: float = 0.9,
         reference: bool = True,
@@ -127,7 +128,8 @@ class FlowRL(LightningModule):
             reference=reference,
         )
         self.ema = PolicyAverage(self.weights, ema_decay)
-        self.reward, self.credit, self.async_reward = reward, credit, async_reward
+        self.reward: Any = reward
+        self.credit, self.async_reward = credit, async_reward
         self.num_steps, self.eval_steps = num_steps, eval_steps
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.max_grad_norm = max_grad_norm
@@ -326,11 +328,8 @@ class FlowRL(LightningModule):
                 f"reward: expected at least one image of the epoch to have one, got {len(everyone)} without; the policy has "
                 "diverged or the reward does not know the prompts"
             )
-        groups = group_advantages(
-            everyone,
-            [group for share in shares for group in share["groups"]],
-            std=self.advantage_std,
-            clip=self.advantage_clip,
+        groups = epoch_advantages(
+            shares, everyone, self.advantage_std, self.advantage_clip, reward=self.reward, credit=self.credit
         )
         ranks = len(shares)
         by_rank = groups.advantages.view(ranks, -1), groups.weight.view(ranks, -1)

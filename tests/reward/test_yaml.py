@@ -18,12 +18,6 @@ PAGE = (ROOT / "docs" / "rewards.md").read_text()
 BLOCKS = re.findall(r"(<!-- (?:tested|parsed)[^>]*-->)\n```(\w+)\n(.*?)```", PAGE, re.S)
 
 
-@pytest.fixture(autouse=True)
-def today(monkeypatch):
-    """jsonargparse 4.53 warns that it will no longer make objects where the annotation is Any, as that of `reward` is."""
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def brightness(images):
     return [float(torch.as_tensor(image).float().mean()) for image in images]
 
