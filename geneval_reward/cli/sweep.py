@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,7 +126,7 @@ def sweep(
             with warnings.catch_warnings():
                 # A cut last line is mended; a bad setting may well be wrong in every image.
                 warnings.simplefilter("ignore", UserWarning)
-                failures = runner.run(cell, lambda what, images, tasks=tasks: bar.update(tasks[what], advance=images))
+                failures = runner.run(cell, _reporter(bar, tasks))
             failed += len(failures)
             for name, reason in list(failures.items())[:3]:
                 messages.print(f"not scored: {cell.name} {name}: {reason}")
@@ -139,6 +140,15 @@ def sweep(
     _print(table, output, messages)
     if failed:
         raise typer.Exit(1)
+
+
+def _reporter(bar: Any, tasks: dict[str, Any]) -> Callable[[str, int], None]:
+    """Moves the bars of one setting."""
+
+    def report(what: str, images: int) -> None:
+        bar.update(tasks[what], advance=images)
+
+    return report
 
 
 def _say(messages: Any, plan: Sweep, whole: int) -> None:
