@@ -212,6 +212,7 @@ def main() -> int:
         "images_per_second": scored / seconds,
         "scorer_images_per_second": [one["images_per_second"] for one in alone],
         "ratio": scored / seconds / base,
+        "cpu_ratio_without_clients": base_cpu * max(1, scored) / (spent[0] + spent[1]),
         "cpu_ms_per_image": {
             "scorer_alone": 1000 * base_cpu,
             **{
