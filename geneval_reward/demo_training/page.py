@@ -102,7 +102,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
 def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Runs side by side: column names and rows."""
     columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in runs:
         half = _half_way(run)
         value, low, high = run.difference
