@@ -45,6 +45,15 @@ def serve(
     compat: Annotated[
         str | None, typer.Option("--compat", help="flow-grpo: answer that trainer's own client as well.")
     ] = None,
+    credit: Annotated[
+        str, typer.Option("--credit", help="With --compat: the credit of `scores`; clients of our own name theirs.")
+    ] = "flow_grpo",
+    swap_rb: Annotated[
+        bool,
+        typer.Option(
+            "--swap-rb/--no-swap-rb", help="With --compat: red and blue exchanged for detectors, as published."
+        ),
+    ] = True,
     scorer: Annotated[
         str | None, typer.Option("--scorer", help="module:function that makes the scorer, instead of a backend.")
     ] = None,
@@ -97,6 +106,8 @@ def serve(
         limits=bounds,
         api_key=_api_key(api_key_file),
         compat=compat,
+        compat_credit=credit,
+        compat_swap_rb=swap_rb,
         tls=None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key)),
         on_listening=lambda url: messages.print(
             f"listening on {url}; loading {scorer or backend} on {', '.join(devices)}"

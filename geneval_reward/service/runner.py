@@ -111,6 +111,8 @@ def serve(
     limits: Limits | None = None,
     api_key: str | None = None,
     compat: str | None = None,
+    compat_credit: str = "flow_grpo",
+    compat_swap_rb: bool = True,
     tls: tuple[str, str] | None = None,
     on_listening: Callable[[str], None] = lambda url: None,
     on_ready: Callable[[dict[str, Any]], None] = lambda info: None,
@@ -124,6 +126,8 @@ def serve(
         limits: What it takes on.
         api_key: What clients must send.
         compat: ``flow-grpo`` to answer that trainer's client too, on the path ``/``.
+        compat_credit: What that client gets as ``scores``; ``flow_grpo`` is what it has always got.
+        compat_swap_rb: Show the public server's detectors red and blue swapped, as it does.
         tls: Files of a certificate and its key.
         on_listening: Is told the address.
         on_ready: Is told of the scorer once a worker has passed its self-test.
@@ -136,7 +140,9 @@ def serve(
     check_address(host, api_key, compat)
     if not is_loopback(host) and tls is None:
         _log.warning("%s is not loopback and there is no TLS: key and images cross the network in the clear", host)
-    asyncio.run(_serve(config, host, port, limits, api_key, compat, tls, on_listening, on_ready))
+    asyncio.run(
+        _serve(config, host, port, limits, api_key, compat, compat_credit, compat_swap_rb, tls, on_listening, on_ready)
+    )
 
 
 async def _serve(
@@ -146,16 +152,23 @@ async def _serve(
     limits: Limits,
     api_key: str | None,
     compat: str | None,
+    compat_credit: str,
+    compat_swap_rb: bool,
     tls: tuple[str, str] | None,
     on_listening: Callable[[str], None],
     on_ready: Callable[[dict[str, Any]], None],
 ) -> None:
     metrics, state = Metrics(), State()
     # Its public server shows the detector red and blue swapped; the detectors are in the workers.
-    config = replace(config, swap_rb=compat == "flow-grpo")
+    config = replace(config, swap_rb=compat == "flow-grpo" and compat_swap_rb)
     pool = WorkerPool(config, metrics)
     app = make_app(
-        pool, limits, api_key=api_key, state=state, metrics=metrics, compat=_compat_app(compat, pool, limits.deadline)
+        pool,
+        limits,
+        api_key=api_key,
+        state=state,
+        metrics=metrics,
+        compat=_compat_app(compat, pool, limits.deadline, compat_credit),
     )
     sock = listen(host, port)
     options: dict[str, Any] = {} if tls is None else {"ssl_certfile": tls[0], "ssl_keyfile": tls[1]}
@@ -195,12 +208,14 @@ async def _watch(pool: WorkerPool, server: uvicorn.Server, on_ready: Callable[[d
         on_ready(pool.info)
 
 
-def _compat_app(name: str | None, pool: WorkerPool, timeout: float) -> App | None:
+def _compat_app(name: str | None, pool: WorkerPool, timeout: float, credit: str) -> App | None:
     if name is None:
         return None
     if name != "flow-grpo":
         raise ValueError(f"--compat: expected flow-grpo, got {name!r}")
     from geneval_reward.service import flow_grpo
 
-    app: App = flow_grpo.make_app(PoolScorer(pool, timeout))
+    # One request more than there are workers, so that none waits while the next is decoded.
+    capacity = flow_grpo.Capacity(concurrency=len(pool.config.devices) + 1)
+    app: App = flow_grpo.make_app(PoolScorer(pool, timeout), credit=credit, capacity=capacity)
     return app
