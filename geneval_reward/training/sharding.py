@@ -13,9 +13,11 @@ Source: PyTorch's documentation of ``torch.distributed.fsdp.fully_shard``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, nn
@@ -77,11 +79,12 @@ class FSDP2Strategy(DDPStrategy):
 
     def teardown(self) -> None:
         """Leave shards on their device: moved away they could not be gathered any more."""
-        module, self._lightning_module = self._lightning_module, None
+        module, optimizers = self._lightning_module, self.optimizers
+        self._lightning_module, self.optimizers = None, []
         try:
             super().teardown()
         finally:
-            self._lightning_module = module
+            self._lightning_module, self.optimizers = module, optimizers
 
 
 StrategyRegistry.register(
@@ -99,27 +102,26 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
     Raises:
         ValueError: If PyTorch is too old.
     """
+    import torch.distributed.fsdp as fsdp
     from torch.distributed.device_mesh import init_device_mesh
 
-    try:
-        from torch.distributed.fsdp import FSDPModule, fully_shard
-    except ImportError:
-        FSDPModule = object  # type: ignore[assignment,misc]
-    if not hasattr(FSDPModule, _NEEDED):
-        import torch
-
-        raise ValueError(f"strategy: expected torch with FSDPModule.{_NEEDED} for fsdp2, got {torch.__version__}; use ddp")
+    if not hasattr(getattr(fsdp, "FSDPModule", None), _NEEDED):
+        raise ValueError(
+            f"strategy: expected a PyTorch with FSDPModule.{_NEEDED} for fsdp2, got {torch.__version__}; use ddp"
+        )
+    # Said of diffusers' blocks that return a part of a tensor. Nothing is done in place with it, here or there.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     for model in (weights.transformer, weights.old, weights.reference):
-        if model is None or isinstance(model, FSDPModule):
+        if model is None or isinstance(model, fsdp.FSDPModule):
             continue
         adapters = {p for name, p in model.named_parameters() if weights.lora and "lora_" in name}
         blocks = [block for part in model.children() if isinstance(part, nn.ModuleList) for block in part]
         for module in (*blocks, model):
             # Given back after each forward pass, the outermost too: else its weights would be whole when they are averaged.
-            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
+            fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
         for module in model.modules():
-            if isinstance(module, FSDPModule):
+            if isinstance(module, fsdp.FSDPModule):
                 # Losses are shares of the sum over all ranks; gloo knows no other reduction than a plain sum.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)

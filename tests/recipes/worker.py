@@ -1,6 +1,7 @@
 """Runs of the recipes on tiny pipelines; a module for the tests, and a script for one process of several.
 
-python worker.py OUT.json        # with RANK, WORLD_SIZE, ... in the environment
+python worker.py OUT.json                # with RANK, WORLD_SIZE, ... in the environment
+python worker.py OUT.json --sharded      # SHARDED under fsdp2: two epochs, and a third from OUT's folder's CASE.ckpt
 """
 
 import json
@@ -17,6 +18,13 @@ warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 
 CASES = [("nft", "sd3"), ("nft", "flux"), ("grpo", "sd3"), ("grpo", "flux")]
+
+SHARDED = {
+    "nft-sd3-lora": {},
+    "grpo-flux-lora": {"gradient_checkpointing": True},
+    "nft-flux-full": {"lora_rank": 0, "learning_rate": 1e-3},
+    "grpo-sd3-full": {"lora_rank": 0, "learning_rate": 1e-3},
+}
 
 
 def redness(images, prompts, metadata):
@@ -45,6 +53,39 @@ def data(batch_size=8, groups=3, group_size=8, **options):
     from geneval_reward.training import PromptGroups
 
     return PromptGroups(20, groups=groups, group_size=group_size, batch_size=batch_size, seed=1, **options)
+
+
+def sharded_module(case):
+    method, family, _ = case.split("-")
+    return module(method, family, num_steps=3, **SHARDED[case])
+
+
+def sharded_data(world):
+    """Two prompts, one of which has no reward: some batches of one image leave a rank without anything to train on."""
+    from geneval_reward.prompts import official_suite
+    from geneval_reward.training import PromptGroups
+
+    specs = [next(spec for spec in official_suite() if spec.tag == tag) for tag in ("colors", "counting")]
+    return PromptGroups(specs, groups=2, group_size=4, batch_size=2 // world, seed=1)
+
+
+def sharded_run(case, world, folder, ckpt=None, **options):
+    """A module after two epochs, or after the third that begins with a checkpoint; and what was logged."""
+    from geneval_reward.training.cli import EpochCheckpoint
+
+    model = sharded_module(case)
+    rows = run(
+        model,
+        sharded_data(world),
+        folder,
+        epochs=3 if ckpt else 2,
+        ckpt_path=ckpt,
+        callbacks=[EpochCheckpoint(str(folder))],
+        enable_checkpointing=True,
+        devices=world,
+        **options,
+    )
+    return model, rows
 
 
 class Record:
@@ -99,5 +140,19 @@ def main(out):
         Path(out).write_text(json.dumps(results))
 
 
+def sharded(out):
+    world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
+    torch.set_num_threads(1)
+    results = {}
+    for case in SHARDED:
+        model, rows = sharded_run(case, world, folder / f"{case}-two", strategy="fsdp2")
+        _, resumed = sharded_run(case, world, folder / f"{case}-on", folder / f"{case}.ckpt", strategy="fsdp2")
+        kinds = {type(p).__name__ for p in model.weights.transformer.parameters() if not hasattr(p, "full_tensor")}
+        images = [image.tolist() for image in model.generate(["a", "b"], [1, 2], 2)]
+        results[case] = {"rows": rows, "resumed": resumed, "whole": sorted(kinds), "images": images}
+    if os.environ["RANK"] == "0":
+        Path(out).write_text(json.dumps(results))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (sharded if "--sharded" in sys.argv else main)(sys.argv[1])
