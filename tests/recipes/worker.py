@@ -1,7 +1,7 @@
 """Runs of the recipes on tiny pipelines; a module for the tests, and a script for one process of several.
 
 python worker.py OUT.json                # with RANK, WORLD_SIZE, ... in the environment
-python worker.py OUT.json --sharded      # SHARDED under fsdp2: two epochs, and a third from OUT's folder's CASE.ckpt
+python worker.py OUT.json --sharded      # SHARDED under fsdp2: two epochs; a third after one process's two
 """
 
 import json
@@ -66,21 +66,28 @@ def sharded_data(world):
     from geneval_reward.training import PromptGroups
 
     specs = [next(spec for spec in official_suite() if spec.tag == tag) for tag in ("colors", "counting")]
-    return PromptGroups(specs, groups=2, group_size=4, batch_size=2 // world, seed=1)
+    return PromptGroups(specs, groups=2, group_size=3, batch_size=2 // world, seed=1)
 
 
-def sharded_run(case, world, folder, ckpt=None, **options):
-    """A module after two epochs, or after the third that begins with a checkpoint; and what was logged."""
+def sharded_run(case, world, folder, epochs, ckpt=None, **options):
+    """A module and what was logged; the checkpoint of the second epoch is kept."""
     from geneval_reward.training.cli import EpochCheckpoint
 
     model = sharded_module(case)
+    model.idled = set()  # (epoch, batch) of this rank that had nothing to train on
+
+    def accumulate(epoch, index, *rest, inner=model._accumulate):
+        model.idle = lambda *args: model.idled.add((model.current_epoch, index)) or type(model).idle(model, *args)
+        inner(epoch, index, *rest)
+
+    model._accumulate = accumulate
     rows = run(
         model,
         sharded_data(world),
         folder,
-        epochs=3 if ckpt else 2,
+        epochs=epochs,
         ckpt_path=ckpt,
-        callbacks=[EpochCheckpoint(str(folder))],
+        callbacks=[EpochCheckpoint(str(folder), keep_every=2)],
         enable_checkpointing=True,
         devices=world,
         **options,
@@ -141,15 +148,19 @@ def main(out):
 
 
 def sharded(out):
+    from geneval_reward.training.ranks import gather
+
     world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
     torch.set_num_threads(1)
     results = {}
     for case in SHARDED:
-        model, rows = sharded_run(case, world, folder / f"{case}-two", strategy="fsdp2")
-        _, resumed = sharded_run(case, world, folder / f"{case}-on", folder / f"{case}.ckpt", strategy="fsdp2")
+        first, rows = sharded_run(case, world, folder / f"{case}-two", 2, strategy="fsdp2")
+        ckpt = folder / case / "epoch-00002.ckpt"
+        model, resumed = sharded_run(case, world, folder / f"{case}-on", 3, ckpt, strategy="fsdp2")
         kinds = {type(p).__name__ for p in model.weights.transformer.parameters() if not hasattr(p, "full_tensor")}
         images = [image.tolist() for image in model.generate(["a", "b"], [1, 2], 2)]
         results[case] = {"rows": rows, "resumed": resumed, "whole": sorted(kinds), "images": images}
+        results[case]["idled"] = gather(sorted(first.idled))
     if os.environ["RANK"] == "0":
         Path(out).write_text(json.dumps(results))
 
