@@ -20,6 +20,7 @@ _PACKAGES: Final = ("lightning.pytorch", "pytorch_lightning")
 _SHARDED: Final = {
     "FSDPStrategy": "FSDP",
     "ModelParallelStrategy": "FSDP2 or tensor parallelism",
+    "FSDP2Strategy": "FSDP2",
     "XLAFSDPStrategy": "XLA FSDP",
 }
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
+from geneval_reward.callback.base import refuse_sharded
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.sampling.seeds import seed_for
@@ -209,7 +210,8 @@ class AuditCallback(Callback):
         self.reports: list[AuditReport] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Load judges that are given by name."""
+        """Refuse strategies under which one process cannot sample alone; load judges that are given by name."""
+        refuse_sharded(trainer.strategy)
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
         if isinstance(self.second, str):

@@ -82,6 +82,9 @@ class DiffusionNFT(FlowRL):
         # A sample with NaN latents would make the gradients of the others NaN, even with weight 0.
         keep = chunk.finite & (weights > 0)
         if not bool(keep.any()):
+            yield from self.idle(
+                chunk, steps, ["old", "reference", "trained"] if self.kl_weight > 0 else ["old", "trained"]
+            )
             return
         x0, r = (
             chunk.latents[keep],

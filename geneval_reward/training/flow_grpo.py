@@ -97,12 +97,13 @@ class FlowGRPO(FlowRL):
         keep = chunk.finite & (weights > 0)
         if self.drop_zero_advantage:
             keep &= advantages != 0
-        if not bool(keep.any()):
-            return
         rollout = chunk.extra["rollout"]
         steps = rollout.log_probs.shape[1]
         if steps == self.num_steps:
             steps = num_train_steps(self.num_steps, self.timestep_fraction)
+        if not bool(keep.any()):
+            yield from self.idle(chunk, steps, ["trained", "reference"] if self.kl_weight > 0 else ["trained"])
+            return
         conditions, a, share = chunk.conditions.rows(keep), advantages[keep], int(keep.sum()) / (total * steps)
         for k in range(steps):
             x, x_next, old = rollout.states[keep, k], rollout.states[keep, k + 1], rollout.log_probs[keep, k]

@@ -29,7 +29,8 @@ from geneval_reward.training.epoch import Chunk, Epoch, epoch_advantages, reward
 from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
 from geneval_reward.training.ranks import gather, raise_together, sum_gradients, sum_over_ranks
 from geneval_reward.training.rewards import RewardQueue, load_reward
-from geneval_reward.training.weights import LORA_TARGETS, PolicyAverage, PolicyWeights, check_same_tensors
+from geneval_reward.training.sharding import FSDP2Strategy, is_sharded, like, whole
+from geneval_reward.training.weights import LORA_TARGETS, PolicyAverage, PolicyWeights, Role, check_same_tensors
 
 
 class FlowRL(LightningModule):
@@ -167,13 +168,45 @@ class FlowRL(LightningModule):
 
     # What all share.
 
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are spread over ranks, so that all must make the same passes."""
+        return isinstance(self.trainer.strategy, FSDP2Strategy)
+
+    def idle(self, chunk: Chunk, steps: int, roles: Sequence[Role]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """What ``losses`` yields of a batch without samples to train on: nothing, or sharded passes with gradient 0.
+
+        Args:
+            chunk: The batch.
+            steps: Losses that it would have yielded.
+            roles: The forward passes of each, in order.
+        """
+        if not self.sharded:
+            return
+        conditions = chunk.conditions.rows(slice(0, 1))
+        x = torch.zeros((1, *self.policy.latent_shape), device=self.device)
+        t = torch.full((1,), 0.5, device=self.device)
+        for _ in range(steps):
+            loss = x.sum()
+            for role in roles:
+                with torch.set_grad_enabled(role == "trained"), self.weights.role(role) as transformer:
+                    v = self.policy.velocity(transformer, conditions)(x, t)
+                if role == "trained":
+                    loss = (v * 0).sum()
+            yield loss, {}
+
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, and move the frozen parts to this rank's device."""
         strategy = type(self.trainer.strategy).__name__
-        if any(kind in strategy for kind in ("FSDP", "DeepSpeed", "ModelParallel")):
+        if not self.sharded and any(kind in strategy for kind in ("FSDP", "DeepSpeed", "ModelParallel")):
             raise ValueError(
-                f"strategy: expected auto or ddp, got {strategy}; adapters are switched within a step, which sharded weights "
-                "do not allow. LoRA with gradient_checkpointing and dtype=bf16 fits FLUX on one 80 GB GPU"
+                f"strategy: expected auto, ddp or fsdp2, got {strategy}, which does not shard adapters that are switched "
+                "within a step; use fsdp2. LoRA with gradient_checkpointing and dtype=bf16 fits FLUX on one 80 GB GPU"
+            )
+        if self.sharded and not self.weights.lora and self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "precision: expected bf16-mixed or 32-true for full fine-tuning under fsdp2, got 16-mixed, whose loss scale "
+                "ranks would choose apart"
             )
         device = self.trainer.strategy.root_device
         self.policy.to(device)
@@ -224,7 +257,7 @@ class FlowRL(LightningModule):
         """Clip; here, since under fp16 gradients have their true scale only now."""
         parameters = [p for p in self.weights.trained().values() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        self._grad_norms.append(float(norm))
+        self._grad_norms.append(float(norm.full_tensor() if is_sharded(norm) else norm))  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def generate(
@@ -258,8 +291,8 @@ class FlowRL(LightningModule):
         checkpoint["state_dict"] = {}
         checkpoint["flow_rl"] = {
             "method": self.method,
-            "trained": {name: p.detach() for name, p in self.weights.trained().items()},
-            "old": {name: p.detach() for name, p in self.weights.old_parameters().items()},
+            "trained": whole(self.weights.trained()),
+            "old": whole(self.weights.old_parameters()),
             "ema": self.ema.state_dict(),
             "images_sampled": self.images_sampled,
             "updates": self.updates,
@@ -280,7 +313,7 @@ class FlowRL(LightningModule):
         check_same_tensors(dict(old), state["old"], "old-policy weights")
         for own, saved in ((trained, state["trained"]), (old, state["old"])):
             for name, parameter in own.items():
-                parameter.copy_(saved[name])
+                parameter.copy_(like(saved[name], parameter))
         self.ema.load_state_dict(state["ema"])
         self.images_sampled, self.updates = int(state["images_sampled"]), int(state["updates"])
         self.first_velocity_norm = state.get("first_velocity_norm")
@@ -305,7 +338,7 @@ class FlowRL(LightningModule):
                 chunks.append(Chunk(specs, slots, conditions, generators, latents, finite, extra))
         except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
             error = caught
-        raise_together(error, f"rollout of epoch {batch.epoch}")
+        raise_together(error, f"rollout of epoch {batch.epoch}", self.sharded)
         return chunks, queue
 
     def _judge(self, chunks: list[Chunk], queue: RewardQueue) -> tuple[Epoch, dict[str, float]]:
@@ -362,7 +395,7 @@ class FlowRL(LightningModule):
                             self._accumulate(epoch, index, float(total), sums)
                 except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
                     error = caught
-                raise_together(error, "update")
+                raise_together(error, "update", self.sharded)
                 sum_gradients(self.weights.trained().values())
                 optimizer.step()
                 self.ema.update()

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from geneval_reward.training.sharding import is_sharded
+
 T = TypeVar("T")
 
 
@@ -26,12 +28,20 @@ def gather(item: T) -> list[T]:
     return items  # type: ignore[return-value]
 
 
-def raise_together(error: Exception | None, what: str) -> None:
+def raise_together(error: Exception | None, what: str, sharded: bool = False) -> None:
     """Raise on all ranks if there was an error on any, so that none waits for one that is gone.
+
+    Args:
+        error: This rank's, if any.
+        what: What was tried.
+        sharded: The others may be waiting for this rank's share of a weight and not for its word: raise here at once, and
+            leave it to the launcher to end them.
 
     Raises:
         Exception: The error itself where it happened; a RuntimeError with its text on the other ranks.
     """
+    if sharded and error is not None:
+        raise error
     failed = [
         (rank, text)
         for rank, text in enumerate(gather(None if error is None else f"{type(error).__name__}: {error}"))
@@ -45,10 +55,15 @@ def raise_together(error: Exception | None, what: str) -> None:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all ranks, as one message; a missing gradient counts as 0."""
+    """Add up the gradients of all ranks, as one message; a missing gradient counts as 0.
+
+    Those of sharded weights are sums already.
+    """
     if world_size() == 1:
         return
-    wanted = list(parameters)
+    wanted = [p for p in parameters if not is_sharded(p)]
+    if not wanted:
+        return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in wanted])
     dist.all_reduce(flat)
     for parameter, values in zip(wanted, flat.split([p.numel() for p in wanted]), strict=True):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geneval_reward.rl import ema_decay, ema_update_
+from geneval_reward.training.sharding import like, whole
 
 Role = Literal["trained", "old", "reference"]
 
@@ -140,7 +141,7 @@ class PolicyAverage:
         """Take in the weights of now."""
         trained = self._weights.trained()
         for name, p in trained.items():
-            self._averages[name] = self._averages[name].to(p.device)
+            self._averages[name] = like(self._averages[name], p)
         ema_update_(self._averages.values(), trained.values(), ema_decay(self.num_updates, self.max_decay))
         self.num_updates += 1
 
@@ -148,18 +149,19 @@ class PolicyAverage:
     def average_parameters(self) -> Iterator[None]:
         """The average in the place of the trained weights; contexts may nest."""
         trained = self._weights.trained()
-        before = {name: p.data for name, p in trained.items()}
+        before = {name: p.detach().clone() for name, p in trained.items()}
         try:
+            # In place: sharded weights are gathered from the memory that they had from the first.
             for name, p in trained.items():
-                p.data = self._averages[name].to(device=p.device, dtype=p.dtype)
+                p.detach().copy_(like(self._averages[name], p))
             yield
         finally:
             for name, p in trained.items():
-                p.data = before[name]
+                p.detach().copy_(before[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by name, and how many updates made them."""
-        return {"averages": dict(self._averages), "num_updates": self.num_updates}
+        """Averages by name, and how many updates made them; on all ranks together."""
+        return {"averages": whole(self._averages), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; names and shapes must fit (`check_same_tensors`)."""

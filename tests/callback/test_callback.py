@@ -404,7 +404,7 @@ def test_sharded_strategies_are_refused() -> None:
     def strategy(name: str, **attributes: Any) -> Any:
         return type(name, (), attributes)()
 
-    for name in ("FSDPStrategy", "ModelParallelStrategy"):
+    for name in ("FSDPStrategy", "FSDP2Strategy", "ModelParallelStrategy"):
         with pytest.raises(ValueError, match=r"strategy: expected one that keeps whole weights .*use DDP"):
             refuse_sharded(strategy(name))
     with pytest.raises(ValueError, match="DeepSpeed stage 3"):

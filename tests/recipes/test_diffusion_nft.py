@@ -272,7 +272,7 @@ def test_sharded_strategies_are_refused(worker):
         pass
 
     module._trainer = type("T", (), {"strategy": FSDPStrategy()})()
-    with pytest.raises(ValueError, match="strategy: expected auto or ddp, got FSDPStrategy"):
+    with pytest.raises(ValueError, match="strategy: expected auto, ddp or fsdp2, got FSDPStrategy"):
         module.setup("fit")
 
 

@@ -1,6 +1,7 @@
 """Runs of the recipes on tiny pipelines; a module for the tests, and a script for one process of several.
 
-python worker.py OUT.json        # with RANK, WORLD_SIZE, ... in the environment
+python worker.py OUT.json                # with RANK, WORLD_SIZE, ... in the environment
+python worker.py OUT.json --sharded      # SHARDED under fsdp2: two epochs; a third after one process's two
 """
 
 import json
@@ -17,6 +18,13 @@ warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 
 CASES = [("nft", "sd3"), ("nft", "flux"), ("grpo", "sd3"), ("grpo", "flux")]
+
+SHARDED = {
+    "nft-sd3-lora": {},
+    "grpo-flux-lora": {"gradient_checkpointing": True},
+    "nft-flux-full": {"lora_rank": 0, "learning_rate": 1e-3},
+    "grpo-sd3-full": {"lora_rank": 0, "learning_rate": 1e-3},
+}
 
 
 def redness(images, prompts, metadata):
@@ -45,6 +53,46 @@ def data(batch_size=8, groups=3, group_size=8, **options):
     from geneval_reward.training import PromptGroups
 
     return PromptGroups(20, groups=groups, group_size=group_size, batch_size=batch_size, seed=1, **options)
+
+
+def sharded_module(case):
+    method, family, _ = case.split("-")
+    return module(method, family, num_steps=3, **SHARDED[case])
+
+
+def sharded_data(world):
+    """Two prompts, one of which has no reward: some batches of one image leave a rank without anything to train on."""
+    from geneval_reward.prompts import official_suite
+    from geneval_reward.training import PromptGroups
+
+    specs = [next(spec for spec in official_suite() if spec.tag == tag) for tag in ("colors", "counting")]
+    return PromptGroups(specs, groups=2, group_size=3, batch_size=2 // world, seed=1)
+
+
+def sharded_run(case, world, folder, epochs, ckpt=None, **options):
+    """A module and what was logged; the checkpoint of the second epoch is kept."""
+    from geneval_reward.training.cli import EpochCheckpoint
+
+    model = sharded_module(case)
+    model.idled = set()  # (epoch, batch) of this rank that had nothing to train on
+
+    def accumulate(epoch, index, *rest, inner=model._accumulate):
+        model.idle = lambda *args: model.idled.add((model.current_epoch, index)) or type(model).idle(model, *args)
+        inner(epoch, index, *rest)
+
+    model._accumulate = accumulate
+    rows = run(
+        model,
+        sharded_data(world),
+        folder,
+        epochs=epochs,
+        ckpt_path=ckpt,
+        callbacks=[EpochCheckpoint(str(folder), keep_every=2)],
+        enable_checkpointing=True,
+        devices=world,
+        **options,
+    )
+    return model, rows
 
 
 class Record:
@@ -99,5 +147,23 @@ def main(out):
         Path(out).write_text(json.dumps(results))
 
 
+def sharded(out):
+    from geneval_reward.training.ranks import gather
+
+    world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
+    torch.set_num_threads(1)
+    results = {}
+    for case in SHARDED:
+        first, rows = sharded_run(case, world, folder / f"{case}-two", 2, strategy="fsdp2")
+        ckpt = folder / case / "epoch-00002.ckpt"
+        model, resumed = sharded_run(case, world, folder / f"{case}-on", 3, ckpt, strategy="fsdp2")
+        kinds = {type(p).__name__ for p in model.weights.transformer.parameters() if not hasattr(p, "full_tensor")}
+        images = [image.tolist() for image in model.generate(["a", "b"], [1, 2], 2)]
+        results[case] = {"rows": rows, "resumed": resumed, "whole": sorted(kinds), "images": images}
+        results[case]["idled"] = gather(sorted(first.idled))
+    if os.environ["RANK"] == "0":
+        Path(out).write_text(json.dumps(results))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (sharded if "--sharded" in sys.argv else main)(sys.argv[1])

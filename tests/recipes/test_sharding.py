@@ -1,0 +1,157 @@
+"""Weights spread over two processes: the same losses, weights and checkpoints as of one process that holds all of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def load(path):
+    return torch.load(path, weights_only=False)
+
+
+def flat(named):
+    return torch.cat([tensor.flatten() for tensor in named.values()])
+
+
+def assert_rows_equal(one, two, case):
+    assert len(one) == len(two)
+    for left, right in zip(one, two, strict=True):
+        assert set(left) == set(right)
+        for name, value in left.items():
+            if not name.startswith("time/"):
+                assert right[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
+
+
+def assert_states_equal(one, two):
+    """Whole tensors of equal names; AdamW's first steps divide rounding errors by themselves, hence norms."""
+    assert set(one) == set(two)
+    for name, tensor in one.items():
+        assert tensor.shape == two[name].shape
+        assert type(two[name]) is torch.Tensor, name
+    assert float((flat(one) - flat(two)).norm()) <= 2e-4 * float(flat(one).norm())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_sharded_runs_equal_whole_ones_and_read_their_checkpoints(worker, tmp_path):
+    singles, out = {}, tmp_path / "out.json"
+    for case in worker.SHARDED:
+        singles[case] = worker.sharded_run(case, 1, tmp_path / case, 3)
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(20000 + os.getpid() % 20000),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), str(out), "--sharded"],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            told, _ = process.communicate(timeout=900)
+            assert process.returncode == 0, told[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    pairs = json.loads(out.read_text())
+    for case, (module, rows) in singles.items():
+        pair = pairs[case]
+        assert rows[0]["unscored"] == 3
+        idled = pair["idled"]  # where one process alone would have made no passes, the other would wait for ever
+        assert idled[0] != idled[1], case
+        # Adapters alone are whole on each rank.
+        assert pair["whole"] == (["Parameter"] if module.weights.lora else []), case
+        assert_rows_equal(rows[:2], pair["rows"], case)
+        # The third epoch: on two processes from one's checkpoint, and on one from theirs.
+        assert_rows_equal(rows[2:], pair["resumed"], case)
+        two = tmp_path / f"{case}-two" / "epoch-00002.ckpt"
+        _, theirs = worker.sharded_run(case, 1, tmp_path / "theirs", 3, two)
+        assert_rows_equal(rows[2:], theirs, case)
+        images = torch.stack(module.generate(["a", "b"], [1, 2], 2)).int()
+        assert int((images - torch.tensor(pair["images"])).abs().max()) <= 1
+
+        one, two = load(tmp_path / case / "epoch-00002.ckpt"), load(two)
+        for part in ("trained", "old"):
+            if one["flow_rl"][part]:
+                assert_states_equal(one["flow_rl"][part], two["flow_rl"][part])
+        assert_states_equal(one["flow_rl"]["ema"]["averages"], two["flow_rl"]["ema"]["averages"])
+        states = [state["optimizer_states"][0]["state"] for state in (one, two)]
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert_states_equal(*({index: values[name] for index, values in state.items()} for state in states))
+
+
+def test_a_module_of_another_kind_is_refused(tmp_path):
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    from geneval_reward.training.sharding import FSDP2Strategy
+
+    strategy = FSDP2Strategy(parallel_devices=[torch.device("cpu")])
+    strategy.connect(BoringModel())
+    with pytest.raises(ValueError, match="for fsdp2, got BoringModel"):
+        strategy.model_to_device()
+
+
+def test_an_older_torch_is_refused(worker, monkeypatch):
+    import torch.distributed.fsdp as fsdp
+
+    from geneval_reward.training.sharding import shard
+
+    monkeypatch.setattr(fsdp, "FSDPModule", object)
+    with pytest.raises(ValueError, match="expected a PyTorch with FSDPModule"):
+        shard(worker.module().weights, "cpu")
+
+
+def test_idle_passes_have_no_gradient_and_are_left_out_where_nothing_is_sharded(worker, tmp_path):
+    from geneval_reward.training.epoch import Chunk
+    from geneval_reward.training.sharding import FSDP2Strategy
+
+    module = worker.module()
+    conditions = module.policy.encode(["a"])
+    chunk = Chunk([], [], conditions, [], torch.full((1, 4, 8, 8), torch.nan), torch.tensor([False]))
+    trainer = worker.trainer(tmp_path)
+    module._trainer = trainer
+    assert list(module.idle(chunk, 2, ["old", "trained"])) == []
+    trainer.strategy.__class__ = FSDP2Strategy  # what is asked is the class alone
+    losses = list(module.idle(chunk, 2, ["old", "trained"]))
+    assert [numbers for _, numbers in losses] == [{}, {}]
+    for loss, _ in losses:
+        loss.backward()
+    grads = [p.grad for p in module.weights.trained().values()]
+    assert all(grad is not None and not grad.any() for grad in grads)
+
+
+def test_errors_are_raised_at_once_where_others_may_wait_in_a_weight(monkeypatch):
+    from geneval_reward.training import ranks
+
+    monkeypatch.setattr(ranks, "gather", lambda item: pytest.fail("waits for ranks that wait for this one"))
+    with pytest.raises(OSError, match="gone"):
+        ranks.raise_together(OSError("gone"), "rollout", sharded=True)
+
+
+def test_half_precision_that_ranks_would_scale_apart_is_refused(worker):
+    from geneval_reward.training.sharding import FSDP2Strategy
+
+    module = worker.module(lora_rank=0)
+    strategy = FSDP2Strategy(parallel_devices=[torch.device("cpu")])
+    module._trainer = type("T", (), {"strategy": strategy, "precision": "16-mixed"})()
+    with pytest.raises(ValueError, match="precision: expected bf16-mixed or 32-true"):
+        module.setup("fit")
