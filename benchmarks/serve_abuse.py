@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import copy
 import io
 import json
 import random
@@ -76,7 +77,7 @@ def damaged(rng: random.Random, good: dict[str, Any]) -> bytes:
         body = json.loads(json.dumps(good))
         for _ in range(rng.randint(1, 3)):
             parent, key = rng.choice(list(places(body)))
-            parent[key] = rng.choice(ODD)
+            parent[key] = copy.deepcopy(rng.choice(ODD))  # a shared list could come to hold itself
         return json.dumps(body).encode("utf-8", "surrogatepass")
     data = bytearray(json.dumps(good).encode())
     for _ in range(rng.randint(1, 8)):

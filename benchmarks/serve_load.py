@@ -64,7 +64,8 @@ def memory(pids: list[int]) -> float:
     found = 0.0
     for pid in pids:
         with suppress(OSError):
-            found += int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+            held = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+            found += int(held[1]) / 1024 if held else 0.0  # a process that has ended but was not waited for has none
     return found
 
 

@@ -103,7 +103,9 @@ def test_bad_grids(texts, message) -> None:
 
 
 def test_what_cannot_be_judged_again_is_refused(tmp_path, results) -> None:
-    with pytest.raises(ResultsError, match=r"at least 0\.05, got confidence 0; .* so start the range at 0\.05, or score"):
+    with pytest.raises(
+        ResultsError, match=r"at least 0\.05, got confidence 0; .* so start the range at 0\.05, or score"
+    ):
         judge_grid(results, ["confidence=0:.5:.1"])
     with pytest.raises(ResultsError, match=r"got counting_confidence 0\.01"):
         judge_grid(results, ["counting_confidence=.01:.5:.1"])
