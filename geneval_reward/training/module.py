@@ -29,8 +29,15 @@ from geneval_reward.training.epoch import Chunk, Epoch, epoch_advantages, reward
 from geneval_reward.training.policy import Conditions, FlowPolicy, load_pipeline
 from geneval_reward.training.ranks import gather, raise_together, sum_gradients, sum_over_ranks
 from geneval_reward.training.rewards import RewardQueue, load_reward
-from geneval_reward.training.sharding import FSDP2Strategy, is_sharded, like, whole
-from geneval_reward.training.weights import LORA_TARGETS, PolicyAverage, PolicyWeights, Role, check_same_tensors
+from geneval_reward.training.sharding import FSDP2Strategy, idle_passes, is_sharded
+from geneval_reward.training.weights import (
+    LORA_TARGETS,
+    PolicyAverage,
+    PolicyWeights,
+    Role,
+    load_weights,
+    saved_weights,
+)
 
 
 class FlowRL(LightningModule):
@@ -181,19 +188,9 @@ class FlowRL(LightningModule):
             steps: Losses that it would have yielded.
             roles: The forward passes of each, in order.
         """
-        if not self.sharded:
-            return
-        conditions = chunk.conditions.rows(slice(0, 1))
-        x = torch.zeros((1, *self.policy.latent_shape), device=self.device)
-        t = torch.full((1,), 0.5, device=self.device)
-        for _ in range(steps):
-            loss = x.sum()
-            for role in roles:
-                with torch.set_grad_enabled(role == "trained"), self.weights.role(role) as transformer:
-                    v = self.policy.velocity(transformer, conditions)(x, t)
-                if role == "trained":
-                    loss = (v * 0).sum()
-            yield loss, {}
+        if self.sharded:
+            x = torch.zeros((1, *self.policy.latent_shape), device=self.device)
+            yield from idle_passes(self.policy, self.weights, chunk.conditions.rows(slice(0, 1)), x, steps, roles)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, and move the frozen parts to this rank's device."""
@@ -291,15 +288,12 @@ class FlowRL(LightningModule):
         checkpoint["state_dict"] = {}
         checkpoint["flow_rl"] = {
             "method": self.method,
-            "trained": whole(self.weights.trained()),
-            "old": whole(self.weights.old_parameters()),
-            "ema": self.ema.state_dict(),
+            **saved_weights(self.weights, self.ema),
             "images_sampled": self.images_sampled,
             "updates": self.updates,
             "first_velocity_norm": self.first_velocity_norm,
         }
 
-    @torch.no_grad()
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same method and model."""
         state = checkpoint.get("flow_rl")
@@ -308,13 +302,7 @@ class FlowRL(LightningModule):
             raise ValueError(
                 f"checkpoint: expected one of {self.method}, got one of {got}; give the one of this recipe"
             )
-        trained, old = self.weights.trained(), self.weights.old_parameters()
-        check_same_tensors(dict(trained), state["trained"], "trained weights")
-        check_same_tensors(dict(old), state["old"], "old-policy weights")
-        for own, saved in ((trained, state["trained"]), (old, state["old"])):
-            for name, parameter in own.items():
-                parameter.copy_(like(saved[name], parameter))
-        self.ema.load_state_dict(state["ema"])
+        load_weights(self.weights, self.ema, state)
         self.images_sampled, self.updates = int(state["images_sampled"]), int(state["updates"])
         self.first_velocity_norm = state.get("first_velocity_norm")
 

@@ -14,7 +14,7 @@ Source: PyTorch's documentation of ``torch.distributed.fsdp.fully_shard``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from geneval_reward.training.weights import PolicyWeights
+    from geneval_reward.training.policy import Conditions, FlowPolicy
+    from geneval_reward.training.weights import PolicyWeights, Role
 
 _NEEDED: Final = "set_force_sum_reduction_for_comms"  # the youngest of the methods used here
 
@@ -160,3 +161,27 @@ def whole(values: Mapping[Any, Any]) -> dict[Any, Any]:
             value = full.cpu()
         found[name] = value.detach() if isinstance(value, Tensor) else value
     return found
+
+
+def idle_passes(
+    policy: FlowPolicy, weights: PolicyWeights, conditions: Conditions, x: Tensor, steps: int, roles: Sequence[Role]
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Losses with gradient 0 whose passes gather weights as those of the other ranks do.
+
+    Args:
+        policy: What gives velocities.
+        weights: In their roles.
+        conditions: One row.
+        x: One latent.
+        steps: Losses to yield.
+        roles: The forward passes of each, in order; ``trained`` is differentiated.
+    """
+    t = torch.full((1,), 0.5, device=x.device)
+    for _ in range(steps):
+        loss = x.sum()
+        for role in roles:
+            with torch.set_grad_enabled(role == "trained"), weights.role(role) as transformer:
+                v = policy.velocity(transformer, conditions)(x, t)
+            if role == "trained":
+                loss = (v * 0).sum()
+        yield loss, {}

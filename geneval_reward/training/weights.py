@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -206,3 +206,28 @@ def _add_adapters(transformer: Any, rank: int, alpha: int, targets: list[str], n
         parameter.requires_grad_(".default." in name)
         if ".old." in name:
             parameter.data.copy_(parameters[name.replace(".old.", ".default.")].data)
+
+
+def saved_weights(weights: PolicyWeights, average: PolicyAverage) -> dict[str, Any]:
+    """What a checkpoint holds of a policy: trained and old weights by name, and their average."""
+    return {
+        "trained": whole(weights.trained()),
+        "old": whole(weights.old_parameters()),
+        "ema": average.state_dict(),
+    }
+
+
+@torch.no_grad()
+def load_weights(weights: PolicyWeights, average: PolicyAverage, state: Mapping[str, Any]) -> None:
+    """Take a policy from what `saved_weights` made of one of the same model.
+
+    Raises:
+        ValueError: If names or shapes differ (`check_same_tensors`).
+    """
+    trained, old = weights.trained(), weights.old_parameters()
+    check_same_tensors(dict(trained), state["trained"], "trained weights")
+    check_same_tensors(dict(old), state["old"], "old-policy weights")
+    for own, saved in ((trained, state["trained"]), (old, state["old"])):
+        for name, parameter in own.items():
+            parameter.copy_(like(saved[name], parameter))
+    average.load_state_dict(state["ema"])
