@@ -168,7 +168,8 @@ def _smoothed(curve: Sequence[Point]) -> list[Point]:
 def _half_way(run: RunRecord) -> Point | None:
     """The first look in training that shows half of the rise."""
     looks = [point for point in run.curve if point.held_out is not None]
-    return next((p for p in looks if p.held_out >= (run.before[0] + run.after[0]) / 2), None)  # type: ignore[operator]
+    half = (run.before[0] + run.after[0]) / 2 - 1e-9  # of binary fractions
+    return next((p for p in looks if p.held_out >= half), None)  # type: ignore[operator]
 
 
 def _audit_rows(run: RunRecord) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,13 @@ def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypa
     tags = rows.tags.tolist()
     assert len({tags.count(tag) for tag in tags}) == 1
     assert len(set(tags)) == 6
-    assert "the budget allowed 12 of 300 images; prompts scored: single_object 2, two_object 2" in told[0]
+    # How many waves fit into ten milliseconds is the machine's to say; that they are balanced is not.
+    said = re.search(
+        r"the budget allowed (\d+) of 300 images; prompts scored: single_object (\d+), two_object (\d+)", told[0]
+    )
+    assert said is not None
+    images, single, two = map(int, said.groups())
+    assert images == 6 * single == 6 * two
 
 
 def test_max_fraction_leaves_rounds_out_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ def test_a_record_of_something_else_is_refused(tmp_path):
         records_in(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:all .* images of a call are wrong")  # as they are of an untrained model
 def test_an_exception_of_the_one_who_is_told_ends_the_run(parts):
     pipeline, scorer = parts
 
