@@ -78,6 +78,13 @@ def serve(
     bounds = Limits.parse(limits)
     if (tls_cert is None) != (tls_key is None):
         raise ValueError("--tls-cert, --tls-key: expected both or neither, got one")
+    for name, path in (("--tls-cert", tls_cert), ("--tls-key", tls_key)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{name}: expected a file, got {path}, which is none")
+    if compat is None and (credit != "flow_grpo" or not swap_rb):
+        raise ValueError(
+            "--credit, --swap-rb: expected --compat beside them, got none; clients of our own name their credit"
+        )
     devices = [name for name in _devices(device) for _ in range(workers)]
     options: dict[str, Any] = {}
     if scorer is None:
@@ -120,7 +127,7 @@ def serve(
 
 def _api_key(path: Path | None) -> str | None:
     if path is None:
-        return os.environ.get("GENEVAL_REWARD_API_KEY") or None
+        return (os.environ.get("GENEVAL_REWARD_API_KEY") or "").strip() or None
     try:
         key = path.read_text().strip()
     except OSError as error:

@@ -25,6 +25,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS: Final = frozenset({"/health"})
 """Paths that need no key: a load balancer has none, and nothing is told there."""
 
+BODY_PATHS: Final = frozenset({"/score"})
+"""Paths whose requests have a body; on others none is read."""
+
+_LEFT = 499  # as nginx counts a client that went away
 _LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the client gets to read the answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -107,12 +111,16 @@ class Guard:
             try:
                 self._check_key(scope["path"], headers)
                 self._gate(scope["path"])
-                body = await self._body(headers, receive, reserve)
+                body = await self._body(scope["path"], headers, receive, reserve)
             except RefusedError as error:
                 await self._refuse(scope, receive, send, error, request_id)
                 return
-            scope["state"]["body"] = body or b""
-            await self._app(scope, _without_body(body, receive), _with_id(send, request_id))
+            if body is None:
+                _log.info("left id=%s path=%s: the client went away while it sent", request_id, scope["path"][:100])
+                self._on_refused(scope["path"], _LEFT)
+                return
+            scope["state"]["body"] = body
+            await self._app(scope, _without_body(receive), _with_id(send, request_id))
         finally:
             self.memory -= reserved
 
@@ -124,18 +132,20 @@ class Guard:
             raise RefusedError(401, "Authorization: expected 'Bearer' and this server's key, got none or another")
 
     async def _body(
-        self, headers: dict[bytes, bytes], receive: Receive, reserve: Callable[[int], None]
+        self, path: str, headers: dict[bytes, bytes], receive: Receive, reserve: Callable[[int], None]
     ) -> bytearray | None:
         """The whole body, held once; None if the client left."""
         limit = self._limits.max_body
         length = headers.get(b"content-length")
-        if length is not None:
-            # h11 has seen to it that it is a number.
-            if int(length) > limit:
-                raise RefusedError(
-                    413, f"body: expected at most {limit:,} bytes, got {int(length):,}; send fewer images"
-                )
-            reserve(int(length))
+        if length is not None and b"transfer-encoding" in headers:
+            # RFC 9112, 6.3: which of the two counts is what request smuggling is made of.
+            raise RefusedError(400, "body: expected Content-Length or Transfer-Encoding, got both; send one")
+        # h11 has seen to it that it is a number.
+        declared = int(length) if length is not None else 0
+        if path not in BODY_PATHS:
+            limit = 0
+        if declared > limit:
+            raise RefusedError(413, f"body: expected at most {limit:,} bytes, got {declared:,}; send fewer images")
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.upload_timeout), asyncio.timeout(None) as idle:
@@ -146,12 +156,10 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         return None
                     chunk = message.get("body", b"")
-                    if length is None:
-                        if len(body) + len(chunk) > limit:
-                            raise RefusedError(
-                                413, f"body: expected at most {limit:,} bytes, got more; send fewer images"
-                            )
-                        reserve(len(chunk))
+                    if len(body) + len(chunk) > limit:
+                        raise RefusedError(413, f"body: expected at most {limit:,} bytes, got more; send fewer images")
+                    # What has come, not what was announced: an announcement costs its sender nothing.
+                    reserve(len(chunk))
                     body += chunk
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -206,11 +214,9 @@ def error_messages(error: RefusedError, request_id: str) -> tuple[Message, Messa
     )
 
 
-def _without_body(body: bytearray | None, receive: Receive) -> Receive:
+def _without_body(receive: Receive) -> Receive:
     """A ``receive`` that gives an empty body, then what comes after the real one: a disconnect."""
-    first: list[Message] = [
-        {"type": "http.disconnect"} if body is None else {"type": "http.request", "body": b"", "more_body": False}
-    ]
+    first: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def rest() -> Message:
         return first.pop() if first else await receive()

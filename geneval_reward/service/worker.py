@@ -45,7 +45,8 @@ def main(fd: int) -> int:
     """Serve batches until the server is gone; returns an exit status."""
     # The server says when to end; a Ctrl-C in its terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A signal to the whole group (timeout, supervisors, Slurm) is the server's to answer: it drains, then closes the socket.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     message = frames.receive(sock)
     if message is None:

@@ -190,6 +190,46 @@ def test_memory_is_bounded_over_all_requests(local):
     assert app.app.memory == 500
 
 
+def test_an_announced_body_takes_no_room(local):
+    """Only what has come is counted: else a few bytes from anyone would fill the memory of all."""
+    app = local(limits=Limits(max_body=1000, max_memory=1000))
+    held = []
+
+    async def slow():
+        held.append(app.app.memory)
+        yield b"x" * 10
+        held.append(app.app.memory)
+
+    headers = {"content-type": "application/json", "content-length": "900"}
+    app.request("POST", "/score", content=slow(), headers=headers)
+    assert max(held) <= 10
+
+
+def test_length_and_chunks_together_are_refused(local):
+    headers = {"content-type": "application/json", "content-length": "5", "transfer-encoding": "chunked"}
+    reply = local().request("POST", "/score", content=b"x" * 5, headers=headers)
+    assert reply.status_code == 400
+    assert "expected Content-Length or Transfer-Encoding, got both" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/info", "/nowhere"])
+def test_other_paths_take_no_body(local, path):
+    reply = local().request("POST", path, content=b"x" * 10, headers={"authorization": f"Bearer {KEY}"})
+    assert reply.status_code == 413
+    assert "expected at most 0 bytes" in reply.json()["error"]
+
+
+def test_more_than_was_announced_is_refused(local):
+    app = local(limits=Limits(max_body=1000))
+
+    async def more():
+        for _ in range(3):
+            yield b"x" * 500
+
+    reply = app.request("POST", "/score", content=more(), headers={"content-length": "5"})
+    assert reply.status_code == 413
+
+
 def test_a_full_queue(local, fakes):
     pool = local.pool(delay=0.0, max_queue=2)
     app = local(pool=pool, limits=Limits(max_queue=2, max_pixels=10**6))
