@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -98,7 +99,8 @@ class _Machine:
     def __init__(self, data: bytes, limits: Limits) -> None:
         self.stream = io.BytesIO(data)
         self.limits = limits
-        self.ledger = Ledger(bytes_left=len(data), items_left=limits.max_operations)
+        # Twice, since protocols 0 to 2 write bytes as text: it is encoded first, and made into an array or bytearray then.
+        self.ledger = Ledger(bytes_left=2 * len(data), items_left=limits.max_operations)
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -215,7 +217,7 @@ class _Machine:
             target.set_state(state)
             self.stack.append(target)
         elif type(target) is PendingArray:
-            array = target.finish(state)
+            array = target.finish(state, self.ledger)
             for slot in target.memo_slots:
                 self.memo[slot] = array
             self.stack.append(array)
@@ -321,10 +323,9 @@ def _check_result(root: Any, limits: Limits) -> None:
                 f"pickle: expected only finished values, got a bare {type(value).__name__}; send data only"
             )
         key = id(value)
-        children = [*value.keys(), *value.values()] if type(value) is dict else list(value)
         if seen:
             entered.discard(key)
-            sizes = [measured.get(id(child), (1, 0)) for child in children]
+            sizes = [measured.get(id(child), (1, 0)) for child in _children(value)]
             count, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
             if count > limits.max_items or depth > limits.max_depth:
                 raise UnpickleError(
@@ -337,4 +338,8 @@ def _check_result(root: Any, limits: Limits) -> None:
         elif key not in measured:
             entered.add(key)
             todo.append((value, True))
-            todo.extend((child, False) for child in children)
+            todo.extend((child, False) for child in _children(value))
+
+
+def _children(value: Any) -> Iterator[Any]:
+    return chain(value.keys(), value.values()) if type(value) is dict else iter(value)

@@ -26,7 +26,7 @@ class Ledger:
     """What may still be copied: without it, a short pickle could have one large value copied many times.
 
     Attributes:
-        bytes_left: Bytes that may still be copied.
+        bytes_left: Bytes that may still be copied, or read as the values of an array.
         items_left: Members of containers that may still be copied.
     """
 
@@ -96,7 +96,7 @@ class PendingArray:
 
     memo_slots: list[int] = field(default_factory=list)
 
-    def finish(self, state: Any) -> npt.NDArray[Any]:
+    def finish(self, state: Any, ledger: Ledger) -> npt.NDArray[Any]:
         """The array.
 
         Raises:
@@ -104,7 +104,7 @@ class PendingArray:
         """
         if type(state) is not tuple or len(state) != 5 or type(state[3]) not in (bool, int):
             raise UnpickleError("expected the state of a plain array, got another")
-        return _array(state[4], state[1], state[2], "F" if state[3] else "C")
+        return _array(state[4], state[1], state[2], "F" if state[3] else "C", ledger)
 
 
 KEYS: Final = frozenset({str, bytes, int, float, bool, type(None)})
@@ -139,7 +139,7 @@ def _dtype(arguments: tuple[Any, ...], _: Ledger) -> DType:
     return DType(code)
 
 
-def _array(buffer: Any, shape: Any, dtype: Any, order: Any) -> npt.NDArray[Any]:
+def _array(buffer: Any, shape: Any, dtype: Any, order: Any, ledger: Ledger) -> npt.NDArray[Any]:
     if type(dtype) is not DType or type(shape) is not tuple or type(buffer) not in (bytes, bytearray):
         raise UnpickleError("expected bytes, a shape and a dtype of an array, got something else")
     if len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n <= _MAX_EXTENT for n in shape):
@@ -152,7 +152,8 @@ def _array(buffer: Any, shape: Any, dtype: Any, order: Any) -> npt.NDArray[Any]:
     expected = math.prod(shape) * kind.itemsize
     if expected != len(buffer):
         raise UnpickleError(f"expected {expected:,} bytes for an array's shape, got {len(buffer):,}")
-    # A view: however often a pickle names the same bytes, they are in memory once.
+    # An array is a view, but its values are looked at, and a scalar is a copy: bytes named often must not cost that often.
+    ledger.charge(size=len(buffer))
     flat = np.frombuffer(buffer, kind) if buffer else np.empty(0, kind)
     _check_values(flat)
     return flat.reshape(shape, order="F" if order == "F" else "C")
@@ -166,18 +167,17 @@ def _check_values(flat: npt.NDArray[Any]) -> None:
         raise UnpickleError("expected characters of Unicode, got a larger number")
 
 
-def _scalar(arguments: tuple[Any, ...], _: Ledger) -> Any:
+def _scalar(arguments: tuple[Any, ...], ledger: Ledger) -> Any:
     dtype, data = arguments
     # Empty strings have a dtype of no bytes, which an array may not have.
     if type(dtype) is DType and type(data) is bytes and dtype.code in ("U0", "S0"):
         return np.str_() if dtype.code == "U0" else np.bytes_()
-    array = _array(data, (1,), dtype, "C")
-    return array[0]
+    return _array(data, (1,), dtype, "C", ledger)[0]
 
 
-def _from_buffer(arguments: tuple[Any, ...], _: Ledger) -> npt.NDArray[Any]:
+def _from_buffer(arguments: tuple[Any, ...], ledger: Ledger) -> npt.NDArray[Any]:
     buffer, dtype, shape, order = arguments
-    return _array(buffer, shape, dtype, order)
+    return _array(buffer, shape, dtype, order, ledger)
 
 
 def _reconstruct(arguments: tuple[Any, ...], _: Ledger) -> PendingArray:

@@ -417,6 +417,40 @@ def test_the_array_builder_of_these_tests_is_right() -> None:
     assert restricted_loads(good).tolist() == [1, 2]
 
 
+def many_calls(name: bytes, arguments: bytes, count: int) -> bytes:
+    """One name and one tuple of arguments, kept in the memo and called often, at three opcodes a call."""
+    return b"\x80\x02c" + name + b"\nq\x000(" + arguments + b"tq\x010](" + b"h\x00h\x01R" * count + b"e."
+
+
+def little_endian(code: bytes, size: int = -1) -> bytes:
+    state = b"(K\x03X\x01\x00\x00\x00<NNN" + b"J" + struct.pack("<i", size) + b"J\xff\xff\xff\xffK\x00tb"
+    return b"cnumpy\ndtype\nV" + code + b"\n\x85R" + state
+
+
+def test_the_builder_of_calls_is_right() -> None:
+    data = many_calls(b"numpy._core.multiarray\nscalar", little_endian(b"U3", 12) + binary(b"a\0\0\0" * 3), 2)
+    assert restricted_loads(data) == pickle.loads(data) == ["aaa", "aaa"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_large_values_are_copied_as_often_as_they_are_meant_to(protocol: int) -> None:
+    value = [
+        np.str_("\xe4\u20ac" * 3000),
+        np.bytes_(b"\xff" * 5000),
+        bytearray(b"a" * 9000),
+        np.ones(9000, bool),
+        b"b" * 9000,
+    ]
+    assert same(restricted_loads(pickle.dumps(value, protocol)), value)
+
+
+def test_a_list_named_often_is_looked_at_once() -> None:
+    data = b"\x80\x02]q\x00(" + b"K\x01" * 60_000 + b"e0](" + b"h\x00" * 3000 + b"e."
+    start = time.process_time()
+    assert "200,000 values" in refused(data)
+    assert time.process_time() - start < 0.5
+
+
 def bombs() -> dict[str, bytes]:
     doubling = b"]q\x00" + b"".join(b"](" + b"h%c" % n + b"h%c" % n + b"eq%c" % (n + 1) for n in range(60)) + b"."
     tuples = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60)) + b"."
@@ -441,6 +475,27 @@ def bombs() -> dict[str, bytes]:
         "one string encoded often": encode,
         "one bytes copied often": arrays_again,
         "one list made into sets often": members + b"cbuiltins\nset\nh\x00\x85R" * 1000 + b"e.",
+        "one string scalar copied often": many_calls(
+            b"numpy._core.multiarray\nscalar", little_endian(b"U99999") + binary(b"a\0\0\0" * 99_999), 2000
+        ),
+        "one bytes scalar copied often": many_calls(
+            b"numpy._core.multiarray\nscalar", little_endian(b"S400000") + binary(b"a" * 400_000), 2000
+        ),
+        "one buffer checked often": many_calls(
+            b"numpy._core.numeric\n_frombuffer",
+            binary(b"\1" * 2**20) + little_endian(b"b1") + b"J" + struct.pack("<i", 2**20) + b"\x85VC\n",
+            60_000,
+        ),
+        "one state given often": b"\x80\x02cnumpy._core.multiarray\n_reconstruct\nq\x000"
+        b"(cnumpy\nndarray\nK\x00\x85Vb\ntq\x010(K\x01J"
+        + struct.pack("<i", 2**20)
+        + b"\x85"
+        + little_endian(b"b1")
+        + b"\x89"
+        + binary(b"\1" * 2**20)
+        + b"tq\x020]("
+        + b"h\x00h\x01Rh\x02b" * 20_000
+        + b"e.",
         "many frames": b"\x80\x04" + (b"\x95" + bytes(8)) * 300_000 + b"N.",
     }
 
