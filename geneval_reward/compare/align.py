@@ -131,19 +131,20 @@ def align(
         text = f"{names[0]}, {names[1]}: the lines do not say which image of a prompt they are, so they are paired by prompt"
         problems.append(Problem("unknown", text, serious=False))
     else:
-        dropped = [int(mask.sum()) - len(rows[0]) for mask in keep]
-        for name, other, count in zip(names, reversed(names), dropped, strict=True):
-            if count:
-                problems.append(
-                    Problem("incomplete", f"{name}: {count} images have no partner in {other} and are left out")
-                )
         pairs = [(a.seeds[i], b.seeds[j]) for i, j in zip(*(part.tolist() for part in rows), strict=True)]
         known = [x == y for x, y in pairs if x is not None and y is not None]
         if known and not all(known):
             text = f"{names[0]}, {names[1]}: {len(known) - sum(known)} of {len(known)} images have different seeds, "
             problems.append(Problem("seeds", text + "so they are paired by prompt only"))
             rows = None
-        elif len(known) < len(pairs):
+        else:
+            dropped = [int(mask.sum()) - len(part) for mask, part in zip(keep, rows, strict=True)]
+            for name, other, count in zip(names, reversed(names), dropped, strict=True):
+                if count:
+                    problems.append(
+                        Problem("incomplete", f"{name}: {count} images have no partner in {other} and are left out")
+                    )
+        if rows is not None and len(known) < len(pairs):
             text = (
                 f"{names[0]}, {names[1]}: seeds are not recorded; pairing gains only if equal numbers had equal noise"
             )

@@ -162,11 +162,14 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
     if overall.shown:
         better, worse = (b, a) if overall.value > 0 else (a, b)
         text = f"{better} is better than {worse}: {b} - {a} = {numbers}."
+        if 0.0 in overall.interval:
+            text += " The interval, which is careful with few prompts, still holds 0: measure more prompts before relying on it."
     else:
-        text = (
-            f"No difference shown: {b} - {a} = {numbers}; "
-            f"you could have seen {abs(100 * overall.detectable):.1f} points (power 80%)."
+        seen = abs(100 * overall.detectable)
+        told = (
+            f"you could have seen {seen:.1f} points (power 80%)" if seen <= 100 else "so few prompts can show nothing"
         )
+        text = f"No difference shown: {b} - {a} = {numbers}; {told}."
     shown = [f"{tag} {points(one.value)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown]
     if shown:
         text += f" By task, corrected for {len(comparison.tags)} looks: {', '.join(shown)}."
@@ -179,8 +182,11 @@ def points(value: float) -> str:
 
 
 def span(difference: Difference) -> str:
-    """An interval in points: ``-0.4 to +3.9``."""
-    return f"{points(difference.interval.low)} to {points(difference.interval.high)}"
+    """An interval in points: ``-0.4 to +3.9``; of shares it ends where differences of shares do."""
+    low, high = difference.interval.low, difference.interval.high
+    if 0 <= difference.a <= 1 and 0 <= difference.b <= 1:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return f"{points(low)} to {points(high)}"
 
 
 def p_text(p: float) -> str:

@@ -73,9 +73,10 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
         ),
         Table(
             "Audit: is it the pictures that got better, or the judge that was fooled?",
-            f"A second judge that the policy was not trained on ({', '.join(result.audit_after.views)} views of the image, other "
-            f"thresholds) scored the same {result.audit_after.images} samples. A gap that grows, images that all brighten, "
-            "or diversity near 0 would mean that rewards are being hacked.",
+            f"A second judge scored the same {result.audit_after.images} samples: here the same detector with other "
+            f"thresholds on other views of the image ({', '.join(result.audit_after.views)}), which cannot find what fools "
+            "the network itself. A gap that grows, images that all brighten, or diversity near 0 would mean that rewards are "
+            "being hacked.",
             ("", "before", "after"),
             [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))],
         ),
@@ -108,7 +109,7 @@ def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tupl
         value, low, high = run.difference
         rows.append(
             (
-                method_name(run.method),
+                f"{method_name(run.method)}, {run.minutes:g} min",
                 f"{run.images:,}",
                 f"{run.total_seconds:.0f}",
                 f"{run.before[0]:.3f}",

@@ -76,7 +76,7 @@ def test_half_of_the_rise_is_told_where_it_was_seen():
     )
     columns, rows = methods_table([run])
     assert dict(zip(columns, rows[0], strict=True)) == {
-        "method": "DiffusionNFT",
+        "method": "DiffusionNFT, 1 min",
         "images": "400",
         "seconds": "50",
         "before": "0.400",
