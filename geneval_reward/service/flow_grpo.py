@@ -46,6 +46,8 @@ __all__ = ["BatchScorer", "Capacity", "RequestError", "make_app", "reply"]
 
 _log = logging.getLogger(__name__)
 
+_MAX_MESSAGE: Final = 400  # characters; a reason quotes what came, and what came may be long
+
 NOT_THIS_TAG: Final = -10.0
 """What stands in a group's list at an image of another task; the client filters by it."""
 
@@ -267,6 +269,7 @@ class _Server:
     def _refuse(self, peer: str, status: int, message: str) -> Response:
         from starlette.responses import Response
 
+        message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."
         _log.warning("flow-grpo: refused a request of %s: %s", peer, message)
         return Response(
             pickle.dumps(_Complaint(f"geneval-reward: {message}"), protocol=_PROTOCOL),

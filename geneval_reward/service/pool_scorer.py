@@ -13,6 +13,7 @@ import numpy as np
 from geneval_reward.judge import Rules, Verdict
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.suite import resolve
+from geneval_reward.service.flow_grpo_request import RequestError
 from geneval_reward.service.pool import WorkerPool
 from geneval_reward.service.scoring import Prepared, answer
 from geneval_reward.service.wire import ItemReply
@@ -58,7 +59,7 @@ class PoolScorer:
             specs: One per image: specs, records, or texts of the official suite.
 
         Raises:
-            ValueError: If one image cannot be scored; the message says which.
+            RequestError: If one image cannot be scored; the message says which.
             RefusedError: If the queue is full or the time is up.
             RuntimeError: If it is called in the event loop's thread.
         """
@@ -91,5 +92,6 @@ class PoolScorer:
     def _verdict(self, text: bytes, spec: PromptSpec) -> Verdict:
         reply = ItemReply.model_validate_json(text)
         if reply.verdict is None:
-            raise ValueError(reply.error)
+            # Its image was tried alone, as often as an image is: the same request would fail again.
+            raise RequestError(reply.error)
         return reply.verdict.verdict(spec, self._info["rules"])

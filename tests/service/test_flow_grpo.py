@@ -1,5 +1,6 @@
 """The public Flow-GRPO client against the server, over real HTTP."""
 
+import asyncio
 import json
 import logging
 import lzma
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ from PIL import Image
 from geneval_reward import GenEvalScorer
 from geneval_reward.judge import Detections
 from geneval_reward.prompts import COLOR_IDS, COLORS, TAGS, class_id
+from geneval_reward.service import pool_scorer
 from geneval_reward.service.flow_grpo import Capacity, make_app
 from geneval_reward.service.guard import RefusedError
 from geneval_reward.service.unpickle import Limits
+from geneval_reward.service.wire import ItemReply
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
 from geneval_reward.vision.protocols import ColorQuery, Wanted
 
@@ -462,6 +466,38 @@ def test_a_pool_that_refuses_is_a_busy_server() -> None:
         assert server.health()["backend"] == "lite"
     with pytest.raises(ValueError, match="swap_rb: expected a GenEvalScorer to wrap, got Full"):
         make_app(Full(), swap_rb=True)
+
+
+def test_an_image_that_no_worker_can_score_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def three_deaths(*_: Any) -> list[Any]:
+        reply = ItemReply(error="images[0]: expected a verdict, got 3 workers that died with it; leave it out")
+        return [SimpleNamespace(text=reply.model_dump_json().encode())]
+
+    monkeypatch.setattr(pool_scorer, "answer", three_deaths)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    config = SimpleNamespace(backend="lite", swap_rb=False)
+    pool: Any = SimpleNamespace(loop=loop, config=config, info={"rules": "", "fingerprint": "0", "backend": "lite"})
+    try:
+        with serving(pool_scorer.PoolScorer(pool)) as server:  # type: ignore[arg-type]
+            answer = server.post(request_of())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert answer.status == 400
+    with pytest.raises(ValueError, match="got 3 workers that died with it"):
+        pickle.loads(answer.body)
+
+
+def test_a_long_tag_is_not_quoted_in_full(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    answer = server.post(request_of(meta_datas=[{**BENCH, "tag": "x" * 1_000_000}]))
+    assert answer.status == 400
+    assert len(answer.body) < 1000
+    assert all(len(record.getMessage()) < 1000 for record in caplog.records)
+    with pytest.raises(ValueError, match=r"meta_datas\[0\]: .*xxx\.\.\."):
+        pickle.loads(answer.body)
 
 
 def test_a_failure_of_the_server_is_a_500_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
