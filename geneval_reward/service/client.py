@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 ENCODINGS: Final = ("raw", "png", "webp")
 _CONNECT_TIMEOUT = 5.0
+_CHUNK_BYTES: Final = 32 * 2**20  # of pixels a request: half of what a server takes by default
 _SPARE = 0.5  # seconds of a try's time that are left for its answer to travel
 
 
@@ -56,6 +57,10 @@ class _Prepared:
         return [index for index, error in enumerate(self.errors) if error is None]
 
 
+class _TooLargeError(Exception):
+    """A request that may fit when it is cut."""
+
+
 class RemoteGenEvalReward(GenEvalReward):
     """Rewards from a ``geneval-reward serve``; called like :class:`~geneval_reward.reward.GenEvalReward`.
 
@@ -70,7 +75,8 @@ class RemoteGenEvalReward(GenEvalReward):
         api_key: The server's key; None: ``GENEVAL_REWARD_API_KEY``, where it is set.
         timeout: Seconds for a call, all tries together.
         prompts: See :class:`~geneval_reward.reward.GenEvalReward`.
-        chunk: Images of one request; a larger batch is sent as several at the same time.
+        chunk: Images of one request, of 32 MiB of pixels together at most; a larger batch is sent as several at the same time.
+            A request that is too large for the server is sent again in halves.
         encoding: ``raw`` (fast), or ``png`` or ``webp`` (lossless, a half or a third of the bytes) for slow networks.
         verify: For https: False, or a file of the certificate authority.
 
@@ -209,8 +215,18 @@ class RemoteGenEvalReward(GenEvalReward):
         return _Prepared([one[0] for one in found], [one[1] for one in found], [one[2] for one in found])
 
     def _chunks(self, batch: _Prepared) -> list[list[int]]:
-        usable = batch.usable
-        return [usable[start : start + self._chunk] for start in range(0, len(usable), self._chunk)]
+        """Images of each request: at most ``chunk``, and of bounded size, so that servers take them."""
+        chunks: list[list[int]] = []
+        held = 0
+        for index in batch.usable:
+            image = batch.images[index]
+            assert image is not None
+            if not chunks or len(chunks[-1]) == self._chunk or held + image.nbytes > _CHUNK_BYTES:
+                chunks.append([])
+                held = 0
+            chunks[-1].append(index)
+            held += image.nbytes
+        return chunks
 
     def _finish(self, batch: _Prepared, chunks: list[list[int]], replies: list[ScoreReply]) -> RewardBatch:
         rewards: list[float | None] = [None] * len(batch.errors)
@@ -271,8 +287,14 @@ class RemoteGenEvalReward(GenEvalReward):
             "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         }
 
-    def _post(self, batch: _Prepared, chunk: list[int]) -> ScoreReply:
-        attempts = Attempts(self._servers, self.timeout)
+    def _post(self, batch: _Prepared, chunk: list[int], attempts: Attempts | None = None) -> ScoreReply:
+        attempts = attempts or Attempts(self._servers, self.timeout)
+        try:
+            return self._post_whole(batch, chunk, attempts)
+        except _TooLargeError:
+            return _joined([self._post(batch, half, attempts) for half in _halves(chunk)])
+
+    def _post_whole(self, batch: _Prepared, chunk: list[int], attempts: Attempts) -> ScoreReply:
         client = self._sync_client()
         while True:
             server, wait = attempts.next()
@@ -289,8 +311,18 @@ class RemoteGenEvalReward(GenEvalReward):
             if (reply := self._read(attempts, server, response, len(chunk))) is not None:
                 return reply
 
-    async def _apost(self, client: httpx.AsyncClient, batch: _Prepared, chunk: list[int]) -> ScoreReply:
-        attempts = Attempts(self._servers, self.timeout)
+    async def _apost(
+        self, client: httpx.AsyncClient, batch: _Prepared, chunk: list[int], attempts: Attempts | None = None
+    ) -> ScoreReply:
+        attempts = attempts or Attempts(self._servers, self.timeout)
+        try:
+            return await self._apost_whole(client, batch, chunk, attempts)
+        except _TooLargeError:
+            return _joined([await self._apost(client, batch, half, attempts) for half in _halves(chunk)])
+
+    async def _apost_whole(
+        self, client: httpx.AsyncClient, batch: _Prepared, chunk: list[int], attempts: Attempts
+    ) -> ScoreReply:
         while True:
             server, wait = attempts.next()
             try:
@@ -314,6 +346,9 @@ class RemoteGenEvalReward(GenEvalReward):
             attempts.failed(server, what, response.headers)
             return None
         attempts.done(server)
+        if response.status_code == 413 and count > 1:
+            _log.info("%s: %d images are too many for it (%s); sending halves", server.url, count, _reason(response))
+            raise _TooLargeError
         if response.status_code != 200:
             raise ServiceError(f"{server.url}: expected rewards, got {what}")
         try:
@@ -393,6 +428,14 @@ def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
     else:
         picture.save(buffer, "WEBP", lossless=True, quality=0, method=0, exact=True)
     return ImagePayload(format=encoding), buffer.getvalue()  # type: ignore[arg-type]
+
+
+def _halves(chunk: list[int]) -> tuple[list[int], list[int]]:
+    return chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]
+
+
+def _joined(replies: list[ScoreReply]) -> ScoreReply:
+    return replies[0].model_copy(update={"items": [item for reply in replies for item in reply.items]})
 
 
 def _words(error: httpx.TransportError) -> str:

@@ -19,7 +19,7 @@ class Limits:
         max_body: Bytes of one request's body.
         max_items: Images of one request.
         max_pixels: Pixels of one image, read from its header before anything is decoded.
-        max_queue: Images waiting for a worker; beyond, 429.
+        max_queue: Images waiting for a worker; beyond, 429. At least `max_items`.
         max_memory: Bytes of all bodies that are being received, wait or are scored; beyond, 503.
         max_connections: Open connections that are served; beyond, 503, and beyond twice as many they are cut.
         deadline: Seconds a request may take from its head to its answer, unless it asks for less.
@@ -31,7 +31,7 @@ class Limits:
         max_attempts: Times that an image is tried when workers die of it.
 
     Raises:
-        ValueError: If one is not a positive number.
+        ValueError: If one is not a positive number, or too small beside another.
     """
 
     max_body: int = 64 * 2**20
@@ -56,6 +56,12 @@ class Limits:
         if self.max_memory < self.max_body:
             raise ValueError(
                 f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
+            )
+
+        if self.max_queue < self.max_items:
+            # A request that never fits would be told to come back forever.
+            raise ValueError(
+                f"max_queue: expected at least max_items ({self.max_items}), got {self.max_queue}; raise one or lower the other"
             )
 
     @classmethod

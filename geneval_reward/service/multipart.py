@@ -17,6 +17,10 @@ class FormError(ValueError):
     """A body that is not a form."""
 
 
+class TooManyPartsError(FormError):
+    """A form of more parts than are taken; fewer may be."""
+
+
 class _Collector:
     def __init__(self, max_parts: int) -> None:
         self.parts: list[tuple[str, Blob]] = []
@@ -29,7 +33,7 @@ class _Collector:
 
     def on_part_begin(self) -> None:
         if len(self.parts) >= self._max:
-            raise FormError(f"form: expected at most {self._max} parts, got more; send fewer images")
+            raise TooManyPartsError(f"form: expected at most {self._max} parts, got more; send fewer images")
         self._name, self._data = "", []
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:

@@ -160,6 +160,10 @@ class WorkerPool:
                     self.fatal = str(error)
                     self.started.set()
                     return
+            except Exception:  # noqa: BLE001 - whatever it was, a place must not stay empty for good.
+                _log.exception(
+                    "worker %d on %s: expected an answer or its end, got an error of our own", number, device
+                )
             finally:
                 self._workers.pop(number, None)
                 lost = await asyncio.shield(worker.end())

@@ -75,9 +75,10 @@ class WorkerProcess:
         Raises:
             WorkerFailedError: If it cannot.
         """
-        ours, theirs = socket.socketpair()
-        self._socket = ours
+        theirs: socket.socket | None = None
         try:
+            ours, theirs = socket.socketpair()
+            self._socket = ours
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
             ours.setblocking(False)
@@ -93,7 +94,8 @@ class WorkerProcess:
         except OSError as error:
             raise WorkerFailedError(f"expected to start a process, got {error}", hopeless=False) from error
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
         try:
             async with asyncio.timeout(timeout):
                 await self._send(frames.pack(config))
@@ -131,8 +133,9 @@ class WorkerProcess:
                 done(batch, head, [bytes(text) for text in texts])
         finally:
             feeder.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                await feeder
+            await asyncio.wait({feeder})
+            if not feeder.cancelled():
+                feeder.exception()  # said already, by the error that ended this
 
     async def end(self) -> list[Item]:
         """Make sure it is gone; returns the items it had and has not answered."""
@@ -175,6 +178,8 @@ class WorkerProcess:
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await receiving
+        if message is None and feeder.done() and not isinstance(error := feeder.exception(), ConnectionError | None):
+            raise WorkerFailedError(f"expected to send it a batch, got {error!r}", hopeless=False) from error
         if message is None:
             raise WorkerFailedError(f"expected it to live, got {await self._status()}", hopeless=False)
         return message

@@ -216,6 +216,8 @@ def _compat_app(name: str | None, pool: WorkerPool, timeout: float, credit: str)
     from geneval_reward.service import flow_grpo
 
     # One request more than there are workers, so that none waits while the next is decoded.
-    capacity = flow_grpo.Capacity(concurrency=len(pool.config.devices) + 1)
+    # What the queue never has room for must be refused, not told to come back.
+    images = min(flow_grpo.Capacity.images, pool.config.max_queue)
+    capacity = flow_grpo.Capacity(concurrency=len(pool.config.devices) + 1, images=images)
     app: App = flow_grpo.make_app(PoolScorer(pool, timeout), credit=credit, capacity=capacity)
     return app

@@ -19,10 +19,11 @@ from geneval_reward.service.guard import RefusedError
 from geneval_reward.service.headers import image_size
 from geneval_reward.service.items import Answer, Item, QueueFullError
 from geneval_reward.service.limits import Limits
-from geneval_reward.service.multipart import FormError, parse_form
+from geneval_reward.service.multipart import FormError, TooManyPartsError, parse_form
 from geneval_reward.service.pool import WorkerPool
 from geneval_reward.service.wire import IMAGE_PART, REQUEST_PART, ImagePayload, ItemReply, ScoreRequest
 
+_VALUES_PER_ITEM = 512  # of JSON; a record with its image takes about 30
 _MAX_ERROR = 400  # characters; an error quotes what came, and what came may be long
 
 
@@ -39,7 +40,7 @@ def parse_request(body: bytes | bytearray, content_type: str, limits: Limits) ->
     """A request and the image parts of its form.
 
     Raises:
-        RefusedError: If it is none: 415, 422, or 413 for too many images.
+        RefusedError: If it is none: 415, 422, or 413 for too many images or values.
     """
     kind = content_type.partition(";")[0].strip().lower()
     images: list[Blob] = []
@@ -47,7 +48,7 @@ def parse_request(body: bytes | bytearray, content_type: str, limits: Limits) ->
         try:
             parts = parse_form(body, content_type, limits.max_items + 1)
         except FormError as error:
-            raise RefusedError(422, str(error)) from error
+            raise RefusedError(413 if isinstance(error, TooManyPartsError) else 422, str(error)) from error
         texts = [data for name, data in parts if name == REQUEST_PART]
         images = [data for name, data in parts if name == IMAGE_PART]
         if len(texts) != 1 or len(texts) + len(images) != len(parts):
@@ -58,6 +59,7 @@ def parse_request(body: bytes | bytearray, content_type: str, limits: Limits) ->
         body = bytes(texts[0])
     elif kind != "application/json":
         raise RefusedError(415, f"Content-Type: expected application/json or multipart/form-data, got {kind[:80]!r}")
+    _check_values(body, limits.max_items)
     try:
         request = ScoreRequest.model_validate_json(body)
     except ValidationError as error:
@@ -72,6 +74,17 @@ def parse_request(body: bytes | bytearray, content_type: str, limits: Limits) ->
             422, f"images: expected {parts_wanted} form parts for images without data, got {len(images)}"
         )
     return request, images
+
+
+def _check_values(body: bytes | bytearray, max_items: int) -> None:
+    """Refuse JSON of more values than so many images need: each becomes an object while all threads stand still."""
+    # Every value but the first comes after one of these bytes. Base64 has none of them, and texts few.
+    values = 1 + sum(map(body.count, (b",", b"[", b"{")))
+    most = _VALUES_PER_ITEM * (max_items + 1)
+    if values > most:
+        raise RefusedError(
+            413, f"request: expected JSON of at most {most:,} values, got about {values:,}; send fewer images"
+        )
 
 
 def prepare(request: ScoreRequest, parts: list[Blob], limits: Limits) -> list[Prepared | str]:
@@ -108,7 +121,7 @@ async def answer(pool: WorkerPool, prepared: list[Prepared | str], deadline: flo
         deadline: On :func:`time.monotonic`.
 
     Raises:
-        RefusedError: 429 if the queue is full, 504 if the deadline passes.
+        RefusedError: 413 if the queue can never hold them, 429 if it is full, 504 if the deadline passes.
     """
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in prepared]
@@ -119,6 +132,12 @@ async def answer(pool: WorkerPool, prepared: list[Prepared | str], deadline: flo
         else:
             items.append(Item(entry.head, entry.data, entry.pixels, deadline, future))
     try:
+        if len(items) > pool.config.max_queue:
+            raise RefusedError(
+                413,
+                f"images: expected at most {pool.config.max_queue}, the room of the whole queue, got {len(items)}; "
+                "send several requests",
+            )
         try:
             pool.submit(items)
         except QueueFullError:

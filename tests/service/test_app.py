@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import schemathesis
@@ -132,7 +133,8 @@ def test_one_bad_prompt_is_its_own_error(local, fakes, prompt):
     [
         (b"", 422, "JSON"),
         (b"null", 422, "request"),
-        (b"[" * 100_000, 422, "recursion|JSON"),
+        (b"[" * 10_000, 422, "recursion|JSON"),
+        (b"[" * 100_000, 413, "expected JSON of at most"),
         (b'{"images": 1, "prompts": 2}', 422, "images"),
         (b'{"images": [{"format": "png", "data": 5}], "prompts": [null]}', 422, "images.0.data"),
         (b'{"images": [{"format": "raw", "shape": [NaN, 1, 3]}], "prompts": ["x"]}', 422, "shape"),
@@ -232,12 +234,23 @@ def test_more_than_was_announced_is_refused(local):
 
 def test_a_full_queue(local, fakes):
     pool = local.pool(delay=0.0, max_queue=2)
-    app = local(pool=pool, limits=Limits(max_queue=2, max_pixels=10**6))
+    app = local(pool=pool, limits=Limits(max_items=2, max_queue=2, max_pixels=10**6))
     good = {"format": "png", "data": text(png(fakes.picture(200)))}
-    reply = score(app, [good] * 3, [BENCH] * 3)
+    other = SimpleNamespace(wanted=True)
+    pool.queue.put([other])
+    reply = score(app, [good] * 2, [BENCH] * 2)
     assert reply.status_code == 429
     assert int(reply.headers["retry-after"]) >= 1
+    other.wanted = False
     assert score(app, [good] * 2, [BENCH] * 2).status_code == 200
+
+
+def test_what_never_fits_the_queue_is_not_told_to_come_back(local, fakes):
+    app = local(pool=local.pool(max_queue=2))
+    reply = score(app, [{"format": "png", "data": text(png(fakes.picture(200)))}] * 3, [BENCH] * 3)
+    assert reply.status_code == 413
+    assert "images: expected at most 2, the room of the whole queue, got 3" in reply.json()["error"]
+    assert "retry-after" not in reply.headers
 
 
 def test_deadline(local, fakes):

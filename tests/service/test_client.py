@@ -11,7 +11,8 @@ import torch
 
 from geneval_reward.errors import ImageError, ServiceError, SpecError
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.service.client import RemoteGenEvalReward, encode
+from geneval_reward.service.client import RemoteGenEvalReward, _Prepared, encode
+from geneval_reward.service.limits import Limits
 from geneval_reward.service.worker import decode
 
 BENCH = "a photo of a bench"
@@ -158,6 +159,36 @@ def test_what_cannot_succeed_is_not(remote, fakes, status):
     with pytest.raises(ServiceError, match=f"http://one: expected rewards, got status {status}: no, never"):
         client.score([fakes.picture()], [BENCH])
     assert len(client.bridge.hosts) == 1
+
+
+def test_a_request_is_bounded_in_bytes(remote):
+    client = remote(chunk=32)
+    large = torch.zeros(1, dtype=torch.uint8).expand(3, 1024, 1024)  # 3 MiB to the client, a byte to this machine
+    huge = torch.zeros(1, dtype=torch.uint8).expand(3, 4096, 4096)
+    small = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    images = [large] * 24 + [huge, huge] + [small] * 40
+    chunks = client._chunks(_Prepared(images, [None] * len(images), [None] * len(images)))
+    assert [index for chunk in chunks for index in chunk] == list(range(len(images)))
+    assert [len(chunk) for chunk in chunks] == [10, 10, 4, 1, 1, 32, 8]
+
+
+@pytest.mark.parametrize("way", ["threads", "asyncio"])
+def test_a_request_too_large_for_the_server_is_cut(remote, local, fakes, way):
+    client = remote(apps={"one": local(limits=Limits(max_items=2, max_pixels=10**6))})
+    images = [fakes.picture(confidence) for confidence in (250, 10, 250, 250, 10)]
+    images[2] = fakes.picture(what=fakes.RAISE)
+    score = client.score if way == "threads" else lambda *batch: asyncio.run(client.ascore(*batch))
+    batch = score(images, [BENCH] * 5)
+    assert batch.rewards == [1.0, 0.0, None, 1.0, 0.0]
+    assert batch.errors[2].startswith("images[2]: ValueError")
+    assert len(client.bridge.hosts) == 5  # 5 (refused), 2, 3 (refused), 1, 2
+
+
+def test_halves_share_the_time(remote, fakes):
+    client = remote(timeout=0.4)
+    client.bridge.faults = [httpx.Response(413, json={"error": "too large"})] + [httpx.Response(503)] * 100
+    with pytest.raises(ServiceError, match=r"expected an answer within 0\.4 s.*status 503"):
+        client.score([fakes.picture()] * 2, [BENCH] * 2)
 
 
 def test_another_kind_of_server(remote, fakes):

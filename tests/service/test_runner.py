@@ -1,5 +1,8 @@
+import asyncio
+import pickle
 import socket
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -7,7 +10,8 @@ from geneval_reward.cli import app
 from geneval_reward.cli.serve import _api_key, _devices
 from geneval_reward.errors import ServiceError
 from geneval_reward.service.limits import Limits
-from geneval_reward.service.runner import check_address, is_loopback, listen
+from geneval_reward.service.pool import PoolConfig, WorkerPool
+from geneval_reward.service.runner import _compat_app, check_address, is_loopback, listen
 
 KEY = "correct-horse-battery"
 
@@ -46,6 +50,7 @@ def test_a_taken_port():
         ("max_items=0", "max_items: expected a positive number"),
         ("deadline=nan", "deadline: expected a positive"),
         ("max_body=10,max_memory=5", "at least max_body"),
+        ("max_queue=16", r"max_queue: expected at least max_items \(128\), got 16"),
     ],
 )
 def test_limits_that_are_none(text, message):
@@ -56,6 +61,20 @@ def test_limits_that_are_none(text, message):
 def test_limits():
     assert Limits.parse("") == Limits()
     assert Limits.parse("max_items = 3,deadline=2").to_dict() == Limits(max_items=3, deadline=2.0).to_dict()
+
+
+def test_compat_refuses_what_the_queue_never_holds():
+    pool = WorkerPool(PoolConfig(max_queue=4))
+    compat = _compat_app("flow-grpo", pool, 5.0, "flow_grpo")
+    body = pickle.dumps({"images": [b""] * 5, "meta_datas": [{}] * 5, "only_strict": False})
+
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(compat), base_url="http://local") as client:
+            return await client.post("/", content=body)
+
+    reply = asyncio.run(ask())
+    assert reply.status_code == 400
+    assert b"expected 1 to 4 images and as many meta_datas, got 5" in reply.content
 
 
 def test_devices():
