@@ -16,6 +16,7 @@ from typing import Any, Final
 from geneval_reward.errors import ResultsError, SpecError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
+from geneval_reward.results.record import index_of
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 GENERATE_SETUP: Final = "generate.json"
@@ -37,7 +38,8 @@ class ImageItem:
         path: The file.
         filename: Its path below the folder, with forward slashes: how results call it.
         spec: What it was asked to show.
-        index: Its number among the images of its prompt, from 0.
+        index: Its number among the images of its prompt: in the benchmark's layout that of its file name (``0002.png`` is 2,
+            whatever else is there), in a flat folder its place among the lines of its record, from 0.
         seed: The seed it was generated from, if the metadata says.
         rewritten: The text that the generator got, where it was not the record's.
     """
@@ -56,7 +58,7 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        items: Images in the order of folders and file names.
+        items: Images in the order of folders and of the numbers in file names.
         problems: One sentence for each thing that should be there and is not, naming it. Nothing is dropped silently.
         ignored: Number of files that are not images of the layout.
         subset: What `geneval-reward generate --subset` says of it; None: not a subset, or unknown.
@@ -136,9 +138,32 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
         if spec is None:
             continue
         seeds, rewritten = _read_generation(path, spec, folder)
-        for index, name in enumerate(images):
+        for index, name in _numbered(images, f"{path.name}/samples", folder):
             seed = seeds.get(name)
             folder.items.append(ImageItem(samples / name, f"{path.name}/samples/{name}", spec, index, seed, rewritten))
+
+
+def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[int, str]]:
+    """Images with their numbers: those of the names, so that a missing file does not shift the ones after it."""
+    images = sorted(images, key=_natural)
+    found: dict[int, str] = {}
+    for name in images:
+        number = index_of(name)
+        if number is None or number in found:
+            why = f"no number in {name}" if number is None else f"number {number} in {found[number]} and {name}"
+            folder.problems.append(
+                f"{where}: expected a number of its own in every image's name, got {why}; they are numbered by their order"
+            )
+            return list(enumerate(images))
+        found[number] = name
+    return list(found.items())
+
+
+def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Sorts by the numbers in names: ``10.png`` after ``2.png``."""
+    # Odd parts are the digits; the name itself settles 1.png and 01.png.
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)), name
 
 
 def _read_subset(setup: Path) -> str | None:
@@ -237,7 +262,7 @@ def _dealt(
 
 def _images_below(root: Path) -> list[str]:
     files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path.relative_to(root).as_posix() for path in files)
+    return sorted((path.relative_to(root).as_posix() for path in files), key=_natural)
 
 
 def _add_flat(
@@ -251,11 +276,12 @@ def _add_flat(
     except SpecError as error:
         folder.problems.append(f"{where}: {error}; its image is skipped")
         return
+    # A line counts whether or not its file is there, so that a missing one does not shift those after it.
+    index = counts.get(spec, 0)
+    counts[spec] = index + 1
     if not path.is_file():
         folder.problems.append(f"{where}: expected the image {filename}, got no such file")
         return
-    index = counts.get(spec, 0)
-    counts[spec] = index + 1
     seed, text = entry.get("seed"), entry.get("rewritten")
     rewritten = text if isinstance(text, str) and text != spec.prompt else None
     folder.items.append(ImageItem(path, filename, spec, index, seed if isinstance(seed, int) else None, rewritten))

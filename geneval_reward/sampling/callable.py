@@ -94,12 +94,13 @@ class CallableGenerator:
             return as_pil(self.function(prompts, seeds), len(prompts))
 
 
-def as_pil(images: Any, count: int) -> list[Image.Image]:
+def as_pil(images: Any, count: int, name: str = "function") -> list[Image.Image]:
     """RGB images from what a model gives.
 
     Args:
         images: See :class:`CallableGenerator`.
         count: How many there must be.
+        name: What gave them, for messages.
 
     Raises:
         ValueError: For another number, or something that is no image; the message names the index.
@@ -111,13 +112,13 @@ def as_pil(images: Any, count: int) -> list[Image.Image]:
     try:
         found = list(images)
     except TypeError as error:
-        raise ValueError(f"function: expected a list of images, got {type(images).__name__}") from error
+        raise ValueError(f"{name}: expected a list of images, got {type(images).__name__}") from error
     if len(found) != count:
-        raise ValueError(f"function: expected {count} images, one per prompt, got {len(found)}")
-    return [_one(image, index) for index, image in enumerate(found)]
+        raise ValueError(f"{name}: expected {count} images, one per prompt, got {len(found)}")
+    return [_one(image, index, name) for index, image in enumerate(found)]
 
 
-def _one(image: Any, index: int) -> Image.Image:
+def _one(image: Any, index: int, name: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, torch.Tensor):
@@ -128,15 +129,16 @@ def _one(image: Any, index: int) -> Image.Image:
         array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(
-            f"images[{index}]: expected (height, width, 3), or (3, height, width) in a tensor, got {array.shape}"
+            f"{name}: images[{index}]: expected (height, width, 3), or (3, height, width) in a tensor, got {array.shape}"
         )
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):
             raise ValueError(
-                f"images[{index}]: expected floats in [0, 1], got {low:.3g}..{high:.3g}; scale and clamp them, or give uint8"
+                f"{name}: images[{index}]: expected floats in [0, 1], got {low:.3g}..{high:.3g}; "
+                "scale and clamp them, or give uint8"
             )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise ValueError(f"images[{index}]: expected uint8 or floats, got {array.dtype}")
+        raise ValueError(f"{name}: images[{index}]: expected uint8 or floats, got {array.dtype}")
     return Image.fromarray(array)

@@ -20,7 +20,8 @@ class FolderGenerator:
     So that whatever asks a generator (a sweep, a callback, a comparison) can be run on images of any origin.
 
     Images that say their seed (those of ``geneval-reward generate``) are found by it. For others, image ``i`` of a prompt
-    has the seed ``seed_for(base_seed, prompt, i)``, which is what everything in this package asks for.
+    (by the number in its file name, see :class:`geneval_reward.folder.ImageItem`) has the seed
+    ``seed_for(base_seed, prompt, i)``, which is what everything in this package asks for.
 
     Args:
         root: The benchmark's layout; or, with ``metadata``, any folder of images. See
@@ -51,15 +52,15 @@ class FolderGenerator:
         folder = read_folder(root, metadata)
         self.root = folder.root
         self.base_seed = base_seed
-        self.problems = tuple(folder.problems)
         self._items: dict[str, list[ImageItem]] = {}
         for item in folder.items:
             self._items.setdefault(item.spec.prompt, []).append(item)
         self._by_seed: dict[tuple[str, int], ImageItem] = {}
         for prompt, items in self._items.items():
-            for number, item in enumerate(items):
+            for number, item in zip(_numbers(prompt, items, folder.problems), items, strict=True):
                 seed = seed_for(base_seed, prompt, number) if item.seed is None else item.seed
                 self._by_seed.setdefault((prompt, seed), item)
+        self.problems = tuple(folder.problems)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -102,8 +103,9 @@ class FolderGenerator:
                 f"{prompt!r}{hint}"
             )
         if all(stored.seed is None for stored in items):
+            there = _ranges(_numbers(prompt, items, []))
             raise ResultsError(
-                f"seeds[{index}]: expected seed_for({self.base_seed}, {prompt!r}, i) with i of 0..{len(items) - 1}, the "
+                f"seeds[{index}]: expected seed_for({self.base_seed}, {prompt!r}, i) with i of {there}, the "
                 f"{len(items)} images stored in {self.root}, got {seed}; generate more, or ask with another base_seed"
             )
         known = ", ".join(f"{stored.seed} ({stored.filename})" for stored in items[:4])
@@ -111,6 +113,30 @@ class FolderGenerator:
             f"seeds[{index}]: expected a seed of the {len(items)} images of {prompt!r} in {self.root}, such as {known}, got "
             f"{seed}; generate more, or ask with the same base seed"
         )
+
+
+def _numbers(prompt: str, items: Sequence[ImageItem], problems: list[str]) -> list[int]:
+    """Numbers of a prompt's images: their own, or their order where two folders of one text give a number twice."""
+    own: dict[int, ImageItem] = {}
+    for item in items:
+        if item.seed is None and own.setdefault(item.index, item) is not item:
+            problems.append(
+                f"{prompt!r}: expected every number of an image once, got {item.index} for {own[item.index].filename} and "
+                f"{item.filename}; the images of this prompt are numbered by their order"
+            )
+            return list(range(len(items)))
+    return [item.index for item in items]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0..2, 5`` for 0, 1, 2, 5."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("..".join(map(str, part)) for part in parts)
 
 
 def _read(path: Path) -> Image.Image:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from geneval_reward.folder import GENERATION, write_prompt_folder
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.sampling.callable import as_pil
 from geneval_reward.sampling.generator import Generator
 from geneval_reward.sampling.seeds import seed_for
 
@@ -104,6 +105,10 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
 
     Yields:
         Each batch when it is on disk.
+
+    Raises:
+        ValueError: If the generator gives another number of images than it was asked for, or something that is no image.
+            Nothing of that batch is written.
     """
     todo = [job for job in jobs if not job.path.exists()]
     while todo:
@@ -112,7 +117,9 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
         start = time.perf_counter()
         images = generator.generate([job.text for job in part], [job.seed for job in part])
         seconds = time.perf_counter() - start
-        for job, image in zip(part, images, strict=True):
+        # All of them before the first is written: an image that stands at another's place would never be made again.
+        checked = as_pil(images, len(part), f"{type(generator).__name__}.generate")
+        for job, image in zip(part, checked, strict=True):
             save_image(image, job.path)
         yield MadeBatch(tuple(part), seconds)
 

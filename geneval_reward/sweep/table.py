@@ -30,7 +30,8 @@ class SweepRow:
         overall: Its score, with an interval as if it had been chosen beforehand.
         tags: Task scores.
         timing: Seconds per image; of a best-of-N setting those of N.
-        difference: To the first setting, paired image by image, p-values corrected over the settings; None for the first.
+        difference: To the first setting, paired image by image, p-values corrected over the settings; None for the first, and
+            for all where a task has a single prompt, whose spread cannot be estimated.
         selected: Whether it is the best setting of several: its ``overall`` is too high on average.
         front: Whether no other setting is both better and faster.
         path: Its results file.
@@ -107,7 +108,7 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
     tags = np.array([sweep.specs[prompt].tag for prompt in prompt_ids], np.str_)
     scores = np.array([[values[key] for key in keys] for _, values in found], np.float64)
     intervals = [clustered_bootstrap(row, prompt_ids, tags, draws=draws, level=level) for row in scores]
-    differences = _differences(scores, prompt_ids, tags, draws, level)
+    differences = _differences(scores, prompt_ids, tags, draws, level, notes)
     timings = [
         timing(read_batches(sweep.folder(cell) / TIMES), level).times(float(cell.best_of)) for cell in sweep.cells
     ]
@@ -190,8 +191,16 @@ def _differences(
     tags: npt.NDArray[np.str_],
     draws: int,
     level: float,
+    notes: list[str],
 ) -> list[Difference | None]:
     """Each setting against the first, which nobody chose after the fact; p-values corrected over the settings."""
+    lone = [tag for tag in np.unique(tags) if len(np.unique(prompt_ids[tags == tag])) < 2]
+    if lone and len(scores) > 1:
+        notes.append(
+            f"no change to the first setting is given: expected at least two prompts of every task, got one of "
+            f"{', '.join(lone)}; sweep more prompts"
+        )
+        return [None] * len(scores)
     pairs = [compare_paired(scores[0], row, prompt_ids, tags, draws=draws, level=level).overall for row in scores[1:]]
     corrected = holm([pair.p_value for pair in pairs]) if pairs else []
     return [None, *(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True))]

@@ -55,6 +55,22 @@ def test_a_flat_folder(tmp_path) -> None:
     assert shades(FolderGenerator(tmp_path, tmp_path / "meta.jsonl").generate([SPECS[0].prompt], [3])) == [9]
 
 
+def test_a_missing_file_does_not_give_another_image(folder) -> None:
+    (folder / "00001/samples/00000.png").unlink()
+    generator, prompt = FolderGenerator(folder), SPECS[1].prompt
+    assert shades(generator.generate([prompt], [seed_for(0, prompt, 1)])) == [11]
+    with pytest.raises(ResultsError, match="i of 1, the 1 images"):
+        generator.generate([prompt], [seed_for(0, prompt, 0)])
+
+
+def test_one_text_in_two_folders_is_numbered_by_order_and_told(folder) -> None:
+    Image.new("RGB", (4, 4), (99, 0, 0)).save(write_prompt_folder(folder, 7, SPECS[0]) / "00000.png")
+    generator, prompt = FolderGenerator(folder), SPECS[0].prompt
+    assert shades(generator.generate([prompt] * 3, [seed_for(0, prompt, i) for i in range(3)])) == [0, 1, 99]
+    assert len(generator.problems) == 1
+    assert "got 0 for 00000/samples/00000.png and 00007/samples/00000.png" in generator.problems[0]
+
+
 def test_what_is_missing_is_told(folder) -> None:
     generator = FolderGenerator(folder)
     prompt = SPECS[0].prompt

@@ -212,6 +212,17 @@ def test_a_subset_is_said(world, tmp_path) -> None:
     assert table.selected is None, "one setting is no choice"
 
 
+def test_one_prompt_a_task_gives_a_table_without_differences(world, tmp_path) -> None:
+    specs = (SPECS[0], SPECS[6])
+    sweep = Sweep(tmp_path, "fake", make_cells({"quality": [0.4, 0.8]}), specs, (0, 6), 2)
+    table = run_all(world, sweep)
+    assert [row.difference for row in table.rows] == [None, None]
+    assert [row.overall.images for row in table.rows] == [4, 4]
+    assert any("got one of counting, single_object; sweep more prompts" in note for note in table.notes)
+    assert to_csv(table).count("\n") == 3
+    assert cells_of(table)[1][1][-2] == ""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_real_pipelines_with_random_weights(tmp_path) -> None:
     grid = {
