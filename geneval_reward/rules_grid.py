@@ -18,6 +18,7 @@ from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.stats import Estimate, clustered_bootstrap
+from geneval_reward.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,7 @@ class RulesGrid:
         credit: What is averaged.
         images: Number of images.
         notes: What a reader must know.
+        complete: Whether the file is, as :attr:`geneval_reward.summary.Summary.complete` has it.
     """
 
     axes: dict[str, tuple[float, ...]]
@@ -69,6 +71,7 @@ class RulesGrid:
     credit: str
     images: int
     notes: tuple[str, ...]
+    complete: bool = True
 
     @property
     def spread(self) -> float:
@@ -173,7 +176,9 @@ def judge_grid(
         scores = clustered_bootstrap(line, results.prompt_ids, results.tags, draws=draws, level=level)
         cells.append(GridCell(rules, scores.overall, scores.tags))
     grid = RulesGrid(axes, tuple(cells), base, credit, len(results), ())
-    return dataclasses.replace(grid, notes=_notes(grid, results))
+    # Of the file as it stands: what is missing or double is the same under any rules, and its intervals are not shown.
+    summary = summarize(results, draws=100)
+    return dataclasses.replace(grid, notes=(_best(grid), *summary.problems), complete=summary.complete)
 
 
 def cells_of(grid: RulesGrid) -> tuple[list[str], list[list[str]]]:
@@ -210,6 +215,7 @@ def to_dict(grid: RulesGrid) -> dict[str, Any]:
         "credit": grid.credit,
         "images": grid.images,
         "notes": list(grid.notes),
+        "complete": grid.complete,
         "cells": [
             {
                 **{name: getattr(cell.rules, name) for name in grid.axes},
@@ -345,21 +351,13 @@ def _credit(row: ResultRow, rules: Rules, credit: str, path: Path) -> float:
         raise ResultsError(f"{path}: {row.filename}: {error}") from error
 
 
-def _notes(grid: RulesGrid, results: Results) -> tuple[str, ...]:
+def _best(grid: RulesGrid) -> str:
     best = max(grid.cells, key=lambda cell: cell.overall.value)
     where = ", ".join(f"{name} {getattr(best.rules, name):g}" for name in grid.axes)
-    notes = [
+    return (
         f"the thresholds alone move the overall score by {100 * grid.spread:.1f} points over this grid; the highest, "
         f"{100 * best.overall.value:.1f} at {where}, was found on these images: as a rule for others check it on others"
-    ]
-    if results.failed:
-        notes.append(f"{len(results.failed)} images could not be scored and are left out")
-    if results.cut is not None:
-        notes.append(f"line {results.cut.number} is cut off and left out; score with --resume")
-    missing = [tag for tag in TAGS if tag not in grid.cells[0].tags]
-    if missing:
-        notes.append(f"no images for {', '.join(missing)}: the overall is over the other tags only")
-    return tuple(notes)
+    )
 
 
 def _estimate(one: Estimate) -> Mapping[str, float | None]:

@@ -20,6 +20,8 @@ from geneval_reward.results import Results
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.tally import Completeness, completeness
 
+_NAMED = 5  # so many repeated images are named in a note; the rest is counted
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -36,6 +38,9 @@ class Summary:
         fingerprint: Its short id; None if the file does not say.
         rejudged: Whether stored detections were judged again by ``rules``.
         cut: Whether the file's last line is unfinished.
+        duplicates: Number of images that occur more than once; each occurrence is counted.
+        rewritten: Number of images generated from rewritten prompts.
+        best_of: Among how many images, at most, one was chosen by this metric; 0 if none was.
     """
 
     credit: str
@@ -48,15 +53,38 @@ class Summary:
     fingerprint: str | None
     rejudged: bool
     cut: bool
+    duplicates: int = 0
+    rewritten: int = 0
+    best_of: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing: no failed image, no cut line, and of the official suite every prompt equally often.
+        """Whether nothing is missing or double: no failed or repeated image, no cut line, the official suite whole and even.
 
-        A custom set is what it is: uneven prompts and absent tasks are noted and do not count.
+        A custom set is what it is: uneven prompts and absent tasks are noted and do not count. So for such a set this says
+        that the file is sound, not that it is the benchmark; :attr:`standing` puts that into words.
         """
         whole = self.completeness.suite == "custom" or self.completeness.complete
-        return whole and not self.failed and not self.cut
+        return whole and not self.failed and not self.cut and not self.duplicates
+
+    @property
+    def standing(self) -> str:
+        """What the numbers stand for, for a caption: the suite or not, all of it or not, chosen or rewritten images."""
+        found = self.completeness
+        if found.suite != "official":
+            prompts = "1 prompt" if found.prompts == 1 else f"{found.prompts:,} prompts"
+            parts = [f"{prompts}, not the official suite", *([] if self.complete else ["INCOMPLETE"])]
+        elif self.complete:
+            parts = ["complete"]
+        elif found.prompts < found.expected:
+            parts = [f"PARTIAL ({found.prompts} of {found.expected} prompts)"]
+        else:
+            parts = ["INCOMPLETE"]
+        if self.rewritten:
+            parts.append("rewritten prompts")
+        if self.best_of:
+            parts.append(f"best of {self.best_of} chosen by this metric")
+        return ", ".join(parts)
 
     @property
     def problems(self) -> list[str]:
@@ -68,7 +96,11 @@ class Summary:
         return lines + list(self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON."""
+        """Everything as JSON.
+
+        ``complete`` is :attr:`complete`: true of a custom set says that its file is sound; whether it is the benchmark's
+        full number is ``complete`` together with ``suite == "official"``.
+        """
         found = self.completeness
         return {
             "credit": self.credit,
@@ -83,6 +115,8 @@ class Summary:
             "prompts_expected": found.expected,
             "images_per_prompt": found.images_per_prompt,
             "complete": self.complete,
+            "standing": self.standing,
+            "duplicates": self.duplicates,
             "problems": self.problems,
             "rules": None if self.rules is None else dict(self.rules),
             "rejudged": self.rejudged,
@@ -127,7 +161,12 @@ def summarize(
         notes.append(f"more than one judge in this file: {parts}")
     if results.cut is not None:
         notes.append(f"line {results.cut.number} is cut off and left out; score with --resume")
-    notes += results.duplicates()[:5]
+    double = results.duplicates()
+    if double:
+        many = f"{len(double):,} images occur" if len(double) > 1 else "1 image occurs"
+        more = f"; and {len(double) - _NAMED:,} more" if len(double) > _NAMED else ""
+        each = "are counted each time" if len(double) > 1 else "is counted each time"
+        notes.append(f"{many} more than once and {each}: {'; '.join(double[:_NAMED])}{more}")
     if results.rewritten.any():
         notes.append(f"{int(results.rewritten.sum())} images were generated from rewritten prompts")
     if results.best_of.any():
@@ -152,6 +191,9 @@ def summarize(
         fingerprint=None if judge is None else judge.fingerprint,
         rejudged=rules is not None,
         cut=results.cut is not None,
+        duplicates=len(double),
+        rewritten=int(results.rewritten.sum()),
+        best_of=int(results.best_of.max()),
     )
 
 

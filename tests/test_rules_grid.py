@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from geneval_reward.cli import app
 from geneval_reward.errors import ResultsError
 from geneval_reward.judge import Rules
+from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.synthetic import synthetic_rows
 from geneval_reward.rules_grid import cells_of, is_grid, judge_grid, parse_grid, plot, save_plot, to_dict
@@ -149,7 +150,7 @@ def test_command(tmp_path, results, monkeypatch) -> None:
         return CliRunner().invoke(app, ["summary", str(results.path), *args])
 
     shown = run("--rules", "confidence=.1:.9:.4")
-    assert shown.exit_code == 0
+    assert shown.exit_code == run().exit_code == 1, "30 of 553 prompts, as without a grid"
     assert "overall" in shown.stdout
     assert "was found on these images" in " ".join(shown.stderr.split())
     assert (tmp_path / "r.rules.png").exists()
@@ -164,7 +165,7 @@ def test_command(tmp_path, results, monkeypatch) -> None:
             "--plot",
             str(tmp_path / "p.svg"),
         )
-        assert text.exit_code == 0
+        assert text.exit_code == 1
         assert len(json.loads(text.stdout)["cells"]) == 6 if form == "json" else "0.9" in text.stdout
     assert (tmp_path / "p.svg").exists()
     assert isinstance(run("--plot", "p.png").exception, ValueError)
@@ -174,3 +175,28 @@ def test_command(tmp_path, results, monkeypatch) -> None:
     parts = json.loads(run("--rules", "geneval", "--rules", "confidence=0.9", "-f", "json").stdout)
     assert one == parts
     assert one["rejudged"]
+
+
+def test_what_weakens_a_summary_weakens_its_grid(tmp_path) -> None:
+    path = write(tmp_path / "r.jsonl", lambda row: dataclasses.replace(row, best_of=4, rewritten="a longer text"))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[0]]))
+    results = read_results(path)
+    grid = judge_grid(results, ["confidence=.1:.9:.4"], draws=100)
+    problems = summarize(results, draws=100).problems
+    assert list(grid.notes[1:]) == problems
+    for words in ("523 of 553 prompts are missing", "best of 4", "rewritten prompts", "1 image occurs more than once"):
+        assert any(words in note for note in grid.notes)
+    assert not grid.complete
+    assert to_dict(grid)["complete"] is False
+
+
+def test_a_sound_set_of_ones_own_ends_well(tmp_path) -> None:
+    def own(row):
+        record = json.dumps(json.loads(row.spec.to_json()) | {"prompt": f"my {row.spec.prompt}"})
+        spec = PromptSpec.parse(record)
+        return dataclasses.replace(row, prompt=spec.prompt, metadata=spec.to_json())
+
+    path = write(tmp_path / "own.jsonl", own)
+    assert CliRunner().invoke(app, ["summary", str(path), "--rules", "confidence=.1:.9:.4"]).exit_code == 0
+    assert judge_grid(read_results(path), ["confidence=.1:.9:.4"], draws=100).complete

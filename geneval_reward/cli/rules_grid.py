@@ -8,19 +8,26 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from geneval_reward.results import Results
 
-def print_rules_grid(results: Path, rules: Sequence[str], credit: str, form: str, plot: Path | None) -> None:
+
+def print_rules_grid(results: Results, rules: Sequence[str], credit: str, form: str, plot: Path | None) -> bool:
     """Judge a file's detections over a grid, print the table and write the picture.
 
     Args:
-        results: The file.
+        results: What the file holds.
         rules: Values of ``--rules``.
         credit: What is averaged.
         form: ``table``, ``json``, ``csv`` or ``markdown``.
         plot: The picture; None: beside the file, as ``NAME.rules.png``.
+
+    Returns:
+        Whether the file is complete, as for a summary without a grid.
 
     Raises:
         ValueError: For another format.
@@ -28,12 +35,11 @@ def print_rules_grid(results: Path, rules: Sequence[str], credit: str, form: str
     from rich import box
     from rich.table import Table
 
-    from geneval_reward.results import read_results
     from geneval_reward.rules_grid import cells_of, judge_grid, save_plot, to_dict
 
     if form not in ("table", "json", "csv", "markdown"):
         raise ValueError(f"format: expected table, json, csv or markdown for a grid of rules, got {form!r}")
-    grid = judge_grid(read_results(results), rules, credit)
+    grid = judge_grid(results, rules, credit)
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     header, rows = cells_of(grid)
     if form == "json":
@@ -59,6 +65,7 @@ def print_rules_grid(results: Path, rules: Sequence[str], credit: str, form: str
     for note in grid.notes:
         messages.print(f"note: {note}")
     try:
-        messages.print(f"picture: {save_plot(grid, plot or results.with_name(f'{results.stem}.rules.png'))}")
+        messages.print(f"picture: {save_plot(grid, plot or results.path.with_name(f'{results.path.stem}.rules.png'))}")
     except ImportError as error:
         messages.print(f"no picture: {error}")
+    return grid.complete

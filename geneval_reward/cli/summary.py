@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from geneval_reward.cli.rules_grid import print_rules_grid
 from geneval_reward.cli.tables import print_summary, summary_text
+
+if TYPE_CHECKING:
+    from geneval_reward.results import Results
 
 
 class Format(StrEnum):
@@ -45,16 +49,16 @@ def summary(
     ] = None,
 ) -> None:
     """Print the score of a results file with intervals and what is missing; --rules judges stored detections again."""
-    from geneval_reward.results import read_results
     from geneval_reward.rules_grid import is_grid
     from geneval_reward.summary import summarize
 
     if is_grid(rules or ()):
-        print_rules_grid(results, rules or (), credit, format.value, plot)
+        if not print_rules_grid(_read(results), rules or (), credit, format.value, plot):
+            raise typer.Exit(1)
         return
     if plot is not None:
         raise ValueError("plot: expected a range of rules to draw, such as --rules confidence=.1:.9:.1, got none")
-    found = summarize(read_results(results), credit, ",".join(rules) if rules else None)
+    found = summarize(_read(results), credit, ",".join(rules) if rules else None)
     messages = Console(stderr=True, highlight=False)
     if format is Format.table:
         print_summary(found, Console(highlight=False), messages)
@@ -65,3 +69,12 @@ def summary(
                 messages.print(f"note: {problem}", soft_wrap=True)
     if not found.complete:
         raise typer.Exit(1)
+
+
+def _read(path: Path) -> Results:
+    from geneval_reward.results import read_results
+
+    with warnings.catch_warnings():
+        # It stands among the notes; other warnings, such as of keys that are not read, do not.
+        warnings.filterwarnings("ignore", "(?s).*the last line is cut off", UserWarning)
+        return read_results(path)

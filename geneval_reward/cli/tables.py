@@ -44,10 +44,12 @@ def print_summary(summary: Summary, output: Console, messages: Console) -> None:
         if k > 1:
             table.add_row(f"pass@{k}", *_cells(estimate))
     output.print(table)
-    if found.suite == "official" and found.complete and not summary.failed:
+    if found.suite == "official" and summary.complete:
         output.print(
             f"complete: all {found.expected} prompts of the official suite, {found.images_per_prompt} images each"
         )
+    elif found.suite == "official" and found.prompts >= found.expected:
+        output.print(f"[bold]NOT complete[/]: {found.prompts} of {found.expected} prompts, but see the notes")
     elif found.suite == "official":
         output.print(f"[bold]NOT the full suite[/]: {found.prompts} of {found.expected} prompts")
     else:
@@ -68,8 +70,7 @@ def summary_text(summary: Summary, format: str) -> str:
     if format == "csv":
         return comma_separated(["name", *keys], [[name, *(one[key] for key in keys)] for name, one in rows])
     lines = [[name.replace("_", " "), *(_number(one[key]) for key in keys)] for name, one in rows]
-    whole = "complete" if summary.complete else "PARTIAL"
-    title = f"GenEval, credit {summary.credit}, {whole}; 95% intervals, clustered by prompt"
+    title = f"GenEval, credit {summary.credit}, {summary.standing}; 95% intervals, clustered by prompt"
     header = ["", *keys]
     return latex(header, lines, title) if format == "latex" else f"{title}\n\n{markdown(header, lines)}"
 

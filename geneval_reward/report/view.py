@@ -48,7 +48,7 @@ def _hero(run: RunReport) -> dict[str, Any]:
     found = summary.completeness
     there = len(summary.scores.tags)
     if found.suite == "official":
-        whole = found.complete and not summary.failed and not summary.cut
+        whole = summary.complete
         badge = (
             f"complete: {found.expected} prompts, {counted(found.images_per_prompt, 'image')} each"
             if whole
@@ -86,6 +86,8 @@ def _run_flags(run: RunReport) -> list[str]:
         flags.append(f"best of {int(results.best_of.max())}")
     if run.summary.failed:
         flags.append(f"{len(run.summary.failed)} not scored")
+    if run.summary.duplicates:
+        flags.append(f"{run.summary.duplicates:,} images more than once")
     if run.missing:
         flags.append(f"{run.missing:,} images not found")
     if len(results.identities) > 1:
