@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -182,7 +183,8 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 param_hint="--out",
             )
         return
-    if out.exists() and any(out.iterdir()):
+    # A kill while this very file was written leaves a *.tmp behind.
+    if out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
         raise typer.BadParameter(
             f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"
         )
@@ -217,9 +219,13 @@ def _print(table: SweepTable, output: Format, messages: Any) -> None:
         grid = Table(*header, box=box.SIMPLE_HEAD)
         for column in grid.columns[:-1]:
             column.justify, column.no_wrap = "right", True
+        # In a narrow window notes take several lines; an ellipsis would drop words.
+        grid.columns[-1].overflow = "fold"
         for number, row in enumerate(rows):
             grid.add_row(*row, style="bold" if number < len(table.rows) and table.rows[number].selected else "")
-        Console(highlight=False).print(grid)
+        # A file or pipe has no width of its own, unless COLUMNS says so; rich would take it for 80 columns.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+        Console(highlight=False, width=width).print(grid)
         messages.print(f"({LEGEND})")
     elif output is Format.markdown:
         sys.stdout.write(to_markdown(table))

@@ -3,6 +3,12 @@
 import json
 
 import pytest
+import typer
+from rich.console import Console
+
+from geneval_reward.cli.sweep import Format, _check_setup, _print
+from geneval_reward.stats import Estimate, Interval
+from geneval_reward.sweep import SweepRow, SweepTable, Timing, make_cells
 
 
 def call(run, out, *args):
@@ -39,6 +45,34 @@ def test_a_small_sweep(run, tmp_path) -> None:
     _, code, messages = call(run, "s", "--grid", "steps=1", "--seed", 5)
     assert code == 2
     assert "expected seed 0, got 5; choose another folder" in " ".join(messages.replace("│", " ").split())
+
+
+def test_the_rest_of_a_kill_is_no_other_content(tmp_path) -> None:
+    (tmp_path / "sweep.999.tmp").write_text("{")
+    _check_setup(tmp_path, {"seed": 0})
+    assert json.loads((tmp_path / "sweep.json").read_text()) == {"seed": 0}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    with pytest.raises(typer.BadParameter, match="expected a new or empty folder"):
+        _check_setup(other, {"seed": 0})
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_notes_are_never_cut(monkeypatch, capsys, columns) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    same = Estimate(0.5, Interval(0.4, 0.6, 0.95, "bootstrap"), 0.05, 10, 10)
+    time = Timing(1.234, 1.1, 1.4, 10)
+    axes = {"resolution": [512], "guidance_scale": [3.5], "num_inference_steps": [28], "best_of": [2]}
+    (cell,) = make_cells(axes)
+    row = SweepRow(cell, same, {}, time, None, True, True, "results.jsonl")
+    _print(SweepTable((row,), None, 10, 10, 1, 0.95, ()), Format.table, Console(stderr=True))
+    text = capsys.readouterr().out
+    assert "…" not in text.splitlines()[-1]
+    if columns is None:
+        assert "selected, best of 2, front" in text
 
 
 def test_shards_leave_the_table_to_the_last_call(run, tmp_path) -> None:
