@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geneval_reward.cluster.runtime import Recipe, connect, import_ray, share
+from geneval_reward.cluster.runtime import Recipe, await_room, connect, import_ray, share
 from geneval_reward.errors import ServiceError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict
@@ -41,6 +41,7 @@ class RayGenEvalReward(GenEvalReward):
         gpus_per_worker: GPUs of each; None: one where there are any. A fraction shares a GPU with the trainer.
         piece: Most images in a piece; None: the batch in equal parts, one for each actor, but at most the scorer's batch size.
         address: Of a cluster. None: that of this process, of ``RAY_ADDRESS``, or a new one on this machine.
+        start_timeout: Seconds that the cluster may take to find room for all actors, at the first batch; loading not counted.
         **options: Passed to :meth:`GenEvalScorer.from_pretrained`.
 
     Raises:
@@ -64,12 +65,17 @@ class RayGenEvalReward(GenEvalReward):
         gpus_per_worker: float | None = None,
         piece: int | None = None,
         address: str | None = None,
+        start_timeout: float = 120.0,
         **options: Any,
     ) -> None:
         import_ray()
         if piece is not None and piece < 1:
             raise ValueError(f"piece: expected an integer >= 1, got {piece!r}")
-        pool = _PoolSettings(Recipe(scorer, options), workers, cpus_per_worker, gpus_per_worker, piece, address)
+        if not 0 < start_timeout < math.inf:
+            raise ValueError(f"start_timeout: expected seconds > 0, got {start_timeout!r}")
+        pool = _PoolSettings(
+            Recipe(scorer, options), workers, cpus_per_worker, gpus_per_worker, piece, address, start_timeout
+        )
         # A pool has of a scorer all that the base class uses.
         super().__init__(pool, credit, prompts=prompts)  # type: ignore[arg-type]
 
@@ -95,6 +101,7 @@ class _PoolSettings:
     gpus: float | None
     piece: int | None
     address: str | None
+    start_timeout: float
 
     def __call__(self) -> ActorPool:
         return ActorPool(self)
@@ -107,7 +114,7 @@ class ActorPool:
         settings: How many, of what.
 
     Raises:
-        ServiceError: If a worker cannot make its scorer.
+        ServiceError: If there is no room for the workers, or one cannot make its scorer.
     """
 
     def __init__(self, settings: _PoolSettings) -> None:
@@ -121,6 +128,7 @@ class ActorPool:
         self._piece = settings.piece
         self._lock = threading.Lock()
         try:
+            await_room(self._ray, [actor.pid.remote() for actor in self._actors], how, settings.start_timeout)
             facts = self._get([actor.facts.remote() for actor in self._actors])
         except BaseException:
             self.close()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from geneval_reward.errors import ServiceError
 from geneval_reward.scorer import GenEvalScorer
 
 _log = logging.getLogger(__name__)
+
+_QUIET_SECONDS: Final = 10.0  # a worker's process takes some to start
 
 
 def import_ray() -> Any:
@@ -105,6 +108,38 @@ def share(ray: Any, workers: int | None, cpus: float, gpus: float | None) -> Sha
     if workers is not None and workers > room:
         _log.warning("ray: %d workers asked for, room for %d; going on with those", workers, room)
     return Share(min(workers or room, room), cpus, gpus)
+
+
+def await_room(ray: Any, started: Sequence[Any], how: Share, timeout: float) -> None:
+    """Wait until every actor has a place: the cluster is large enough, but others may hold it.
+
+    Args:
+        ray: The module, connected.
+        started: The first answer of each actor.
+        how: What they asked for.
+        timeout: Seconds.
+
+    Raises:
+        ServiceError: If some have no place when the time is up.
+    """
+    # `wait` answers for actors that died as well; what became of those is told by the next call to them.
+    patience = min(_QUIET_SECONDS, timeout)
+    _, waiting = ray.wait(list(started), num_returns=len(started), timeout=patience)
+    if waiting and timeout > patience:
+        _log.warning("ray: %d of %d workers wait for room; %s", len(waiting), len(started), _free(ray))
+        _, waiting = ray.wait(list(started), num_returns=len(started), timeout=timeout - patience)
+    if waiting:
+        raise ServiceError(
+            f"ray: expected room for {how.workers} workers of {how.cpus:g} CPUs and {how.gpus:g} GPUs within {timeout:g} s, "
+            f"got it for {len(started) - len(waiting)}; {_free(ray)}: leave them some, set workers, cpus_per_worker or "
+            "gpus_per_worker lower, or start_timeout higher"
+        )
+
+
+def _free(ray: Any) -> str:
+    there, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{free.get(kind, 0.0):g} of {there[kind]:g} {kind}s" for kind in ("CPU", "GPU") if kind in there]
+    return f"{' and '.join(parts)} are free, others hold the rest"
 
 
 @dataclass(frozen=True)

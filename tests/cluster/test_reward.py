@@ -125,3 +125,23 @@ def test_pickled_it_starts_a_pool_of_its_own(reward: RayGenEvalReward, folder: P
     copy = pickle.loads(cloudpickle.dumps(reward))
     assert copy(images([1, 2]), [PROMPTS[0]] * 2) == [1.0, 0.0]
     copy.close()
+
+
+def test_a_cluster_that_others_hold_is_an_error(two_workers: None, folder: Path) -> None:
+    import ray
+
+    @ray.remote(num_cpus=2)
+    class Trainer:
+        def here(self) -> bool:
+            return True
+
+    trainer = Trainer.remote()
+    assert ray.get(trainer.here.remote())
+    crowded = RayGenEvalReward(making(folder), start_timeout=1.5)
+    message = r"expected room for 2 workers of 1 CPUs and 0 GPUs within 1.5 s, got it for 0; 0 of 2 CPUs are free"
+    with pytest.raises(ServiceError, match=message):
+        crowded.score(images([1]), PROMPTS[:1])
+    ray.kill(trainer)
+    later = RayGenEvalReward(making(folder), workers=1)
+    assert later(images([1]), PROMPTS[:1]) == [1.0]
+    later.close()

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.cluster import RayGenEvalReward, score_dataset
-from geneval_reward.cluster.runtime import Recipe, share
+from geneval_reward.cluster.runtime import Recipe, Share, await_room, share
+from geneval_reward.errors import ServiceError
 from geneval_reward.testing import FakeDetector, scorer_for
 
 
@@ -79,3 +80,36 @@ def test_how_a_cluster_is_shared(caplog: pytest.LogCaptureFixture) -> None:
     for arguments in ((0, 1, None), (None, 0, None), (None, 1, -1.0), (None, 7, None), (None, 1, 1.0)):
         with pytest.raises(ValueError, match="expected"):
             share(Cluster(CPU=6.0), *arguments)
+
+
+class Crowded(Cluster):
+    """Others hold all but one CPU; a worker more starts with each wait."""
+
+    def __init__(self, **resources: float) -> None:
+        super().__init__(**resources)
+        self.waits: list[float] = []
+        self.started = 0
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def wait(self, references: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        assert num_returns == len(references)
+        self.waits.append(timeout)
+        self.started += 1
+        return references[: self.started], references[self.started :]
+
+
+def test_a_wait_for_room_is_told_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    ray = Crowded(CPU=4.0, GPU=2.0)
+    message = "expected room for 3 workers of 1 CPUs and 1 GPUs within 120 s, got it for 2; 1 of 4 CPUs and 0 of 2 GPUs are free"
+    with pytest.raises(ServiceError, match=message):
+        await_room(ray, [0, 1, 2], Share(3, 1, 1), 120)
+    assert ray.waits == [10, 110]
+    assert "2 of 3 workers wait for room; 1 of 4 CPUs" in caplog.text
+    ray = Crowded(CPU=4.0)
+    await_room(ray, [0, 1], Share(2, 1, 0), 60)
+    assert ray.waits == [10, 50]
+    ray = Crowded(CPU=4.0)
+    await_room(ray, [0], Share(1, 1, 0), 2)
+    assert ray.waits == [2]
