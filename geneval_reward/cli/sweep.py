@@ -217,10 +217,12 @@ def _print(table: SweepTable, output: Format, messages: Any) -> None:
     if output is Format.table:
         header, rows = cells_of(table)
         grid = Table(*header, box=box.SIMPLE_HEAD)
+        # In a narrow window cells take several lines; an ellipsis would drop digits and words.
+        for column in grid.columns:
+            column.overflow = "fold"
         for column in grid.columns[:-1]:
-            column.justify, column.no_wrap = "right", True
-        # In a narrow window notes take several lines; an ellipsis would drop words.
-        grid.columns[-1].overflow = "fold"
+            column.justify = "right"
+        grid.columns[-1].min_width = len("selected")
         for number, row in enumerate(rows):
             grid.add_row(*row, style="bold" if number < len(table.rows) and table.rows[number].selected else "")
         # A file or pipe has no width of its own, unless COLUMNS says so; rich would take it for 80 columns.
