@@ -425,7 +425,12 @@ def reward(images, prompts, metadata):
 worker.run(worker.module(reward=reward), worker.data(), {str(tmp_path)!r}, epochs=6,
            callbacks=[EpochCheckpoint({str(tmp_path)!r})], enable_checkpointing=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as many as this process has: sums depend on it in their last bits
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 600
     try:
         while not (tmp_path / "reached").exists():
