@@ -13,7 +13,6 @@ import numpy as np
 from geneval_reward.judge import Rules, Verdict
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.suite import resolve
-from geneval_reward.service.flow_grpo_request import RequestError
 from geneval_reward.service.pool import WorkerPool
 from geneval_reward.service.scoring import Prepared, answer
 from geneval_reward.service.wire import ItemReply
@@ -92,6 +91,9 @@ class PoolScorer:
     def _verdict(self, text: bytes, spec: PromptSpec) -> Verdict:
         reply = ItemReply.model_validate_json(text)
         if reply.verdict is None:
+            # Imported here: it brings torch, which the server's own process does without.
+            from geneval_reward.service.flow_grpo_request import RequestError
+
             # Its image was tried alone, as often as an image is: the same request would fail again.
             raise RequestError(reply.error)
         return reply.verdict.verdict(spec, self._info["rules"])
