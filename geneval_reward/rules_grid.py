@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from geneval_reward.errors import ResultsError
+from geneval_reward.figure_file import save_figure
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
@@ -296,13 +297,7 @@ def save_plot(grid: RulesGrid, path: str | Path) -> Path:
         ValueError: If matplotlib cannot write that kind.
         ImportError: If matplotlib is not installed.
     """
-    path = Path(path)
-    figure = plot(grid)
-    if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path}: expected a picture file such as .png or .svg, got the suffix {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(plot(grid), path)
 
 
 def _values(name: str, span: str, text: str) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geneval_reward.compare.table import Comparison
+from geneval_reward.figure_file import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,14 +54,7 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
         ValueError: If matplotlib cannot write that kind.
         ImportError: If matplotlib is not installed.
     """
-    path = Path(path)
-    figure = plot(comparison)
-    kinds = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in kinds:
-        raise ValueError(f"{path}: expected a picture file such as .png or .svg, got the suffix {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(plot(comparison), path)
 
 
 def _draw_scores(axes: Axes, comparison: Comparison, rows: list[str]) -> None:

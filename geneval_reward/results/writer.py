@@ -14,7 +14,8 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results.reader import Results, read_results
+from geneval_reward.results.columns import Results
+from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import failures_path
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 

@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
+from geneval_reward.reward.batch import PreparedBatch, RewardBatch, refuse_hopeless
 from geneval_reward.reward.inputs import text_of
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.vision.images import as_image
@@ -24,27 +24,6 @@ from geneval_reward.vision.images import as_image
 _log = logging.getLogger(__name__)
 
 _RECORD_COLUMNS = ("tag", "include", "exclude")
-
-
-@dataclass(frozen=True)
-class RewardBatch:
-    """Rewards of a batch with what they were made from.
-
-    Attributes:
-        rewards: One per image; None where an image or its prompt could not be scored.
-        verdicts: The verdict of each image, or None.
-        errors: Why an image could not be scored, or None.
-    """
-
-    rewards: list[float | None]
-    verdicts: list[Verdict | None]
-    errors: list[str | None]
-
-    def credits(self) -> dict[str, list[float | None]]:
-        """Every credit of every image by name, for logging or for normalising each apart."""
-        return {
-            name: [None if verdict is None else verdict.credit(name) for verdict in self.verdicts] for name in CREDITS
-        }
 
 
 class GenEvalReward:
@@ -162,36 +141,15 @@ class GenEvalReward:
         **columns: Any,
     ) -> RewardBatch:
         """Rewards with verdicts and errors; arguments as in :meth:`__call__`."""
-        images = completions if images is None else images
-        if images is None:
-            raise ValueError("images: expected a batch of images (or completions), got none")
-        asked = self._asked(prompts, metadata, columns)
-        if len(asked) != len(images):
-            raise ValueError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
-        tensors: list[torch.Tensor | None] = []
-        specs: list[PromptSpec | None] = []
-        errors: list[str | None] = []
-        for index, (image, ask) in enumerate(zip(images, asked, strict=True)):
-            tensor, spec, error = self._prepare(image, ask, index)
-            tensors.append(tensor)
-            specs.append(spec)
-            errors.append(error)
-        usable = [index for index, error in enumerate(errors) if error is None]
-        if not usable and len(images):
-            # Where all the prompts are known, the images are at fault; a batch of another task has no prompt that is.
-            reason = next((error for error in errors if error and error.startswith("images[")), None) or str(errors[0])
-            raise (ImageError if reason.startswith("images[") else SpecError)(
-                f"batch: expected at least one sample that can be scored, got {len(errors)} that cannot; the first: {reason}"
-            )
-        for error in filter(None, errors):
-            _log.warning("reward: a sample cannot be scored and gets None: %s", error)
-        found = self.scorer.score([tensors[i] for i in usable], [specs[i] for i in usable]) if usable else []  # type: ignore[misc]
-        verdicts: list[Verdict | None] = [None] * len(errors)
+        batch = self._prepared(images, prompts, metadata, completions, columns)
+        refuse_hopeless(batch.errors)
+        usable = batch.usable
+        found = self.scorer.score([batch.images[i] for i in usable], [batch.specs[i] for i in usable]) if usable else []  # type: ignore[misc]
+        verdicts: list[Verdict | None] = [None] * len(batch.errors)
         for index, verdict in zip(usable, found, strict=True):
             verdicts[index] = verdict
         rewards = [None if verdict is None else verdict.credit(self.credit) for verdict in verdicts]
-        self._warn_if_zero(rewards)
-        return RewardBatch(rewards, verdicts, errors)
+        return self._told(RewardBatch(rewards, verdicts, batch.errors))
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[RewardBatch]:
         """Score in this reward's own worker while the caller goes on generating.
@@ -239,6 +197,25 @@ class GenEvalReward:
             stream.wait_event(ready)
             return self.score(*args, **kwargs)
 
+    def _prepared(
+        self, images: Any, prompts: Any, metadata: Any, completions: Any, columns: Mapping[str, Any]
+    ) -> PreparedBatch:
+        images = completions if images is None else images
+        if images is None:
+            raise ValueError("images: expected a batch of images (or completions), got none")
+        asked = self._asked(prompts, metadata, columns)
+        if len(asked) != len(images):
+            raise ValueError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
+        found = [self._prepare(image, ask, index) for index, (image, ask) in enumerate(zip(images, asked, strict=True))]
+        return PreparedBatch([one[0] for one in found], [one[1] for one in found], [one[2] for one in found])
+
+    def _told(self, batch: RewardBatch) -> RewardBatch:
+        """A finished batch, after its errors were logged and an all-zero one was warned of."""
+        for error in filter(None, batch.errors):
+            _log.warning("reward: a sample cannot be scored and gets None: %s", error)
+        self._warn_if_zero(batch.rewards)
+        return batch
+
     def _asked(
         self, prompts: Sequence[Any] | None, metadata: Sequence[Any] | None, columns: Mapping[str, Any]
     ) -> list[Any]:
@@ -275,5 +252,5 @@ class GenEvalReward:
         warnings.warn(
             f"all {len(known)} rewards of a batch are 0; if the pictures look right, run `geneval-reward doctor`: broken "
             "kernels or weights give low confidences and no error",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import httpx
-import numpy as np
-import torch
-from PIL import Image
 from pydantic import ValidationError
 
-from geneval_reward.errors import ImageError, ServiceError, SpecError
+from geneval_reward.errors import ServiceError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.reward import GenEvalReward, RewardBatch
+from geneval_reward.reward.batch import PreparedBatch, refuse_hopeless
+from geneval_reward.service.encode import ENCODINGS, encode
 from geneval_reward.service.retry import Attempts, Servers, may_succeed
 from geneval_reward.service.wire import (
     IMAGE_PART,
     REQUEST_PART,
     SCORE_PATH,
     ErrorReply,
-    ImagePayload,
     InfoReply,
     ItemReply,
     ScoreReply,
@@ -38,23 +34,9 @@ from geneval_reward.service.wire import (
 
 _log = logging.getLogger(__name__)
 
-ENCODINGS: Final = ("raw", "png", "webp")
 _CONNECT_TIMEOUT = 5.0
 _CHUNK_BYTES: Final = 32 * 2**20  # of pixels a request: half of what a server takes by default
 _SPARE = 0.5  # seconds of a try's time that are left for its answer to travel
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A batch on this side: what is sent, and what never can be."""
-
-    images: list[torch.Tensor | None]
-    specs: list[PromptSpec | None]
-    errors: list[str | None]
-
-    @property
-    def usable(self) -> list[int]:
-        return [index for index, error in enumerate(self.errors) if error is None]
 
 
 class _TooLargeError(Exception):
@@ -157,7 +139,7 @@ class RemoteGenEvalReward(GenEvalReward):
         Raises:
             ServiceError: If no server answers in time, refuses the request, or another judge answers than before.
         """
-        batch = self._check(images, prompts, metadata, completions, columns)
+        batch = self._prepared(images, prompts, metadata, completions, columns)
         chunks = self._chunks(batch)
         if len(chunks) < 2:
             replies = [self._post(batch, chunk) for chunk in chunks]
@@ -178,7 +160,7 @@ class RemoteGenEvalReward(GenEvalReward):
         Raises:
             ServiceError: As :meth:`score`.
         """
-        batch = await asyncio.to_thread(self._check, images, prompts, metadata, completions, columns)
+        batch = await asyncio.to_thread(self._prepared, images, prompts, metadata, completions, columns)
         chunks = self._chunks(batch)
         async with httpx.AsyncClient(**self._client_options()) as client:
             replies = await asyncio.gather(*(self._apost(client, batch, chunk) for chunk in chunks))
@@ -202,19 +184,7 @@ class RemoteGenEvalReward(GenEvalReward):
     def __repr__(self) -> str:
         return f"RemoteGenEvalReward({self.urls}, credit={self.credit!r})"
 
-    def _check(
-        self, images: Any, prompts: Any, metadata: Any, completions: Any, columns: Mapping[str, Any]
-    ) -> _Prepared:
-        images = completions if images is None else images
-        if images is None:
-            raise ValueError("images: expected a batch of images (or completions), got none")
-        asked = self._asked(prompts, metadata, columns)
-        if len(asked) != len(images):
-            raise ValueError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
-        found = [self._prepare(image, ask, index) for index, (image, ask) in enumerate(zip(images, asked, strict=True))]
-        return _Prepared([one[0] for one in found], [one[1] for one in found], [one[2] for one in found])
-
-    def _chunks(self, batch: _Prepared) -> list[list[int]]:
+    def _chunks(self, batch: PreparedBatch) -> list[list[int]]:
         """Images of each request: at most ``chunk``, and of bounded size, so that servers take them."""
         chunks: list[list[int]] = []
         held = 0
@@ -228,7 +198,7 @@ class RemoteGenEvalReward(GenEvalReward):
             held += image.nbytes
         return chunks
 
-    def _finish(self, batch: _Prepared, chunks: list[list[int]], replies: list[ScoreReply]) -> RewardBatch:
+    def _finish(self, batch: PreparedBatch, chunks: list[list[int]], replies: list[ScoreReply]) -> RewardBatch:
         rewards: list[float | None] = [None] * len(batch.errors)
         verdicts: list[Verdict | None] = [None] * len(batch.errors)
         errors = list(batch.errors)
@@ -241,15 +211,8 @@ class RemoteGenEvalReward(GenEvalReward):
                 rewards[index] = item.reward
                 if verdict.credit(self.credit) != item.reward:
                     self._warn_of_version(reply)
-        if errors and all(errors):
-            reason = next(filter(None, errors))
-            raise (ImageError if "images[" in reason else SpecError)(
-                f"batch: expected at least one sample that can be scored, got {len(errors)} that cannot; the first: {reason}"
-            )
-        for error in filter(None, errors):
-            _log.warning("reward: a sample cannot be scored and gets None: %s", error)
-        self._warn_if_zero(rewards)
-        return RewardBatch(rewards, verdicts, errors)
+        refuse_hopeless(errors)
+        return self._told(RewardBatch(rewards, verdicts, errors))
 
     def _rebuilt(self, item: ItemReply, spec: PromptSpec | None, reply: ScoreReply) -> Verdict:
         assert item.verdict is not None
@@ -265,7 +228,7 @@ class RemoteGenEvalReward(GenEvalReward):
                 stacklevel=5,
             )
 
-    def _request(self, batch: _Prepared, chunk: list[int], timeout: float) -> dict[str, Any]:
+    def _request(self, batch: PreparedBatch, chunk: list[int], timeout: float) -> dict[str, Any]:
         """What httpx sends: a form of the request as JSON and the images as bytes."""
         payloads, parts = [], []
         for index in chunk:
@@ -287,14 +250,14 @@ class RemoteGenEvalReward(GenEvalReward):
             "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         }
 
-    def _post(self, batch: _Prepared, chunk: list[int], attempts: Attempts | None = None) -> ScoreReply:
+    def _post(self, batch: PreparedBatch, chunk: list[int], attempts: Attempts | None = None) -> ScoreReply:
         attempts = attempts or Attempts(self._servers, self.timeout)
         try:
             return self._post_whole(batch, chunk, attempts)
         except _TooLargeError:
             return _joined([self._post(batch, half, attempts) for half in _halves(chunk)])
 
-    def _post_whole(self, batch: _Prepared, chunk: list[int], attempts: Attempts) -> ScoreReply:
+    def _post_whole(self, batch: PreparedBatch, chunk: list[int], attempts: Attempts) -> ScoreReply:
         client = self._sync_client()
         while True:
             server, wait = attempts.next()
@@ -312,7 +275,7 @@ class RemoteGenEvalReward(GenEvalReward):
                 return reply
 
     async def _apost(
-        self, client: httpx.AsyncClient, batch: _Prepared, chunk: list[int], attempts: Attempts | None = None
+        self, client: httpx.AsyncClient, batch: PreparedBatch, chunk: list[int], attempts: Attempts | None = None
     ) -> ScoreReply:
         attempts = attempts or Attempts(self._servers, self.timeout)
         try:
@@ -321,7 +284,7 @@ class RemoteGenEvalReward(GenEvalReward):
             return _joined([await self._apost(client, batch, half, attempts) for half in _halves(chunk)])
 
     async def _apost_whole(
-        self, client: httpx.AsyncClient, batch: _Prepared, chunk: list[int], attempts: Attempts
+        self, client: httpx.AsyncClient, batch: PreparedBatch, chunk: list[int], attempts: Attempts
     ) -> ScoreReply:
         while True:
             server, wait = attempts.next()
@@ -401,33 +364,6 @@ class RemoteGenEvalReward(GenEvalReward):
             if self._senders is None:
                 self._senders = ThreadPoolExecutor(4 * len(self.urls), thread_name_prefix="geneval-reward-client")
             return self._senders
-
-
-def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
-    """An image as it is sent.
-
-    Args:
-        image: ``(3, h, w)`` uint8, on any device.
-        encoding: ``raw``, ``png`` or ``webp``.
-
-    Returns:
-        Its description and its bytes.
-
-    Example:
-        >>> payload, data = encode(torch.zeros(3, 4, 5, dtype=torch.uint8), "raw")
-        >>> payload.shape, payload.layout, len(data)
-        ((3, 4, 5), 'chw', 60)
-    """
-    array = np.ascontiguousarray(image.cpu().numpy())
-    if encoding == "raw":
-        return ImagePayload(format="raw", shape=array.shape, layout="chw"), array.tobytes()
-    buffer = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
-    if encoding == "png":
-        picture.save(buffer, "PNG", compress_level=1)
-    else:
-        picture.save(buffer, "WEBP", lossless=True, quality=0, method=0, exact=True)
-    return ImagePayload(format=encoding), buffer.getvalue()  # type: ignore[arg-type]
 
 
 def _halves(chunk: list[int]) -> tuple[list[int], list[int]]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geneval_reward.figure_file import save_figure
 from geneval_reward.sweep.table import SweepRow, SweepTable
 
 if TYPE_CHECKING:
@@ -91,13 +92,7 @@ def save_plot(table: SweepTable, path: str | Path) -> Path:
         ValueError: If matplotlib cannot write that kind, or no setting was timed.
         ImportError: If matplotlib is not installed.
     """
-    path = Path(path)
-    figure = plot(table)
-    if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path}: expected a picture file such as .png or .svg, got the suffix {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(plot(table), path)
 
 
 def _color_axis(rows: list[SweepRow]) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -40,7 +41,7 @@ from geneval_reward.training.weights import (
 )
 
 
-class FlowRL(LightningModule):
+class FlowRL(LightningModule, ABC):
     """Base of the methods; see the module's text.
 
     Args:
@@ -150,12 +151,13 @@ class FlowRL(LightningModule):
 
     # What a method defines.
 
+    @abstractmethod
     def rollout(
         self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]
     ) -> tuple[Tensor, dict[str, Any]]:
         """Sample a batch; returns the final latents and what ``losses`` needs of the way there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(
         self, chunk: Chunk, advantages: Tensor, weights: Tensor, total: float
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -164,7 +166,6 @@ class FlowRL(LightningModule):
         Losses are sums over samples divided by ``total``, so that batches, timesteps and ranks add up exactly. Numbers are
         shares of the whole too, but for names that end in ``_max``.
         """
-        raise NotImplementedError
 
     def count(self, epoch: Epoch, chunks: Sequence[int]) -> int:
         """How many samples of all ranks the given chunks train on."""

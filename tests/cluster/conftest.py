@@ -39,3 +39,16 @@ def sixteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(2):
             Image.new("RGB", (16 + 2 * number + index, 16)).save(samples / f"{index:04d}.png")
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where a cluster is used: Ray's own warnings, while it reads its settings and when it ends."""
+    for item in items:
+        if "two_workers" in getattr(item, "fixturenames", ()):
+            for kind in (
+                "DeprecationWarning",
+                "FutureWarning",
+                "ResourceWarning",
+                "pytest.PytestUnraisableExceptionWarning",
+            ):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{kind}"))

@@ -19,15 +19,7 @@ from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
 from geneval_reward.vision.photos import PHOTOS, photo
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("two_workers"),
-    # Ray's own, while it reads its settings and when it ends.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_workers")]
 
 
 def counting(log: Path, kill_at: int | None = None) -> Callable[[], GenEvalScorer]:

@@ -14,14 +14,7 @@ from geneval_reward.cluster import RayGenEvalReward
 from geneval_reward.errors import ServiceError
 from geneval_reward.reward import GenEvalReward
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("two_workers"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_workers")]
 
 PROMPTS = ["a photo of a bench", "a photo of a cow"]
 

@@ -364,44 +364,14 @@ def test_the_demo_trains_as_the_pocket_configurations_say(method, path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
-def test_one_and_two_processes_have_equal_losses(worker, tmp_path):
+def test_one_and_two_processes_have_equal_losses(worker, two_processes, assert_rows_equal, tmp_path):
     out = tmp_path / "losses.json"
-    base = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(20000 + os.getpid() % 20000),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), str(out)],
-            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    singles = {f"{m}-{f}": worker.run(worker.module(m, f), worker.data(), tmp_path) for m, f in worker.CASES}
-    try:
-        for process in processes:
-            told, _ = process.communicate(timeout=900)
-            assert process.returncode == 0, told[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    with two_processes(out):
+        singles = {f"{m}-{f}": worker.run(worker.module(m, f), worker.data(), tmp_path) for m, f in worker.CASES}
     pairs = json.loads(out.read_text())
     assert set(pairs) == set(singles)
     for case, rows in singles.items():
-        for one, two in zip(rows, pairs[case], strict=True):
-            assert set(one) == set(two)
-            for name, value in one.items():
-                if not name.startswith("time/"):
-                    assert two[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
+        assert_rows_equal(rows, pairs[case], case)
 
 
 @pytest.mark.slow

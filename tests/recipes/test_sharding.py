@@ -1,9 +1,6 @@
 """Weights spread over two processes: the same losses, weights and checkpoints as of one process that holds all of them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,15 +17,6 @@ def flat(named):
     return torch.cat([tensor.flatten() for tensor in named.values()])
 
 
-def assert_rows_equal(one, two, case):
-    assert len(one) == len(two)
-    for left, right in zip(one, two, strict=True):
-        assert set(left) == set(right)
-        for name, value in left.items():
-            if not name.startswith("time/"):
-                assert right[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
-
-
 def assert_states_equal(one, two):
     """Whole tensors of equal names; AdamW's first steps divide rounding errors by themselves, hence norms."""
     assert set(one) == set(two)
@@ -41,37 +29,12 @@ def assert_states_equal(one, two):
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_sharded_runs_equal_whole_ones_and_read_their_checkpoints(worker, tmp_path):
+def test_sharded_runs_equal_whole_ones_and_read_their_checkpoints(worker, two_processes, assert_rows_equal, tmp_path):
     singles, out = {}, tmp_path / "out.json"
     for case in worker.SHARDED:
         singles[case] = worker.sharded_run(case, 1, tmp_path / case, 3)
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(20000 + os.getpid() % 20000),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), str(out), "--sharded"],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            told, _ = process.communicate(timeout=900)
-            assert process.returncode == 0, told[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    with two_processes(out, "--sharded"):
+        pass
     pairs = json.loads(out.read_text())
     for case, (module, rows) in singles.items():
         pair = pairs[case]

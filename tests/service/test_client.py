@@ -11,7 +11,9 @@ import torch
 
 from geneval_reward.errors import ImageError, ServiceError, SpecError
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.service.client import RemoteGenEvalReward, _Prepared, encode
+from geneval_reward.reward.batch import PreparedBatch
+from geneval_reward.service.client import RemoteGenEvalReward
+from geneval_reward.service.encode import encode
 from geneval_reward.service.limits import Limits
 from geneval_reward.service.worker import decode
 
@@ -167,7 +169,7 @@ def test_a_request_is_bounded_in_bytes(remote):
     huge = torch.zeros(1, dtype=torch.uint8).expand(3, 4096, 4096)
     small = torch.zeros(3, 8, 8, dtype=torch.uint8)
     images = [large] * 24 + [huge, huge] + [small] * 40
-    chunks = client._chunks(_Prepared(images, [None] * len(images), [None] * len(images)))
+    chunks = client._chunks(PreparedBatch(images, [None] * len(images), [None] * len(images)))
     assert [index for chunk in chunks for index in chunk] == list(range(len(images)))
     assert [len(chunk) for chunk in chunks] == [10, 10, 4, 1, 1, 32, 8]
 

@@ -1,0 +1,167 @@
+"""``Results``: a results file in memory, as columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from geneval_reward.errors import ResultsError
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.row import ResultRow, RunIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class CutLine:
+    """An unfinished last line: its writer was stopped.
+
+    Attributes:
+        number: Line number, from 1.
+        offset: Where it begins, in bytes.
+        text: Its beginning.
+    """
+
+    number: int
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A results file as columns; row i of every column is one image.
+
+    Attributes:
+        path: The file.
+        filenames: ``(n,)`` names of the images.
+        tags: ``(n,)`` task names.
+        prompt_ids: ``(n,)`` int64, index into ``records``.
+        records: Records of the prompts as JSON, in order of appearance.
+        correct: ``(n,)`` bool, the official verdict.
+        reasons: ``(n,)`` official wording of the failures.
+        index: ``(n,)`` int64, number within the prompt; -1 if the file does not say.
+        seeds: ``(n,)`` seeds, or None.
+        credits: Name -> ``(n,)`` float64; only ``official`` in an official file.
+        identities: What judged, each once. More than one: the file is mixed.
+        identity_ids: ``(n,)`` int64, index into ``identities``.
+        rewritten: ``(n,)`` bool: the generator got another text than the record's.
+        best_of: ``(n,)`` int64: chosen by this metric among so many; 0: not chosen.
+        failed: Images that could not be scored, with the reason. They have no row.
+        cut: The unfinished last line, if there is one. It has no row.
+        official: Whether some lines have only the official script's keys.
+        line_numbers: ``(n,)`` int64, from 1.
+        offsets: ``(n,)`` int64, where each line begins in the file.
+    """
+
+    path: Path
+    filenames: list[str]
+    tags: npt.NDArray[np.str_]
+    prompt_ids: npt.NDArray[np.int64]
+    records: list[str]
+    correct: npt.NDArray[np.bool_]
+    reasons: list[str]
+    index: npt.NDArray[np.int64]
+    seeds: list[int | None]
+    credits: dict[str, npt.NDArray[np.float64]]
+    identities: list[RunIdentity]
+    identity_ids: npt.NDArray[np.int64]
+    rewritten: npt.NDArray[np.bool_]
+    best_of: npt.NDArray[np.int64]
+    failed: dict[str, str]
+    cut: CutLine | None
+    official: bool
+    line_numbers: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    @property
+    def identity(self) -> RunIdentity:
+        """What judged all of it.
+
+        Raises:
+            ResultsError: If the file is mixed; the message names two lines and what differs.
+        """
+        if len(self.identities) > 1:
+            first = [int(self.line_numbers[np.argmax(self.identity_ids == i)]) for i in (0, 1)]
+            parts = "; ".join(self.identities[0].differences(self.identities[1]))
+            raise ResultsError(
+                f"{self.path}: expected one judge for all lines, got line {first[0]} and line {first[1]} that differ: "
+                f"{parts}; score them again by one"
+            )
+        return self.identities[0] if self.identities else RunIdentity()
+
+    def credit(self, name: str) -> npt.NDArray[np.float64]:
+        """A credit of all images, ``(n,)`` float64.
+
+        Raises:
+            ResultsError: If the file does not hold it for every image.
+        """
+        values = self.credits.get(name)
+        if values is None or np.isnan(values).any():
+            raise ResultsError(
+                f"{self.path}: expected the credit {name!r} in every line, got {', '.join(self.credits)}; "
+                "the official script's own files hold the official verdict only"
+            )
+        return values
+
+    def specs(self) -> list[PromptSpec]:
+        """The record of each of ``records``, parsed."""
+        return [PromptSpec.parse(record) for record in self.records]
+
+    def prompt(self, prompt_id: int) -> str:
+        """Text of a prompt, for messages."""
+        return PromptSpec.parse(self.records[prompt_id]).prompt
+
+    def rows(self) -> Iterator[ResultRow]:
+        """Every row in full, read from the file as it goes."""
+        with self.path.open("rb") as file:
+            for offset, number in zip(self.offsets.tolist(), self.line_numbers.tolist(), strict=True):
+                file.seek(offset)
+                yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {number}")
+
+    def row(self, i: int) -> ResultRow:
+        """One row in full."""
+        with self.path.open("rb") as file:
+            file.seek(int(self.offsets[i]))
+            return ResultRow.from_json(file.readline().decode(), f"{self.path} line {self.line_numbers[i]}")
+
+    def duplicates(self) -> list[str]:
+        """One sentence for each image name, and each (prompt, index), that occurs more than once."""
+        found = []
+        if len(set(self.filenames)) < len(self):
+            counts = Counter(self.filenames)
+            found = [f"{name}: {count} lines" for name, count in counts.items() if count > 1]
+        known = np.flatnonzero(self.index >= 0)
+        keys = self.prompt_ids[known] + len(self.records) * self.index[known]
+        _, inverse, times = np.unique(keys, return_inverse=True, return_counts=True)
+        pairs: dict[tuple[int, int], list[str]] = {}
+        for row in known[times[inverse] > 1].tolist():
+            pairs.setdefault((int(self.prompt_ids[row]), int(self.index[row])), []).append(self.filenames[row])
+        for (prompt_id, index), names in pairs.items():
+            if len(set(names)) > 1:
+                found.append(f"image {index} of {self.prompt(prompt_id)!r}: {', '.join(names[:3])}")
+        return found
+
+    def missing(self) -> list[str]:
+        """One sentence for each prompt that lacks an index which other prompts of this file have.
+
+        Whole prompts of a suite that are not there at all cannot be known here; see
+        :func:`geneval_reward.tally.completeness`.
+        """
+        if not len(self) or (self.index < 0).any():
+            return []
+        # An index counts as expected if half of the prompts have it: one stray image does not make 552 prompts short.
+        counts = Counter(set(zip(self.prompt_ids.tolist(), self.index.tolist(), strict=True)))
+        per_index = Counter(index for _, index in counts)
+        expected = {index for index, count in per_index.items() if 2 * count >= len(self.records)}
+        found = []
+        for prompt_id in range(len(self.records)):
+            lacking = sorted(index for index in expected if (prompt_id, index) not in counts)
+            if lacking:
+                found.append(f"{self.prompt(prompt_id)!r}: image {', '.join(map(str, lacking))}")
+        return found
