@@ -124,6 +124,7 @@ def test_people_who_agree_and_people_who_do_not(tmp_path, scored) -> None:
     assert found.overall.between.value == pytest.approx(0.6)
     assert found.overall.majority.value == 1
     assert found.overall.kappa == pytest.approx(1)
+    assert np.isnan(found.overall.kappa_low)  # nothing varies, so nothing can be said
     assert found.overall.unanimous is None
     assert set(found.tags) == {spec.tag for spec in SUITE}
     assert all(one.images == 8 for one in found.tags.values())

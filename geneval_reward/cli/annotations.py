@@ -91,7 +91,7 @@ def _print(found: Agreement) -> None:
             _percent(one.between),
             _percent(one.majority),
             _percent(one.unanimous),
-            "-" if math.isnan(one.kappa) else f"{one.kappa:.2f} [{one.kappa_low:.2f}, {one.kappa_high:.2f}]",
+            _kappa(one),
             style="bold" if name == "all" else "",
         )
     table.add_section()
@@ -103,6 +103,13 @@ def _print(found: Agreement) -> None:
         f"per cent that agree, 95 % intervals over prompts; people find {100 * found.overall.people:.0f} % correct, the backend "
         f"{100 * found.overall.backend:.0f} %\n"
     )
+
+
+def _kappa(one: TaskAgreement) -> str:
+    if math.isnan(one.kappa):
+        return "-"
+    span = "" if math.isnan(one.kappa_low) else f" [{one.kappa_low:.2f}, {one.kappa_high:.2f}]"
+    return f"{one.kappa:.2f}{span}"
 
 
 def _percent(one: Estimate | None) -> str:
