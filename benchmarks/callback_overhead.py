@@ -27,7 +27,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from geneval_reward import GenEvalScorer
 from geneval_reward.callback import GenEvalCallback, Timings
-from geneval_reward.training.tiny import tiny_sd3
+from geneval_reward.train.tiny import tiny_sd3
 
 STEP_SECONDS = 0.05
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 import geneval_reward
-from geneval_reward import artwork
+from geneval_reward.pocket import artwork
 from geneval_reward.prompts import COLORS
 from geneval_reward.vision.colors.naming import srgb_to_lab
 from geneval_reward.vision.protocols import ColorQuery

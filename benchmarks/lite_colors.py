@@ -21,7 +21,7 @@ import torch
 from color_objects import Case
 from PIL import Image, ImageDraw
 
-from geneval_reward import artwork
+from geneval_reward.pocket import artwork
 from geneval_reward.prompts import COLORS
 from geneval_reward.vision.colors.foreground import ForegroundOptions, cut_patch, foreground_weights
 from geneval_reward.vision.colors.lite import CountingOptions, LiteVerifier, count_names

@@ -3,7 +3,7 @@
     python benchmarks/lite_thresholds.py [--seed 0]
 
 Scenes whose truth is known, at 512 x 512: rectangles cut from the packaged photographs on grey, and drawings of
-``geneval_reward.artwork`` on soft grounds, one to four of a class or two classes side by side or above one another. Each
+``geneval_reward.pocket.artwork`` on soft grounds, one to four of a class or two classes side by side or above one another. Each
 scene is judged against a true record and against false ones (another class, one object more, one fewer, the relation
 reversed). Drawings are used of those classes that are seen in most of a few large single drawings: for others no
 threshold helps. Their number is printed too.
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geneval_reward.artwork import SPRITE_CLASSES, background, compose
 from geneval_reward.judge import Detections, Rules, judge
+from geneval_reward.pocket.artwork import SPRITE_CLASSES, background, compose
 from geneval_reward.prompts import CLASS_NAMES, PromptSpec
 from geneval_reward.vision.detectors.lite import LiteDetector
 from geneval_reward.vision.photos import photo

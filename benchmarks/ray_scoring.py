@@ -25,11 +25,11 @@ import torch
 from PIL import Image
 
 from geneval_reward import GenEvalScorer, official_suite
-from geneval_reward.cluster import RayGenEvalReward, score_dataset
-from geneval_reward.cluster.shards import open_source
-from geneval_reward.cluster.work import score_shard
-from geneval_reward.folder import write_prompt_folder
+from geneval_reward.ray import RayGenEvalReward, score_dataset
+from geneval_reward.ray.shards import open_source
+from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
+from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.reward import GenEvalReward
 from geneval_reward.vision.photos import PHOTOS, photo
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from geneval_reward.report.collect import collect
-from geneval_reward.report.html import write_html
 from geneval_reward.results import ResultRow, read_results, write_synthetic
 from geneval_reward.stats import TYPICAL_ACCURACY, simulate_runs
+from geneval_reward.study.report.collect import collect
+from geneval_reward.study.report.html import write_html
 from geneval_reward.vision.photos import PHOTOS, photo
 
 SIDE = 512

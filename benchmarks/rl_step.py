@@ -32,7 +32,7 @@ class Sleeper:
 def measure(args, method, asynchronous):
     from lightning.pytorch import Callback, Trainer
 
-    from geneval_reward.training import DiffusionNFT, FlowGRPO, PromptGroups
+    from geneval_reward.train import DiffusionNFT, FlowGRPO, PromptGroups
 
     rows = []
 
@@ -67,7 +67,7 @@ def measure(args, method, asynchronous):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", default="geneval_reward.training.tiny:tiny_sd3")
+    parser.add_argument("--pipeline", default="geneval_reward.train.tiny:tiny_sd3")
     parser.add_argument("--reward", default="sleep")
     parser.add_argument("--reward-ms", type=float, default=4.0, help="milliseconds a picture of the made reward")
     parser.add_argument("--methods", nargs="+", default=["nft", "flow-grpo"])

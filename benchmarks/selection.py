@@ -13,7 +13,7 @@ import numpy as np
 
 from geneval_reward.prompts import TAGS
 from geneval_reward.stats import clustered_bootstrap, simulate_runs
-from geneval_reward.sweep import select_best
+from geneval_reward.study.sweep import select_best
 
 SIZES = dict.fromkeys(TAGS, 10)
 

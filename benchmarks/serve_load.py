@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from geneval_reward import GenEvalScorer
-from geneval_reward.service.client import RemoteGenEvalReward
+from geneval_reward.service.client.scorer import RemoteGenEvalReward
 from geneval_reward.vision.photos import PHOTOS, photo
 
 TICK = os.sysconf("SC_CLK_TCK")

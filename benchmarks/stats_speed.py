@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geneval_reward.compare import compare_files
 from geneval_reward.results import read_results, write_synthetic
 from geneval_reward.stats import TYPICAL_ACCURACY, clustered_bootstrap, compare_paired, simulate_runs
+from geneval_reward.study.compare import compare_files
 
 DRAWS = 10_000
 
@@ -76,7 +76,7 @@ def main() -> None:
         rows.append(
             ("  their intervals", timed(lambda: clustered_bootstrap(results.correct, results.prompt_ids, results.tags)))
         )
-        script = "from geneval_reward.compare import compare_files; import sys; compare_files(sys.argv[1:])"
+        script = "from geneval_reward.study.compare import compare_files; import sys; compare_files(sys.argv[1:])"
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", script, *map(str, files)], check=True)
         whole = time.perf_counter() - start

@@ -12,7 +12,7 @@ Copy this file and change it. One epoch of the method is one Lightning batch (`F
     loss   = r |x0(v+) - x0|^2 + (1 - r) |x0(v-) - x0|^2     at 9 of 10 times, fresh noise; `DiffusionNFT.losses`
     step, old <- d old + (1 - d) new, ema      `DiffusionNFT.after_update`
 
-The LightningModule itself is geneval_reward/training/diffusion_nft.py, in the package, since `geneval-reward demo` trains with
+The LightningModule itself is geneval_reward/train/diffusion_nft.py, in the package, since `geneval-reward demo` trains with
 it too; a subclass here (see `Mine`) may replace any of the three methods above.
 """
 
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import LightningCLI
 
-from geneval_reward.training import DiffusionNFT, PromptGroups
-from geneval_reward.training.cli import RecipeCLI
+from geneval_reward.train import DiffusionNFT, PromptGroups
+from geneval_reward.train.cli import RecipeCLI
 
 
 class Mine(DiffusionNFT):

@@ -28,7 +28,7 @@ from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.render import render
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import TAGS
-from geneval_reward.training.tiny import tiny_sd3
+from geneval_reward.train.tiny import tiny_sd3
 
 
 class CaptionedDrawings(Dataset[tuple[torch.Tensor, str]]):

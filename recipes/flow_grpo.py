@@ -15,7 +15,7 @@ Copy this file and change it. One epoch of the method is one Lightning batch (`F
 Variants by flags: `--model.window random --model.kind cps --model.noise_level .8 --model.kl_weight 0` is Flow-GRPO-Fast,
 `--model.window progressive` is MixGRPO's window, `--model.guard true --model.clip_range 2e-6` is GRPO-Guard.
 
-The LightningModule itself is geneval_reward/training/flow_grpo.py, in the package, since `geneval-reward demo` trains with it
+The LightningModule itself is geneval_reward/train/flow_grpo.py, in the package, since `geneval-reward demo` trains with it
 too; a subclass here (see `Mine`) may replace any of the methods above.
 """
 
@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import LightningCLI
 
-from geneval_reward.training import FlowGRPO, PromptGroups
-from geneval_reward.training.cli import RecipeCLI
+from geneval_reward.train import FlowGRPO, PromptGroups
+from geneval_reward.train.cli import RecipeCLI
 
 
 class Mine(FlowGRPO):

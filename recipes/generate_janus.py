@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from geneval_reward.sampling import CallableGenerator, SeededTokens
+from geneval_reward.generate import CallableGenerator, SeededTokens
 
 Encode = Callable[[list[str]], dict[str, torch.Tensor]]
 

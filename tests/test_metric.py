@@ -21,7 +21,7 @@ from torchmetrics import Metric, MetricCollection
 from geneval_reward import CREDITS, GenEvalScore, GenEvalScorer, PromptSpec, geneval_score
 from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.prompts import TAGS, official_suite
-from geneval_reward.tally import Tally
+from geneval_reward.stats.completeness import Tally
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
 
 WORKER = Path(__file__).parent / "ddp" / "metric_worker.py"

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from geneval_reward import GenEvalScorer, PromptSpec
-from geneval_reward.demo_scenes import demo_scenes
-from geneval_reward.draw import draw_verdict
+from geneval_reward.demo.scenes import demo_scenes
+from geneval_reward.results.drawing import draw_verdict
 from geneval_reward.vision.photos import photo
 
 SIDE, FOOT, GAP = 420, 104, 14

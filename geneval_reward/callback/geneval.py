@@ -18,12 +18,12 @@ from geneval_reward.callback.ranks import Ranks
 from geneval_reward.callback.round import Judged, Round, Timings
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
+from geneval_reward.callback.tracking import Sample, ScoreRecord, Tracking, round_folder
 from geneval_reward.errors import RoundError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.scorer import GenEvalScorer
-from geneval_reward.tracking import Sample, ScoreRecord, Tracking, round_folder
 
 _DRY_RUN_PROMPTS = 2
 

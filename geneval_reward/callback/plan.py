@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from geneval_reward.errors import SpecError
+from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite, resolve
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.sampling.seeds import seed_for
 
 Prompts = int | str | Sequence[PromptSpec | Mapping[str, Any] | str]
 """``"suite"``, a number per tag, a file, or specs, records and texts of the official suite."""

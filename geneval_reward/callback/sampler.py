@@ -100,7 +100,7 @@ class Sampler:
                 f"sample_fn: expected {type(self._module).__name__}.generate(prompts, seeds), one diffusers pipeline as an "
                 f"attribute, or a sample_fn, got {len(self.pipelines)} pipelines and neither of the others; pass sample_fn"
             )
-        from geneval_reward.sampling import DiffusersGenerator
+        from geneval_reward.generate import DiffusersGenerator
 
         pipeline = DiffusersGenerator(self.pipelines[0], batch_size=self._batch_size, **self._kwargs)
         return lambda prompts, seeds: pipeline.generate(prompts, seeds)

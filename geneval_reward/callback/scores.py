@@ -7,7 +7,7 @@ from typing import Final
 
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.stats import clustered_bootstrap
-from geneval_reward.tally import Tally
+from geneval_reward.stats.completeness import Tally
 
 # The interval's own noise is a few per cent of its width with so many draws, and a round is not held up.
 _DRAWS: Final = 2000

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from geneval_reward.annotations import Agreement, TaskAgreement
     from geneval_reward.stats import Estimate
+    from geneval_reward.study.annotations import Agreement, TaskAgreement
 
 
 class Format(StrEnum):
@@ -48,8 +48,8 @@ def agreement_with_people(
     """
     from rich.console import Console
 
-    from geneval_reward.annotations import agreement, read_annotations
     from geneval_reward.results import read_results
+    from geneval_reward.study.annotations import agreement, read_annotations
 
     images = read_annotations(file)
     if urls:
@@ -76,7 +76,7 @@ def _print(found: Agreement) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from geneval_reward.annotations import PAPER
+    from geneval_reward.study.annotations import PAPER
 
     table = Table(
         "task", "images", "with people", "between people", "majority", "unanimous", "kappa", box=box.SIMPLE_HEAD
@@ -121,7 +121,7 @@ def _percent(one: Estimate | None) -> str:
 
 
 def _to_dict(found: Agreement) -> dict[str, Any]:
-    from geneval_reward.annotations import PAPER
+    from geneval_reward.study.annotations import PAPER
 
     return {
         "criterion": found.criterion,

@@ -41,8 +41,8 @@ def compare(
     """
     from rich.console import Console
 
-    from geneval_reward.compare import compare_files
-    from geneval_reward.compare.render import to_csv, to_json, to_latex, to_markdown, to_rich
+    from geneval_reward.study.compare import compare_files
+    from geneval_reward.study.compare.render import to_csv, to_json, to_latex, to_markdown, to_rich
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cut last line: it stands among the problems
@@ -57,7 +57,7 @@ def compare(
         for problem in comparison.problems:
             typer.echo(f"{'!' if problem.serious else 'note:'} {problem.text}", err=True)
     if plot is not None:
-        from geneval_reward.compare.plot import save_plot
+        from geneval_reward.study.compare.plot import save_plot
 
         typer.echo(f"plot: {save_plot(comparison, plot)}", err=True)
     if any(problem.serious for problem in comparison.problems):

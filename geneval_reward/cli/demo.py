@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from geneval_reward.cli.options import Device
+from geneval_reward.cli.shared.options import Device
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from geneval_reward import GenEvalScorer, PromptSpec
-    from geneval_reward.report.page import Card
+    from geneval_reward.study.report.page import Card
 
 _PER_TAG = 2  # pocket samples shown of each task
 
@@ -62,7 +62,7 @@ def demo(
     output.print(f"page: {page.resolve()}")
     output.print(f"the same by hand: geneval-reward score {out / 'images'} --backend lite")
     if train:
-        from geneval_reward.cli.demo_train import train_and_report
+        from geneval_reward.cli.shared.demo_train import train_and_report
 
         page = train_and_report(out, method.value, quick, seed, scorer, messages, output)
         output.print(f"training: {page.resolve()}")
@@ -80,9 +80,9 @@ def _require_training() -> None:
 
 def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, output: Console) -> Path:
     from geneval_reward import PromptSpec
-    from geneval_reward.demo_scenes import demo_scenes
-    from geneval_reward.folder import write_prompt_folder
-    from geneval_reward.report.page import Card, Section, judged_page
+    from geneval_reward.demo.scenes import demo_scenes
+    from geneval_reward.results.layout import write_prompt_folder
+    from geneval_reward.study.report.page import Card, Section, judged_page
     from geneval_reward.vision.photos import PHOTOS, photo
 
     scenes = demo_scenes(seed)
@@ -152,8 +152,8 @@ def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, outpu
 def _pocket_samples(seed: int) -> list[tuple[Image.Image, PromptSpec]]:
     """The first prompts of each task of the pocket suite, one image each; none where diffusers is not installed."""
     try:
+        from geneval_reward.generate import DiffusersGenerator, seed_for
         from geneval_reward.pocket import load_pipeline, pocket_suite
-        from geneval_reward.sampling import DiffusersGenerator, seed_for
 
         pipeline = load_pipeline()
     except ImportError:
@@ -169,7 +169,7 @@ def _pocket_samples(seed: int) -> list[tuple[Image.Image, PromptSpec]]:
 
 
 def _card(image: Image.Image, verdict: Any, truth: bool, note: str) -> Card:
-    from geneval_reward.report.page import Card
+    from geneval_reward.study.report.page import Card
 
     misjudged = verdict.correct != truth
     return Card(image, verdict, f"{note} (should be {'right' if truth else 'wrong'})" if misjudged else note, misjudged)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.options import Backend, Checkpoint, Device, Precision
+from geneval_reward.cli.shared.options import Backend, Checkpoint, Device, Precision
 
 _PACKAGES = (
     "geneval-reward",

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from geneval_reward.cli.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
-from geneval_reward.cli.suites import call_arguments, choose_subset, read_suite
-from geneval_reward.folder import GENERATE_LOCK, GENERATE_SETUP
+from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
+from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
 if TYPE_CHECKING:
+    from geneval_reward.generate import Generator, Subset
     from geneval_reward.prompts import PromptSpec
-    from geneval_reward.sampling import Generator, Subset
 
 # What may change between calls on one folder: more images and more prompts of the same run can be added.
 _NOT_OF_THE_RUN: Final = ("subset", "images_per_prompt")
@@ -55,7 +55,7 @@ def generate(
     """
     from rich.console import Console
 
-    from geneval_reward.sampling import Shard, load_generator, plan_images, read_rewrites, write_images
+    from geneval_reward.generate import Shard, load_generator, plan_images, read_rewrites, write_images
 
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     part = Shard.current(shard)
@@ -175,7 +175,7 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     """One folder holds one run: images of two seeds or models must not be mixed. Several processes may come at once."""
     from filelock import FileLock
 
-    from geneval_reward.sampling.write import write_json
+    from geneval_reward.generate.write import write_json
 
     path, lock = out / GENERATE_SETUP, out / GENERATE_LOCK
     out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geneval_reward.cli.options import Checkpoint, Device
+from geneval_reward.cli.shared.options import Checkpoint, Device
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 

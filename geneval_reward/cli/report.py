@@ -52,7 +52,7 @@ def report(
 
     Exit code 1: written, but something is missing or weakens the figures; it stands at the top of the page.
     """
-    from geneval_reward.report.collect import collect
+    from geneval_reward.study.report.collect import collect
 
     made = collect(
         files,
@@ -65,12 +65,12 @@ def report(
         command=shlex.join(["geneval-reward", *sys.argv[1:]]),
     )
     if format is Format.html:
-        from geneval_reward.report.html import write_html
+        from geneval_reward.study.report.html import write_html
 
         path = write_html(made, out or Path("report.html"), max_bytes=int(max_mb * 1e6))
         typer.echo(f"report: {path}")
     else:
-        from geneval_reward.report.text import render
+        from geneval_reward.study.report.text import render
 
         text = render(made, format.value)
         if out is None:
@@ -80,7 +80,7 @@ def report(
             out.write_text(text, encoding="utf-8")
             typer.echo(f"report: {out}", err=True)
     if figures is not None:
-        from geneval_reward.report.figures import save_figures
+        from geneval_reward.study.report.figures import save_figures
 
         for path in save_figures(made, figures):
             typer.echo(f"figure: {path}", err=True)

@@ -12,16 +12,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from geneval_reward.cli.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
-from geneval_reward.cli.tables import print_summary
+from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
+from geneval_reward.cli.shared.tables import print_summary
 
 if TYPE_CHECKING:
     import torch
 
     from geneval_reward import GenEvalScorer
-    from geneval_reward.cluster.shards import Source
-    from geneval_reward.folder import ImageFolder, ImageItem
+    from geneval_reward.ray.shards import Source
     from geneval_reward.results import ResultWriter
+    from geneval_reward.results.layout import ImageFolder, ImageItem
 
 _READERS = 2  # decoding threads; the detector is the slower side
 _AHEAD = 2  # batches that are decoded before they are needed
@@ -60,8 +60,8 @@ def score(
 ) -> None:
     """Judge a folder of images, write a line an image, and print the score."""
     from geneval_reward import GenEvalScorer
-    from geneval_reward.folder import read_folder
     from geneval_reward.results import ResultWriter, RunIdentity
+    from geneval_reward.results.layout import read_folder
 
     if engine not in ("local", "ray"):
         raise ValueError(f"--engine: expected local or ray, got {engine!r}")
@@ -79,8 +79,8 @@ def score(
         "all_classes": all_classes,
     }
     if engine == "ray":
-        from geneval_reward.cli.ray_engine import score_with_ray
-        from geneval_reward.cluster.shards import open_source
+        from geneval_reward.cli.shared.ray_engine import score_with_ray
+        from geneval_reward.ray.shards import open_source
 
         if out.exists() and not (resume or overwrite):
             raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
@@ -114,7 +114,7 @@ def score(
 def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> None:
     """Print the score of a results file; exit code 1 if something is missing."""
     from geneval_reward.results import read_results
-    from geneval_reward.summary import summarize
+    from geneval_reward.study.summary import summarize
 
     found = summarize(read_results(out))
     print_summary(found, Console(highlight=False), messages)

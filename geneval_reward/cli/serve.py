@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.options import Backend, BatchSize, Checkpoint, Precision, RulesText
+from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText
 
 
 def serve(
@@ -63,13 +63,13 @@ def serve(
     import logging
 
     try:
-        from geneval_reward.service.runner import serve as run
+        from geneval_reward.service.server.runner import serve as run
     except ModuleNotFoundError as error:
         raise ValueError(
             f"serve: expected the extra 'serve', got no module {error.name!r}; pip install 'geneval-reward[serve]'"
         ) from error
-    from geneval_reward.service.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
-    from geneval_reward.service.pool import PoolConfig
+    from geneval_reward.service.server.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
+    from geneval_reward.service.server.pool import PoolConfig
 
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ValueError(f"--log-level: expected debug, info, warning or error, got {log_level!r}")

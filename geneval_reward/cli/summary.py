@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.rules_grid import print_rules_grid
-from geneval_reward.cli.tables import print_summary, summary_text
+from geneval_reward.cli.shared.rules_grid import print_rules_grid
+from geneval_reward.cli.shared.tables import print_summary, summary_text
 
 if TYPE_CHECKING:
     from geneval_reward.results import Results
@@ -49,8 +49,8 @@ def summary(
     ] = None,
 ) -> None:
     """Print the score of a results file with intervals and what is missing; --rules judges stored detections again."""
-    from geneval_reward.rules_grid import is_grid
-    from geneval_reward.summary import summarize
+    from geneval_reward.study.rules_grid import is_grid
+    from geneval_reward.study.summary import summarize
 
     if is_grid(rules or ()):
         if not print_rules_grid(_read(results), rules or (), credit, format.value, plot):

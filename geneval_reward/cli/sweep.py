@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneval_reward.cli.generate import progress_bar
-from geneval_reward.cli.options import Arguments, BatchSize, SubsetSize
-from geneval_reward.cli.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.cli.shared.options import Arguments, BatchSize, SubsetSize
+from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
 
 if TYPE_CHECKING:
-    from geneval_reward.sweep import Sweep, SweepTable
+    from geneval_reward.study.sweep import Sweep, SweepTable
 
 
 class Format(StrEnum):
@@ -72,8 +72,8 @@ def sweep(
     """
     from rich.console import Console
 
-    from geneval_reward.sampling import Shard
-    from geneval_reward.sweep import Sweep, SweepRunner, make_cells, parse_axis, read_config, sweep_table
+    from geneval_reward.generate import Shard
+    from geneval_reward.study.sweep import Sweep, SweepRunner, make_cells, parse_axis, read_config, sweep_table
 
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     given = {} if config is None else read_config(config)
@@ -153,7 +153,7 @@ def _reporter(bar: Any, tasks: dict[str, Any]) -> Callable[[str, int], None]:
 
 
 def _say(messages: Any, plan: Sweep, whole: int) -> None:
-    from geneval_reward.sampling import subset_standard_error
+    from geneval_reward.generate import subset_standard_error
 
     counts: dict[str, int] = {}
     for spec in plan.specs:
@@ -169,7 +169,7 @@ def _say(messages: Any, plan: Sweep, whole: int) -> None:
 
 def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     """One folder holds one sweep; its grid, subset and number of images may grow."""
-    from geneval_reward.sampling.write import write_json
+    from geneval_reward.generate.write import write_json
 
     path = out / "sweep.json"
     # As a file holds it: tuples are lists there.
@@ -193,9 +193,9 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
 
 
 def _write(out: Path, table: SweepTable, picture: Path, messages: Any) -> None:
-    from geneval_reward.sampling.write import write_json
-    from geneval_reward.sweep.plot import save_plot
-    from geneval_reward.sweep.table import to_csv, to_dict
+    from geneval_reward.generate.write import write_json
+    from geneval_reward.study.sweep.plot import save_plot
+    from geneval_reward.study.sweep.table import to_csv, to_dict
 
     write_json(out / "table.json", to_dict(table))
     (out / "table.csv").write_text(to_csv(table), encoding="utf-8")
@@ -210,7 +210,7 @@ def _print(table: SweepTable, output: Format, messages: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from geneval_reward.sweep.table import LEGEND, cells_of, to_csv, to_dict, to_markdown
+    from geneval_reward.study.sweep.table import LEGEND, cells_of, to_csv, to_dict, to_markdown
 
     for note in table.notes:
         messages.print(f"note: {note}")

@@ -214,7 +214,7 @@ class PocketPipeline(DiffusionPipeline):
         if count > MAX_IMAGES:
             raise ValueError(
                 f"prompt: expected at most {MAX_IMAGES} images a call, got {count}; split the prompts, or use "
-                "geneval_reward.sampling.DiffusersGenerator, which does"
+                "geneval_reward.generate.DiffusersGenerator, which does"
             )
         if guided:
             assert away is not None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from geneval_reward.artwork import BACKGROUNDS, background
+from geneval_reward.pocket.artwork import BACKGROUNDS, background
 from geneval_reward.pocket.scene import LOOKS, SIZES, Scene, drawing
 
 RESOLUTION: Final = 256

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from geneval_reward.artwork import Box, sprite
 from geneval_reward.judge.geometry import offset_direction, relations
+from geneval_reward.pocket.artwork import Box, sprite
 from geneval_reward.prompts import COLORS, PromptSpec
 
 SIZES: Final = (0.30, 0.56)

@@ -151,7 +151,7 @@ class Results:
         """One sentence for each prompt that lacks an index which other prompts of this file have.
 
         Whole prompts of a suite that are not there at all cannot be known here; see
-        :func:`geneval_reward.tally.completeness`.
+        :func:`geneval_reward.stats.completeness.completeness`.
         """
         if not len(self) or (self.index < 0).any():
             return []

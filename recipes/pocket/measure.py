@@ -21,13 +21,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from geneval_reward import GenEvalScorer
+from geneval_reward.generate import DiffusersGenerator, seed_for
 from geneval_reward.judge.detections import Detections
 from geneval_reward.pocket import POCKET_CLASSES, load_pipeline, pocket_suite
 from geneval_reward.pocket.render import render
 from geneval_reward.pocket.scene import POCKET_COLORS
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import CLASS_NAMES, TAGS, PromptSpec
-from geneval_reward.sampling import DiffusersGenerator, seed_for
 
 
 def scored(scorer: GenEvalScorer, images: list[Image.Image], specs: list[PromptSpec]) -> dict[str, float]:

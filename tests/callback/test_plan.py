@@ -12,8 +12,8 @@ from tiny_painter import RECORDS
 
 from geneval_reward.callback.plan import chunks, plan_jobs, read_prompts, share, waves
 from geneval_reward.errors import SpecError
+from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts import TAGS, PromptSpec, official_suite
-from geneval_reward.sampling.seeds import seed_for
 
 
 def test_suite_in_balanced_order() -> None:

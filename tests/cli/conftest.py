@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.errors import GenEvalError
-from geneval_reward.folder import write_prompt_folder
 from geneval_reward.prompts import PromptSpec
+from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.vision.photos import PHOTOS, photo
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from geneval_reward.folder import read_folder
 from geneval_reward.pocket import load_pipeline, pocket_suite
 from geneval_reward.results import read_results
+from geneval_reward.results.layout import read_folder
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_part_of_the_official_suite_is_not_called_complete(run, tmp_path) -> Non
 def test_other_models_and_arguments(run, few, tmp_path) -> None:
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n"
-        "from geneval_reward.sampling import CallableGenerator\n"
+        "from geneval_reward.generate import CallableGenerator\n"
         "def grey():\n"
         "    return CallableGenerator(lambda prompts, seeds: [np.full((8, 8, 3), s % 256, np.uint8) for s in seeds])\n"
         "def nothing():\n"

@@ -10,9 +10,9 @@ import time
 import pytest
 from PIL import Image
 
-from geneval_reward.folder import read_folder, write_prompt_folder
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import read_results
+from geneval_reward.results.layout import read_folder, write_prompt_folder
 
 
 def test_a_folder_is_scored_and_the_file_read_as_the_official_script_reads_it(run, images, lines, tmp_path):

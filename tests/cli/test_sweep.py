@@ -8,7 +8,7 @@ from rich.console import Console
 
 from geneval_reward.cli.sweep import Format, _check_setup, _print
 from geneval_reward.stats import Estimate, Interval
-from geneval_reward.sweep import SweepRow, SweepTable, Timing, make_cells
+from geneval_reward.study.sweep import SweepRow, SweepTable, Timing, make_cells
 
 
 def call(run, out, *args):

@@ -6,6 +6,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
+from geneval_reward.generate import DiffusersGenerator, seed_for
 from geneval_reward.pocket import PocketPipeline, build_pipeline, load_pipeline
 from geneval_reward.pocket import load as load_module
 from geneval_reward.pocket import pipeline as pipeline_module
@@ -13,7 +14,6 @@ from geneval_reward.pocket.codec import CHANNELS, decode_scenes, encode_scenes
 from geneval_reward.pocket.decoder import SceneDecoder
 from geneval_reward.pocket.render import render
 from geneval_reward.pocket.scene import Item, Scene
-from geneval_reward.sampling import DiffusersGenerator, seed_for
 
 PROMPTS = ["a photo of a red clock", "a photo of two vases", "a photo of a giraffe left of a laptop", ""]
 

@@ -119,7 +119,7 @@ def test_checkpoint_holds_what_is_trained_and_resume_is_exact(worker, tmp_path):
     whole = worker.module()
     worker.run(whole, worker.data(), tmp_path, epochs=4)
 
-    from geneval_reward.training.cli import EpochCheckpoint
+    from geneval_reward.train.cli import EpochCheckpoint
 
     half = worker.module()
     worker.run(
@@ -247,14 +247,14 @@ def test_wrong_use_is_refused(worker, tmp_path):
     import diffusers
     from torch.utils.data import DataLoader
 
-    from geneval_reward.training import DiffusionNFT, FlowPolicy
+    from geneval_reward.train import DiffusionNFT, FlowPolicy
 
     with pytest.raises(ValueError, match="expected a DistributedKRepeatSampler"):
         worker.trainer(tmp_path, 1).fit(worker.module(), DataLoader([1, 2]))
     with pytest.raises(ValueError, match="reward: expected lite"):
         worker.run(worker.module(reward="heavy"), worker.data(), tmp_path)
     with pytest.raises(ValueError, match="module:attribute that can be imported"):
-        DiffusionNFT("geneval_reward.training.tiny:tiny_sd4")
+        DiffusionNFT("geneval_reward.train.tiny:tiny_sd4")
     with pytest.raises(ValueError, match="resolution: expected a multiple"):
         worker.module(resolution=33)
     pipeline = worker.module().policy.pipeline
@@ -302,10 +302,10 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   callbacks:
-    - class_path: geneval_reward.training.cli.EpochCheckpoint
+    - class_path: geneval_reward.train.cli.EpochCheckpoint
       init_args: {{dirpath: {tmp_path}}}
 model:
-  pipeline: geneval_reward.training.tiny:tiny_sd3
+  pipeline: geneval_reward.train.tiny:tiny_sd3
   reward: recipes_worker:redness
   lora_rank: 2
   num_steps: 2
@@ -325,7 +325,7 @@ data: {{prompts: 8, groups: 2, group_size: 4, batch_size: 4, seed: 3}}
 def test_configurations_parse_and_open_with_their_launch_line(path):
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from geneval_reward.training import DiffusionNFT, FlowGRPO, PromptGroups
+    from geneval_reward.train import DiffusionNFT, FlowGRPO, PromptGroups
 
     text = path.read_text()
     name = "diffusion_nft" if path.stem.startswith("nft") else "flow_grpo"
@@ -350,7 +350,7 @@ def test_configurations_parse_and_open_with_their_launch_line(path):
 def test_the_demo_trains_as_the_pocket_configurations_say(method, path):
     import yaml
 
-    from geneval_reward.demo_training import settings_for
+    from geneval_reward.demo.training import settings_for
 
     config = yaml.safe_load((ROOT / "configs" / f"{path}.yaml").read_text())
     settings = settings_for(method)
@@ -381,7 +381,7 @@ def test_kill_in_the_middle_of_a_step_loses_that_step_alone(worker, tmp_path):
 import sys
 sys.path.insert(0, {str(HERE)!r})
 import worker
-from geneval_reward.training.cli import EpochCheckpoint
+from geneval_reward.train.cli import EpochCheckpoint
 from pathlib import Path
 calls = 0
 def reward(images, prompts, metadata):
@@ -411,7 +411,7 @@ worker.run(worker.module(reward=reward), worker.data(), {str(tmp_path)!r}, epoch
         process.send_signal(signal.SIGKILL)
         process.wait()
     resumed = worker.module()
-    from geneval_reward.training.cli import EpochCheckpoint
+    from geneval_reward.train.cli import EpochCheckpoint
 
     rows = worker.run(
         resumed,

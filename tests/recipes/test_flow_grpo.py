@@ -85,7 +85,7 @@ def test_command_line(recipe, worker, tmp_path, monkeypatch):
             "--trainer.enable_model_summary=false",
             "--trainer.enable_checkpointing=false",
             f"--trainer.default_root_dir={tmp_path}",
-            "--model.pipeline=geneval_reward.training.tiny:tiny_flux",
+            "--model.pipeline=geneval_reward.train.tiny:tiny_flux",
             "--model.reward=recipes_worker:redness",
             "--model.lora_rank=2",
             "--model.num_steps=2",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from geneval_reward.sampling import CallableGenerator, load_generator, seed_for
+from geneval_reward.generate import CallableGenerator, load_generator, seed_for
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "generate_janus.py"
 PROMPTS = ["a photo of a dog", "two cups", "a photo of a red clock above a blue vase", "a cat", "a photo of a dog"]

@@ -65,7 +65,7 @@ def test_sharded_runs_equal_whole_ones_and_read_their_checkpoints(worker, two_pr
 def test_a_module_of_another_kind_is_refused(tmp_path):
     from lightning.pytorch.demos.boring_classes import BoringModel
 
-    from geneval_reward.training.sharding import FSDP2Strategy
+    from geneval_reward.train.sharding import FSDP2Strategy
 
     strategy = FSDP2Strategy(parallel_devices=[torch.device("cpu")])
     strategy.connect(BoringModel())
@@ -76,7 +76,7 @@ def test_a_module_of_another_kind_is_refused(tmp_path):
 def test_an_older_torch_is_refused(worker, monkeypatch):
     import torch.distributed.fsdp as fsdp
 
-    from geneval_reward.training.sharding import shard
+    from geneval_reward.train.sharding import shard
 
     monkeypatch.setattr(fsdp, "FSDPModule", object)
     with pytest.raises(ValueError, match="expected a PyTorch with FSDPModule"):
@@ -84,8 +84,8 @@ def test_an_older_torch_is_refused(worker, monkeypatch):
 
 
 def test_idle_passes_have_no_gradient_and_are_left_out_where_nothing_is_sharded(worker, tmp_path):
-    from geneval_reward.training.epoch import Chunk
-    from geneval_reward.training.sharding import FSDP2Strategy
+    from geneval_reward.train.epoch import Chunk
+    from geneval_reward.train.sharding import FSDP2Strategy
 
     module = worker.module()
     conditions = module.policy.encode(["a"])
@@ -103,7 +103,7 @@ def test_idle_passes_have_no_gradient_and_are_left_out_where_nothing_is_sharded(
 
 
 def test_errors_are_raised_at_once_where_others_may_wait_in_a_weight(monkeypatch):
-    from geneval_reward.training import ranks
+    from geneval_reward.train import ranks
 
     monkeypatch.setattr(ranks, "gather", lambda item: pytest.fail("waits for ranks that wait for this one"))
     with pytest.raises(OSError, match="gone"):
@@ -111,7 +111,7 @@ def test_errors_are_raised_at_once_where_others_may_wait_in_a_weight(monkeypatch
 
 
 def test_half_precision_that_ranks_would_scale_apart_is_refused(worker):
-    from geneval_reward.training.sharding import FSDP2Strategy
+    from geneval_reward.train.sharding import FSDP2Strategy
 
     module = worker.module(lora_rank=0)
     strategy = FSDP2Strategy(parallel_devices=[torch.device("cpu")])

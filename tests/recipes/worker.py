@@ -39,8 +39,8 @@ def slow_redness(images, prompts, metadata):
 
 
 def module(method="nft", family="sd3", **options):
-    from geneval_reward.training import DiffusionNFT, FlowGRPO
-    from geneval_reward.training.tiny import tiny_flux, tiny_sd3
+    from geneval_reward.train import DiffusionNFT, FlowGRPO
+    from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
     options = {"reward": redness, "lora_rank": 4, "lora_alpha": 8, "num_steps": 4, "learning_rate": 1e-2} | options
     if method == "grpo":
@@ -50,7 +50,7 @@ def module(method="nft", family="sd3", **options):
 
 
 def data(batch_size=8, groups=3, group_size=8, **options):
-    from geneval_reward.training import PromptGroups
+    from geneval_reward.train import PromptGroups
 
     return PromptGroups(20, groups=groups, group_size=group_size, batch_size=batch_size, seed=1, **options)
 
@@ -63,7 +63,7 @@ def sharded_module(case):
 def sharded_data(world):
     """Two prompts, one of which has no reward: some batches of one image leave a rank without anything to train on."""
     from geneval_reward.prompts import official_suite
-    from geneval_reward.training import PromptGroups
+    from geneval_reward.train import PromptGroups
 
     specs = [next(spec for spec in official_suite() if spec.tag == tag) for tag in ("colors", "counting")]
     return PromptGroups(specs, groups=2, group_size=3, batch_size=2 // world, seed=1)
@@ -71,7 +71,7 @@ def sharded_data(world):
 
 def sharded_run(case, world, folder, epochs, ckpt=None, **options):
     """A module and what was logged; the checkpoint of the second epoch is kept."""
-    from geneval_reward.training.cli import EpochCheckpoint
+    from geneval_reward.train.cli import EpochCheckpoint
 
     model = sharded_module(case)
     model.idled = set()  # (epoch, batch) of this rank that had nothing to train on
@@ -148,7 +148,7 @@ def main(out):
 
 
 def sharded(out):
-    from geneval_reward.training.ranks import gather
+    from geneval_reward.train.ranks import gather
 
     world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
     torch.set_num_threads(1)

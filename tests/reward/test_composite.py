@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from geneval_reward.errors import GenEvalError, ImageError, SpecError
 from geneval_reward.prompts import official_suite
 from geneval_reward.reward import CompositeReward, GenEvalReward
-from geneval_reward.reward.views import AsyncTRLReward, MultiScore, PlainScore, TRLReward, UniRLScorer
+from geneval_reward.reward.trainers import AsyncTRLReward, MultiScore, PlainScore, TRLReward, UniRLScorer
 from geneval_reward.rl import gdpo_advantages
 from geneval_reward.testing import FakeDetector, scorer_for
-from geneval_reward.training.rewards import RewardQueue
+from geneval_reward.train.rewards import RewardQueue
 
 BENCH, COW = "a photo of a bench", "a photo of a cow"
 IMAGE = np.zeros((16, 16, 3), np.uint8)

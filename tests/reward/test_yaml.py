@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from geneval_reward.reward import CompositeReward, GenEvalReward
 from geneval_reward.reward.models import PickScore
-from geneval_reward.training import DiffusionNFT
+from geneval_reward.train import DiffusionNFT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text()
@@ -61,11 +61,11 @@ def test_a_recipe_trains_with_it(tmp_path):
     """One epoch of DiffusionNFT on a tiny SD3 from a configuration file: parts are scored in flight and logged."""
     from lightning.pytorch import Trainer
 
-    from geneval_reward.training import PromptGroups
+    from geneval_reward.train import PromptGroups
 
     text = f"""
     model:
-      pipeline: geneval_reward.training.tiny:tiny_sd3
+      pipeline: geneval_reward.train.tiny:tiny_sd3
       lora_rank: 4
       num_steps: 2
       reward:

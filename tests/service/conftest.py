@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.service.app import State, make_app
-from geneval_reward.service.items import Answer
-from geneval_reward.service.limits import Limits
-from geneval_reward.service.pool import PoolConfig, WorkerPool
-from geneval_reward.service.worker import _reply, decode, describe, score_items
+from geneval_reward.service.server.app import State, make_app
+from geneval_reward.service.server.items import Answer
+from geneval_reward.service.server.limits import Limits
+from geneval_reward.service.server.pool import PoolConfig, WorkerPool
+from geneval_reward.service.server.worker import _reply, decode, describe, score_items
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

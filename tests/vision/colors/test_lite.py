@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from geneval_reward import artwork
 from geneval_reward.errors import ImageError
+from geneval_reward.pocket import artwork
 from geneval_reward.prompts import COLORS
 from geneval_reward.vision.colors.lite import CountingOptions, LiteVerifier, count_names
 from geneval_reward.vision.colors.naming import NAMES, ColorNaming

@@ -1,0 +1,153 @@
+"""What a logger can show, asked by capability and not by name; what it cannot show is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from geneval_reward.callback.tracking.disk import write_round
+from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord
+from geneval_reward.callback.tracking.weights_and_biases import WandbTracker
+from geneval_reward.results.drawing import draw_verdict
+
+
+class Tracker(Protocol):
+    """Shows rounds in one logger."""
+
+    def show(self, record: ScoreRecord, results: Path | None) -> None:
+        """Show a round.
+
+        Args:
+            record: The round.
+            results: Its results file, if one was written.
+        """
+        ...
+
+
+class ScalarTracker:
+    """For loggers that take scalars only, such as CSV.
+
+    Args:
+        logger: A Lightning logger.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    def show(self, record: ScoreRecord, results: Path | None) -> None:
+        """Log the scalars."""
+        self.logger.log_metrics(dict(record.metrics), record.step)
+
+
+class TensorBoardTracker(ScalarTracker):
+    """Scalars, pictures with boxes, and a table as text, where the experiment is a TensorBoard ``SummaryWriter``."""
+
+    @staticmethod
+    def fits(experiment: Any) -> bool:
+        """Whether it can do what a ``SummaryWriter`` can."""
+        return all(callable(getattr(experiment, name, None)) for name in ("add_image", "add_text"))
+
+    def show(self, record: ScoreRecord, results: Path | None) -> None:
+        """Log scalars, one picture a shown sample under a key that stays the same, and the table in Markdown."""
+        super().show(record, results)
+        writer = self.logger.experiment
+        for sample in record.shown:
+            assert sample.image is not None
+            picture = np.asarray(draw_verdict(sample.image, sample.verdict))
+            tag = f"{record.name}/{sample.verdict.spec.tag}/{sample.verdict.spec.prompt}"
+            writer.add_image(tag, picture, record.step, dataformats="HWC")
+        if record.shown:
+            writer.add_text(f"{record.name}/samples", markdown(record), record.step)
+
+
+class MLFlowTracker(ScalarTracker):
+    """Scalars, pictures with boxes, a table and the results file, where the experiment is an ``MlflowClient``."""
+
+    @staticmethod
+    def fits(experiment: Any) -> bool:
+        """Whether it can do what an ``MlflowClient`` can."""
+        return all(callable(getattr(experiment, name, None)) for name in ("log_image", "log_table", "log_artifact"))
+
+    def show(self, record: ScoreRecord, results: Path | None) -> None:
+        """Log scalars; everything else as artifacts in a folder of the step."""
+        super().show(record, results)
+        client, run = self.logger.experiment, self.logger.run_id
+        folder = f"{record.name}/step-{record.step:08d}"
+        for sample in record.shown:
+            assert sample.image is not None
+            name = f"{folder}/{sample.filename.replace('/samples/', '_')}"
+            client.log_image(run, draw_verdict(sample.image, sample.verdict), name)
+        if record.shown:
+            columns = [name for name in TABLE_COLUMNS if name != "image"]
+            picked = [TABLE_COLUMNS.index(name) for name in columns]
+            rows = record.table()
+            table = {name: [row[at] for row in rows] for name, at in zip(columns, picked, strict=True)}
+            client.log_table(run, table, f"{folder}/samples.json")
+        if results is not None:
+            client.log_artifact(run, str(results), folder)
+
+
+def tracker_for(logger: Any) -> Tracker:
+    """The tracker that shows most in a logger, by what its ``experiment`` can do."""
+    experiment = getattr(logger, "experiment", None)
+    for kind in (WandbTracker, TensorBoardTracker, MLFlowTracker):
+        if kind.fits(experiment):
+            return kind(logger)
+    return ScalarTracker(logger)
+
+
+class Tracking:
+    """Shows rounds on disk and in every logger; each gets its turn even if another fails.
+
+    Trackers are made once a logger, so that what is said once (such as W&B's metric definitions) is said once.
+    """
+
+    def __init__(self) -> None:
+        self._trackers: dict[int, Tracker] = {}
+
+    def show(self, record: ScoreRecord, loggers: Sequence[Any], folder: Path | None) -> None:
+        """Show a round. On rank 0 only.
+
+        Args:
+            record: The round.
+            loggers: Lightning loggers; may be empty.
+            folder: Where its files go; None to write none.
+
+        Raises:
+            RuntimeError: If anything failed; the message names the logger or the folder. All others have shown the round.
+        """
+        results: list[Path] = []
+        failed: list[tuple[str, Exception]] = []
+
+        def attempt(name: str, call: Callable[[], Any]) -> None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  whatever a logger raises must not keep the others from theirs
+                failed.append((name, error))
+
+        if folder is not None:
+            attempt(f"files in {folder}", lambda: results.append(write_round(record, folder)))
+        for logger in loggers:
+            attempt(type(logger).__name__, lambda item=logger: self._show(item, record, results))  # type: ignore[misc]
+        if failed:
+            told = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed)
+            raise RuntimeError(f"the score was computed, but could not be shown by {told}") from failed[0][1]
+
+    def _show(self, logger: Any, record: ScoreRecord, results: list[Path]) -> None:
+        if id(logger) not in self._trackers:
+            self._trackers[id(logger)] = tracker_for(logger)
+        self._trackers[id(logger)].show(record, results[0] if results else None)
+
+
+def markdown(record: ScoreRecord) -> str:
+    """The table of samples without pictures, as Markdown."""
+    columns = [name for name in TABLE_COLUMNS if name != "image"]
+    picked = [TABLE_COLUMNS.index(name) for name in columns]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    for row in record.table():
+        cells = [str(row[at]).replace("|", "\\|").replace("\n", "; ") for at in picked]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

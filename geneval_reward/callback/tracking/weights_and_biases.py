@@ -1,0 +1,121 @@
+"""A round in W&B: scalars with a summary, pictures with boxes, a table, and an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord, label, seen_rows
+from geneval_reward.judge.verdict import Verdict
+from geneval_reward.prompts.vocabulary import CLASS_NAMES
+
+_STEP: Final = "trainer/global_step"
+# Not better for being larger, so the run's summary keeps the last.
+_PLAIN: Final = ("n", "seconds", "half_width")
+
+# W&B keeps one set of labels for all images under a key, so each image has the whole set.
+_LABELS: Final = dict(enumerate(CLASS_NAMES))
+
+
+class WandbTracker:
+    """Shows rounds in the run that a W&B logger has; it never starts one of its own.
+
+    Args:
+        logger: The logger; its ``experiment`` is a W&B run.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._defined: set[str] = set()
+
+    @staticmethod
+    def fits(experiment: Any) -> bool:
+        """Whether it can do what a W&B run can."""
+        return all(callable(getattr(experiment, name, None)) for name in ("define_metric", "log_artifact", "log"))
+
+    def show(self, record: ScoreRecord, results: Path | None) -> None:
+        """Log a round, in one line of the run's history."""
+        import wandb
+
+        self._define(record)
+        shown = record.shown
+        content: dict[str, Any] = dict(record.metrics)
+        if shown:
+            images = [
+                wandb.Image(
+                    sample.image,
+                    caption=_caption(sample.verdict),
+                    boxes={"detections": boxes(sample.verdict)},
+                    masks=masks(sample.verdict),
+                )
+                for sample in shown
+            ]
+            rows = record.table()
+            for row, image in zip(rows, images, strict=True):
+                row[TABLE_COLUMNS.index("image")] = image
+            content[f"{record.name}/images"] = images
+            content[f"{record.name}/samples"] = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
+        self._logger.log_metrics(content, record.step)
+        if results is not None:
+            self._log_artifact(record, results)
+
+    def _define(self, record: ScoreRecord) -> None:
+        run, prefix = self._logger.experiment, getattr(self._logger, "_prefix", "")
+        for key in record.metrics:
+            if key not in self._defined:
+                self._defined.add(key)
+                name = f"{prefix}{self._logger.LOGGER_JOIN_CHAR}{key}" if prefix else key
+                summary = None if key.rpartition("/")[2] in _PLAIN else "max"
+                run.define_metric(name, step_metric=_STEP, summary=summary)
+
+    def _log_artifact(self, record: ScoreRecord, results: Path) -> None:
+        import wandb
+
+        run = self._logger.experiment
+        artifact = wandb.Artifact(
+            f"{record.name}-results-{run.id}",
+            type="geneval-results",
+            metadata={
+                "step": record.step,
+                "fingerprint": dict(record.fingerprint),
+                "fingerprint_id": record.fingerprint_id,
+                "metrics": dict(record.metrics),
+            },
+        )
+        artifact.add_file(str(results), name="results.jsonl")
+        run.log_artifact(artifact, aliases=["latest", f"step-{record.step}"])
+
+
+def boxes(verdict: Verdict) -> dict[str, Any]:
+    """A verdict's detections as W&B takes boxes: fractions of the image (its "percent" domain), with class labels."""
+    detections = verdict.detections
+    width, height = detections.image_size
+    data = []
+    for row in seen_rows(verdict):
+        x1, y1, x2, y2 = (detections.xyxy[row] / np.array([width, height, width, height])).clip(0, 1).tolist()
+        data.append(
+            {
+                "position": {"minX": x1, "maxX": x2, "minY": y1, "maxY": y2},
+                "class_id": int(detections.class_id[row]),
+                "box_caption": label(verdict, row),
+                "scores": {"confidence": float(detections.confidence[row])},
+            }
+        )
+    return {"box_data": data, "class_labels": _LABELS}
+
+
+def masks(verdict: Verdict) -> dict[str, Any] | None:
+    """Masks as one image of class numbers (0: nothing, else class + 1), more confident objects on top; None without any."""
+    detections = verdict.detections
+    if detections.mask is None:
+        return None
+    painted = np.zeros(detections.mask.shape[1:], np.uint8)
+    for row in sorted(seen_rows(verdict), key=lambda row: float(detections.confidence[row])):
+        painted[detections.mask[row]] = detections.class_id[row] + 1
+    return {"detections": {"mask_data": painted, "class_labels": {row + 1: name for row, name in _LABELS.items()}}}
+
+
+def _caption(verdict: Verdict) -> str:
+    return f"{verdict.spec.prompt}: {'correct' if verdict.correct else verdict.reason}"

@@ -1,0 +1,134 @@
+"""The training part of ``geneval-reward demo``: a live table, before and after, and the report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from geneval_reward import GenEvalScorer
+    from geneval_reward.demo.training import TrainingDemo
+
+_ROWS = 12  # of the live table
+_COLUMNS = ("epoch", "images", "seconds", "reward", "held out", "audit gap", "zero-std groups", "velocity drift")
+
+
+def train_and_report(
+    out: Path, method: str, quick: bool, seed: int, scorer: GenEvalScorer, messages: Console, output: Console
+) -> Path:
+    """Fine-tune the pocket model, print before and after, and write ``training-<method>.html``; returns the page."""
+    from geneval_reward.demo.training import train_pocket
+    from geneval_reward.demo.training.page import method_name, methods_table, training_page
+    from geneval_reward.demo.training.record import RunRecord, records_in
+    from geneval_reward.demo.training.run import strict_lite
+
+    with LiveTable(method_name(method), messages) as table:
+        result = train_pocket(
+            method,  # type: ignore[arg-type]
+            quick=quick,
+            seed=seed,
+            out=out / f"train-{method}",
+            scorer=scorer,
+            second=strict_lite(),
+            progress=table.told,
+        )
+    output.print(_by_task(result))
+    RunRecord.of(result).save(out)
+    runs = records_in(out)
+    columns, rows = methods_table(runs)
+    methods = Table(*columns, title="score against images and seconds", title_justify="left")
+    for row in rows:
+        methods.add_row(*row)
+    output.print(methods)
+    audit = result.audit_after
+    output.print(
+        f"audit: first judge {audit.score:.3f}, second judge {audit.audit:.3f}, gap {audit.gap:+.3f} "
+        f"(before training {result.audit_before.gap:+.3f})"
+    )
+    page = out / f"training-{method}.html"
+    page.write_text(training_page(result, runs), encoding="utf-8")
+    return page
+
+
+class LiveTable:
+    """Progress as a bar over a table of the last epochs; without a terminal, a line for each look at held-out prompts.
+
+    Args:
+        title: Of the table.
+        console: Where it is shown.
+    """
+
+    def __init__(self, title: str, console: Console) -> None:
+        self.title, self.console = title, console
+        self.points: list[Any] = []
+        self.bar = Progress(
+            TextColumn("{task.fields[stage]}"), BarColumn(40), TimeElapsedColumn(), console=console, auto_refresh=False
+        )
+        self.task = self.bar.add_task("", total=1.0, stage="measuring before")
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._shown)
+
+    def __enter__(self) -> LiveTable:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def told(self, point: Any) -> None:
+        """Take what `train_pocket` tells."""
+        stage = {"before": "training", "train": "training", "after": "done"}[point.stage]
+        self.bar.update(self.task, completed=point.fraction, stage=stage)
+        if point.stage != "after":
+            self.points.append(point)
+        if not self.console.is_terminal and (point.stage != "train" or not math.isnan(point.held_out)):
+            cells = zip(_COLUMNS, _cells(point), strict=True)
+            self.console.print(
+                point.stage, *(f"{name} {cell}" for name, cell in cells if cell), sep="  ", soft_wrap=True
+            )
+
+    def _shown(self) -> Group:
+        table = Table(*_COLUMNS, title=f"{self.title} on the pocket model", title_justify="left")
+        first, last = self.points[:1], self.points[1:][-_ROWS:]
+        for point in (*first, *last):
+            table.add_row(*_cells(point))
+        return Group(table, self.bar)
+
+
+def _cells(point: Any) -> tuple[str, ...]:
+    def number(value: float, form: str = ".3f") -> str:
+        return "" if math.isnan(value) else format(value, form)
+
+    found = point.metrics
+    return (
+        str(point.epoch or "before"),
+        f"{point.images:,}",
+        f"{point.seconds:.0f}",
+        number(point.reward),
+        number(point.held_out),
+        number(point.audit_gap, "+.3f"),
+        number(found.get("zero_std_ratio", math.nan), ".2f"),
+        number(found.get("velocity_norm_drift", math.nan), "+.1%"),
+    )
+
+
+def _by_task(result: TrainingDemo) -> Table:
+    table = Table("task", "before", "after", "difference", title="held-out prompts, same noise", title_justify="left")
+
+    def row(name: str, before: Any, after: Any, difference: Any) -> None:
+        interval = difference.interval
+        change = f"{difference.value:+.3f} ({interval.low:+.2f} .. {interval.high:+.2f})"
+        table.add_row(name, f"{before.value:.3f}", f"{after.value:.3f}", change)
+
+    for name, before in result.before.tags.items():
+        row(name, before, result.after.tags[name], result.difference.tags[name])
+    table.add_section()
+    row("overall", result.before.overall, result.after.overall, result.difference.overall)
+    return table

@@ -1,0 +1,83 @@
+"""``geneval-reward score --engine ray``: what of it differs from scoring in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from geneval_reward.ray import DatasetScores
+    from geneval_reward.ray.shards import Source
+    from geneval_reward.ray.work import ShardReport
+
+
+def score_with_ray(
+    source: Source,
+    out: Path,
+    backend: str,
+    messages: Console,
+    *,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+    options: dict[str, Any],
+) -> DatasetScores:
+    """Score shards on a Ray cluster and say how it goes.
+
+    Args:
+        source: What to score.
+        out: The results file.
+        backend: Name of the backend.
+        messages: For progress.
+        workers: Actors; None: as many as there is room for.
+        resume: Go on with the shards of an earlier run.
+        overwrite: Begin anew.
+        options: Of the scorer.
+
+    Raises:
+        typer.Exit: After Ctrl-C.
+        ValueError: If Ray is not installed.
+    """
+    from geneval_reward.ray import score_dataset
+
+    columns = (
+        TextColumn("shards"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    images = failed = 0
+    try:
+        with Progress(*columns, console=messages) as bar:
+            task = bar.add_task("", total=len(source.shards), note="")
+
+            def progress(report: ShardReport) -> None:
+                nonlocal images, failed
+                images, failed = images + report.scored, failed + report.failed
+                bar.update(task, advance=1, note=f"{images} images" + (f", {failed} skipped" if failed else ""))
+
+            found = score_dataset(
+                source,
+                out,
+                backend,
+                workers=workers,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                **options,
+            )
+            bar.update(task, completed=found.shards)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--engine {error}") from error
+    except KeyboardInterrupt:
+        messages.print(f"stopped; {out}.shards holds what was scored, go on with --resume")
+        raise typer.Exit(1) from None
+    if found.taken:
+        messages.print(f"{found.taken} of {found.shards} shards were finished already")
+    return found

@@ -1,0 +1,68 @@
+"""What commands that generate share: prompt sets by name, subsets, and arguments of the generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from geneval_reward.prompts import PromptSpec, official_suite
+
+if TYPE_CHECKING:
+    from geneval_reward.generate import Subset
+
+
+def read_suite(name: str) -> tuple[PromptSpec, ...]:
+    """The prompts that ``--suite`` names."""
+    if name == "official":
+        return official_suite()
+    if name == "pocket":
+        from geneval_reward.pocket import pocket_suite
+
+        return pocket_suite()
+    path = Path(name)
+    if not path.is_file():
+        raise typer.BadParameter(f"expected official, pocket or a file of records, got {name!r}", param_hint="--suite")
+    specs = tuple(PromptSpec.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not specs:
+        raise typer.BadParameter(f"expected at least one record, got an empty file {name!r}", param_hint="--suite")
+    return specs
+
+
+def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | None:
+    """The subset that ``--subset`` names; None for the whole set."""
+    if size is None:
+        return None
+    from geneval_reward.generate import stratified_subset
+
+    subset = stratified_subset(specs, size)
+    return subset if len(subset.specs) < len(specs) else None
+
+
+def call_arguments(pairs: Sequence[str] | None, **named: Any) -> dict[str, Any]:
+    """Arguments of the generator's calls from ``--set name=value`` and options of their own; those that are None are left out.
+
+    Example:
+        >>> call_arguments(["height=512", "negative_prompt=blurry"], num_inference_steps=None)
+        {'height': 512, 'negative_prompt': 'blurry'}
+    """
+    found = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise typer.BadParameter(f"expected name=value, got {pair!r}", param_hint="--set")
+        if name.strip() in found:
+            raise typer.BadParameter(f"expected {name.strip()} once, got it twice", param_hint="--set")
+        found[name.strip()] = read_value(text)
+    return found
+
+
+def read_value(text: str) -> Any:
+    """A number, true, false, null or list as JSON has it; anything else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip()

@@ -1,0 +1,1 @@
+"""The demo: scenes that are judged, and a training that learns."""

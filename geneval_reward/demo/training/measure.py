@@ -1,0 +1,72 @@
+"""Scores of the held-out prompts, always with the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geneval_reward.generate.seeds import seed_for
+from geneval_reward.judge import Verdict
+from geneval_reward.prompts import PromptSpec
+from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.stats import ScoreIntervals, clustered_bootstrap
+
+SEED = 0
+"""Of the held-out images' noise."""
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Held-out images with their verdicts, in the order of prompts and, within one, of indices.
+
+    Attributes:
+        specs: What was asked, one an image.
+        seeds: Of the noise.
+        images: uint8 (h, w, 3).
+        verdicts: The judge's.
+    """
+
+    specs: list[PromptSpec]
+    seeds: list[int]
+    images: list[npt.NDArray[np.uint8]]
+    verdicts: list[Verdict]
+
+    @property
+    def correct(self) -> list[bool]:
+        """One an image."""
+        return [verdict.correct for verdict in self.verdicts]
+
+    def scores(self) -> ScoreIntervals:
+        """With intervals clustered by prompt."""
+        return clustered_bootstrap(
+            self.correct, [spec.prompt for spec in self.specs], [spec.tag for spec in self.specs]
+        )
+
+
+def measure(module: Any, judge: GenEvalScorer, specs: Sequence[PromptSpec], per_prompt: int) -> Measured:
+    """Sample with the module's ``generate`` and judge.
+
+    Args:
+        module: A `FlowRL`.
+        judge: The first judge.
+        specs: What is asked.
+        per_prompt: Images of each.
+
+    Returns:
+        ``len(specs) * per_prompt`` images with verdicts.
+    """
+    jobs = [(spec, seed_for(SEED, spec.prompt, index)) for spec in specs for index in range(per_prompt)]
+    verdicts: list[Verdict] = []
+    images: list[npt.NDArray[np.uint8]] = []
+    for start in range(0, len(jobs), _BATCH):
+        part = jobs[start : start + _BATCH]
+        made = module.generate([spec.prompt for spec, _ in part], [seed for _, seed in part])
+        verdicts += judge.score(made, [spec for spec, _ in part])
+        images += [image.permute(1, 2, 0).cpu().numpy() for image in made]
+    return Measured([spec for spec, _ in jobs], [seed for _, seed in jobs], images, verdicts)

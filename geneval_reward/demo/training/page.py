@@ -1,0 +1,204 @@
+"""The one-page report of a training run, beside other runs in the same folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from geneval_reward.demo.training.record import Point, RunRecord
+from geneval_reward.demo.training.run import TrainingDemo
+from geneval_reward.study.report.page import Card, Command, Picture, Section, Table, judged_page
+
+_SHOWN_PER_TAG = 3
+_SMOOTH = 5  # epochs; the share in one rollout of a dozen prompts says little
+_NAMES = {"nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
+_COLORS = {"nft": "#0072B2", "flow-grpo": "#D55E00"}  # two that colour-blind readers can tell apart (Okabe and Ito)
+
+AUDIT_NAMES = {
+    "geneval/audited_score": "first judge, which gives the rewards",
+    "geneval/audit": "second judge",
+    "geneval/audit_gap": "gap",
+    "geneval/brightness": "brightness, 0 to 1",
+    "geneval/diversity": "diversity of images of one prompt, 0 to 1",
+}
+
+
+def method_name(method: str) -> str:
+    """As its paper writes it."""
+    return _NAMES[method]
+
+
+def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
+    """The report.
+
+    Args:
+        result: The run.
+        runs: It and others to be set beside it, one a method.
+
+    Returns:
+        HTML, complete in itself.
+    """
+    own = RunRecord.of(result)
+    facts = [
+        ("held-out score before", _spanned(own.before)),
+        ("after", _spanned(own.after)),
+        ("difference, same noise", f"{own.difference[0]:+.3f} ({own.difference[1]:+.3f} .. {own.difference[2]:+.3f})"),
+        ("images sampled", f"{own.images:,}"),
+        ("wall time", f"{own.total_seconds / 60:.1f} min"),
+    ]
+    parts: list[Table | Picture | Command] = [
+        Picture(
+            "Score against images and against seconds",
+            "Large dots: the whole held-out suite, before and after. Small dots: a quarter of it, as the callback saw it in "
+            f"training. Lines: the share of right images in rollouts, on training prompts, mean of {_SMOOTH} epochs.",
+            curves(runs),
+        )
+    ]
+    if len(runs) > 1:
+        parts.append(Table("The methods in one table", "Each with what it was given.", *methods_table(runs)))
+    parts += [
+        Table(
+            "By task",
+            "95 % intervals, prompts resampled. Held-out prompts: no composition of two objects, colours or places among "
+            "them is in the training prompts.",
+            ("task", "before", "after", "difference"),
+            [
+                (tag, _spanned(row["before"]), _spanned(row["after"]), f"{row['after'][0] - row['before'][0]:+.3f}")
+                for tag, row in own.tags.items()
+            ],
+        ),
+        Table(
+            "Audit: is it the pictures that got better, or the judge that was fooled?",
+            f"A second judge scored the same {result.audit_after.images} samples: here the same detector with other "
+            f"thresholds on other views of the image ({', '.join(result.audit_after.views)}), which cannot find what fools "
+            "the network itself. A gap that grows, images that all brighten, or diversity near 0 would mean that rewards are "
+            "being hacked.",
+            ("", "before", "after"),
+            [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))],
+        ),
+        Command("The same on Stable Diffusion 3.5", "One 80 GB GPU:", result.launch_line),
+    ]
+    return judged_page(
+        f"The pocket model, fine-tuned by {_NAMES[own.method]}",
+        "A small text-to-image model that ships with the package was rewarded for what the packaged COCO detector sees in its "
+        "images. All that is shown and counted here was held out of training.",
+        facts,
+        [
+            Section(
+                "Before and after",
+                "The same held-out prompts and the same noise, left before and right after training; the first of each task, not "
+                "picked.",
+                _cards(result),
+                paired=True,
+            )
+        ],
+        parts=parts,
+    )
+
+
+def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Runs side by side: column names and rows."""
+    columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at")
+    rows: list[tuple[str, ...]] = []
+    for run in runs:
+        half = _half_way(run)
+        value, low, high = run.difference
+        rows.append(
+            (
+                f"{method_name(run.method)}, {run.minutes:g} min",
+                f"{run.images:,}",
+                f"{run.total_seconds:.0f}",
+                f"{run.before[0]:.3f}",
+                f"{run.after[0]:.3f}",
+                f"{value:+.3f} ({low:+.2f} .. {high:+.2f})",
+                f"{half.images:,} images, {half.seconds:.0f} s" if half else "-",
+            )
+        )
+    return columns, rows
+
+
+def curves(runs: Sequence[RunRecord]) -> Image.Image:
+    """Reward and held-out score of runs against images sampled and against seconds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds of wall time")):
+        for run in runs:
+            color = _COLORS[run.method]
+            _line(axes, _smoothed(run.curve), name, "reward", color=color, lw=1, alpha=0.6)
+            _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=3, lw=0, alpha=0.8)
+            ends = [0.0, float(run.images)] if name == "images" else [0.0, run.total_seconds]
+            values = [run.before, run.after]
+            axes.errorbar(
+                ends,
+                [value for value, _, _ in values],
+                [[value - low for value, low, _ in values], [high - value for value, _, high in values]],
+                color=color,
+                fmt="o",
+                ms=7,
+                lw=1.2,
+                capsize=3,
+                label=_NAMES[run.method],
+            )
+        axes.set(xlabel=label, ylim=(0, 1))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("share of right images")
+    right.legend(loc="lower right", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer)
+
+
+def _line(axes: Any, curve: Sequence[Point], x: str, y: str, **style: Any) -> None:
+    points = [point for point in curve if getattr(point, y) is not None]
+    axes.plot([getattr(point, x) for point in points], [getattr(point, y) for point in points], **style)
+
+
+def _smoothed(curve: Sequence[Point]) -> list[Point]:
+    known = [point for point in curve if point.reward is not None]
+    parts = [known[max(0, end - _SMOOTH) : end] for end in range(1, len(known) + 1)]
+    return [replace(part[-1], reward=sum(p.reward for p in part) / len(part)) for part in parts]  # type: ignore[misc]
+
+
+def _half_way(run: RunRecord) -> Point | None:
+    """The first look in training that shows half of the rise."""
+    looks = [point for point in run.curve if point.held_out is not None]
+    half = (run.before[0] + run.after[0]) / 2 - 1e-9  # of binary fractions
+    return next((p for p in looks if p.held_out >= half), None)  # type: ignore[operator]
+
+
+def _audit_rows(run: RunRecord) -> list[tuple[str, str, str]]:
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return [(text, shown(run.audit_before[name]), shown(run.audit_after[name])) for name, text in AUDIT_NAMES.items()]
+
+
+def _drift(curve: Sequence[Point]) -> str:
+    known = [point.velocity_drift for point in curve if point.velocity_drift is not None]
+    return f"{known[-1]:+.1%}" if known else "-"
+
+
+def _cards(result: TrainingDemo) -> list[Card]:
+    shown: dict[str, list[Any]] = {}
+    for pair in result.pairs:
+        shown.setdefault(pair.spec.tag, []).append(pair)
+    return [
+        card
+        for pairs in shown.values()
+        for pair in pairs[:_SHOWN_PER_TAG]
+        for card in (
+            Card(Image.fromarray(pair.before), pair.verdict_before, "before"),
+            Card(Image.fromarray(pair.after), pair.verdict_after, "after, same noise"),
+        )
+    ]
+
+
+def _spanned(value: Sequence[float]) -> str:
+    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})"

@@ -1,0 +1,91 @@
+"""``DiffusersGenerator``: a diffusers pipeline as a generator, one seed per image."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from geneval_reward.generate.batches import Batches
+
+_OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
+
+
+class DiffusersGenerator:
+    """Makes images with any text-to-image pipeline of diffusers.
+
+    Each image starts from noise of its own seed, drawn on the CPU, so that an image does not depend on the batch, the
+    number of processes or the kind of GPU it is made on (but for the rounding of the network's arithmetic). Schedulers that
+    draw noise in every step take it from the same generators.
+
+    If memory runs out the batch is halved, for good, and the images are made again from the same seeds.
+
+    Args:
+        pipe: The pipeline. It is used as it is: device, precision and adapters are the caller's.
+        batch_size: Images a call of the pipeline, >= 1.
+        **call_kwargs: Passed with every call, such as ``num_inference_steps``, ``guidance_scale``, ``height``.
+
+    Raises:
+        ValueError: If the pipeline takes no prompt or generator, or ``call_kwargs`` names an argument that it does not take
+            or that is set here.
+
+    Example:
+        >>> from geneval_reward.pocket import load_pipeline
+        >>> generator = DiffusersGenerator(load_pipeline(), num_inference_steps=4)
+        >>> image, = generator.generate(["a photo of two clocks"], seeds=[0])
+        >>> image.size
+        (256, 256)
+    """
+
+    def __init__(self, pipe: Any, *, batch_size: int = 8, **call_kwargs: Any) -> None:
+        self._batches = Batches(self._call, batch_size)
+        taken = inspect.signature(type(pipe).__call__).parameters
+        for name in ("prompt", "generator"):
+            if name not in taken:
+                raise ValueError(
+                    f"pipe: expected a text-to-image pipeline that takes {name!r}, got {type(pipe).__name__}; wrap it in an "
+                    "object with generate(prompts, seeds)"
+                )
+        for name in call_kwargs:
+            if name in _OURS:
+                raise ValueError(
+                    f"{name}: expected it to be left out, got {call_kwargs[name]!r}; it is set for each image"
+                )
+            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+                raise ValueError(
+                    f"{name}: expected an argument that {type(pipe).__name__} takes, got one that it does not"
+                )
+        self.pipe = pipe
+        self.call_kwargs = call_kwargs
+
+    @property
+    def batch_size(self) -> int:
+        """Images a call of the pipeline; less than asked for once memory has run out."""
+        return self._batches.batch_size
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Make images.
+
+        Args:
+            prompts: Texts.
+            seeds: One integer >= 0 per prompt.
+
+        Returns:
+            One RGB image per prompt, in order.
+
+        Raises:
+            ValueError: If there are not as many seeds as prompts.
+            TypeError: If a prompt is not text (a single string would be read letter by letter).
+            torch.OutOfMemoryError: If memory runs out with a single image.
+        """
+        return self._batches.run(prompts, seeds)
+
+    def _call(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        out = self.pipe(prompt=prompts, generator=generators, output_type="pil", **self.call_kwargs).images
+        if len(out) != len(prompts):
+            raise ValueError(f"pipe: expected {len(prompts)} images, one per prompt, got {len(out)}")
+        return [image.convert("RGB") for image in out]

@@ -1,0 +1,29 @@
+"""What makes images from prompts: the protocol that callbacks, recipes and the command line ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Makes one image per prompt.
+
+    Anything with this method will do. What it must keep: an image depends on its own prompt and seed alone, not on the
+    other images of the call, so that batch size and world size never change one.
+    """
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Make images.
+
+        Args:
+            prompts: Texts.
+            seeds: As many integers >= 0; see :func:`geneval_reward.generate.seed_for`.
+
+        Returns:
+            As many RGB images, in order.
+        """
+        ...

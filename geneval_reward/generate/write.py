@@ -1,0 +1,151 @@
+"""Images of a prompt set into a folder: what is to be made, and making what is not there yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from geneval_reward.generate.callable import as_pil
+from geneval_reward.generate.generator import Generator
+from geneval_reward.generate.seeds import seed_for
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.layout import GENERATION, write_prompt_folder
+
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """One image to make.
+
+    Attributes:
+        path: Where it goes.
+        spec: Its record.
+        text: What the generator gets: the record's text, or a rewritten one.
+        seed: Its seed.
+        index: Its number among the images of its prompt.
+    """
+
+    path: Path
+    spec: PromptSpec
+    text: str
+    seed: int
+    index: int
+
+
+def plan_images(
+    root: str | Path,
+    specs: Sequence[PromptSpec],
+    images_per_prompt: int,
+    base_seed: int,
+    *,
+    numbers: Sequence[int] | None = None,
+    rewrites: Mapping[PromptSpec, str] | None = None,
+) -> list[ImageJob]:
+    """Make the prompts' folders with their records, and list the images that go into them.
+
+    Beside each ``metadata.jsonl`` goes a ``generation.json`` with the text that the generator gets, whether it was rewritten,
+    and the seed of each image; ``score`` takes seeds and rewriting from there.
+
+    Args:
+        root: The folder of the whole set.
+        specs: Records.
+        images_per_prompt: How many of each, >= 1.
+        base_seed: Seed of the whole set. An image's own is :func:`seed_for` of it, the *record's* text and its number, so
+            that a rewritten run starts from the same noise.
+        numbers: The folders' numbers; None: 0, 1, 2, ...
+        rewrites: New text by record.
+
+    Returns:
+        One job per image, whether it is there or not.
+    """
+    rewrites = {} if rewrites is None else rewrites
+    jobs = []
+    for number, spec in zip(range(len(specs)) if numbers is None else numbers, specs, strict=True):
+        samples = write_prompt_folder(root, number, spec)
+        text = rewrites.get(spec, spec.prompt)
+        own = [
+            ImageJob(samples / f"{index:04d}.png", spec, text, seed_for(base_seed, spec.prompt, index), index)
+            for index in range(images_per_prompt)
+        ]
+        record = {"text": text, "rewritten": spec in rewrites, "seeds": {job.path.name: job.seed for job in own}}
+        _update(samples.parent / GENERATION, record)
+        jobs += own
+    return jobs
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBatch:
+    """Images that were just made and are on disk.
+
+    Attributes:
+        jobs: What they are.
+        seconds: What the generator took, without writing.
+    """
+
+    jobs: tuple[ImageJob, ...]
+    seconds: float
+
+
+def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[MadeBatch]:
+    """Make the images that are not there, batch by batch.
+
+    Each is written beside its place and renamed, so that an interruption leaves no half image behind.
+
+    Args:
+        generator: Makes them; its ``batch_size``, if it has one, is the size of a batch, also when it shrinks.
+        jobs: All of them; those that are there are passed over.
+
+    Yields:
+        Each batch when it is on disk.
+
+    Raises:
+        ValueError: If the generator gives another number of images than it was asked for, or something that is no image.
+            Nothing of that batch is written.
+    """
+    todo = [job for job in jobs if not job.path.exists()]
+    while todo:
+        size = max(1, int(getattr(generator, "batch_size", DEFAULT_BATCH)))
+        part, todo = todo[:size], todo[size:]
+        start = time.perf_counter()
+        images = generator.generate([job.text for job in part], [job.seed for job in part])
+        seconds = time.perf_counter() - start
+        # All of them before the first is written: an image that stands at another's place would never be made again.
+        checked = as_pil(images, len(part), f"{type(generator).__name__}.generate")
+        for job, image in zip(part, checked, strict=True):
+            save_image(image, job.path)
+        yield MadeBatch(tuple(part), seconds)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        image.save(unfinished, format="png")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _update(path: Path, record: dict[str, Any]) -> None:
+    """Write a prompt's ``generation.json``, keeping seeds of images beyond those asked for now."""
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        record = record | {"seeds": before["seeds"] | record["seeds"]}
+        if before == record:
+            return
+    write_json(path, record)

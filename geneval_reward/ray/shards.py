@@ -1,0 +1,269 @@
+"""Data sets as shards: a folder of images in pieces, WebDataset tar files, parquet files. No Ray here.
+
+A shard is small, can be sent to any node that sees the same paths, and always yields the same images under the same names:
+what makes scoring resumable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from geneval_reward.errors import GenEvalError, ResultsError, SpecError
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import resolve
+from geneval_reward.results import FailedImage
+from geneval_reward.results.layout import SUFFIXES, ImageItem, read_folder
+
+_RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
+_IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")
+_NAME_COLUMNS: Final = ("filename", "file_name", "__key__")
+_ROWS_A_READ: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image to score, not decoded.
+
+    Attributes:
+        filename: How results call it.
+        image: The file, or its bytes.
+        spec: What it was asked to show.
+        index: Its number within its prompt; None: its number among the images of the data set that do not say.
+        seed: The seed it was generated from, if known.
+        rewritten: The text that the generator got, where it was not the record's.
+    """
+
+    filename: str
+    image: Path | bytes
+    spec: PromptSpec
+    index: int | None = None
+    seed: int | None = None
+    rewritten: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a data set.
+
+    Attributes:
+        name: Unique within the data set, the same whenever the data set is, and of its results file.
+        kind: ``folder``, ``tar`` or ``parquet``.
+        path: The folder or file.
+        items: The images of a folder's shard.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    items: tuple[ImageItem, ...] = ()
+
+    def samples(self) -> Iterator[Sample | FailedImage]:
+        """Its images in order; what cannot be read comes as a failure that says why."""
+        if self.kind == "folder":
+            for item in self.items:
+                yield Sample(item.filename, item.path, item.spec, item.index, item.seed, item.rewritten)
+            return
+        read = _read_tar if self.kind == "tar" else _read_parquet
+        try:
+            yield from read(self.path)
+        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+            reason = f"{self.path}: expected a whole {self.kind} file, got a damaged one ({error}); copy it again"
+            yield FailedImage(self.path.name, reason)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        shards: In order; results are merged in it.
+        problems: What should be there and is not, a sentence each; of folders.
+        ignored: Files that are not of a folder's layout.
+        subset: What a folder of generated images says of the subset that it is; see :class:`geneval_reward.results.layout.ImageFolder`.
+    """
+
+    shards: list[Shard]
+    problems: list[str] = field(default_factory=list)
+    ignored: int = 0
+    subset: str | None = None
+
+
+def open_source(
+    source: str | Path | Sequence[str | Path],
+    metadata: str | Path | None = None,
+    *,
+    shard_size: int = 256,
+    limit: int | None = None,
+) -> Source:
+    """List the shards of a data set.
+
+    Args:
+        source: A folder of images as :func:`geneval_reward.results.layout.read_folder` takes it; a ``.tar`` or ``.parquet`` file, a
+            folder of such files, or a list of them.
+        metadata: For a flat folder of images, see there.
+        shard_size: Images in a shard of a folder.
+        limit: Only the first so many images; of a folder only.
+
+    Raises:
+        ResultsError: If there is nothing to score, or two files have one name.
+        ValueError: If an argument does not fit the source.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size: expected an integer >= 1, got {shard_size!r}")
+    files = _files(source)
+    if files is None:
+        # Workers may have another working folder.
+        folder = read_folder(Path(source).resolve(), metadata)  # type: ignore[arg-type]
+        items = folder.items[:limit]
+        pieces = [tuple(items[start : start + shard_size]) for start in range(0, len(items), shard_size)]
+        shards = [
+            Shard(f"{number:05d}-{_digest(piece)}", "folder", folder.root, piece) for number, piece in enumerate(pieces)
+        ]
+        return Source(shards, folder.problems, folder.ignored, folder.subset)
+    if metadata is not None or limit is not None:
+        raise ValueError(
+            "metadata, limit: expected neither with tar or parquet files, which hold their records; leave them out"
+        )
+    shards = [Shard(f"{file.stem}-{_digest_file(file)}", file.suffix[1:].lower(), file) for file in files]
+    stems = [file.stem for file in files]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ResultsError(
+            f"{twice[0]}: expected files of different names, got two; their images would be called alike"
+        )
+    return Source(shards)
+
+
+def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
+    """Tar and parquet files that a source names; None if it is a folder of images."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in (".tar", ".parquet"))
+            return [file.resolve() for file in found] or None
+        if path.suffix.lower() not in (".tar", ".parquet"):
+            return None
+        files = [path]
+    else:
+        files = [Path(one) for one in source]
+    for file in files:
+        if file.suffix.lower() not in (".tar", ".parquet") or not file.is_file():
+            raise ResultsError(
+                f"{file}: expected a .tar or .parquet file, got {'another' if file.exists() else 'nothing'}"
+            )
+    if not files:
+        raise ResultsError("source: expected at least one file, got none")
+    return [file.resolve() for file in files]
+
+
+def _digest(items: Sequence[ImageItem]) -> str:
+    text = "\n".join(f"{item.filename}\t{item.spec.to_json()}" for item in items)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _digest_file(file: Path) -> str:
+    return hashlib.sha256(f"{file.name} {file.stat().st_size}".encode()).hexdigest()[:8]
+
+
+def _read_tar(path: Path) -> Iterator[Sample | FailedImage]:
+    """WebDataset's convention: files of one name up to the first dot, one after another, are one sample."""
+    with tarfile.open(path) as tar:
+        key, parts = "", dict[str, bytes]()
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            name = f"{folder}/{stem}" if folder else stem
+            if name != key and parts:
+                yield _tar_sample(path, key, parts)
+                parts = {}
+            key = name
+            file = tar.extractfile(member)
+            parts[extension.lower()] = b"" if file is None else file.read()
+        if parts:
+            yield _tar_sample(path, key, parts)
+
+
+def _tar_sample(path: Path, key: str, parts: Mapping[str, bytes]) -> Sample | FailedImage:
+    suffix = next((name for name in parts if f".{name.rpartition('.')[2]}" in SUFFIXES), None)
+    filename = f"{path.stem}/{key}" + (f".{suffix}" if suffix else "")
+    if suffix is None:
+        return FailedImage(filename, f"{path}: {key}: expected an image (png, jpg, webp), got {', '.join(parts)}")
+    try:
+        entry: Any = {}
+        if "json" in parts:
+            entry = json.loads(parts["json"])
+        elif "txt" in parts:
+            entry = {"prompt": parts["txt"].decode().strip()}
+        return _sample(filename, parts[suffix], entry)
+    except (GenEvalError, ValueError) as error:
+        return FailedImage(filename, f"{path}: {key}: {error}")
+
+
+def _read_parquet(path: Path) -> Iterator[Sample | FailedImage]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        columns = set(file.schema_arrow.names)
+        image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
+        if image is None:
+            raise ValueError(
+                f"expected a column named {', '.join(_IMAGE_COLUMNS)}; it has {', '.join(sorted(columns))}"
+            )
+        number = 0
+        for batch in file.iter_batches(batch_size=_ROWS_A_READ):
+            for row in batch.to_pylist():
+                yield _parquet_sample(path, number, row, image)
+                number += 1
+
+
+def _parquet_sample(path: Path, number: int, row: dict[str, Any], column: str) -> Sample | FailedImage:
+    value = row.pop(column)
+    own = next((row[name] for name in _NAME_COLUMNS if isinstance(row.get(name), str)), None)
+    # The form of Hugging Face data sets: {"bytes": ..., "path": ...}.
+    if isinstance(value, Mapping):
+        own = own or value.get("path")
+        value = value.get("bytes")
+    filename = f"{path.stem}/{own or f'{number:06d}'}"
+    if not isinstance(value, bytes):
+        return FailedImage(
+            filename, f"{path} row {number}: {column}: expected bytes of an image, got {type(value).__name__}"
+        )
+    try:
+        return _sample(filename, value, row)
+    except (GenEvalError, ValueError) as error:
+        return FailedImage(filename, f"{path} row {number}: {error}")
+
+
+def _sample(filename: str, image: bytes, entry: Any) -> Sample:
+    if not isinstance(entry, Mapping):
+        raise SpecError(f"record: expected a JSON object, got {type(entry).__name__}")
+    spec = _spec(entry)
+    index, seed, text = (entry.get(name) for name in ("index", "seed", "rewritten"))
+    return Sample(
+        filename,
+        image,
+        spec,
+        index if isinstance(index, int) else None,
+        seed if isinstance(seed, int) else None,
+        text if isinstance(text, str) and text != spec.prompt else None,
+    )
+
+
+def _spec(entry: Mapping[str, Any]) -> PromptSpec:
+    """The record under ``metadata``, among the keys themselves, or behind a prompt text of the official suite."""
+    if entry.get("metadata") is not None:
+        return resolve(entry["metadata"])
+    record = {key: entry[key] for key in _RECORD_KEYS if entry.get(key) is not None}
+    if "include" in record:
+        return PromptSpec.parse(record)
+    if "prompt" in record:
+        return resolve(record["prompt"])
+    raise SpecError(f"record: expected metadata, tag and include, or prompt, got {', '.join(entry) or 'nothing'}")

@@ -1,0 +1,151 @@
+"""``score_shard``: what a worker does with a shard. No Ray here, so that it runs and is tested anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from geneval_reward.errors import GenEvalError, ImageError
+from geneval_reward.ray.shards import Sample, Shard
+from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity
+from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.vision.images import load_image
+
+_AHEAD: Final = 2  # batches that are decoded before they are needed
+_TRIES: Final = 3  # deaths at one place of a shard, before it is the shard's fault and not the node's
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What became of a shard.
+
+    Attributes:
+        name: The shard.
+        images: Images with a row in its results file.
+        scored: Those of them that were scored now, and not by an earlier run or worker.
+        failed: Images that could not be scored.
+    """
+
+    name: str
+    images: int
+    scored: int
+    failed: int
+
+
+def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
+    """Score the images of a shard that have no row yet.
+
+    Args:
+        scorer: What judges.
+        shard: What to score.
+        path: The shard's results file. If it is there, it is gone on with: whoever wrote it may have been killed.
+
+    Returns:
+        What became of it. ``<path>.done`` says the same on disk.
+
+    Raises:
+        ResultsError: If the file was written by another judge, or another worker has it open.
+        GenEvalError: If this shard has killed its workers at the same place again and again.
+    """
+    tries = path.with_suffix(".tries")
+    identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
+    with ResultWriter(path, resume=True, identity=identity) as writer:
+        before = len(writer.done)
+        _count_try(tries, shard, before)
+        for batch in _decoded(_todo(shard, writer.done), scorer.batch_size):
+            good = [
+                (sample, image)
+                for sample, image in batch
+                if isinstance(sample, Sample) and isinstance(image, torch.Tensor)
+            ]
+            failed = [image for _, image in batch if isinstance(image, FailedImage)]
+            verdicts = scorer.score([image for _, image in good], [sample.spec for sample, _ in good])
+            rows = [
+                ResultRow.from_verdict(
+                    verdict,
+                    sample.filename,
+                    index=sample.index,
+                    seed=sample.seed,
+                    rewritten=sample.rewritten,
+                    backend=scorer.name,
+                    fingerprint=identity.fingerprint,
+                    min_confidence=scorer.min_confidence,
+                )
+                for (sample, _), verdict in zip(good, verdicts, strict=True)
+            ]
+            # The number within the prompt is known only when all shards are there; see merge.
+            kept = [
+                row if sample.index is not None else replace(row, index=None)
+                for row, (sample, _) in zip(rows, good, strict=True)
+            ]
+            writer.write([*failed, *kept])
+        report = ShardReport(shard.name, len(writer.done), len(writer.done) - before, len(writer.failed))
+    done_path(path).write_text(json.dumps({"images": report.images, "failed": report.failed}) + "\n")
+    tries.unlink(missing_ok=True)
+    return report
+
+
+def done_path(path: Path) -> Path:
+    """The file that says that a shard is finished, beside its results."""
+    return path.with_suffix(".done")
+
+
+def _todo(shard: Shard, done: set[str]) -> Iterator[Sample | FailedImage]:
+    # The writer adds to `done` as it goes; a name that comes twice must not look done but be refused.
+    before = frozenset(done)
+    return (sample for sample in shard.samples() if sample.filename not in before)
+
+
+def _count_try(file: Path, shard: Shard, done: int) -> None:
+    """Note that a worker begins here, and stop when too many have begun here and none got further."""
+    try:
+        earlier = json.loads(file.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    tries = earlier.get("tries", 0) + 1 if earlier.get("done") == done else 1
+    if tries > _TRIES:
+        raise GenEvalError(
+            f"{shard.path}: expected a shard that can be scored, got one at which {_TRIES} workers died after {done} images of "
+            f"{shard.name}; look for a damaged image or too little memory"
+        )
+    file.write_text(json.dumps({"tries": tries, "done": done}))
+
+
+def _decoded(samples: Iterator[Sample | FailedImage], size: int) -> Iterator[list[tuple[Sample | FailedImage, Any]]]:
+    """Batches of samples with their image or failure, read ahead by a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        queue: list[list[tuple[Sample | FailedImage, Future[Any]]]] = []
+        while True:
+            while len(queue) < _AHEAD and (chunk := list(islice(samples, size))):
+                queue.append([(sample, pool.submit(_decode, sample)) for sample in chunk])
+            if not queue:
+                return
+            yield [(sample, future.result()) for sample, future in queue.pop(0)]
+
+
+def _decode(sample: Sample | FailedImage) -> torch.Tensor | FailedImage:
+    if isinstance(sample, FailedImage):
+        return sample
+    try:
+        return load_image(sample.image if isinstance(sample.image, Path) else _Named(sample.image, sample.filename))  # type: ignore[arg-type]
+    except ImageError as error:
+        return FailedImage(sample.filename, str(error))
+
+
+class _Named(BytesIO):
+    """Bytes that errors call by a name."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name

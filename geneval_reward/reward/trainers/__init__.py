@@ -1,0 +1,19 @@
+"""One reward in the shapes in which other trainers call theirs, one trainer a file.
+
+| trainer | what to give it |
+|---|---|
+| TRL | :class:`~geneval_reward.reward.trainers.trl.TRLReward`, :class:`~geneval_reward.reward.trainers.trl.AsyncTRLReward` |
+| Flow-GRPO, DiffusionNFT, DDPO | :mod:`geneval_reward.reward.trainers.flow_grpo` |
+| Flow-Factory | ``geneval_reward.reward.trainers.flow_factory.GenEvalRewardModel`` |
+| verl-omni | :func:`geneval_reward.reward.trainers.verl_omni.compute_score` |
+| Tencent UniRL | :class:`geneval_reward.reward.trainers.unirl.UniRLScorer` |
+
+None imports the trainer it is for before it is used in it. Every view takes a :class:`~geneval_reward.reward.GenEvalReward` or a
+:class:`~geneval_reward.reward.CompositeReward`, is safe to call from several threads, and pickles where its reward does.
+"""
+
+from geneval_reward.reward.trainers.flow_grpo import GenEvalScores, MultiScore, PlainScore
+from geneval_reward.reward.trainers.trl import AsyncTRLReward, TRLReward
+from geneval_reward.reward.trainers.unirl import UniRLScorer
+
+__all__ = ["AsyncTRLReward", "GenEvalScores", "MultiScore", "PlainScore", "TRLReward", "UniRLScorer"]

@@ -1,0 +1,182 @@
+"""The reward for TRL's ``reward_funcs``.
+
+Facts, TRL 1.16.0, ``trl/trainer/grpo_trainer.py`` (``_calculate_rewards``) and ``trl/trainer/utils.py``:
+
+* ``RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]``; a callable is called as ``f(prompts=,
+  completions=, completion_ids=, **columns, trainer_state=, log_extra=, log_metric=)`` (and ``environments=`` where
+  there are some), each column a list of one value a completion;
+* ``None`` becomes NaN; anything but one reward a completion raises;
+* ``log_extra(column, values)`` adds a column to the table of completions, ``log_metric(name, value)`` a curve;
+* a callable whose ``__call__`` is ``async`` is awaited, all of them together, in a loop of the trainer's own thread.
+  Before ``is_async_callable`` (commit f2cd577 for one) ``inspect.iscoroutinefunction(f)`` decided;
+* curves are named ``rewards/{f.__name__}/mean``; an ``nn.Module`` would be taken for a classifier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from geneval_reward.errors import SpecError
+from geneval_reward.reward.reward import GenEvalReward
+from geneval_reward.reward.trainers.shape import FunctionLike, Reward, Scored, records
+
+
+class TRLReward(FunctionLike):
+    """A reward as an element of ``GRPOTrainer(reward_funcs=[...])``.
+
+    :class:`~geneval_reward.reward.GenEvalReward` itself may stand there too. This view adds a column of reasons to the table
+    of completions, finds images within chat turns, draws them from text where the policy writes text, and can leave the rows of
+    other tasks alone.
+
+    Args:
+        reward: The reward.
+        render: Makes the images of a batch from its completions, as TRL passes them: for a policy that writes SVG, a
+            layout, or a better prompt for a generator. Without it the completions are the images, or chat turns that
+            hold one each.
+        mixed: Whether the data set has rows of other tasks. A batch without any row that asks for a picture is then all None;
+            otherwise it is an error.
+
+    Example:
+        >>> import numpy as np
+        >>> from geneval_reward.reward import GenEvalReward
+        >>> from geneval_reward.testing import FakeDetector, scorer_for
+        >>> reward = TRLReward(GenEvalReward(scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.8]]}))))
+        >>> image = np.zeros((16, 16, 3), np.uint8)
+        >>> reward(prompts=["a photo of a bench", "a photo of a cow"], completions=[image] * 2, completion_ids=[[1], [2]])
+        [1.0, 0.0]
+        >>> reward.__name__
+        'geneval'
+    """
+
+    def __init__(self, reward: Reward, *, render: Callable[[Any], Any] | None = None, mixed: bool = False) -> None:
+        super().__init__(reward.__name__)
+        self.reward, self.render, self.mixed = reward, render, mixed
+        # One name for all credits, whichever is trained; another reward's columns stand under its own.
+        self._prefix = "geneval" if isinstance(reward, GenEvalReward) else reward.__name__
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Any,
+        completion_ids: Any = None,
+        *,
+        metadata: Sequence[Any] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Rewards of a batch.
+
+        Args:
+            prompts: Texts or chats.
+            completions: What the policy made.
+            completion_ids: Not read.
+            metadata: A column of records, mappings or JSON.
+            log_extra: TRL's, for a column of reasons.
+            log_metric: TRL's, for the mean of every credit.
+            **columns: The other columns; ``tag``, ``include`` and ``exclude`` together make records.
+
+        Returns:
+            One reward a completion; None where there is none.
+
+        Raises:
+            ValueError: If the numbers of prompts, completions and records differ.
+            ImageError, SpecError: If not one completion can be scored.
+        """
+        try:
+            scored = self.reward.score(self._images(completions), prompts, _records(metadata, columns, len(prompts)))
+        except SpecError:
+            if not self.mixed:
+                raise
+            return [None] * len(prompts)
+        return _told(scored, self._prefix, log_extra, log_metric)
+
+    def _images(self, completions: Any) -> Any:
+        if self.render is not None:
+            return self.render(completions)
+        return completions if hasattr(completions, "ndim") else [_image_of(completion) for completion in completions]
+
+
+class AsyncTRLReward(TRLReward):
+    """The same as a coroutine function: TRL runs all of its asynchronous rewards at once.
+
+    Scoring goes to the reward's own worker (:meth:`GenEvalReward.submit`); the loop is free meanwhile. Rendering happens in a
+    thread.
+
+    Example:
+        >>> import inspect
+        >>> from geneval_reward.reward import GenEvalReward
+        >>> inspect.iscoroutinefunction(AsyncTRLReward(GenEvalReward("lite")))
+        True
+    """
+
+    async def __call__(  # type: ignore[override]
+        self,
+        prompts: Sequence[Any],
+        completions: Any,
+        completion_ids: Any = None,
+        *,
+        metadata: Sequence[Any] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """As :meth:`TRLReward.__call__`."""
+        asked = _records(metadata, columns, len(prompts))
+        images = await asyncio.to_thread(self._images, completions)
+        try:
+            scored = await asyncio.wrap_future(self.reward.submit(images, prompts, asked))
+        except SpecError:
+            if not self.mixed:
+                raise
+            return [None] * len(prompts)
+        return _told(scored, self._prefix, log_extra, log_metric)
+
+
+def _told(
+    scored: Scored,
+    prefix: str,
+    log_extra: Callable[[str, list[Any]], None] | None,
+    log_metric: Callable[[str, float], None] | None,
+) -> list[float | None]:
+    """Rewards, after telling the trainer's log."""
+    if log_metric is not None:
+        for name, values in scored.credits().items():
+            known = [value for value in values if value is not None]
+            if known:
+                log_metric(f"{prefix}/{name}", float(np.mean(known)))
+    verdicts = getattr(scored, "verdicts", None)
+    if log_extra is not None and verdicts is not None:
+        reasons = [
+            error or "" if verdict is None else verdict.reason
+            for verdict, error in zip(verdicts, scored.errors, strict=True)
+        ]
+        log_extra("geneval_reason", reasons)
+    return scored.rewards
+
+
+def _records(metadata: Sequence[Any] | None, columns: Mapping[str, Any], count: int) -> list[Any] | None:
+    """Records of the batch, None for a row of another task: Arrow fills its columns with None."""
+    if metadata is None:
+        names = [name for name in ("tag", "include", "exclude") if columns.get(name) is not None]
+        if "include" not in names:
+            return None
+        rows = zip(*(columns[name] for name in names), strict=True)
+        metadata = [dict(zip(names, row, strict=True)) for row in rows]
+    if len(metadata) != count:
+        raise ValueError(f"metadata: expected {count}, one per prompt, got {len(metadata)}")
+    return records(metadata)
+
+
+def _image_of(completion: Any) -> Any:
+    """The last image within chat turns; anything else as it is."""
+    if isinstance(completion, list) and completion and isinstance(completion[-1], Mapping):
+        content = completion[-1].get("content")
+        parts = content if isinstance(content, list) else [{"type": "image", "image": content}]
+        images = [part["image"] for part in parts if isinstance(part, Mapping) and part.get("image") is not None]
+        return images[-1] if images else None
+    return completion

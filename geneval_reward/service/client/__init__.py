@@ -1,0 +1,1 @@
+"""The HTTP client: a scorer that lives in another process or on another machine."""

@@ -1,0 +1,1 @@
+"""The protocol of the public Flow-GRPO reward server."""

@@ -1,0 +1,1 @@
+"""Commands over results files: summaries, comparisons, sweeps, reports, agreement with people."""

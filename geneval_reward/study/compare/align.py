@@ -1,0 +1,257 @@
+"""Whether results files may be compared, and which of their images belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from geneval_reward.errors import ResultsError
+from geneval_reward.results import Results
+from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
+from geneval_reward.stats.completeness import completeness
+
+ALLOWABLE: Final = ("prompts", "rules", "backend", "fingerprint")
+"""Differences that are refused unless they are allowed by name."""
+
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that makes a comparison less than it seems.
+
+    Attributes:
+        kind: ``prompts``, ``rules``, ``backend``, ``fingerprint`` (refused unless allowed); ``incomplete``, ``failed``,
+            ``cut``, ``seeds``, ``rewritten``, ``best_of``, ``unknown`` (said).
+        text: One sentence that names the files.
+        serious: Whether it may change the conclusion.
+    """
+
+    kind: str
+    text: str
+    serious: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Two runs side by side.
+
+    Attributes:
+        comparison: The statistics.
+        problems: What had to be left out or could not be paired.
+    """
+
+    comparison: PairedComparison
+    problems: tuple[Problem, ...]
+
+
+def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] = ()) -> list[Problem]:
+    """Look for what forbids or weakens a comparison.
+
+    Args:
+        runs: Results files.
+        names: What to call them.
+        allow: Kinds of :data:`ALLOWABLE` that are said instead of refused.
+
+    Returns:
+        What is to be said.
+
+    Raises:
+        ResultsError: If an image occurs twice in a file, or there is a difference that is not allowed; all are named.
+        ValueError: If ``allow`` holds an unknown kind.
+    """
+    unknown = set(allow) - set(ALLOWABLE)
+    if unknown:
+        raise ValueError(f"allow: expected kinds of {', '.join(ALLOWABLE)}, got {', '.join(sorted(unknown))}")
+    refusals = []
+    for run, name in zip(runs, names, strict=True):
+        if len(run) == 0:
+            raise ResultsError(f"{name}: expected scored images, got none")
+        double = run.duplicates()
+        if double:
+            refusals.append(
+                f"{name}: {len(double)} images occur more than once: {_some(double)}; remove the extra lines"
+            )
+    problems = _judges(runs, names) + _prompts(runs, names)
+    refusals += [problem.text for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
+    if refusals:
+        kinds = [problem.kind for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
+        hint = f"; to compare all the same: --allow {' --allow '.join(dict.fromkeys(kinds))}" if kinds else ""
+        raise ResultsError("these results are not comparable: " + "; ".join(refusals) + hint)
+    for run, name in zip(runs, names, strict=True):
+        problems += _of_one(run, name)
+    rewritten = [bool(run.rewritten.any()) for run in runs]
+    if any(rewritten):
+        who = ", ".join(name for name, one in zip(names, rewritten, strict=True) if one)
+        text = f"{who}: the generator got rewritten prompts"
+        problems.append(
+            Problem("rewritten", text + ("" if all(rewritten) else ", the others did not"), not all(rewritten))
+        )
+    return problems
+
+
+def align(
+    a: Results,
+    b: Results,
+    names: tuple[str, str],
+    *,
+    credit: str = "official",
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Aligned:
+    """Compare two checked runs as closely as their images allow.
+
+    Image by image if both say which image is which and, where seeds are recorded, they agree; by prompt if only the
+    prompts agree; not paired if no prompt is common. Images that one of them lacks are left out and counted.
+
+    Args:
+        a: The first run.
+        b: The second.
+        names: What to call them.
+        credit: Which credit to compare.
+        draws: As in :func:`geneval_reward.stats.compare_paired`.
+        seed: As there.
+        level: As there.
+    """
+    values = [run.credit(credit) for run in (a, b)]
+    common = set(a.records) & set(b.records)
+    if not common:
+        arrays = (values[0], a.prompt_ids, a.tags, values[1], b.prompt_ids, b.tags)
+        return Aligned(compare_unpaired(*arrays, level=level), ())
+    problems: list[Problem] = []
+    keep = [_of_prompts(run, common) for run in (a, b)]
+    rows = _common_images(a, b, keep) if _indexed(a) and _indexed(b) else None
+    if rows is None:
+        text = f"{names[0]}, {names[1]}: the lines do not say which image of a prompt they are, so they are paired by prompt"
+        problems.append(Problem("unknown", text, serious=False))
+    else:
+        pairs = [(a.seeds[i], b.seeds[j]) for i, j in zip(*(part.tolist() for part in rows), strict=True)]
+        known = [x == y for x, y in pairs if x is not None and y is not None]
+        if known and not all(known):
+            text = f"{names[0]}, {names[1]}: {len(known) - sum(known)} of {len(known)} images have different seeds, "
+            problems.append(Problem("seeds", text + "so they are paired by prompt only"))
+            rows = None
+        else:
+            dropped = [int(mask.sum()) - len(part) for mask, part in zip(keep, rows, strict=True)]
+            for name, other, count in zip(names, reversed(names), dropped, strict=True):
+                if count:
+                    problems.append(
+                        Problem("incomplete", f"{name}: {count} images have no partner in {other} and are left out")
+                    )
+        if rows is not None and len(known) < len(pairs):
+            text = (
+                f"{names[0]}, {names[1]}: seeds are not recorded; pairing gains only if equal numbers had equal noise"
+            )
+            problems.append(Problem("seeds", text, serious=False))
+    if rows is not None and len(rows[0]):
+        i, j = rows
+        comparison = compare_paired(
+            values[0][i], values[1][j], a.prompt_ids[i], a.tags[i], draws=draws, seed=seed, level=level
+        )
+    else:
+        place = {record: number for number, record in enumerate(a.records)}
+        to_a = np.array([place.get(record, -1) for record in b.records], np.int64)
+        i, j = (np.flatnonzero(mask) for mask in keep)
+        comparison = compare_by_prompt(
+            values[0][i],
+            a.prompt_ids[i],
+            a.tags[i],
+            values[1][j],
+            to_a[b.prompt_ids[j]],
+            b.tags[j],
+            draws=draws,
+            seed=seed,
+            level=level,
+        )
+    return Aligned(comparison, tuple(problems))
+
+
+def _judges(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
+    problems = []
+    everyone = [(name, identity) for run, name in zip(runs, names, strict=True) for identity in run.identities]
+    for kind in ("rules", "backend", "fingerprint"):
+        said = [(name, identity) for name, identity in everyone if getattr(identity, kind) is not None]
+        first = said[0] if said else None
+        for name, identity in said[1:]:
+            if first is not None and getattr(identity, kind) != getattr(first[1], kind):
+                parts = [part for part in first[1].differences(identity) if part.startswith(kind)]
+                problems.append(Problem(kind, f"{first[0]} and {name} differ in {'; '.join(parts)}"))
+    silent = list(dict.fromkeys(name for name, identity in everyone if identity.rules is None))
+    if silent:
+        problems.append(
+            Problem("unknown", f"{', '.join(silent)}: the file does not say by what rules and models it was judged")
+        )
+    return problems
+
+
+def _prompts(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
+    problems = []
+    first = set(runs[0].records)
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        for these, those, who, whom in (
+            (runs[0], set(run.records), names[0], name),
+            (run, first, name, names[0]),
+        ):
+            alone = [i for i, record in enumerate(these.records) if record not in those]
+            if alone:
+                examples = _some([repr(these.prompt(i)) for i in alone[:_NAMED]], len(alone))
+                problems.append(Problem("prompts", f"{len(alone)} prompts of {who} are not in {whom}: {examples}"))
+    return problems
+
+
+def _of_one(run: Results, name: str) -> list[Problem]:
+    specs = run.specs()
+    found = completeness(specs[i] for i in run.prompt_ids.tolist()).problems()
+    problems = [Problem("incomplete", f"{name}: {text}") for text in found]
+    if run.failed:
+        examples = _some([f"{file} ({error})" for file, error in run.failed.items()])
+        problems.append(Problem("failed", f"{name}: {len(run.failed)} images could not be scored: {examples}"))
+    if run.cut is not None:
+        problems.append(Problem("cut", f"{name}: the last line ({run.cut.number}) is cut off and left out"))
+    if run.best_of.any():
+        count = Counter(run.best_of.tolist()).most_common(1)[0][0]
+        text = (
+            f"{name}: images were chosen by this very metric, best of {count}; its score is no measure of the generator"
+        )
+        problems.append(Problem("best_of", text))
+    return problems
+
+
+def _indexed(run: Results) -> bool:
+    return bool((run.index >= 0).all())
+
+
+def _of_prompts(run: Results, common: Collection[str]) -> npt.NDArray[np.bool_]:
+    return np.array([record in common for record in run.records], np.bool_)[run.prompt_ids]
+
+
+def _common_images(
+    a: Results, b: Results, keep: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows of ``a`` and of ``b`` that are the same image of the same prompt, in the order of ``a``."""
+    place = {
+        (b.records[prompt], index): row
+        for row, (prompt, index) in enumerate(zip(b.prompt_ids.tolist(), b.index.tolist(), strict=True))
+        if keep[1][row]
+    }
+    pairs = [
+        (row, place[key])
+        for row, key in enumerate(
+            (a.records[prompt], index) for prompt, index in zip(a.prompt_ids.tolist(), a.index.tolist(), strict=True)
+        )
+        if keep[0][row] and key in place
+    ]
+    table = np.array(pairs, np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _some(items: Sequence[str], count: int | None = None) -> str:
+    count = len(items) if count is None else count
+    shown = ", ".join(items[:_NAMED])
+    return shown if count <= _NAMED else f"{shown} and {count - _NAMED} more"

@@ -1,0 +1,259 @@
+"""``write_html``: a report as one file that needs nothing else, with pictures as large as its size allows."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.vocabulary import COLORS, TAGS
+from geneval_reward.results.drawing import PALETTE
+from geneval_reward.study.report.collect import Report, Shown, color_index
+from geneval_reward.study.report.reasons import CAUSES
+from geneval_reward.study.report.templates import data_address, embed_json, environment, script_hash, source
+from geneval_reward.study.report.thumbnails import Thumbnail, thumbnails
+from geneval_reward.study.report.view import view
+from geneval_reward.version import __version__
+
+MAX_BYTES: Final = 5_000_000
+"""Size of a page by default."""
+
+_KIND: Final = "image/webp"
+_CHANGED_SHARE: Final = 3
+"""An image whose verdict differs between runs gets so many times the bytes of one whose verdict does not."""
+
+Pictures = dict[tuple[int, int], Thumbnail]
+Key = tuple[int, int]
+
+
+def write_html(
+    report: Report,
+    path: str | Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    workers: int | None = None,
+    now: float | None = None,
+) -> Path:
+    """Write a report as HTML.
+
+    Args:
+        report: What :func:`geneval_reward.study.report.collect` gives.
+        path: The file; replaced if it is there.
+        max_bytes: Size of the file at most. Thumbnails are as large as it allows; without any it can still be exceeded.
+        workers: Decoding threads; None takes one per processor.
+        now: The date on it, in seconds since 1970; None takes ``SOURCE_DATE_EPOCH`` or the clock.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If ``max_bytes`` is not positive.
+    """
+    if max_bytes <= 0:
+        raise ValueError(f"max_bytes: expected a number of bytes > 0, got {max_bytes}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    when = float(os.environ.get("SOURCE_DATE_EPOCH", time.time())) if now is None else now
+    html = render_html(report, path.parent.resolve(), max_bytes=max_bytes, workers=workers, now=when)
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | None, now: float) -> str:
+    """A report as HTML whose links to the images are relative to ``folder``."""
+    empty = _page(report, {}, folder, now)
+    # Base64 makes four characters of three bytes.
+    room = int((max_bytes - len(empty.encode())) * 3 / 4 * 0.97)
+    return _page(report, _pictures(report, max(room, 1), workers), folder, now)
+
+
+def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
+    changed: list[Key] = []
+    same: list[Key] = []
+    for item in report.items:
+        keys = [(run, side) for run, side in enumerate(item.sides) if side is not None]
+        differs = len({report.runs[run].images[side].correct for run, side in keys}) > 1
+        (changed if differs else same).extend(keys)
+    weights = dict.fromkeys(changed, _CHANGED_SHARE) | dict.fromkeys(same, 1)
+    # Examples stand twice: in the gallery's data and on the page itself.
+    share = sum(weights.values()) + sum(weights[key] for key in _examples(report))
+    found: Pictures = {}
+    for keys, weight in ((changed, _CHANGED_SHARE), (same, 1)):
+        if keys:
+            paths = [report.runs[run].images[side].path for run, side in keys]
+            made = thumbnails(paths, max(1, budget * weight * len(keys) // share), workers)
+            found |= dict(zip(keys, made, strict=True))
+    return found
+
+
+def _examples(report: Report) -> list[Key]:
+    """Images that the page shows without a script."""
+    keys: list[Key] = []
+
+    def card(run: int, side: int) -> dict[str, Any]:
+        keys.append((run, side))
+        return {}
+
+    view(report, card)
+    return keys
+
+
+def _page(report: Report, pictures: Pictures, folder: Path, now: float) -> str:
+    script = source("report.js")
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            data=embed_json(_data(report, pictures, folder)),
+            script=script,
+            script_hash=script_hash(script),
+            version=__version__,
+            made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
+            **view(report, _card(report, pictures)),
+        )
+    )
+
+
+def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
+    """What the gallery is drawn from, in short keys: it is most of the page beside the pictures."""
+    prompts: dict[str, int] = {}
+    table: list[list[Any]] = []
+    reasons: dict[str, int] = {}
+    roots: dict[str, int] = {}
+    items = []
+    for item in report.items:
+        number = prompts.setdefault(item.record, len(prompts))
+        if number == len(table):
+            table.append(_prompt(item.record))
+        sides = [
+            None
+            if side is None
+            else _side(report.runs[run].images[side], pictures.get((run, side)), reasons, roots, folder)
+            for run, side in enumerate(item.sides)
+        ]
+        items.append([number, item.index, sides])
+    pairs = [] if report.comparison is None else [pair.comparison.pairing for pair in report.comparison.pairs]
+    return {
+        "runs": [run.name for run in report.runs],
+        "pairing": pairs,
+        "tags": list(TAGS),
+        "causes": [cause.title for cause in CAUSES],
+        "causeKeys": [cause.key for cause in CAUSES],
+        "colors": [*COLORS, "no colour"],
+        "palette": list(PALETTE),
+        "kind": _KIND,
+        "prompts": table,
+        "reasons": list(reasons),
+        "roots": list(roots),
+        "items": items,
+    }
+
+
+def _prompt(record: str) -> list[Any]:
+    if not record:
+        return ["(prompt not recorded: the image could not be scored)", -1, []]
+    spec = PromptSpec.parse(record)
+    return [spec.prompt, TAGS.index(spec.tag), list(spec.class_names)]
+
+
+def _side(
+    image: Shown, picture: Thumbnail | None, reasons: dict[str, int], roots: dict[str, int], folder: Path
+) -> dict[str, Any]:
+    size = frame(image, picture)
+    side: dict[str, Any] = {
+        "v": 2 if image.correct is None else int(image.correct),
+        "n": image.filename,
+        "z": list(size),
+        "b": [_box(box, size) for box in image.boxes],
+    }
+    if image.reasons:
+        side["r"] = [reasons.setdefault(text, len(reasons)) for text in image.reasons]
+    if image.causes:
+        keys = [cause.key for cause in CAUSES]
+        side["c"] = [keys.index(key) for key in image.causes]
+    if image.seed is not None:
+        side["s"] = str(image.seed)  # JavaScript's numbers would round a large one
+    if image.flip.fragile:
+        side["f"] = bool(image.flip.lower) + 2 * bool(image.flip.higher)
+    if image.rewritten is not None:
+        side["w"] = image.rewritten
+    if image.best_of:
+        side["o"] = image.best_of
+    if picture is not None and picture.data is not None:
+        side["p"] = base64.b64encode(picture.data).decode()
+    if note := picture_note(image, picture):
+        side["m"] = note
+    if image.path is not None:
+        side["u"] = _address(image, folder, roots)
+    return side
+
+
+def _address(image: Shown, folder: Path, roots: dict[str, int]) -> list[Any]:
+    """Where the image is from here: number of the part that it shares with others, and the rest if it is not its name."""
+    assert image.path is not None
+    try:
+        here = Path(os.path.relpath(image.path.resolve(), folder)).as_posix()
+    except ValueError:  # on another drive
+        here = image.path.resolve().as_posix()
+    root, rest = (here.removesuffix(image.filename), image.filename) if here.endswith(image.filename) else ("", here)
+    number = roots.setdefault(root, len(roots))
+    return [number] if rest == image.filename else [number, rest]
+
+
+def _box(box: Any, size: tuple[int, int]) -> list[int]:
+    """Class, corners in thousandths of the image, confidence in per cent (-1: unknown), whether it counts, colour, its share."""
+    scale = (size[0], size[1], size[0], size[1])
+    corners = [round(1000 * min(1.0, max(0.0, value / side))) for value, side in zip(box.xyxy, scale, strict=True)]
+    numbers = [-1 if value != value else round(100 * value) for value in (box.confidence, box.color_probability)]
+    row = [box.order, *corners, numbers[0], int(box.counts)]
+    return row if box.color is None else [*row, color_index(box.color), numbers[1]]
+
+
+def frame(image: Shown, picture: Thumbnail | None) -> tuple[int, int]:
+    """Width and height that boxes refer to: what was judged; else the file's; else a square that holds them."""
+    if image.size is not None and min(image.size) > 0:
+        return image.size
+    if picture is not None and picture.size is not None:
+        return picture.size
+    side = max([1.0, *(value for box in image.boxes for value in box.xyxy)])
+    return round(side), round(side)
+
+
+def picture_note(image: Shown, picture: Thumbnail | None) -> str:
+    """What is wrong with the picture, if anything."""
+    if picture is None:
+        return "image not found" if image.path is None else ""
+    if picture.problem:
+        return picture.problem
+    if image.size is not None and picture.size is not None and image.size != picture.size:
+        now, then = (f"{width} x {height}" for width, height in (picture.size, image.size))
+        return f"the file is {now} pixels now and was {then} when it was judged: another image?"
+    return ""
+
+
+def _card(report: Report, pictures: Pictures) -> Callable[[int, int], dict[str, Any]]:
+    """A card that needs no script, for the examples."""
+
+    def card(run: int, side: int) -> dict[str, Any]:
+        image = report.runs[run].images[side]
+        picture = pictures.get((run, side))
+        width, height = frame(image, picture)
+        record = report.runs[run].results.records[image.prompt_id] if image.prompt_id >= 0 else ""
+        return {
+            "run": report.runs[run].name,
+            "picture": data_address(picture.data, _KIND) if picture and picture.data else "",
+            "note": picture_note(image, picture),
+            "width": width,
+            "height": height,
+            "boxes": [(box, PALETTE[box.order % len(PALETTE)]) for box in image.boxes],
+            "prompt": _prompt(record)[0],
+            "correct": image.correct,
+            "reasons": image.reasons,
+        }
+
+    return card

@@ -1,0 +1,165 @@
+"""One-file HTML pages: no script, no request, pictures inside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from geneval_reward.judge.verdict import Verdict
+from geneval_reward.results.drawing import draw_verdict
+from geneval_reward.study.report.templates import data_address, environment
+from geneval_reward.version import __version__
+
+
+@dataclass(frozen=True)
+class Card:
+    """One judged image on a page.
+
+    Attributes:
+        image: The image.
+        verdict: Its verdict.
+        note: A line of text under it, such as what is known to be true of it.
+        flagged: Whether to mark the card: the verdict is not what it should be.
+    """
+
+    image: Image.Image
+    verdict: Verdict
+    note: str = ""
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with cards.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        cards: Judged images.
+        paired: Whether each two cards belong side by side.
+    """
+
+    title: str
+    text: str
+    cards: Sequence[Card]
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        columns: Names of the columns.
+        rows: Cells; the first of each row names it.
+    """
+
+    title: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure under a heading.
+
+    Attributes:
+        title: The heading.
+        text: What it shows, also for those who cannot see it.
+        image: The figure.
+    """
+
+    title: str
+    text: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line for the shell under a heading.
+
+    Attributes:
+        title: The heading.
+        text: A sentence under it.
+        line: The command.
+    """
+
+    title: str
+    text: str
+    line: str
+
+
+def judged_page(
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    parts: Sequence[Table | Picture | Command] = (),
+) -> str:
+    """A page of judged images.
+
+    Args:
+        title: The page's title.
+        lead: A paragraph under it.
+        facts: Figures at the top, as name and value.
+        sections: Groups of cards.
+        parts: Tables, figures and commands between the facts and the cards.
+
+    Returns:
+        HTML, complete in itself.
+    """
+    template = environment().get_template("page.html.jinja")
+    groups = [
+        {
+            "title": group.title,
+            "text": group.text,
+            "paired": group.paired,
+            "rows": _rows([_card(card) for card in group.cards], 2 if group.paired else 1),
+        }
+        for group in sections
+    ]
+    shown = [
+        {"kind": type(part).__name__, "picture": embed(part.image, 92) if isinstance(part, Picture) else ""}
+        | vars(part)
+        for part in parts
+    ]
+    return template.render(
+        title=title,
+        lead=lead,
+        facts=facts,
+        groups=groups,
+        version=__version__,
+        parts=shown,
+    )
+
+
+def embed(image: Image.Image, quality: int = 85) -> str:
+    """An image as a JPEG data address."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return data_address(buffer.getvalue(), "image/jpeg")
+
+
+def _rows(cards: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [cards[start : start + size] for start in range(0, len(cards), size)]
+
+
+def _card(card: Card) -> dict[str, Any]:
+    verdict = card.verdict
+    return {
+        "picture": embed(draw_verdict(card.image, verdict)),
+        "prompt": verdict.spec.prompt,
+        "tag": verdict.spec.tag,
+        "correct": verdict.correct,
+        "reasons": verdict.reason.split("\n") if verdict.reason else [],
+        "credits": [(name, f"{verdict.credit(name):.2f}") for name in ("strict", "partial", "dense")],
+        "note": card.note,
+        "flagged": card.flagged,
+    }

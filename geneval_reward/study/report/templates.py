@@ -1,0 +1,51 @@
+"""The templates that every page of the package is made from: one look, everything inside the file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+
+@cache
+def environment() -> Environment:
+    """Jinja2 with escaping on and unknown names refused."""
+    environment = Environment(
+        loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # Style sheets and scripts are ours, and their quotes must not become entities.
+    environment.globals["asset"] = lambda name: Markup(source(name))
+    environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["percent"] = lambda share: f"{100 * share:.2f}%"
+    return environment
+
+
+@cache
+def source(name: str) -> str:
+    """A template, style sheet or script of this folder."""
+    return (files("geneval_reward.study.report") / name).read_text("utf-8")
+
+
+def script_hash(script: str) -> str:
+    """A script's source expression for a content security policy (W3C CSP level 2, section 4.2.5)."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def embed_json(value: Any) -> Markup:
+    """JSON that can stand inside a script element whatever its strings hold: no character that could end it or open one."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def data_address(data: bytes, kind: str) -> str:
+    """Bytes as an address that needs no request."""
+    return f"data:{kind};base64," + base64.b64encode(data).decode()

@@ -1,0 +1,360 @@
+"""Threshold studies: stored detections judged again over a grid of rules, without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from geneval_reward.errors import ResultsError
+from geneval_reward.judge.rules import Rules
+from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.results import ResultRow, Results
+from geneval_reward.stats import Estimate, clustered_bootstrap
+from geneval_reward.study.figures import save_figure
+from geneval_reward.study.summary import summarize
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AXES: Final = ("confidence", "counting_confidence", "max_objects", "max_overlap", "position")
+"""Rules that stored detections can be judged by again; the others change what the verifier sees."""
+
+# In 80 columns the tasks' own names do not fit.
+_SHORT: Final = dict(zip(TAGS, ("single", "two", "count", "colors", "place", "attr"), strict=True))
+
+MOST: Final = 2_500
+"""Most cells of a grid."""
+
+# Okabe and Ito's palette, told apart by colour-blind readers (jfly.uni-koeln.de/color, 2008).
+_COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """The scores under one set of rules.
+
+    Attributes:
+        rules: The rules.
+        overall: The overall score.
+        tags: Task scores.
+    """
+
+    rules: Rules
+    overall: Estimate
+    tags: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class RulesGrid:
+    """A file's scores over a grid of rules.
+
+    Attributes:
+        axes: Values by rule, one or two axes.
+        cells: In the order of the grid, the last axis running fastest.
+        base: The rules that hold besides.
+        credit: What is averaged.
+        images: Number of images.
+        notes: What a reader must know.
+        complete: Whether the file is, as :attr:`geneval_reward.study.summary.Summary.complete` has it.
+    """
+
+    axes: dict[str, tuple[float, ...]]
+    cells: tuple[GridCell, ...]
+    base: Rules
+    credit: str
+    images: int
+    notes: tuple[str, ...]
+    complete: bool = True
+
+    @property
+    def spread(self) -> float:
+        """Difference of the largest and smallest overall score: what the thresholds alone decide."""
+        values = [cell.overall.value for cell in self.cells]
+        return max(values) - min(values)
+
+
+def is_grid(texts: Sequence[str]) -> bool:
+    """Whether ``--rules`` values name a range rather than single rules."""
+    return any(":" in text for text in texts)
+
+
+def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[str, tuple[float, ...]], Rules]:
+    """Read ``confidence=.1:.9:.1`` (from, to, step; both ends included) and plain rules beside it.
+
+    Args:
+        texts: Values of ``--rules``: one or two ranges; others are rules as :meth:`Rules.parse` takes them.
+        stored: Rules that hold where nothing else is said; None: the benchmark's.
+
+    Returns:
+        Values by axis, and the rules that hold besides.
+
+    Raises:
+        ValueError: For a range that is not one, a rule that cannot be varied, more than two axes or too many cells.
+
+    Example:
+        >>> parse_grid(["confidence=.1:.3:.1"])[0]
+        {'confidence': (0.1, 0.2, 0.3)}
+    """
+    axes: dict[str, tuple[float, ...]] = {}
+    plain = []
+    for text in texts:
+        if ":" not in text:
+            plain.append(text)
+            continue
+        name, equals, span = (part.strip() for part in text.partition("="))
+        if not equals or name not in AXES:
+            raise ValueError(
+                f"rules: expected a range of {', '.join(AXES)}, got {text!r}; other rules change what the colour verifier sees, "
+                "so score the images again"
+            )
+        if name in axes:
+            raise ValueError(f"rules: expected one range of {name}, got two")
+        axes[name] = _values(name, span, text)
+    if not 1 <= len(axes) <= 2:
+        raise ValueError(f"rules: expected one or two ranges such as confidence=.1:.9:.1, got {len(axes)}")
+    count = math.prod(len(values) for values in axes.values())
+    if count > MOST:
+        raise ValueError(f"rules: expected at most {MOST} combinations, got {count}; take larger steps")
+    base = Rules.parse(",".join(plain)) if plain else stored or Rules()
+    # Out of range at either end is told before any work is done.
+    for name, values in axes.items():
+        for value in (values[0], values[-1]):
+            Rules.parse(base.to_dict() | {name: value})
+    return axes, base
+
+
+def judge_grid(
+    results: Results, texts: Sequence[str], credit: str = "official", *, draws: int = 2_000, level: float = 0.95
+) -> RulesGrid:
+    """Judge the stored detections of a file by every combination of a grid.
+
+    Args:
+        results: What :func:`geneval_reward.results.read_results` gives.
+        texts: See :func:`parse_grid`. Without plain rules those of the file hold.
+        credit: What is averaged.
+        draws: Bootstrap draws of each interval.
+        level: Nominal level of the intervals.
+
+    Raises:
+        ResultsError: If the file holds no detections, the grid asks for less confident ones than were kept, a combination looks
+            at a colour that was never asked, or the file is of several judges and no rules are given.
+        ValueError: For a grid that is not one.
+    """
+    ranges = [text for text in texts if ":" in text]
+    stored = None
+    if len(results) and len(ranges) == len(texts):
+        text = results.identity.rules
+        stored = None if text is None else Rules.parse(json.loads(text))
+    axes, base = parse_grid(texts, stored)
+    if not len(results):
+        raise ResultsError(f"{results.path}: expected at least one scored image, got none; see its failures")
+    combinations = [
+        dataclasses.replace(base, **dict(zip(axes, values, strict=True)))
+        for values in np.array(np.meshgrid(*axes.values(), indexing="ij"), dtype=object)
+        .reshape(len(axes), -1)
+        .T.tolist()
+    ]
+    values = np.empty((len(combinations), len(results)))
+    for column, row in enumerate(results.rows()):
+        _check_floor(row, combinations, results.path)
+        known: dict[Rules, float] = {}
+        for i, rules in enumerate(combinations):
+            # Only one of the two thresholds matters to an image: judge it once for each.
+            own = dataclasses.replace(rules, **{_other(row.tag): getattr(base, _other(row.tag))})
+            if own not in known:
+                known[own] = _credit(row, own, credit, results.path)
+            values[i, column] = known[own]
+    cells = []
+    for rules, line in zip(combinations, values, strict=True):
+        scores = clustered_bootstrap(line, results.prompt_ids, results.tags, draws=draws, level=level)
+        cells.append(GridCell(rules, scores.overall, scores.tags))
+    grid = RulesGrid(axes, tuple(cells), base, credit, len(results), ())
+    # Of the file as it stands: what is missing or double is the same under any rules, and its intervals are not shown.
+    summary = summarize(results, draws=100)
+    return dataclasses.replace(grid, notes=(_best(grid), *summary.problems), complete=summary.complete)
+
+
+def cells_of(grid: RulesGrid) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text: all scores along one axis, or the overall scores over two."""
+    names = list(grid.axes)
+    if len(names) == 1:
+        tags = [tag for tag in TAGS if tag in grid.cells[0].tags]
+        header = [names[0], "overall", *(_SHORT[tag] for tag in tags)]
+        rows = [
+            [
+                f"{getattr(cell.rules, names[0]):g}",
+                f"{100 * cell.overall.value:.1f} [{100 * cell.overall.interval.low:.1f}, {100 * cell.overall.interval.high:.1f}]",
+                *(f"{100 * cell.tags[tag].value:.1f}" for tag in tags),
+            ]
+            for cell in grid.cells
+        ]
+        return header, rows
+    down, across = grid.axes.values()
+    header = [f"{names[0]} \\ {names[1]}", *(f"{value:g}" for value in across)]
+    return header, [
+        [
+            f"{value:g}",
+            *(f"{100 * cell.overall.value:.1f}" for cell in grid.cells[i * len(across) : (i + 1) * len(across)]),
+        ]
+        for i, value in enumerate(down)
+    ]
+
+
+def to_dict(grid: RulesGrid) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {
+        "axes": {name: list(values) for name, values in grid.axes.items()},
+        "base": grid.base.to_dict(),
+        "credit": grid.credit,
+        "images": grid.images,
+        "notes": list(grid.notes),
+        "complete": grid.complete,
+        "cells": [
+            {
+                **{name: getattr(cell.rules, name) for name in grid.axes},
+                "overall": _estimate(cell.overall),
+                "tags": {tag: _estimate(one) for tag, one in cell.tags.items()},
+            }
+            for cell in grid.cells
+        ],
+    }
+
+
+def plot(grid: RulesGrid) -> Figure:
+    """Draw a grid: lines with an interval for one axis, a heat map for two. The rules in force are marked.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot: expected matplotlib, got none; pip install 'geneval-reward[report]'") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes: Any = figure.subplots()
+    names = list(grid.axes)
+    here = [getattr(grid.base, name) for name in names]
+    if len(names) == 1:
+        x = grid.axes[names[0]]
+        for number, tag in enumerate(tag for tag in TAGS if tag in grid.cells[0].tags):
+            y = [100 * cell.tags[tag].value for cell in grid.cells]
+            axes.plot(x, y, color=_COLORS[number], linewidth=1.2, marker=".", label=tag.replace("_", " "))
+        axes.plot(x, [100 * cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
+        axes.fill_between(
+            x,
+            [100 * cell.overall.interval.low for cell in grid.cells],
+            [100 * cell.overall.interval.high for cell in grid.cells],
+            color="black",
+            alpha=0.12,
+            linewidth=0,
+        )
+        axes.axvline(here[0], color="0.5", linestyle=":", label=f"the rule in force ({here[0]:g})")
+        axes.set_xlabel(names[0].replace("_", " "))
+        axes.set_ylabel(f"{grid.credit} score in points, {grid.cells[0].overall.interval.level:.0%} interval")
+        axes.set_ylim(-2, 102)
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        return figure
+    down, across = grid.axes.values()
+    table = 100 * np.array([cell.overall.value for cell in grid.cells]).reshape(len(down), len(across))
+    picture = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
+    axes.set_xticks(range(len(across)), [f"{value:g}" for value in across])
+    axes.set_yticks(range(len(down)), [f"{value:g}" for value in down])
+    axes.set_xlabel(names[1].replace("_", " "))
+    axes.set_ylabel(names[0].replace("_", " "))
+    if table.size <= 150:
+        middle = (table.min() + table.max()) / 2
+        for i, j in np.ndindex(table.shape):
+            color = "black" if table[i, j] > middle else "white"
+            axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", fontsize=8, color=color)
+    near = [[abs(value - own) < 1e-9 for value in values] for values, own in zip((down, across), here, strict=True)]
+    if any(near[0]) and any(near[1]):
+        axes.plot(
+            [near[1].index(True)], [near[0].index(True)], "s", markersize=26, markerfacecolor="none", color="#D55E00"
+        )
+        axes.set_title("square: the rules in force", loc="left", fontsize=9)
+    figure.colorbar(picture, label=f"{grid.credit} score in points")
+    return figure
+
+
+def save_plot(grid: RulesGrid, path: str | Path) -> Path:
+    """Draw a grid into a file; the suffix says what kind (``.png``, ``.svg``, ``.pdf``).
+
+    Raises:
+        ValueError: If matplotlib cannot write that kind.
+        ImportError: If matplotlib is not installed.
+    """
+    return save_figure(plot(grid), path)
+
+
+def _values(name: str, span: str, text: str) -> tuple[float, ...]:
+    parts = span.split(":")
+    try:
+        low, high, step = (float(part) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"rules: expected from:to:step such as {name}=.1:.9:.1, got {text!r}") from error
+    if not (math.isfinite(low) and math.isfinite(high) and step > 0 and high >= low and math.isfinite(step)):
+        raise ValueError(f"rules: expected from <= to and a step > 0, got {text!r}")
+    count = math.floor((high - low) / step + 1e-9) + 1
+    if count > MOST:
+        raise ValueError(f"rules: expected at most {MOST} values, got {count} in {text!r}; take larger steps")
+    digits = max((len(found[1]) for part in parts if (found := re.search(r"\.(\d+)", part))), default=0)
+    # .1 + 2 * .1 is to be .3 and not its neighbour, to which a stored confidence would compare otherwise.
+    values = [round(low + i * step, max(digits, 6)) for i in range(count)]
+    if name == "max_objects":
+        if any(value != int(value) for value in values):
+            raise ValueError(f"rules: max_objects: expected whole numbers, got {text!r}")
+        return tuple(int(value) for value in values)
+    return tuple(values)
+
+
+def _other(tag: str) -> str:
+    """The threshold that says nothing about images of this tag."""
+    return "confidence" if tag == "counting" else "counting_confidence"
+
+
+def _check_floor(row: ResultRow, combinations: Sequence[Rules], path: Path) -> None:
+    floor = row.min_confidence
+    lowest = min(rules.threshold(row.tag) for rules in combinations)
+    if floor is not None and lowest < floor:
+        name = "counting_confidence" if row.tag == "counting" else "confidence"
+        raise ResultsError(
+            f"{path}: expected thresholds of at least {floor:g}, got {name} {lowest:g}; detections at or below {floor:g} were "
+            f"not kept, so start the range at {floor:g}, or score the images again"
+        )
+
+
+def _credit(row: ResultRow, rules: Rules, credit: str, path: Path) -> float:
+    try:
+        return row.verdict(rules).credit(credit)
+    except ResultsError:
+        raise
+    except ValueError as error:
+        raise ResultsError(f"{path}: {row.filename}: {error}") from error
+
+
+def _best(grid: RulesGrid) -> str:
+    best = max(grid.cells, key=lambda cell: cell.overall.value)
+    where = ", ".join(f"{name} {getattr(best.rules, name):g}" for name in grid.axes)
+    return (
+        f"the thresholds alone move the overall score by {100 * grid.spread:.1f} points over this grid; the highest, "
+        f"{100 * best.overall.value:.1f} at {where}, was found on these images: as a rule for others check it on others"
+    )
+
+
+def _estimate(one: Estimate) -> Mapping[str, float | None]:
+    ends = {"value": one.value, "low": one.interval.low, "high": one.interval.high}
+    return {name: round(end, 6) if math.isfinite(end) else None for name, end in ends.items()}

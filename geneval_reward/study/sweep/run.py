@@ -1,0 +1,219 @@
+"""Running a sweep: images and scores of every cell, resumed image by image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from geneval_reward.errors import ImageError
+from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, load_generator, plan_images, write_images
+from geneval_reward.generate.write import write_json
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity, read_results
+from geneval_reward.study.sweep.grid import Cell
+from geneval_reward.study.sweep.timing import note_batch
+
+if TYPE_CHECKING:
+    from geneval_reward.scorer import GenEvalScorer
+
+RESULTS: Final = "results.jsonl"
+TIMES: Final = "times.jsonl"
+
+Progress = Callable[[str, int], None]
+"""Called with what was done (``generate``, ``score``) and to how many images."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept, and where.
+
+    Attributes:
+        root: Folder of the sweep.
+        model: Name of the model, where no cell names its own; see :func:`geneval_reward.generate.load_generator`.
+        cells: The settings; the first is what the others are compared with.
+        specs: The prompts.
+        numbers: Their numbers in the whole prompt set: names of their folders.
+        images_per_prompt: Images of each that count, >= 1.
+        seed: Seed of the whole sweep: image i of a prompt starts from the same noise in every cell.
+        fixed: Arguments of every cell.
+        device: Where to generate.
+        batch_size: Images a call; None for what suits the model.
+    """
+
+    root: Path
+    model: str
+    cells: tuple[Cell, ...]
+    specs: tuple[PromptSpec, ...]
+    numbers: tuple[int, ...]
+    images_per_prompt: int
+    seed: int = 0
+    fixed: tuple[tuple[str, Any], ...] = ()
+    device: str = "auto"
+    batch_size: int | None = None
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's images and scores are; cells that differ in ``best_of`` alone share it."""
+        return self.root / "cells" / cell.folder
+
+    def candidates(self, cell: Cell) -> int:
+        """Images of each prompt that the cell's folder needs."""
+        shared = (other.best_of for other in self.cells if other.rendering == cell.rendering)
+        return self.images_per_prompt * max(shared)
+
+    def renderings(self) -> list[Cell]:
+        """The cells that have images of their own, those with the same model and precision next to one another."""
+        found = list(dict.fromkeys(cell.rendering for cell in self.cells))
+        order = {key: i for i, key in enumerate(dict.fromkeys(_loading_key(cell) for cell in found))}
+        return sorted(found, key=lambda cell: order[_loading_key(cell)])
+
+
+class SweepRunner:
+    """Makes and scores what is not there yet.
+
+    Args:
+        sweep: What is swept.
+        make_scorer: Gives the scorer, when it is first needed.
+    """
+
+    def __init__(self, sweep: Sweep, make_scorer: Callable[[], GenEvalScorer]) -> None:
+        self.sweep = sweep
+        self._make_scorer = make_scorer
+        self._scorer: GenEvalScorer | None = None
+        self._loaded: tuple[str, Generator] | None = None
+
+    @property
+    def scorer(self) -> GenEvalScorer:
+        """The scorer, made when first asked for."""
+        if self._scorer is None:
+            self._scorer = self._make_scorer()
+        return self._scorer
+
+    def run(self, cell: Cell, progress: Progress | None = None) -> dict[str, str]:
+        """Make and score the images of a cell.
+
+        Args:
+            cell: One of the sweep's renderings.
+            progress: Told of every batch.
+
+        Returns:
+            Images that could not be scored, with the reason.
+
+        Raises:
+            ValueError: If the generator cannot be loaded with the cell's arguments.
+            ResultsError: If the folder's results are by another judge.
+        """
+        say = progress or (lambda what, images: None)
+        root = self.sweep.folder(cell)
+        jobs = plan_images(
+            root, self.sweep.specs, self.sweep.candidates(cell), self.sweep.seed, numbers=self.sweep.numbers
+        )
+        write_json(root / "cell.json", {"model": self.sweep.model, "fixed": dict(self.sweep.fixed)} | dict(cell.values))
+        todo = [job for job in jobs if not job.path.exists()]
+        say("generate", len(jobs) - len(todo))
+        if todo:
+            generator = self._generator(cell)
+            # The first call of a setting pays for kernels and caches; it is made and thrown away.
+            generator.generate([todo[0].text], [todo[0].seed])
+            for batch in write_images(generator, todo):
+                note_batch(root / TIMES, len(batch.jobs), batch.seconds)
+                say("generate", len(batch.jobs))
+        return self._score(root, jobs, say)
+
+    def _generator(self, cell: Cell) -> Generator:
+        loading, calling = cell.arguments()
+        fixed_loading, fixed_calling = Cell(self.sweep.fixed).arguments()
+        loading, calling = fixed_loading | loading, fixed_calling | calling
+        model = loading.pop("model", self.sweep.model)
+        key = json.dumps([model, loading], sort_keys=True, default=str)
+        if self._loaded is not None and self._loaded[0] == key and isinstance(self._loaded[1], DiffusersGenerator):
+            old = self._loaded[1]
+            made: Generator = DiffusersGenerator(old.pipe, batch_size=old.batch_size, **calling)
+        else:
+            self._loaded = None  # two models at once may not fit
+            made = load_generator(
+                str(model), device=self.sweep.device, batch_size=self.sweep.batch_size, **loading, **calling
+            )
+        self._loaded = (key, made)
+        return made
+
+    def _score(self, root: Path, jobs: Sequence[ImageJob], say: Progress) -> dict[str, str]:
+        from geneval_reward.vision.images import load_image
+
+        names = {job: job.path.relative_to(root).as_posix() for job in jobs}
+        path = root / RESULTS
+        if path.exists() and self._scorer is None:
+            known = read_results(path)
+            if known.cut is None and not known.failed and set(names.values()) <= set(known.filenames):
+                say("score", len(jobs))
+                return {}
+        scorer = self.scorer
+        identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
+        with ResultWriter(path, resume=path.exists(), identity=identity) as writer:
+            todo = [job for job in jobs if names[job] not in writer.done]
+            say("score", len(jobs) - len(todo))
+            for part in _parts(todo, scorer.batch_size):
+                images, good, rows = [], [], list[ResultRow | FailedImage]()
+                for job in part:
+                    try:
+                        images.append(load_image(job.path))
+                        good.append(job)
+                    except ImageError as error:
+                        rows.append(FailedImage(names[job], str(error)))
+                verdicts = scorer.score(images, [job.spec for job in good])
+                rows += [
+                    ResultRow.from_verdict(
+                        verdict,
+                        names[job],
+                        index=job.index,
+                        seed=job.seed,
+                        backend=scorer.name,
+                        fingerprint=scorer.fingerprint_id,
+                        min_confidence=scorer.min_confidence,
+                    )
+                    for job, verdict in zip(good, verdicts, strict=True)
+                ]
+                writer.write(rows)
+                say("score", len(part))
+            return dict(writer.failed)
+
+
+def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: int) -> int:
+    """Write the images that the metric itself would choose: of every ``best_of`` candidates the one it likes most.
+
+    Candidates ``k * best_of .. (k + 1) * best_of - 1`` of a prompt give its image ``k``. The rows say ``best_of``, so that
+    whatever reads them says that they were chosen.
+
+    Args:
+        source: Results of all candidates.
+        target: Results file to write; replaced if it is there.
+        best_of: Candidates of each image, >= 2.
+        images_per_prompt: Images of each prompt.
+
+    Returns:
+        Number of rows written. An image whose candidates are not all scored has none.
+    """
+    groups: dict[tuple[str, int], list[ResultRow]] = {}
+    for row in read_results(source).rows():
+        if row.index is not None and row.index < best_of * images_per_prompt:
+            groups.setdefault((row.metadata, row.index // best_of), []).append(row)
+    written = 0
+    with ResultWriter(target, overwrite=True) as writer:
+        for (_, number), rows in groups.items():
+            if len(rows) == best_of:
+                # The graded credit, because of several correct images none is better by the official one.
+                winner = max(rows, key=lambda row: (row.correct, row.credits["dense"], -(row.index or 0)))
+                writer.write([replace(winner, index=number, best_of=best_of)])
+                written += 1
+    return written
+
+
+def _loading_key(cell: Cell) -> str:
+    return json.dumps(cell.arguments()[0], sort_keys=True, default=str)
+
+
+def _parts(items: Sequence[ImageJob], size: int) -> Iterator[Sequence[ImageJob]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,61 @@
+"""The recipes' command line: LightningCLI with the trainer settings that the methods need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+
+from geneval_reward.train.data import PromptGroups
+from geneval_reward.train.module import FlowRL
+
+TRAINER_DEFAULTS: Final[dict[str, Any]] = {
+    "use_distributed_sampler": False,  # groups come from our own sampler
+    "log_every_n_steps": 1,  # a step is a whole rollout
+    "default_root_dir": "runs",
+}
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """``last.ckpt`` after every epoch, replaced as a whole: a run that is killed loses at most the epoch it was in.
+
+    Args:
+        dirpath: Folder; None for that of the logger.
+        keep_every: Also keep the checkpoint of every so-many-th epoch; 0 for none.
+    """
+
+    def __init__(self, dirpath: str | None = None, keep_every: int = 0) -> None:
+        self.keep_every = keep_every
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save, and save apart what is kept."""
+        super().on_train_epoch_end(trainer, pl_module)
+        done = trainer.current_epoch + 1
+        if self.keep_every and done % self.keep_every == 0:
+            folder = Path(self.dirpath or trainer.default_root_dir)
+            trainer.save_checkpoint(folder / f"epoch-{done:05d}.ckpt")
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with these defaults; the optimizer is the method's own."""
+
+    def __init__(self, model: type[FlowRL], data: type[PromptGroups], args: list[str] | None = None) -> None:
+        super().__init__(
+            model,
+            data,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=False,  # noise has seeds of its own
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},  # a resumed run writes its configuration again
+            args=args,
+        )

@@ -1,0 +1,291 @@
+"""``FlowPolicy``: a diffusers pipeline seen as what RL needs of it: encode, velocity, decode, noise levels.
+
+The same code serves Stable Diffusion 3 and 3.5, FLUX and the packaged pocket model. Latents are always ``(B, C, H, W)`` and
+times in [0, 1]; what a transformer wants besides (timesteps to 1000, packed tokens, position ids) stays in this file.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAMILIES = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Encoded prompts.
+
+    Attributes:
+        embeds: Token embeddings, (B, L, D).
+        pooled: (B, P).
+    """
+
+    embeds: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def rows(self, index: Tensor | slice) -> Conditions:
+        """Some of them, in the given order."""
+        return Conditions(self.embeds[index], self.pooled[index])
+
+
+def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
+    """A pipeline from whatever names one.
+
+    Args:
+        source: ``pocket``, the packaged model; ``module:function``, a function without arguments that makes a pipeline (such
+            as ``geneval_reward.train.tiny:tiny_sd3``); a name or folder that diffusers loads; or a pipeline.
+        dtype: ``fp32``, ``bf16`` or ``fp16``, for what diffusers loads.
+
+    Raises:
+        ValueError: If the dtype is unknown, or ``module:function`` leads nowhere.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(source, str):
+        return source
+    if source == "pocket":
+        from geneval_reward.pocket import load_pipeline as load_pocket
+
+        return load_pocket()
+    if ":" in source and "://" not in source:
+        return import_object(source, "pipeline")()
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(source, torch_dtype=DTYPES[dtype])
+
+
+def import_object(path: str, name: str) -> Any:
+    """What ``module:attribute`` names; the argument's name is for the error."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name}: expected module:attribute that can be imported, got {path!r}; {error}") from error
+
+
+class FlowPolicy:
+    """A text-to-image pipeline as a flow policy.
+
+    A plain object and no ``nn.Module``: a LightningModule that holds one registers the transformer alone, and text encoders
+    and decoder stay out of checkpoints, optimizers and DDP.
+
+    Args:
+        pipeline: A diffusers pipeline with a ``transformer`` of the SD3 or FLUX kind, a ``vae``, ``encode_prompt`` and a
+            ``FlowMatchEulerDiscreteScheduler``.
+        resolution: Height and width of images in pixels; None for the pipeline's own.
+        guidance_scale: Classifier-free guidance for SD3 (1 means none), or the embedded guidance of FLUX.
+        max_sequence_length: Text tokens of the T5 encoder.
+
+    Raises:
+        ValueError: If the pipeline is of another kind.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        resolution: int | None = None,
+        guidance_scale: float = 1.0,
+        max_sequence_length: int = 128,
+    ) -> None:
+        transformer = getattr(pipeline, "transformer", None)
+        kinds = {kind.__name__ for kind in type(transformer).__mro__}
+        families = [family for name, family in _FAMILIES.items() if name in kinds]
+        if not families:
+            raise ValueError(
+                f"pipeline: expected a transformer of {' or '.join(_FAMILIES)}, got {type(transformer).__name__} in "
+                f"{type(pipeline).__name__}; other models need a velocity in geneval_reward/train/policy.py"
+            )
+        if not hasattr(pipeline.scheduler, "sigmas"):
+            raise ValueError(
+                f"pipeline.scheduler: expected FlowMatchEulerDiscreteScheduler, got {type(pipeline.scheduler).__name__}"
+            )
+        if guidance_scale < 0:
+            raise ValueError(f"guidance_scale: expected a number >= 0, got {guidance_scale}")
+        self.family = families[0]
+        self.pipeline = pipeline
+        self.transformer: Any = pipeline.transformer  # diffusers has no types
+        self.guidance_scale = guidance_scale
+        self.max_sequence_length = max_sequence_length
+        self.device = torch.device("cpu")
+        self._negative: Conditions | None = None
+        self.latent_shape = self._latent_shape(resolution)
+        for part in self._frozen():
+            part.requires_grad_(False).eval()
+
+    def to(self, device: torch.device) -> FlowPolicy:
+        """Move text encoders and decoder; the transformer moves with the module that trains it."""
+        self.device = device
+        for part in self._frozen():
+            part.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditions:
+        """Encode prompts; equal ones once.
+
+        Returns:
+            `Conditions` of ``len(prompts)`` rows.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        encoded = self._encode(distinct)
+        index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encoded.embeds.device)
+        return encoded.rows(index)
+
+    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Starting noise, each sample from its own generator, so that it depends on neither batch nor rank."""
+        rows = [torch.randn(self.latent_shape, generator=g, device=g.device) for g in generators]
+        return torch.stack(rows).to(self.device)
+
+    def velocity(self, transformer: Any, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+        """``velocity(x, t) -> v`` of a transformer under encoded prompts; v is float32, for x (B, C, H, W) and t (B,)."""
+        return lambda x, t: self._velocity(transformer, x, t, conditions)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The scheduler's own noise levels for a number of steps: (steps + 1,), from 1 or a little below to 0."""
+        import numpy as np
+
+        # A copy: setting timesteps changes the scheduler that the pipeline goes on using.
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        options: dict[str, Any] = {}
+        if scheduler.config.get("use_dynamic_shifting"):
+            options["mu"] = _dynamic_shift(scheduler.config, self._tokens())
+        if self.family == "flux":
+            options["sigmas"] = np.linspace(1.0, 1.0 / steps, steps)
+            scheduler.set_timesteps(device="cpu", **options)
+        else:
+            scheduler.set_timesteps(steps, device="cpu", **options)
+        levels: Tensor = scheduler.sigmas.float().clone()
+        return levels
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to images.
+
+        Args:
+            latents: (B, C, H, W); must be finite.
+
+        Returns:
+            uint8 (B, 3, h, w).
+        """
+        vae = self.pipeline.vae
+        config = vae.config
+        scaling = getattr(config, "scaling_factor", None) or 1.0
+        shift = getattr(config, "shift_factor", None) or 0.0
+        with torch.autocast(latents.device.type, enabled=False):  # released: the decoder in its own precision
+            images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0]
+        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of latents for a resolution in pixels."""
+        pipeline, config = self.pipeline, self.transformer.config
+        channels, side = int(config.in_channels), int(getattr(config, "sample_size", None) or 0)
+        factor = getattr(pipeline, "vae_scale_factor", None)
+        if factor is None:  # pictures of one size, such as the pocket model's
+            if resolution is not None and resolution != pipeline.vae.config.sample_size:
+                raise ValueError(
+                    f"resolution: expected {pipeline.vae.config.sample_size} or None, got {resolution}; this model has one size"
+                )
+            return channels, side, side
+        pixels = resolution or int(getattr(pipeline, "default_sample_size", None) or side) * factor
+        unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)
+        if pixels % unit:
+            raise ValueError(f"resolution: expected a multiple of {unit}, got {pixels}")
+        # FLUX's transformer takes 2 x 2 latents as one token.
+        return channels // 4 if self.family == "flux" else channels, pixels // factor, pixels // factor
+
+    def _frozen(self) -> list[nn.Module]:
+        parts = [part for name, part in self.pipeline.components.items() if name != "transformer"]
+        return [part for part in parts if isinstance(part, nn.Module)]
+
+    def _tokens(self) -> int:
+        _, height, width = self.latent_shape
+        patch = 2 if self.family == "flux" else int(self.transformer.config.patch_size)
+        return (height // patch) * (width // patch)
+
+    def _encode(self, prompts: list[str]) -> Conditions:
+        if self.family == "flux":
+            embeds, pooled, _ = self.pipeline.encode_prompt(
+                prompt=prompts, prompt_2=None, device=self.device, max_sequence_length=self.max_sequence_length
+            )
+        else:
+            embeds, _, pooled, _ = self.pipeline.encode_prompt(
+                prompt=prompts,
+                prompt_2=None,
+                prompt_3=None,
+                do_classifier_free_guidance=False,
+                device=self.device,
+                max_sequence_length=self.max_sequence_length,
+            )
+        return Conditions(embeds, pooled)
+
+    def _velocity(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        if len(conditions) != len(x):
+            raise ValueError(f"conditions: expected {len(x)} rows, one a sample, got {len(conditions)}")
+        if self.family == "flux":
+            return self._flux(transformer, x, t, conditions)
+        if self.guidance_scale in (0.0, 1.0):
+            return self._sd3(transformer, x, t, conditions)
+        if self._negative is None:
+            self._negative = self._encode([""])
+        negative = self._negative.rows(torch.zeros(len(x), dtype=torch.long, device=self._negative.embeds.device))
+        both = Conditions(
+            torch.cat([negative.embeds, conditions.embeds]), torch.cat([negative.pooled, conditions.pooled])
+        )
+        v_negative, v = self._sd3(transformer, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return v_negative + self.guidance_scale * (v - v_negative)
+
+    def _sd3(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        dtype = transformer.dtype
+        v: Tensor = transformer(
+            hidden_states=x.to(dtype),
+            timestep=t.float() * 1000,
+            encoder_hidden_states=conditions.embeds.to(dtype),
+            pooled_projections=conditions.pooled.to(dtype),
+            return_dict=False,
+        )[0]
+        return v.float()
+
+    def _flux(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        dtype = transformer.dtype
+        batch, channels, height, width = x.shape
+        packed = x.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        packed = packed.reshape(batch, (height // 2) * (width // 2), channels * 4)
+        rows, columns = torch.meshgrid(
+            torch.arange(height // 2, device=x.device), torch.arange(width // 2, device=x.device), indexing="ij"
+        )
+        image_ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(dtype)
+        text_ids = torch.zeros(conditions.embeds.shape[1], 3, device=x.device, dtype=dtype)
+        guidance = None
+        if transformer.config.guidance_embeds:
+            guidance = torch.full((batch,), self.guidance_scale, device=x.device)
+        v: Tensor = transformer(
+            hidden_states=packed.to(dtype),
+            timestep=t.float(),
+            guidance=guidance,
+            pooled_projections=conditions.pooled.to(dtype),
+            encoder_hidden_states=conditions.embeds.to(dtype),
+            txt_ids=text_ids,
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
+        v = v.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return v.reshape(batch, channels, height, width).float()
+
+
+def _dynamic_shift(config: Any, tokens: int) -> float:
+    """FLUX's resolution-dependent shift: linear in the number of image tokens."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return float(base + (top - base) * (tokens - low) / (high - low))

@@ -1,0 +1,233 @@
+"""The policies of a run as weights: trained, old and reference; and the average that is evaluated.
+
+LoRA keeps them as adapters of one transformer (`default`, `old`, none); full fine-tuning keeps copies.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geneval_reward.rl import ema_decay, ema_update_
+from geneval_reward.train.sharding import like, whole
+
+Role = Literal["trained", "old", "reference"]
+
+LORA_TARGETS = (
+    "attn.add_k_proj",
+    "attn.add_q_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "attn.to_k",
+    "attn.to_out.0",
+    "attn.to_q",
+    "attn.to_v",
+)
+"""The released targets of DiffusionNFT and Flow-GRPO, for SD3's and FLUX's attention alike."""
+
+
+class PolicyWeights(nn.Module):
+    """One transformer in up to three roles.
+
+    Args:
+        transformer: A diffusers transformer.
+        lora_rank: Rank of the adapters; 0 for full fine-tuning.
+        lora_alpha: Scale of the adapters.
+        lora_targets: Modules that get one.
+        old: Whether an old policy is needed, apart from the trained one.
+        reference: Whether the untrained model is needed.
+
+    Raises:
+        ValueError: If the rank is negative or no module has a target's name.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        *,
+        lora_rank: int = 32,
+        lora_alpha: int = 64,
+        lora_targets: Sequence[str] = LORA_TARGETS,
+        old: bool = False,
+        reference: bool = False,
+    ) -> None:
+        super().__init__()
+        if lora_rank < 0:
+            raise ValueError(f"lora_rank: expected an integer >= 0 (0: full fine-tuning), got {lora_rank}")
+        self.lora = lora_rank > 0
+        if self.lora:
+            transformer.requires_grad_(False)
+            _add_adapters(
+                transformer, lora_rank, lora_alpha, list(lora_targets), ["default", "old"] if old else ["default"]
+            )
+        else:
+            # Half-precision weights would lose the small steps; autocast runs them in half precision where wanted.
+            transformer.float().requires_grad_(True)
+        self.transformer = transformer
+        # Copied now: the first trained policy is the old one and the reference.
+        self.old = copy.deepcopy(transformer).requires_grad_(False) if old and not self.lora else None
+        self.reference = copy.deepcopy(transformer).requires_grad_(False) if reference and not self.lora else None
+        self._has_old, self._has_reference = old, reference
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters in training, by name."""
+        if not self.lora:
+            return dict(self.transformer.named_parameters())
+        return {name: p for name, p in self.transformer.named_parameters() if ".default." in name and "lora_" in name}
+
+    def old_parameters(self) -> dict[str, nn.Parameter]:
+        """The old policy's parameters, under the names of the trained ones and in their order."""
+        if not self._has_old:
+            return {}
+        if self.old is not None:
+            return dict(self.old.named_parameters())
+        every = dict(self.transformer.named_parameters())
+        return {name: every[name.replace(".default.", ".old.")] for name in self.trained()}
+
+    @contextmanager
+    def role(self, role: Role) -> Iterator[nn.Module]:
+        """The transformer that plays a role; adapters are switched for the duration."""
+        if (role == "old" and not self._has_old) or (role == "reference" and not self._has_reference):
+            raise ValueError(f"role: expected one that was asked for, got {role!r}; make PolicyWeights with it")
+        if role == "trained":
+            yield self.transformer
+        elif not self.lora:
+            copied = self.old if role == "old" else self.reference
+            assert copied is not None
+            yield copied
+        else:
+            model: Any = self.transformer
+            try:
+                if role == "old":
+                    model.set_adapter("old")
+                else:
+                    model.disable_adapters()
+                yield model
+            finally:
+                if role == "reference":
+                    model.enable_adapters()
+                # Also gives the trained adapter its gradients back, which switching takes away.
+                model.set_adapter("default")
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the old policy: ``old <- decay old + (1 - decay) trained``."""
+        ema_update_(self.old_parameters().values(), self.trained().values(), decay)
+
+
+class PolicyAverage:
+    """A moving average of the trained weights in float32, for evaluation; not a module, so it is never trained or saved twice.
+
+    `GenEvalCallback(weights="ema")` finds it as ``pl_module.ema``.
+
+    Args:
+        weights: Whose trained parameters.
+        max_decay: Ceiling of the warm-up `geneval_reward.rl.ema_decay`.
+    """
+
+    def __init__(self, weights: PolicyWeights, max_decay: float = 0.9) -> None:
+        self._weights = weights
+        self.max_decay = max_decay
+        self.num_updates = 0
+        self._averages = {name: p.detach().float().clone() for name, p in weights.trained().items()}
+
+    def update(self) -> None:
+        """Take in the weights of now."""
+        trained = self._weights.trained()
+        for name, p in trained.items():
+            self._averages[name] = like(self._averages[name], p)
+        ema_update_(self._averages.values(), trained.values(), ema_decay(self.num_updates, self.max_decay))
+        self.num_updates += 1
+
+    @contextmanager
+    def average_parameters(self) -> Iterator[None]:
+        """The average in the place of the trained weights; contexts may nest."""
+        trained = self._weights.trained()
+        before = {name: p.detach().clone() for name, p in trained.items()}
+        try:
+            # In place: sharded weights are gathered from the memory that they had from the first.
+            for name, p in trained.items():
+                p.detach().copy_(like(self._averages[name], p))
+            yield
+        finally:
+            for name, p in trained.items():
+                p.detach().copy_(before[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages by name, and how many updates made them; on all ranks together."""
+        return {"averages": whole(self._averages), "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; names and shapes must fit (`check_same_tensors`)."""
+        check_same_tensors(self._averages, state["averages"], "averages")
+        self._averages = {name: state["averages"][name].float().clone() for name in self._averages}
+        self.num_updates = int(state["num_updates"])
+
+
+def check_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor], what: str) -> None:
+    """Raise ValueError unless two sets of named tensors have equal names and shapes."""
+    missing, surplus = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    if missing or surplus:
+        raise ValueError(
+            f"checkpoint: expected {what} of this model, got one of another: {len(missing)} tensors are missing "
+            f"(first: {missing[:1]}) and {len(surplus)} are not known (first: {surplus[:1]}); "
+            "start with the pipeline and lora_rank that the checkpoint was made with"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != got[name].shape:
+            raise ValueError(
+                f"checkpoint: expected {what} {name} of shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}; "
+                "start with the pipeline and lora_rank that the checkpoint was made with"
+            )
+
+
+def _add_adapters(transformer: Any, rank: int, alpha: int, targets: list[str], names: list[str]) -> None:
+    from peft import LoraConfig
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets)
+    # The same on all ranks and in every run, whatever random numbers were drawn before.
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what is wanted
+        torch.manual_seed(0)
+        for name in names:
+            transformer.add_adapter(config, adapter_name=name)
+    transformer.set_adapter("default")
+    parameters = dict(transformer.named_parameters())
+    for name, parameter in parameters.items():
+        if "lora_" not in name:
+            continue
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(".default." in name)
+        if ".old." in name:
+            parameter.data.copy_(parameters[name.replace(".old.", ".default.")].data)
+
+
+def saved_weights(weights: PolicyWeights, average: PolicyAverage) -> dict[str, Any]:
+    """What a checkpoint holds of a policy: trained and old weights by name, and their average."""
+    return {
+        "trained": whole(weights.trained()),
+        "old": whole(weights.old_parameters()),
+        "ema": average.state_dict(),
+    }
+
+
+@torch.no_grad()
+def load_weights(weights: PolicyWeights, average: PolicyAverage, state: Mapping[str, Any]) -> None:
+    """Take a policy from what `saved_weights` made of one of the same model.
+
+    Raises:
+        ValueError: If names or shapes differ (`check_same_tensors`).
+    """
+    trained, old = weights.trained(), weights.old_parameters()
+    check_same_tensors(dict(trained), state["trained"], "trained weights")
+    check_same_tensors(dict(old), state["old"], "old-policy weights")
+    for own, saved in ((trained, state["trained"]), (old, state["old"])):
+        for name, parameter in own.items():
+            parameter.copy_(like(saved[name], parameter))
+    average.load_state_dict(state["ema"])

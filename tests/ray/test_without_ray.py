@@ -1,0 +1,115 @@
+"""What can be said without a cluster."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from geneval_reward.cli import app
+from geneval_reward.errors import ServiceError
+from geneval_reward.ray import RayGenEvalReward, score_dataset
+from geneval_reward.ray.runtime import Recipe, Share, await_room, share
+from geneval_reward.testing import FakeDetector, scorer_for
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_missing_ray_is_named_with_its_extra(sixteen: Path, tmp_path: Path) -> None:
+    for call in (lambda: score_dataset(sixteen, tmp_path / "out.jsonl"), RayGenEvalReward):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'geneval-reward\[ray\]'"):
+            call()
+    result = CliRunner().invoke(app, ["score", str(sixteen), "--out", str(tmp_path / "out.jsonl"), "--engine", "ray"])
+    assert isinstance(result.exception, ValueError)
+    assert "pip install 'geneval-reward[ray]'" in str(result.exception)
+
+
+def test_nothing_imports_ray_unasked() -> None:
+    code = (
+        "import sys, geneval_reward.ray, geneval_reward.ray.dataset, geneval_reward.ray.scorer, geneval_reward.cli\n"
+        "print([name for name in sys.modules if name.partition('.')[0] == 'ray'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "spark"], "--engine: expected local or ray, got 'spark'"),
+        (["--workers", "2"], "--workers: expected --engine ray with it"),
+    ],
+)
+def test_options_that_do_not_fit(sixteen: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["score", str(sixteen), "--out", str(tmp_path / "out.jsonl"), *arguments])
+    assert isinstance(result.exception, ValueError)
+    assert message in str(result.exception)
+
+
+def test_recipes() -> None:
+    scorer = scorer_for(FakeDetector({}))
+    assert Recipe(lambda: scorer).make() is scorer
+    assert Recipe("lite", {"device": "cpu"}).make().name == "lite"
+    with pytest.raises(ValueError, match="scorer: expected a name or a function, got a scorer"):
+        Recipe(scorer)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="device: expected no options beside a function"):
+        Recipe(lambda: scorer, {"device": "cpu"})
+
+
+class Cluster:
+    def __init__(self, **resources: float) -> None:
+        self.resources = resources
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+
+def test_how_a_cluster_is_shared(caplog: pytest.LogCaptureFixture) -> None:
+    gpus = Cluster(CPU=64.0, GPU=8.0)
+    assert (share(gpus, None, 1, None).workers, share(gpus, None, 1, None).gpus) == (8, 1.0)
+    assert share(gpus, None, 1, 0.5).workers == 16
+    assert share(gpus, None, 1, 0).workers == 64
+    assert share(gpus, 3, 1, None).workers == 3
+    assert share(Cluster(CPU=6.0), None, 2, None).workers == 3
+    assert share(Cluster(CPU=6.0), 9, 2, None).workers == 3
+    assert "9 workers asked for, room for 3" in caplog.text
+    for arguments in ((0, 1, None), (None, 0, None), (None, 1, -1.0), (None, 7, None), (None, 1, 1.0)):
+        with pytest.raises(ValueError, match="expected"):
+            share(Cluster(CPU=6.0), *arguments)
+
+
+class Crowded(Cluster):
+    """Others hold all but one CPU; a worker more starts with each wait."""
+
+    def __init__(self, **resources: float) -> None:
+        super().__init__(**resources)
+        self.waits: list[float] = []
+        self.started = 0
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def wait(self, references: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        assert num_returns == len(references)
+        self.waits.append(timeout)
+        self.started += 1
+        return references[: self.started], references[self.started :]
+
+
+def test_a_wait_for_room_is_told_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    ray = Crowded(CPU=4.0, GPU=2.0)
+    message = "expected room for 3 workers of 1 CPUs and 1 GPUs within 120 s, got it for 2; 1 of 4 CPUs and 0 of 2 GPUs are free"
+    with pytest.raises(ServiceError, match=message):
+        await_room(ray, [0, 1, 2], Share(3, 1, 1), 120)
+    assert ray.waits == [10, 110]
+    assert "2 of 3 workers wait for room; 1 of 4 CPUs" in caplog.text
+    ray = Crowded(CPU=4.0)
+    await_room(ray, [0, 1], Share(2, 1, 0), 60)
+    assert ray.waits == [10, 50]
+    ray = Crowded(CPU=4.0)
+    await_room(ray, [0], Share(1, 1, 0), 2)
+    assert ray.waits == [2]

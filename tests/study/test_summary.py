@@ -1,0 +1,127 @@
+"""Summaries: what is called complete, and what a caption says."""
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from geneval_reward.cli import app
+from geneval_reward.cli.shared.tables import summary_text
+from geneval_reward.prompts import PromptSpec, official_suite
+from geneval_reward.results import ResultWriter, read_results, synthetic_rows
+from geneval_reward.stats import simulate_runs
+from geneval_reward.study.report.collect import collect
+from geneval_reward.study.report.html import write_html
+from geneval_reward.study.summary import summarize
+
+WHOLE = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
+FEW = dict.fromkeys(WHOLE, 4)
+
+
+def made(prompts, images):
+    runs = simulate_runs([dict.fromkeys(prompts, 0.6)], prompts=prompts, images_per_prompt=images)
+    return list(synthetic_rows(runs))
+
+
+def custom(row):
+    """The same image under a record that the suite does not have."""
+    spec = PromptSpec.parse(json.dumps(json.loads(row.spec.to_json()) | {"prompt": f"my {row.spec.prompt}"}))
+    return dataclasses.replace(row, prompt=spec.prompt, metadata=spec.to_json())
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(rows, name="r.jsonl"):
+        with ResultWriter(tmp_path / name) as writer:
+            writer.write(rows)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *args: CliRunner().invoke(app, ["summary", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """The whole suite, one image each, twice in one file."""
+    path = tmp_path_factory.mktemp("doubled") / "twice.jsonl"
+    with ResultWriter(path) as writer:
+        writer.write(made(WHOLE, 1))
+    assert summarize(read_results(path), draws=100).complete
+    path.write_bytes(2 * path.read_bytes())
+    return path
+
+
+def test_a_doubled_file_is_not_complete(doubled, invoke) -> None:
+    found = summarize(read_results(doubled), draws=100)
+    assert len(official_suite()) == found.duplicates == 553
+    assert found.completeness.complete, "by number of images alone it would be"
+    assert not found.complete
+    assert found.standing == "INCOMPLETE"
+    assert found.to_dict()["complete"] is False
+    (note,) = found.problems
+    assert note.startswith("553 images occur more than once and are counted each time: ")
+    assert note.count(": 2 lines") == 5
+    assert note.endswith("; and 548 more")
+    shown = invoke(doubled)
+    assert shown.exit_code == 1
+    assert "NOT complete: 553 of 553 prompts" in shown.stdout
+    assert "complete: all" not in shown.stdout
+    assert "553 images occur more than once" in shown.stderr
+
+
+def test_the_report_of_a_doubled_file(doubled, tmp_path) -> None:
+    report = collect([doubled], draws=100)
+    page = write_html(report, tmp_path / "out.html", max_bytes=4_000_000).read_text()
+    assert not report.complete
+    assert "complete: 553 prompts" not in page
+    assert "INCOMPLETE" in page
+    assert "553 images more than once" in page
+
+
+def test_one_image_twice_is_named(write, invoke) -> None:
+    rows = [custom(row) for row in made(FEW, 2)]
+    path = write(rows)
+    path.write_text(path.read_text() + rows[0].to_json() + "\n")
+    found = summarize(read_results(path), draws=100)
+    assert f"1 image occurs more than once and is counted each time: {rows[0].filename}: 2 lines" in found.problems
+    assert found.standing == "24 prompts, not the official suite, INCOMPLETE"
+    assert invoke(path).exit_code == 1
+
+
+def test_captions_say_what_the_numbers_stand_for(write, invoke) -> None:
+    own = write([custom(row) for row in made(FEW, 2)], "own.jsonl")
+    for form in ("latex", "markdown"):
+        shown = invoke(own, "-f", form)
+        assert shown.exit_code == 0
+        assert "GenEval, credit official, 24 prompts, not the official suite; 95" in shown.stdout
+        assert "complete" not in shown.stdout
+    data = json.loads(invoke(own, "-f", "json").stdout)
+    assert (data["complete"], data["suite"]) == (True, "custom")
+    assert data["standing"] == "24 prompts, not the official suite"
+
+    part = summarize(read_results(write(made(FEW, 2), "part.jsonl")), draws=100)
+    assert "credit official, PARTIAL (24 of 553 prompts); 95" in summary_text(part, "markdown")
+
+    rows = made(WHOLE, 1)
+    assert "official, complete; 95" in invoke(write(rows, "whole.jsonl"), "-f", "latex").stdout
+    rows[0] = dataclasses.replace(rows[0], rewritten="a longer text")
+    rows[1] = dataclasses.replace(rows[1], best_of=4)
+    for form in ("latex", "markdown"):
+        shown = invoke(write(rows, f"{form}.jsonl"), "-f", form).stdout
+        assert "complete, rewritten prompts, best of 4 chosen by this metric; 95" in shown
+
+
+def test_a_cut_line_is_said_once(write, invoke, recwarn) -> None:
+    path = write(made(FEW, 2))
+    path.write_bytes(path.read_bytes()[:-40])
+    for more in ((), ("--rules", "confidence=.5:.9:.4")):
+        shown = invoke(path, *more)
+        assert shown.exit_code == 1
+        assert shown.stderr.count("is cut off and left out") == 1
+    assert not [one for one in recwarn if "cut off" in str(one.message)]

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from geneval_reward.prompts import PromptSpec, official_suite
+from geneval_reward.testing import FakeDetector, scorer_for
+from geneval_reward.train.audit import audit, mirrored
+
+SUITE = official_suite()
+
+
+def image(level):
+    return torch.full((3, 32, 64), level, dtype=torch.uint8)
+
+
+def test_mirroring_exchanges_left_and_right_and_nothing_else():
+    for spec in SUITE:
+        twin = mirrored(spec)
+        assert mirrored(twin) == spec
+        sideways = any(place.relation in ("left of", "right of") for item in spec.include for place in item.positions)
+        assert (twin != spec) == sideways
+
+
+def test_a_judge_that_sees_objects_agrees_with_itself_on_other_views():
+    """The detector reads a white block's place, so that mirroring moves it."""
+    left, right = image(40), image(40)
+    left[:, 8:24, 4:24] = 255
+    right[:, 8:24, 40:60] = 255
+
+    def find(picture):
+        rows = (picture[0] > 128).nonzero()
+        (y1, x1), (y2, x2) = rows.amin(0).tolist(), rows.amax(0).tolist()
+        middle = picture.shape[2] / 2
+        return {"cup": [[x1, y1, x2, y2, 0.9]], "cow": [[middle - 2, y1, middle + 2, y2, 0.9]]}
+
+    judge = scorer_for(FakeDetector(find))
+    spec = PromptSpec.parse(
+        {
+            "tag": "position",
+            "include": [
+                {"class": "cow", "count": 1},
+                {"class": "cup", "count": 1, "position": ["left of", 0]},
+            ],
+        }
+    )
+    verdicts = judge.score([left, right], [spec, spec])
+    assert [verdict.correct for verdict in verdicts] == [True, False]
+    report = audit([left, right], [spec, spec], verdicts, judge)
+    assert report.score == report.audit == 0.5
+    assert report.gap == 0.0
+    assert report.views == ("mirrored", "scaled 0.75")
+
+
+def test_a_policy_that_fools_one_judge_shows_as_a_gap():
+    spec = SUITE[0]
+    fooled = scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.9]]}))
+    sober = scorer_for(FakeDetector({}))
+    images = [image(10), image(200)]
+    report = audit(images, [spec, spec], fooled.score(images, [spec, spec]), sober)
+    assert report.gap == 1.0
+    assert report.log_dict()["geneval/audit_gap"] == 1.0
+    assert report.brightness == pytest.approx(105 / 255)
+    assert report.diversity == pytest.approx(190 / 255)
+
+
+def test_one_image_a_prompt_has_no_diversity():
+    spec, judge = SUITE[0], scorer_for(FakeDetector({}))
+    report = audit([image(0)], [spec], judge.score([image(0)], [spec]), judge)
+    assert math.isnan(report.diversity)
+
+
+def test_wrong_use_is_refused():
+    spec, judge = SUITE[0], scorer_for(FakeDetector({}))
+    verdicts = judge.score([image(0)], [spec])
+    with pytest.raises(ValueError, match="as many images"):
+        audit([image(0)], [spec, spec], verdicts, judge)
+    with pytest.raises(ValueError, match="one view"):
+        audit([image(0)], [spec], verdicts, judge, flip=False, scales=())
