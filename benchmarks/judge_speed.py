@@ -3,7 +3,7 @@
     python benchmarks/judge_speed.py [--seconds 2]
 
 Judges the 1,200 golden cases over and over: official verdicts (what scoring computes), all five credits, and the way from
-raw arrays (``Detections`` built anew each time). Rates are per second of processor time, the best of several rounds, so
+raw arrays (`Detections` built anew each time). Rates are per second of processor time, the best of several rounds, so
 that other work on the machine hardly shows.
 """
 
@@ -27,7 +27,7 @@ TARGET_VERDICTS, TARGET_IMPORT = 20_000, 2.0
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
-    """The most things a second that ``work`` did in any of its rounds."""
+    """The most things a second that `work` did in any of its rounds."""
     best, until = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < until:
         start = time.process_time()

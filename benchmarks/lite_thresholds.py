@@ -1,9 +1,9 @@
-"""At which confidences the lite detector judges rightly: the evidence behind the ``lite`` profile of Rules.
+"""At which confidences the lite detector judges rightly: the evidence behind the `lite` profile of Rules.
 
     python benchmarks/lite_thresholds.py [--seed 0]
 
 Scenes whose truth is known, at 512 x 512: rectangles cut from the packaged photographs on grey, and drawings of
-``geneval_reward.pocket.artwork`` on soft grounds, one to four of a class or two classes side by side or above one another. Each
+`geneval_reward.pocket.artwork` on soft grounds, one to four of a class or two classes side by side or above one another. Each
 scene is judged against a true record and against false ones (another class, one object more, one fewer, the relation
 reversed). Drawings are used of those classes that are seen in most of a few large single drawings: for others no
 threshold helps. Their number is printed too.
@@ -61,7 +61,7 @@ def counted(kind: str, image: Image.Image, name: str, n: int) -> Scene:
 
 
 def related(kind: str, image: Image.Image, first: str, second: str, relation: str) -> Scene:
-    """``first`` stands in ``relation`` to ``second``."""
+    """`first` stands in `relation` to `second`."""
 
     def claim(word: str) -> dict[str, Any]:
         placed = {"class": first, "count": 1, "position": [word, 0]}
@@ -82,7 +82,7 @@ def cells(n: int, rng: random.Random) -> list[tuple[float, float, float, float]]
 
 
 def pair(relation: str, rng: random.Random) -> tuple[tuple[float, float, float, float], ...]:
-    """Boxes of first and second, first standing in ``relation`` to second."""
+    """Boxes of first and second, first standing in `relation` to second."""
     side, shift = rng.uniform(170, 225), rng.uniform(40, 240)
     near, far = (20, shift, 20 + side, shift + side), (SIZE - 20 - side, shift, SIZE - 20, shift + side)
     if relation in ("above", "below"):

@@ -2,7 +2,7 @@
 
     python benchmarks/stats_speed.py
 
-Everything is made up on the spot (beta-binomial runs), nothing is loaded. ``cpu`` is processor time of one process, the
+Everything is made up on the spot (beta-binomial runs), nothing is loaded. `cpu` is processor time of one process, the
 figure to compare on a busy machine.
 """
 

@@ -1,6 +1,6 @@
 """The GenEval score as a metric, a reward and a Lightning callback.
 
-The names below are the package's front door; each is imported when it is first used, so that ``import geneval_reward``
+The names below are the package's front door; each is imported when it is first used, so that `import geneval_reward`
 stays quick.
 """
 
@@ -20,6 +20,7 @@ _HOMES = {
     "GenEvalScorer": "geneval_reward.scorer",
     "PromptSpec": "geneval_reward.prompts",
     "Rules": "geneval_reward.judge",
+    "Scorer": "geneval_reward.scorer",
     "Verdict": "geneval_reward.judge",
     "geneval_score": "geneval_reward.metric",
     "official_suite": "geneval_reward.prompts",
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from geneval_reward.metric import GenEvalScore, geneval_score
     from geneval_reward.prompts import PromptSpec, official_suite, training_prompts
     from geneval_reward.reward import GenEvalReward
-    from geneval_reward.scorer import GenEvalScorer
+    from geneval_reward.scorer import GenEvalScorer, Scorer
 
 __all__ = [
     "CREDITS",
@@ -43,6 +44,7 @@ __all__ = [
     "GenEvalScorer",
     "PromptSpec",
     "Rules",
+    "Scorer",
     "Verdict",
     "geneval_score",
     "official_suite",

@@ -1,4 +1,4 @@
-"""``python -m geneval_reward``: the command line."""
+"""`python -m geneval_reward`: the command line."""
 
 from geneval_reward.cli import main
 

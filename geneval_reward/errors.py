@@ -1,9 +1,11 @@
 """The package's exceptions.
 
     GenEvalError(Exception)
+     ├── UsageError(ValueError)     an argument that is not valid
      ├── SpecError(ValueError)      a prompt record that is not one
      ├── ImageError(ValueError)     an image that cannot be scored
      ├── WeightsError(OSError)      weights that are missing, wrong or damaged
+     ├── ScoringError(RuntimeError)  a batch of which some images could not be scored; carries the verdicts of the others
      ├── ResultsError(ValueError)   a results file that cannot be read
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
@@ -14,9 +16,16 @@ Every message says what was expected, what came and what to do, and names the ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class GenEvalError(Exception):
     """Base class of all errors that this package raises on purpose."""
+
+
+class UsageError(GenEvalError, ValueError):
+    """An argument or option that is not valid. The command line prints it as one line."""
 
 
 class SpecError(GenEvalError, ValueError):
@@ -29,6 +38,30 @@ class ImageError(GenEvalError, ValueError):
 
 class WeightsError(GenEvalError, OSError):
     """Model weights that are missing, damaged, of another architecture, or not permitted."""
+
+
+class ScoringError(GenEvalError, RuntimeError):
+    """A batch of which some images could not be scored, though the others could.
+
+    Raised by scorers that judge each image on its own, such as a remote one. A host that can go on without some images
+    catches it and uses `verdicts`; nothing that was judged is lost.
+
+    Args:
+        verdicts: One entry per image of the batch, in order: the `Verdict`, or None where there is none.
+        errors: One entry per image: what went wrong, or None where the image was judged.
+    """
+
+    def __init__(self, verdicts: Sequence[Any], errors: Sequence[Exception | None]) -> None:
+        failed = [(index, error) for index, error in enumerate(errors) if error is not None]
+        index, first = failed[0]
+        super().__init__(
+            f"{len(failed)} of {len(errors)} images could not be scored; the first is images[{index}]: {first}"
+        )
+        self.verdicts = list(verdicts)
+        self.errors = list(errors)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.verdicts, self.errors)
 
 
 class ResultsError(GenEvalError, ValueError):

@@ -1,4 +1,4 @@
-"""``GenEvalScore``: the GenEval score as a torchmetrics metric, and its functional twin."""
+"""`GenEvalScore`: the GenEval score as a torchmetrics metric, and its functional twin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_single_or_multi_val
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
@@ -31,29 +32,29 @@ _TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 class GenEvalScore(Metric):
     """The GenEval score of generated images.
 
-    ``compute()`` is one scalar, so that ``self.log("geneval", metric)`` works: the benchmark's overall, the mean of
-    the task means (of the tasks that have images). :meth:`breakdown` gives the parts.
+    `compute()` is one scalar, so that `self.log("geneval", metric)` works: the benchmark's overall, the mean of
+    the task means (of the tasks that have images). `breakdown` gives the parts.
 
     States are integers: processes may score any number of images each, none included, and reductions are exact
-    (graded credits to 2**-32). The detector is not part of the module: ``state_dict``, ``.to`` and dtype casts do not
+    (graded credits to 2**-32). The detector is not part of the module: `state_dict`, `.to` and dtype casts do not
     reach it.
 
-    As input to ``forward`` and ``update`` the metric accepts:
+    As input to `forward` and `update` the metric accepts:
 
-    - ``images``: what :meth:`GenEvalScorer.score` takes: a list of PIL images, arrays or tensors, or one batch
-      ``(n, 3, h, w)``; uint8, or floats in [0, 1].
-    - ``prompts``: a prompt text of the official suite (or of ``prompts`` below), a record or a
-      :class:`~geneval_reward.prompts.PromptSpec` per image.
+    - `images`: what `GenEvalScorer.score` takes: a list of PIL images, arrays or tensors, or one batch
+      `(n, 3, h, w)`; uint8, or floats in [0, 1].
+    - `prompts`: a prompt text of the official suite (or of `prompts` below), a record or a
+      `PromptSpec` per image.
 
     Args:
-        scorer: A :class:`GenEvalScorer`, or the name of a backend, which is loaded on first use.
-        credit: What is averaged: ``official`` (the benchmark), ``strict``, ``partial``, ``dense`` or ``flow_grpo``.
+        scorer: A `GenEvalScorer`, or the name of a backend, which is loaded on first use.
+        credit: What is averaged: `official` (the benchmark), `strict`, `partial`, `dense` or `flow_grpo`.
         prompts: Specs whose texts are understood as prompts, beside the official suite. They are also the table for
-            ``pass_at_k`` in :meth:`breakdown`; the official suite if None.
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
+            `pass_at_k` in `breakdown`; the official suite if None.
+        **kwargs: Passed to `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If ``credit`` is unknown.
+        ValueError: If `credit` is unknown.
 
     Example:
         >>> from geneval_reward import GenEvalScore
@@ -85,9 +86,9 @@ class GenEvalScore(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if credit not in CREDITS:
-            raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
         if not isinstance(scorer, GenEvalScorer | str):
-            raise ValueError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
+            raise UsageError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
         self.credit = credit
         self._scorer = scorer
         self.prompts = tuple(official_suite() if prompts is None else prompts)
@@ -176,9 +177,9 @@ class GenEvalScore(Metric):
         """The parts of the score, over what this process and, where torchmetrics syncs, the others have seen.
 
         Returns:
-            ``overall`` and ``micro`` (mean over images), NaN without any; one entry per tag with images; ``n`` (images),
-            ``prompts`` (different prompts of the table), ``pass_at_k`` (share of those with a correct image; NaN if none
-            is of the table) and ``coverage`` (share of the table's prompts that have images).
+            `overall` and `micro` (mean over images), NaN without any; one entry per tag with images; `n` (images),
+            `prompts` (different prompts of the table), `pass_at_k` (share of those with a correct image; NaN if none
+            is of the table) and `coverage` (share of the table's prompts that have images).
         """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
@@ -204,7 +205,7 @@ class GenEvalScore(Metric):
         """Plot the score: per tag beside the overall, or given values.
 
         Args:
-            val: A result of ``compute`` or ``forward``, or a list of them for a curve; None for the present state, per tag.
+            val: A result of `compute` or `forward`, or a list of them for a curve; None for the present state, per tag.
             ax: Axes to draw on.
 
         Returns:
@@ -225,10 +226,10 @@ class GenEvalScore(Metric):
 def geneval_score(
     images: Any, prompts: Sequence[Prompt] | str, scorer: GenEvalScorer | str = "lite", credit: str = "official"
 ) -> torch.Tensor:
-    """The GenEval score of a set of images: the functional twin of :class:`GenEvalScore`.
+    """The GenEval score of a set of images: the functional twin of `GenEvalScore`.
 
     Args:
-        images: What :meth:`GenEvalScorer.score` takes.
+        images: What `GenEvalScorer.score` takes.
         prompts: One per image: a prompt text of the official suite, a record or a spec.
         scorer: A scorer, or the name of a backend, which is loaded for this call.
         credit: What is averaged.

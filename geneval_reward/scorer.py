@@ -1,4 +1,4 @@
-"""``GenEvalScorer``: images and specs in, verdicts out. The one place where vision meets the judge."""
+"""`GenEvalScorer`: images and specs in, verdicts out. The one place where vision meets the judge."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.rules import Rules
@@ -38,18 +39,66 @@ Prompt = PromptSpec | Mapping[str, Any] | str
 """A spec, a record, a record as JSON, or a prompt text of the official suite."""
 
 
-class GenEvalScorer:
-    """Judges images.
+@runtime_checkable
+class Scorer(Protocol):
+    """What judges images: every host (metric, reward, callback, service, audit, command line) takes any scorer.
 
-    A plain object and not an ``nn.Module``: a metric or LightningModule that owns one does not see its weights in its
-    ``state_dict``, optimizers, EMA copies or dtype casts. It may be called from several threads; one call runs at a
-    time. ``copy.deepcopy`` returns the same object. A scorer made by :meth:`from_pretrained` pickles as the call that made
+    [`GenEvalScorer`][geneval_reward.GenEvalScorer] judges in this process,
+    `geneval_reward.service.client.RemoteScorer` asks a server, and `geneval_reward.ray.RayScorer` a pool of Ray actors. A
+    class of your own needs these members and no base class.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the scorer in results and logs, for example `lite`."""
+        ...
+
+    @property
+    def rules(self) -> Rules:
+        """The rules by which the verdicts were made."""
+        ...
+
+    def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
+        """Judge images.
+
+        Args:
+            images: What `geneval_reward.vision.images.as_images` takes.
+            specs: One spec, record, JSON record or known prompt text per image.
+
+        Returns:
+            One verdict per image, in order.
+
+        Raises:
+            ScoringError: If some images could not be scored and the others could; it carries their verdicts.
+        """
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers besides the rules, JSON-serialisable."""
+        ...
+
+    def to(self, device: torch.device | str) -> Scorer:
+        """Move the weights if they are in this process; returns the scorer."""
+        ...
+
+
+def fingerprint_id(scorer: Scorer) -> str:
+    """Twelve hex digits of a scorer's `fingerprint()`; results with equal ones are comparable."""
+    return hashlib.sha256(json.dumps(scorer.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class GenEvalScorer:
+    """Judges images in this process.
+
+    A plain object and not an `nn.Module`: a metric or LightningModule that owns one does not see its weights in its
+    `state_dict`, optimizers, EMA copies or dtype casts. It may be called from several threads; one call runs at a
+    time. `copy.deepcopy` returns the same object. A scorer made by `from_pretrained` pickles as the call that made
     it, and loads its weights again where it is unpickled.
 
     Args:
         detector: Finds objects.
         verifier: Names colours; None if no record asks for one.
-        rules: What :meth:`Rules.parse` takes.
+        rules: What `Rules.parse` takes.
         batch_size: Images a forward, >= 1. Halved for good when memory runs out.
         min_confidence: Detections at or below it are not kept; lower ones than the rules ask for make smooth credits and
             re-judging with lower thresholds possible. Never above the rules' thresholds.
@@ -77,9 +126,9 @@ class GenEvalScorer:
         name: str = "custom",
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+            raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
         if not 0.0 <= min_confidence <= 1.0:
-            raise ValueError(f"min_confidence: expected a number in [0, 1], got {min_confidence!r}")
+            raise UsageError(f"min_confidence: expected a number in [0, 1], got {min_confidence!r}")
         self.detector = detector
         self.verifier = verifier
         self.rules = Rules.parse(rules)
@@ -107,10 +156,10 @@ class GenEvalScorer:
         """Load a backend and make its scorer.
 
         Args:
-            backend: ``lite``, ``paper`` or ``mmdet``.
-            device: A torch device or ``auto``.
-            precision: ``auto``, ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
-            rules: What :meth:`Rules.parse` takes; None for the backend's own profile.
+            backend: `lite`, `paper` or `mmdet`.
+            device: A torch device or `auto`.
+            precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
+            rules: What `Rules.parse` takes; None for the backend's own profile.
             batch_size: Images a forward; None for what suits the backend.
             min_confidence: See the class.
             all_classes: See the class.
@@ -147,7 +196,7 @@ class GenEvalScorer:
         """Judge images.
 
         Args:
-            images: What :func:`geneval_reward.vision.images.as_images` takes: a list of PIL images, arrays or tensors, or
+            images: What `geneval_reward.vision.images.as_images` takes: a list of PIL images, arrays or tensors, or
                 one batch array; uint8, or floats in [0, 1].
             specs: One per image: a spec, a record, a record as JSON, or a prompt text of the official suite.
 
@@ -163,7 +212,7 @@ class GenEvalScorer:
         tensors = as_images(images)
         parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
-            raise ValueError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
+            raise UsageError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
         verdicts: list[Verdict] = []
         with self._lock, _own_numerics():
             while len(verdicts) < len(tensors):
@@ -184,8 +233,8 @@ class GenEvalScorer:
 
     @property
     def fingerprint_id(self) -> str:
-        """Twelve hex digits of :meth:`fingerprint`; results with equal ones are comparable."""
-        return hashlib.sha256(json.dumps(self.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits of `fingerprint`; results with equal ones are comparable."""
+        return fingerprint_id(self)
 
     def to(self, device: torch.device | str) -> GenEvalScorer:
         """Move the weights, for example off the GPU between rounds; returns the scorer."""
@@ -256,7 +305,7 @@ class GenEvalScorer:
         if not queries:
             return detections
         if self.verifier is None:
-            raise ValueError("verifier: expected one, since a record asks for a colour, got None")
+            raise UsageError("verifier: expected one, since a record asks for a colour, got None")
         answers = self.verifier.colors(queries)
         if len(answers) != len(queries):
             raise RuntimeError(f"verifier: expected {len(queries)} rows, got {len(answers)}; its batching is broken")
@@ -287,7 +336,7 @@ class GenEvalScorer:
 
 
 def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:
-    """The spec of each, as :func:`geneval_reward.prompts.resolve` finds it.
+    """The spec of each, as `geneval_reward.prompts.resolve` finds it.
 
     Args:
         specs: Specs, records, records as JSON, or prompt texts.
@@ -298,7 +347,7 @@ def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None 
         ValueError: If it is a single one and not a sequence.
     """
     if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
-        raise ValueError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
+        raise UsageError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
     parsed = []
     for index, spec in enumerate(specs):
         try:

@@ -21,19 +21,19 @@ from geneval_reward.vision.protocols import ColorQuery, Wanted
 __all__ = ["FakeDetector", "FakeVerifier", "replay", "replay_detector", "scorer_for"]
 
 Answers = Mapping[str, Sequence[Sequence[float]]]
-"""Class name -> rows ``[x1, y1, x2, y2, confidence]``."""
+"""Class name -> rows `[x1, y1, x2, y2, confidence]`."""
 
 
 def replay(case: Mapping[str, Any]) -> Verdict:
     """Judge a golden case: detections and colour answers are given, the verdict is asked.
 
     Args:
-        case: ``spec``, a record; ``image_size``, ``[width, height]``; ``detections``, class name -> rows
-            ``[x1, y1, x2, y2, confidence, colour]`` (raw, unsorted); ``options``, the official script's options.
+        case: `spec`, a record; `image_size`, `[width, height]`; `detections`, class name -> rows
+            `[x1, y1, x2, y2, confidence, colour]` (raw, unsorted); `options`, the official script's options.
             Other keys are not read.
 
     Returns:
-        The verdict, with ``correct, reason, kept, strict, flow_grpo, partial, dense``.
+        The verdict, with `correct, reason, kept, strict, flow_grpo, partial, dense`.
 
     Raises:
         SpecError: If the record or a class name is not valid.
@@ -74,7 +74,7 @@ def replay_detector(checkpoint_path: str | Path, image_path: str | Path) -> dict
         image_path: An image file.
 
     Returns:
-        What :func:`geneval_reward.vision.detectors.replay.replay_detector` gives, in the form of the golden files.
+        What `geneval_reward.vision.detectors.replay.replay_detector` gives, in the form of the golden files.
     """
     from geneval_reward.vision.detectors.replay import replay_detector as run
 
@@ -85,7 +85,7 @@ class FakeDetector:
     """A detector that finds the same given objects in every image, or what a function of the image says.
 
     Args:
-        answers: Class name -> rows ``[x1, y1, x2, y2, confidence]``, or a function from a ``(3, h, w)`` uint8 tensor to
+        answers: Class name -> rows `[x1, y1, x2, y2, confidence]`, or a function from a `(3, h, w)` uint8 tensor to
             such a mapping.
 
     Attributes:

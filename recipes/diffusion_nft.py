@@ -25,11 +25,11 @@ from geneval_reward.train.cli import RecipeCLI
 
 
 class Mine(DiffusionNFT):
-    """A place for your own changes: override ``rollout``, ``losses`` or ``after_update``."""
+    """A place for your own changes: override `rollout`, `losses` or `after_update`."""
 
 
 def main(args: list[str] | None = None) -> LightningCLI:
-    """Run the command line; ``args`` in place of ``sys.argv`` for tests."""
+    """Run the command line; `args` in place of `sys.argv` for tests."""
     return RecipeCLI(Mine, PromptGroups, args=args)
 
 

@@ -130,7 +130,7 @@ class RecipeCLI(LightningCLI):
 
 
 def main(args: list[str] | None = None) -> LightningCLI:
-    """Run the command line; ``args`` in place of ``sys.argv`` for tests."""
+    """Run the command line; `args` in place of `sys.argv` for tests."""
     # A resumed run writes its configuration again.
     return RecipeCLI(FineTune, Drawings, args=args, save_config_kwargs={"overwrite": True})
 

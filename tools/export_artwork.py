@@ -1,10 +1,10 @@
 """Export the emoji that depict one of the 80 classes as small PNG sprites, with their licence and provenance.
 
-Run once on a Debian machine with ``fonts-noto-color-emoji`` installed::
+Run once on a Debian machine with `fonts-noto-color-emoji` installed::
 
     python tools/export_artwork.py
 
-It writes ``geneval_reward/data/artwork/<class>.png`` (RGBA, cut to what is drawn), ``OFL.txt`` and ``artwork.json``.
+It writes `geneval_reward/data/artwork/<class>.png` (RGBA, cut to what is drawn), `OFL.txt` and `artwork.json`.
 The same font file gives the same bytes, given the same Pillow.
 """
 

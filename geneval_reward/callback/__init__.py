@@ -1,4 +1,4 @@
-"""``GenEvalCallback``: the GenEval score as a curve while a model trains."""
+"""`GenEvalCallback`: the GenEval score as a curve while a model trains."""
 
 from geneval_reward.callback.geneval import GenEvalCallback
 from geneval_reward.callback.round import Timings

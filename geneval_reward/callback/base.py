@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lightning_utilities.core import rank_zero
 
+from geneval_reward.errors import UsageError
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as LightningCallback
 
@@ -26,7 +28,7 @@ _SHARDED: Final = {
 
 
 def _callback_bases() -> tuple[type, ...]:
-    """The ``Callback`` of each installed package: they are different classes, and each Trainer asks for its own."""
+    """The `Callback` of each installed package: they are different classes, and each Trainer asks for its own."""
     bases: list[type] = []
     for name in _PACKAGES:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
@@ -58,7 +60,7 @@ def refuse_sharded(strategy: Any) -> None:
         zero = (getattr(strategy, "config", None) or {}).get("zero_optimization", {})
         found = "DeepSpeed stage 3" if zero.get("stage") == 3 else None
     if found is not None:
-        raise ValueError(
+        raise UsageError(
             f"strategy: expected one that keeps whole weights on every rank, got {found}, where sampling outside of the "
             "training step can hang; use DDP or DeepSpeed stage 1 or 2, or score saved checkpoints with "
             "`geneval-reward score`"

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from geneval_reward.errors import UsageError
+
 _SAVED: Final = ("training_seconds", "spent_seconds", "wave_seconds", "fixed_seconds")
 
 
@@ -38,9 +40,9 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_seconds is not None and not 0 < max_seconds < math.inf:
-            raise ValueError(f"max_seconds: expected a number > 0, got {max_seconds!r}")
+            raise UsageError(f"max_seconds: expected a number > 0, got {max_seconds!r}")
         if max_fraction is not None and not 0 < max_fraction < 1:
-            raise ValueError(f"max_fraction: expected a share in (0, 1), got {max_fraction!r}")
+            raise UsageError(f"max_fraction: expected a share in (0, 1), got {max_fraction!r}")
         self.max_seconds = max_seconds
         self.max_fraction = max_fraction
         self.spent_seconds = 0.0
@@ -88,7 +90,7 @@ class Budget:
         return self.permits_wave(allowed, 0.0)
 
     def permits_wave(self, allowed: float, elapsed: float) -> bool:
-        """Whether another wave fits a round that has taken ``elapsed`` seconds."""
+        """Whether another wave fits a round that has taken `elapsed` seconds."""
         return elapsed + self.wave_seconds + self.fixed_seconds <= allowed
 
     def state_dict(self) -> dict[str, Any]:

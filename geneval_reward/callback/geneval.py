@@ -1,4 +1,4 @@
-"""``GenEvalCallback``: its arguments, Lightning's hooks, and what a round leaves behind."""
+"""`GenEvalCallback`: its arguments, Lightning's hooks, and what a round leaves behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geneval_reward.callback.round import Judged, Round, Timings
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
 from geneval_reward.callback.tracking import Sample, ScoreRecord, Tracking, round_folder
-from geneval_reward.errors import RoundError
+from geneval_reward.errors import RoundError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
@@ -32,49 +32,49 @@ class GenEvalCallback(LightningCallback):
     """Scores a text-to-image model with GenEval while it trains.
 
     In a round it samples images with the module in training, judges them, logs the scores, and gives back everything it
-    touched: a run with it ends with the same weights, bit for bit, as one without. It works under ``lightning`` and
-    ``pytorch_lightning``, on one process or many, and does nothing in the sanity check. Under ``fast_dev_run`` it goes the
+    touched: a run with it ends with the same weights, bit for bit, as one without. It works under `lightning` and
+    `pytorch_lightning`, on one process or many, and does nothing in the sanity check. Under `fast_dev_run` it goes the
     whole way once, with two prompts, and shows nothing to anyone.
 
-    **Logged Metrics** (with ``geneval`` standing for ``name``):
+    **Logged Metrics** (with `geneval` standing for `name`):
 
-    - ``geneval/overall``: the benchmark's score, the mean of the task means, of those tasks that have images.
-    - ``geneval/<tag>``: each task's mean, such as ``geneval/counting``.
-    - ``geneval/partial``: the mean over tasks of the share of each prompt's requirements that were met.
-    - ``geneval/pass_at_k``: share of prompts with a correct image among their ``images_per_prompt``.
-    - ``geneval/half_width``: half of the 95 % interval of ``overall``, prompts resampled within their task.
-    - ``geneval/n``, ``geneval/prompts``: images and prompts that were scored.
-    - ``geneval/seconds``: what the round took before logging, of the slowest rank.
+    - `geneval/overall`: the benchmark's score, the mean of the task means, of those tasks that have images.
+    - `geneval/<tag>`: each task's mean, such as `geneval/counting`.
+    - `geneval/partial`: the mean over tasks of the share of each prompt's requirements that were met.
+    - `geneval/pass_at_k`: share of prompts with a correct image among their `images_per_prompt`.
+    - `geneval/half_width`: half of the 95 % interval of `overall`, prompts resampled within their task.
+    - `geneval/n`, `geneval/prompts`: images and prompts that were scored.
+    - `geneval/seconds`: what the round took before logging, of the slowest rank.
 
-    They go to all loggers with the number of optimizer steps (``trainer.global_step``), and are in
-    ``trainer.callback_metrics`` on all ranks, so that ``ModelCheckpoint(monitor="geneval/overall", mode="max")`` and
-    ``EarlyStopping`` find them; those run after this callback wherever they stand in the list. Between rounds the last values
+    They go to all loggers with the number of optimizer steps (`trainer.global_step`), and are in
+    `trainer.callback_metrics` on all ranks, so that `ModelCheckpoint(monitor="geneval/overall", mode="max")` and
+    `EarlyStopping` find them; those run after this callback wherever they stand in the list. Between rounds the last values
     stay. Pictures, results and the table go where each logger can show them, and to
-    ``<trainer.log_dir>/geneval/step-<step>/`` on disk.
+    `<trainer.log_dir>/geneval/step-<step>/` on disk.
 
     Args:
-        scorer: A :class:`~geneval_reward.GenEvalScorer`, or the name of a backend, which is loaded on the trainer's device.
-        prompts: ``"suite"`` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
+        scorer: A `GenEvalScorer`, or the name of a backend, which is loaded on the trainer's device.
+        prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
             the suite) a line; or a list of specs, records or such texts.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
-        seed: Every image's noise comes from ``seed_for(seed, prompt, index)``: the same in every round, whatever the batch
+        seed: Every image's noise comes from `seed_for(seed, prompt, index)`: the same in every round, whatever the batch
             size and number of processes. It also fixes which prompts a number or a budget picks.
         every_n_train_steps: A round each time so many optimizer steps are done. Of this and the next two give exactly one.
         every_n_epochs: A round at the end of every so-many-th training epoch.
-        on_validation: A round after every validation, also after ``trainer.validate``.
-        weights: ``"current"``, or ``"ema"`` for the moving average that Lightning's ``WeightAveraging`` (or another object
-            with a swap context, see ``docs/callback.md``) keeps.
-        sample_fn: ``(pl_module, prompts, seeds, **sample_kwargs) -> images``, or an object with
-            ``generate(prompts, seeds, **sample_kwargs)``. None: ``pl_module.generate``, or else the diffusers pipeline that the
-            module has as an attribute. Images are what :meth:`GenEvalScorer.score` takes, one per prompt.
-        sample_kwargs: Passed on to it, or to the pipeline's call; for example ``{"num_inference_steps": 20}``.
+        on_validation: A round after every validation, also after `trainer.validate`.
+        weights: `"current"`, or `"ema"` for the moving average that Lightning's `WeightAveraging` (or another object
+            with a swap context, see `docs/callback.md`) keeps.
+        sample_fn: `(pl_module, prompts, seeds, **sample_kwargs) -> images`, or an object with
+            `generate(prompts, seeds, **sample_kwargs)`. None: `pl_module.generate`, or else the diffusers pipeline that the
+            module has as an attribute. Images are what `GenEvalScorer.score` takes, one per prompt.
+        sample_kwargs: Passed on to it, or to the pipeline's call; for example `{"num_inference_steps": 20}`.
         batch_size: Images a sampling call, at most.
         max_seconds: A round ends when another wave would take it past this; it is then balanced over tasks all the same.
         max_fraction: The share of wall time that rounds may take, in (0, 1). Due rounds are cut or left out to keep it.
         log_images: So many prompts have their first picture shown; the same ones in every round, balanced over tasks.
         offload: Keep the scorer on the CPU between rounds.
-        rules: What :meth:`Rules.parse` takes, if ``scorer`` is a name.
-        on_error: ``"raise"``, or ``"warn"`` to let training go on without a score that failed.
+        rules: What `Rules.parse` takes, if `scorer` is a name.
+        on_error: `"raise"`, or `"warn"` to let training go on without a score that failed.
         name: Prefix of all keys, and name of the folder. Several callbacks in one trainer need different ones.
 
     Raises:
@@ -83,7 +83,7 @@ class GenEvalCallback(LightningCallback):
         RoundError: If a round fails; on all ranks, with the messages of those that failed. Training state is intact.
 
     Attributes:
-        best_score: Highest ``overall`` so far, over resumed runs too; NaN before the first.
+        best_score: Highest `overall` so far, over resumed runs too; NaN before the first.
         best_step: When that was.
         last_metrics: What the last round logged.
         timings: Where the last round's time went.
@@ -126,21 +126,21 @@ class GenEvalCallback(LightningCallback):
             ("log_images", log_images, 0),
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"{key}: expected an integer >= {least}, got {number!r}")
+                raise UsageError(f"{key}: expected an integer >= {least}, got {number!r}")
         for key, choice, choices in (
             ("weights", weights, ("current", "ema")),
             ("on_error", on_error, ("raise", "warn")),
         ):
             if choice not in choices:
-                raise ValueError(f"{key}: expected {' or '.join(map(repr, choices))}, got {choice!r}")
+                raise UsageError(f"{key}: expected {' or '.join(map(repr, choices))}, got {choice!r}")
         if not isinstance(scorer, GenEvalScorer | str):
-            raise ValueError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
+            raise UsageError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
         if rules is not None and not isinstance(scorer, str):
-            raise ValueError(
+            raise UsageError(
                 "rules: expected None, since the given scorer has its own, got rules; give them to the scorer"
             )
         if not name or name.strip("/") != name:
-            raise ValueError(f"name: expected a prefix without slashes around it, got {name!r}")
+            raise UsageError(f"name: expected a prefix without slashes around it, got {name!r}")
         self.scorer = scorer
         self.rules = rules
         self.specs = read_prompts(prompts, seed)

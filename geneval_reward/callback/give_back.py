@@ -1,4 +1,4 @@
-"""``give_back``: whatever happens inside, everything that training depends on is afterwards as it was before."""
+"""`give_back`: whatever happens inside, everything that training depends on is afterwards as it was before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def give_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Lend modules and the process's global state to code that may change them.
 
     Given back on the way out, also when the code raises: the state of all random generators (python, numpy, torch, every
-    CUDA device), train/eval mode of every submodule, ``requires_grad``, the memory and device of parameters and buffers and
+    CUDA device), train/eval mode of every submodule, `requires_grad`, the memory and device of parameters and buffers and
     the values of buffers up to 1 MiB, autocast, default dtype, TF32 and cuDNN flags, deterministic mode.
 
     Inside, gradients are off. Inference mode is off too, even if it was on: a tensor that a module caches while

@@ -14,7 +14,7 @@ from geneval_reward.prompts.suite import official_suite, resolve
 from geneval_reward.prompts.vocabulary import TAGS
 
 Prompts = int | str | Sequence[PromptSpec | Mapping[str, Any] | str]
-"""``"suite"``, a number per tag, a file, or specs, records and texts of the official suite."""
+"""`"suite"`, a number per tag, a file, or specs, records and texts of the official suite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def read_prompts(prompts: Prompts, seed: int) -> tuple[PromptSpec, ...]:
     """Specs in the order in which a budget takes them: tags in turn, within a tag shuffled by the seed.
 
     Args:
-        prompts: ``"suite"``; a number of prompts per tag of the suite; a file with one record, or prompt text of the suite, a
+        prompts: `"suite"`; a number of prompts per tag of the suite; a file with one record, or prompt text of the suite, a
             line; or a sequence of those.
         seed: Of the order; equal seeds give equal orders everywhere.
 
@@ -72,7 +72,7 @@ def read_prompts(prompts: Prompts, seed: int) -> tuple[PromptSpec, ...]:
 
 
 def plan_jobs(specs: Sequence[PromptSpec], images_per_prompt: int, seed: int, shown: int) -> list[Job]:
-    """All images of a round, prompt by prompt; of the first ``shown`` prompts the first picture is kept."""
+    """All images of a round, prompt by prompt; of the first `shown` prompts the first picture is kept."""
     return [
         Job(row * images_per_prompt + index, spec, index, seed_for(seed, spec.prompt, index), row < shown and not index)
         for row, spec in enumerate(specs)
@@ -81,7 +81,7 @@ def plan_jobs(specs: Sequence[PromptSpec], images_per_prompt: int, seed: int, sh
 
 
 def waves(jobs: Sequence[Job], images_per_prompt: int, prompts_per_tag: int) -> list[list[Job]]:
-    """Split jobs into waves that each have ``prompts_per_tag`` prompts of every tag that still has any."""
+    """Split jobs into waves that each have `prompts_per_tag` prompts of every tag that still has any."""
     waves: list[list[Job]] = []
     taken: dict[str, int] = {}
     for start in range(0, len(jobs), images_per_prompt):
@@ -99,7 +99,7 @@ def share(jobs: Sequence[Job], rank: int, world_size: int) -> list[Job]:
 
 
 def chunks(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs in batches of at most ``size``."""
+    """Jobs in batches of at most `size`."""
     for start in range(0, len(jobs), size):
         yield list(jobs[start : start + size])
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 class RoundBar:
     """Progress of a round in whatever bar the trainer shows: a task in Rich's, a nested tqdm bar otherwise.
 
-    Nothing is shown on other ranks than 0, with ``enable_progress_bar=False``, or where the trainer's own bar is disabled.
+    Nothing is shown on other ranks than 0, with `enable_progress_bar=False`, or where the trainer's own bar is disabled.
 
     Args:
         trainer: The Lightning trainer.

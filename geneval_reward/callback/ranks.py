@@ -46,7 +46,7 @@ class Ranks:
         self.raise_any(self.gather(describe(error)), error, what)
 
     def raise_any(self, messages: list[str | None], error: BaseException | None, what: str) -> None:
-        """As :meth:`agree`, with messages that were gathered already."""
+        """As `agree`, with messages that were gathered already."""
         failed = [(rank, message) for rank, message in enumerate(messages) if message is not None]
         if not failed:
             return

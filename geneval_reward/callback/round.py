@@ -64,9 +64,9 @@ class Round:
         trainer: The Lightning trainer.
         pl_module: The module in training.
         scorer: The judge.
-        weights: ``current`` or ``ema``.
-        sample_fn: See :class:`Sampler`.
-        sample_kwargs: See :class:`Sampler`.
+        weights: `current` or `ema`.
+        sample_fn: See `Sampler`.
+        sample_kwargs: See `Sampler`.
         batch_size: Images a sampling call, at most.
         offload: Whether the scorer is on the device only during the round.
         what: How errors call the round.

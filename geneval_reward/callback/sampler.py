@@ -1,4 +1,4 @@
-"""Where the images come from: the module's ``generate``, a function, a generator, or a diffusers pipeline it holds."""
+"""Where the images come from: the module's `generate`, a function, a generator, or a diffusers pipeline it holds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from geneval_reward.errors import ImageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.vision.images import as_images
 
 SampleFn = Callable[[Any, Sequence[str], Sequence[int]], Any]
-"""``(pl_module, prompts, seeds) -> images``, one image per prompt, each from its own seed."""
+"""`(pl_module, prompts, seeds) -> images`, one image per prompt, each from its own seed."""
 
 
 class Sampler:
@@ -23,9 +23,9 @@ class Sampler:
 
     Args:
         pl_module: The module.
-        sample_fn: A :data:`SampleFn`, or an object with ``generate(prompts, seeds)``; None for ``pl_module.generate``, or
+        sample_fn: A `SampleFn`, or an object with `generate(prompts, seeds)`; None for `pl_module.generate`, or
             else the one diffusers pipeline that the module holds.
-        kwargs: Passed on with every call, for example ``num_inference_steps``.
+        kwargs: Passed on with every call, for example `num_inference_steps`.
         batch_size: Images a call of the pipeline, at most.
 
     Raises:
@@ -75,7 +75,7 @@ class Sampler:
             device: Where the module is; images may be there or on the CPU.
 
         Returns:
-            uint8 RGB tensors ``(3, h, w)``.
+            uint8 RGB tensors `(3, h, w)`.
 
         Raises:
             ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
@@ -88,7 +88,7 @@ class Sampler:
                 return lambda prompts, seeds: sample_fn.generate(prompts, seeds, **self._kwargs)
             if callable(sample_fn):
                 return lambda prompts, seeds: sample_fn(self._module, prompts, seeds, **self._kwargs)
-            raise ValueError(
+            raise UsageError(
                 "sample_fn: expected a function of (pl_module, prompts, seeds) or an object with generate(prompts, seeds), "
                 f"got {type(sample_fn).__name__}"
             )
@@ -96,7 +96,7 @@ class Sampler:
         if callable(generate):
             return lambda prompts, seeds: generate(prompts, seeds, **self._kwargs)
         if len(self.pipelines) != 1:
-            raise ValueError(
+            raise UsageError(
                 f"sample_fn: expected {type(self._module).__name__}.generate(prompts, seeds), one diffusers pipeline as an "
                 f"attribute, or a sample_fn, got {len(self.pipelines)} pipelines and neither of the others; pass sample_fn"
             )

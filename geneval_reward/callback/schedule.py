@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from geneval_reward.errors import UsageError
+
 
 class Schedule:
     """Exactly one of three rhythms, and what was done last, so that a resumed run goes on where it stopped.
@@ -28,13 +30,13 @@ class Schedule:
         given = {"every_n_train_steps": every_n_train_steps, "every_n_epochs": every_n_epochs}
         chosen = [name for name, value in given.items() if value is not None] + ["on_validation"] * bool(on_validation)
         if len(chosen) != 1:
-            raise ValueError(
+            raise UsageError(
                 "schedule: expected exactly one of every_n_train_steps, every_n_epochs, on_validation, "
                 f"got {' and '.join(chosen) or 'none'}"
             )
         for name, value in given.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+                raise UsageError(f"{name}: expected an integer >= 1, got {value!r}")
         self.every_n_train_steps = every_n_train_steps
         self.every_n_epochs = every_n_epochs
         self.on_validation = on_validation
@@ -43,7 +45,7 @@ class Schedule:
         self.last_validation_step = -1
 
     def due_after_step(self, step: int) -> bool:
-        """Whether a round is due now that ``step`` optimizer steps are done; asked again for the same step: no.
+        """Whether a round is due now that `step` optimizer steps are done; asked again for the same step: no.
 
         A multiple that was jumped over (several optimizers count several steps at once) counts as reached.
         """

@@ -14,7 +14,7 @@ _DRAWS: Final = 2000
 
 
 def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> dict[str, float]:
-    """The logged metrics of a round; see :class:`geneval_reward.callback.GenEvalCallback` for what they mean.
+    """The logged metrics of a round; see `geneval_reward.callback.GenEvalCallback` for what they mean.
 
     Args:
         name: Prefix of the keys.

@@ -10,6 +10,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from geneval_reward.errors import UsageError
+
 # Names under which averages offer "with the average in place": torch_ema and CompVis latent-diffusion.
 _SWAP_CONTEXTS: Final = ("average_parameters", "ema_scope")
 _ATTRIBUTES: Final = ("ema", "ema_model", "model_ema")
@@ -20,9 +22,9 @@ _COUNTERS: Final = ("num_updates", "optimization_step", "n_averaged")
 def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> AbstractContextManager[None]:
     """The context in which the wanted weights are in the module.
 
-    For ``ema`` the average is looked for among the trainer's callbacks, the module and its attributes ``ema``,
-    ``ema_model`` and ``model_ema``: Lightning's ``WeightAveraging``; any object with a context manager
-    ``average_parameters()`` (as torch_ema) or ``ema_scope()`` (as latent-diffusion); or diffusers' ``EMAModel``.
+    For `ema` the average is looked for among the trainer's callbacks, the module and its attributes `ema`,
+    `ema_model` and `model_ema`: Lightning's `WeightAveraging`; any object with a context manager
+    `average_parameters()` (as torch_ema) or `ema_scope()` (as latent-diffusion); or diffusers' `EMAModel`.
 
     Raises:
         ValueError: If there is no average or more than one.
@@ -33,7 +35,7 @@ def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> Abstra
     found = _averages(trainer, pl_module)
     if len(found) != 1:
         got = ", ".join(type(average).__name__ for average in found) or "none"
-        raise ValueError(
+        raise UsageError(
             f"weights='ema': expected one average of the weights, got {got}; add the callback WeightAveraging, or an "
             f"object with {' or '.join(_SWAP_CONTEXTS)} as a callback or as pl_module.ema"
         )
@@ -116,13 +118,13 @@ def _data_swapped(source: nn.Module, target: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _stored(average: Any, pl_module: nn.Module) -> Iterator[None]:
-    """diffusers' ``EMAModel``, over as many parameters as it averages."""
+    """diffusers' `EMAModel`, over as many parameters as it averages."""
     shadow = list(average.shadow_params)
     trained = [p for p in pl_module.parameters() if p.requires_grad]
     every = list(pl_module.parameters())
     fitting = next((group for group in (trained, every) if _same_shapes(group, shadow)), None)
     if fitting is None:
-        raise ValueError(
+        raise UsageError(
             f"weights='ema': expected {type(average).__name__} over the module's parameters, got {len(shadow)} averages for "
             f"{len(trained)} trained of {len(every)} parameters; give it a context manager average_parameters()"
         )

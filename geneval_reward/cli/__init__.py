@@ -1,4 +1,4 @@
-"""The command line: ``geneval-reward COMMAND``.
+"""The command line: `geneval-reward COMMAND`.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all done; 1 done, but something was skipped, incomplete or
 found wanting (it is named); 2 wrong usage or nothing done.
@@ -65,10 +65,13 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one sentence and exit code 2."""
+    """Run the command line. The package's own errors and those of the file system become one sentence and exit code 2.
+
+    Any other exception is a bug, and keeps its traceback.
+    """
     try:
         app()
-    except (GenEvalError, ValueError, FileExistsError) as error:
+    except (GenEvalError, OSError) as error:
         if os.environ.get("GENEVAL_REWARD_DEBUG"):
             raise
         print(f"geneval-reward: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``geneval-reward annotations``: a results file beside the benchmark's human annotations."""
+"""`geneval-reward annotations`: a results file beside the benchmark's human annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geneval-reward compare``: results files on the same prompts and noise, with intervals."""
+"""`geneval-reward compare`: results files on the same prompts and noise, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geneval-reward demo``: scenes, photographs and samples judged on one page, then a model improved by the verdicts."""
+"""`geneval-reward demo`: scenes, photographs and samples judged on one page, then a model improved by the verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geneval-reward doctor``: what is installed, which weights are there, and whether the detector still sees."""
+"""`geneval-reward doctor`: what is installed, which weights are there, and whether the detector still sees."""
 
 from __future__ import annotations
 

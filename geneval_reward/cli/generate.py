@@ -1,4 +1,4 @@
-"""``geneval-reward generate``: images of a prompt set in the benchmark's layout, ready for ``score``."""
+"""`geneval-reward generate`: images of a prompt set in the benchmark's layout, ready for `score`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.errors import UsageError
 from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def generate(
     whole = read_suite(suite)
     new_texts = {} if rewrites is None else read_rewrites(rewrites, whole)
     if rewrites is not None and not new_texts:
-        raise ValueError(
+        raise UsageError(
             f"{rewrites}: expected at least one text that is not the record's own, got none; leave --rewrites out"
         )
     chosen = choose_subset(whole, subset)
@@ -119,7 +120,7 @@ def generate(
 
 
 def progress_bar(messages: Any, what: str, *, quiet: bool = False) -> Any:
-    """A bar with counts and times; nothing at all if ``quiet``: of many processes one shows it."""
+    """A bar with counts and times; nothing at all if `quiet`: of many processes one shows it."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

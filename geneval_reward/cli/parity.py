@@ -1,4 +1,4 @@
-"""``geneval-reward parity``: do two detectors see the same objects in the same images?"""
+"""`geneval-reward parity`: do two detectors see the same objects in the same images?"""
 
 from __future__ import annotations
 

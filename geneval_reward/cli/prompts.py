@@ -1,4 +1,4 @@
-"""``geneval-reward prompts``: the official suite, or training prompts."""
+"""`geneval-reward prompts`: the official suite, or training prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geneval-reward report``: one results file, or several compared, as one HTML page, figures or tables."""
+"""`geneval-reward report`: one results file, or several compared, as one HTML page, figures or tables."""
 
 from __future__ import annotations
 

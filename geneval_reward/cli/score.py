@@ -1,4 +1,4 @@
-"""``geneval-reward score``: a folder of images to verdicts and the GenEval score."""
+"""`geneval-reward score`: a folder of images to verdicts and the GenEval score."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
 from geneval_reward.cli.shared.tables import print_summary
+from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +65,9 @@ def score(
     from geneval_reward.results.layout import read_folder
 
     if engine not in ("local", "ray"):
-        raise ValueError(f"--engine: expected local or ray, got {engine!r}")
+        raise UsageError(f"--engine: expected local or ray, got {engine!r}")
     if workers is not None and engine == "local":
-        raise ValueError("--workers: expected --engine ray with it, got the local engine, which is one process")
+        raise UsageError("--workers: expected --engine ray with it, got the local engine, which is one process")
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     # Absolute where it is a path: a worker of a cluster has another working folder.
     where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint

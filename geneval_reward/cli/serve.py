@@ -1,4 +1,4 @@
-"""``geneval-reward serve``: the reward as a service."""
+"""`geneval-reward serve`: the reward as a service."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText
+from geneval_reward.errors import UsageError
 
 
 def serve(
@@ -65,24 +66,24 @@ def serve(
     try:
         from geneval_reward.service.server.runner import serve as run
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise UsageError(
             f"serve: expected the extra 'serve', got no module {error.name!r}; pip install 'geneval-reward[serve]'"
         ) from error
     from geneval_reward.service.server.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
     from geneval_reward.service.server.pool import PoolConfig
 
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ValueError(f"--log-level: expected debug, info, warning or error, got {log_level!r}")
+        raise UsageError(f"--log-level: expected debug, info, warning or error, got {log_level!r}")
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("geneval_reward").setLevel(log_level.upper())
     bounds = Limits.parse(limits)
     if (tls_cert is None) != (tls_key is None):
-        raise ValueError("--tls-cert, --tls-key: expected both or neither, got one")
+        raise UsageError("--tls-cert, --tls-key: expected both or neither, got one")
     for name, path in (("--tls-cert", tls_cert), ("--tls-key", tls_key)):
         if path is not None and not path.is_file():
-            raise ValueError(f"{name}: expected a file, got {path}, which is none")
+            raise UsageError(f"{name}: expected a file, got {path}, which is none")
     if compat is None and (credit != "flow_grpo" or not swap_rb):
-        raise ValueError(
+        raise UsageError(
             "--credit, --swap-rb: expected --compat beside them, got none; clients of our own name their credit"
         )
     devices = [name for name in _devices(device) for _ in range(workers)]
@@ -131,9 +132,9 @@ def _api_key(path: Path | None) -> str | None:
     try:
         key = path.read_text().strip()
     except OSError as error:
-        raise ValueError(f"--api-key-file: expected a file that can be read, got {error.strerror}: {path}") from error
+        raise UsageError(f"--api-key-file: expected a file that can be read, got {error.strerror}: {path}") from error
     if not key:
-        raise ValueError(f"--api-key-file: expected a key in {path}, got an empty file")
+        raise UsageError(f"--api-key-file: expected a key in {path}, got an empty file")
     return key
 
 
@@ -146,10 +147,10 @@ def _devices(text: str) -> list[str]:
     if names == ["cuda"]:
         count = _gpus()
         if not count:
-            raise ValueError("--device: expected at least one CUDA device, got none that torch sees; use --device cpu")
+            raise UsageError("--device: expected at least one CUDA device, got none that torch sees; use --device cpu")
         return [f"cuda:{index}" for index in range(count)]
     if not all(names):
-        raise ValueError(f"--device: expected names such as cuda:0,cuda:1, got {text!r}")
+        raise UsageError(f"--device: expected names such as cuda:0,cuda:1, got {text!r}")
     return names
 
 

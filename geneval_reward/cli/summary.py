@@ -1,4 +1,4 @@
-"""``geneval-reward summary``: the benchmark's table from a results file, also under other rules."""
+"""`geneval-reward summary`: the benchmark's table from a results file, also under other rules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from geneval_reward.cli.shared.rules_grid import print_rules_grid
 from geneval_reward.cli.shared.tables import print_summary, summary_text
+from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from geneval_reward.results import Results
@@ -57,7 +58,7 @@ def summary(
             raise typer.Exit(1)
         return
     if plot is not None:
-        raise ValueError("plot: expected a range of rules to draw, such as --rules confidence=.1:.9:.1, got none")
+        raise UsageError("plot: expected a range of rules to draw, such as --rules confidence=.1:.9:.1, got none")
     found = summarize(_read(results), credit, ",".join(rules) if rules else None)
     messages = Console(stderr=True, highlight=False)
     if format is Format.table:

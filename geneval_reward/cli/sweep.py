@@ -1,4 +1,4 @@
-"""``geneval-reward sweep``: a grid of generator arguments to a table and a picture."""
+"""`geneval-reward sweep`: a grid of generator arguments to a table and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``geneval-reward weights``: which weight files there are, fetch them, convert them, check them."""
+"""`geneval-reward weights`: which weight files there are, fetch them, convert them, check them."""
 
 from __future__ import annotations
 

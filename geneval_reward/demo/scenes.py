@@ -27,9 +27,9 @@ class DemoScene:
         image: RGB, 512 x 512.
         spec: What is asked of it.
         class_names: Class of each object drawn.
-        boxes: Box ``(x1, y1, x2, y2)`` of each object in pixels.
+        boxes: Box `(x1, y1, x2, y2)` of each object in pixels.
         colors: Colour name of each object, None for the drawing's own colours.
-        should_pass: Whether the image does what ``spec`` asks.
+        should_pass: Whether the image does what `spec` asks.
         why: One line in plain words: what is to be seen.
     """
 

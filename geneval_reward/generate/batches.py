@@ -9,6 +9,8 @@ from typing import Final
 import torch
 from PIL import Image
 
+from geneval_reward.errors import UsageError
+
 _log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY: Final = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
@@ -25,7 +27,7 @@ class Batches:
         batch_size: Its present value.
 
     Raises:
-        ValueError: If ``batch_size`` is not an integer >= 1.
+        ValueError: If `batch_size` is not an integer >= 1.
 
     Example:
         >>> batches = Batches(lambda prompts, seeds: [Image.new("RGB", (4, 4)) for _ in prompts], 2)
@@ -35,7 +37,7 @@ class Batches:
 
     def __init__(self, call: Callable[[list[str], list[int]], list[Image.Image]], batch_size: int) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+            raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
         self._call = call
         self.batch_size = batch_size
 
@@ -77,7 +79,7 @@ def check_request(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[st
         raise TypeError("prompts: expected a list of strings, got one string; put it in a list")
     texts, numbers = list(prompts), list(seeds)
     if len(texts) != len(numbers):
-        raise ValueError(f"seeds: expected one per prompt ({len(texts)}), got {len(numbers)}")
+        raise UsageError(f"seeds: expected one per prompt ({len(texts)}), got {len(numbers)}")
     for index, prompt in enumerate(texts):
         if not isinstance(prompt, str):
             raise TypeError(f"prompts[{index}]: expected a string, got {type(prompt).__name__}")

@@ -1,4 +1,4 @@
-"""``CallableGenerator``: a plain function as a generator, for autoregressive and unified models."""
+"""`CallableGenerator`: a plain function as a generator, for autoregressive and unified models."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.batches import Batches
 
 Seeding = Literal["given", "global"]
 
 
 class CallableGenerator:
-    """Makes images with a function ``(prompts, seeds) -> images``.
+    """Makes images with a function `(prompts, seeds) -> images`.
 
     Two ways for an image to depend on its own seed alone, whatever batch it is made in:
 
-    * ``seeding="given"``: the function draws image i from ``seeds[i]``. For models that sample token by token,
-      :class:`geneval_reward.generate.SeededTokens` does that in ``transformers``' ``generate``.
-    * ``seeding="global"``: the function draws from torch's global generators. It is then called with one image at a time,
+    * `seeding="given"`: the function draws image i from `seeds[i]`. For models that sample token by token,
+      `geneval_reward.generate.SeededTokens` does that in `transformers`' `generate`.
+    * `seeding="global"`: the function draws from torch's global generators. It is then called with one image at a time,
       its seed set before; the state of those generators is given back afterwards.
 
     If memory runs out the batch is halved, for good, and the images are made again from the same seeds.
 
     Args:
-        function: Gets a list of prompts and a list of as many seeds (integers in ``[0, 2**63)``). Returns as many images:
-            PIL images, ``(H, W, 3)`` uint8 arrays, ``(3, H, W)`` tensors (uint8, or floats in [0, 1]), or one array or tensor of
+        function: Gets a list of prompts and a list of as many seeds (integers in `[0, 2**63)`). Returns as many images:
+            PIL images, `(H, W, 3)` uint8 arrays, `(3, H, W)` tensors (uint8, or floats in [0, 1]), or one array or tensor of
             such with a leading batch dimension.
-        batch_size: Most images a call, >= 1; always 1 with ``seeding="global"``.
-        seeding: ``given`` or ``global``.
+        batch_size: Most images a call, >= 1; always 1 with `seeding="global"`.
+        seeding: `given` or `global`.
 
     Raises:
-        TypeError: If ``function`` cannot be called.
-        ValueError: If ``batch_size`` or ``seeding`` is not valid.
+        TypeError: If `function` cannot be called.
+        ValueError: If `batch_size` or `seeding` is not valid.
 
     Example:
         >>> def paint(prompts, seeds):
@@ -56,7 +57,7 @@ class CallableGenerator:
         if not callable(function):
             raise TypeError(f"function: expected something to call, got {type(function).__name__}")
         if seeding not in ("given", "global"):
-            raise ValueError(f"seeding: expected 'given' or 'global', got {seeding!r}")
+            raise UsageError(f"seeding: expected 'given' or 'global', got {seeding!r}")
         self.function = function
         self.seeding = seeding
         self._batches = Batches(self._call, batch_size)
@@ -98,7 +99,7 @@ def as_pil(images: Any, count: int, name: str = "function") -> list[Image.Image]
     """RGB images from what a model gives.
 
     Args:
-        images: See :class:`CallableGenerator`.
+        images: See `CallableGenerator`.
         count: How many there must be.
         name: What gave them, for messages.
 
@@ -112,9 +113,9 @@ def as_pil(images: Any, count: int, name: str = "function") -> list[Image.Image]
     try:
         found = list(images)
     except TypeError as error:
-        raise ValueError(f"{name}: expected a list of images, got {type(images).__name__}") from error
+        raise UsageError(f"{name}: expected a list of images, got {type(images).__name__}") from error
     if len(found) != count:
-        raise ValueError(f"{name}: expected {count} images, one per prompt, got {len(found)}")
+        raise UsageError(f"{name}: expected {count} images, one per prompt, got {len(found)}")
     return [_one(image, index, name) for index, image in enumerate(found)]
 
 
@@ -128,17 +129,17 @@ def _one(image: Any, index: int, name: str) -> Image.Image:
     else:
         array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(
+        raise UsageError(
             f"{name}: images[{index}]: expected (height, width, 3), or (3, height, width) in a tensor, got {array.shape}"
         )
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):
-            raise ValueError(
+            raise UsageError(
                 f"{name}: images[{index}]: expected floats in [0, 1], got {low:.3g}..{high:.3g}; "
                 "scale and clamp them, or give uint8"
             )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise ValueError(f"{name}: images[{index}]: expected uint8 or floats, got {array.dtype}")
+        raise UsageError(f"{name}: images[{index}]: expected uint8 or floats, got {array.dtype}")
     return Image.fromarray(array)

@@ -1,4 +1,4 @@
-"""``DiffusersGenerator``: a diffusers pipeline as a generator, one seed per image."""
+"""`DiffusersGenerator`: a diffusers pipeline as a generator, one seed per image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.batches import Batches
 
 _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
@@ -26,10 +27,10 @@ class DiffusersGenerator:
     Args:
         pipe: The pipeline. It is used as it is: device, precision and adapters are the caller's.
         batch_size: Images a call of the pipeline, >= 1.
-        **call_kwargs: Passed with every call, such as ``num_inference_steps``, ``guidance_scale``, ``height``.
+        **call_kwargs: Passed with every call, such as `num_inference_steps`, `guidance_scale`, `height`.
 
     Raises:
-        ValueError: If the pipeline takes no prompt or generator, or ``call_kwargs`` names an argument that it does not take
+        ValueError: If the pipeline takes no prompt or generator, or `call_kwargs` names an argument that it does not take
             or that is set here.
 
     Example:
@@ -45,17 +46,17 @@ class DiffusersGenerator:
         taken = inspect.signature(type(pipe).__call__).parameters
         for name in ("prompt", "generator"):
             if name not in taken:
-                raise ValueError(
+                raise UsageError(
                     f"pipe: expected a text-to-image pipeline that takes {name!r}, got {type(pipe).__name__}; wrap it in an "
                     "object with generate(prompts, seeds)"
                 )
         for name in call_kwargs:
             if name in _OURS:
-                raise ValueError(
+                raise UsageError(
                     f"{name}: expected it to be left out, got {call_kwargs[name]!r}; it is set for each image"
                 )
             if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-                raise ValueError(
+                raise UsageError(
                     f"{name}: expected an argument that {type(pipe).__name__} takes, got one that it does not"
                 )
         self.pipe = pipe
@@ -87,5 +88,5 @@ class DiffusersGenerator:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         out = self.pipe(prompt=prompts, generator=generators, output_type="pil", **self.call_kwargs).images
         if len(out) != len(prompts):
-            raise ValueError(f"pipe: expected {len(prompts)} images, one per prompt, got {len(out)}")
+            raise UsageError(f"pipe: expected {len(prompts)} images, one per prompt, got {len(out)}")
         return [image.convert("RGB") for image in out]

@@ -21,7 +21,7 @@ class Generator(Protocol):
 
         Args:
             prompts: Texts.
-            seeds: As many integers >= 0; see :func:`geneval_reward.generate.seed_for`.
+            seeds: As many integers >= 0; see `geneval_reward.generate.seed_for`.
 
         Returns:
             As many RGB images, in order.

@@ -1,4 +1,4 @@
-"""``load_generator``: a generator from what a command line or a YAML file can name."""
+"""`load_generator`: a generator from what a command line or a YAML file can name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.diffusers import DiffusersGenerator
 from geneval_reward.generate.generator import Generator
 from geneval_reward.vision.backends import resolve_device
@@ -40,15 +41,15 @@ def load_generator(
     """A generator from its name.
 
     Args:
-        model: ``pocket`` (inside the package); a folder that a diffusers pipeline was saved in; the name of one on a model
-            hub, ``owner/name``; or ``module:function`` or ``file.py:function`` that gives a pipeline or anything with
-            ``generate(prompts, seeds)``. The function gets those of ``arguments`` that it takes.
-        device: A torch device, or ``auto``: CUDA where there is one, and under torchrun the local rank's.
-        dtype: ``fp32``, ``fp16``, ``bf16``, or ``auto``: fp16 on CUDA, else fp32; pocket is always fp32 then.
+        model: `pocket` (inside the package); a folder that a diffusers pipeline was saved in; the name of one on a model
+            hub, `owner/name`; or `module:function` or `file.py:function` that gives a pipeline or anything with
+            `generate(prompts, seeds)`. The function gets those of `arguments` that it takes.
+        device: A torch device, or `auto`: CUDA where there is one, and under torchrun the local rank's.
+        dtype: `fp32`, `fp16`, `bf16`, or `auto`: fp16 on CUDA, else fp32; pocket is always fp32 then.
         batch_size: Most images a call; 64 for pocket, else 8.
-        lora: File or folder of LoRA weights, as ``pipe.load_lora_weights`` takes it.
+        lora: File or folder of LoRA weights, as `pipe.load_lora_weights` takes it.
         lora_scale: Strength of the LoRA; 1.0 as trained.
-        **arguments: Passed with every call of the pipeline; see :class:`DiffusersGenerator`.
+        **arguments: Passed with every call of the pipeline; see `DiffusersGenerator`.
 
     Raises:
         ValueError: If nothing of that name can be loaded, or an option does not fit it.
@@ -58,7 +59,7 @@ def load_generator(
         64
     """
     if dtype != "auto" and dtype not in DTYPES:
-        raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
+        raise UsageError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
     place = _place(device)
     if model in NAMED or _is_import_path(model):
         function = import_object(NAMED.get(model, model), "model")
@@ -75,7 +76,7 @@ def load_generator(
     if lora is not None:
         _load_lora(pipe, lora, lora_scale)
     elif lora_scale != 1.0:
-        raise ValueError(f"lora_scale: expected it to be left out without lora, got {lora_scale!r}; name the LoRA too")
+        raise UsageError(f"lora_scale: expected it to be left out without lora, got {lora_scale!r}; name the LoRA too")
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(place) if hasattr(pipe, "to") else pipe
@@ -83,7 +84,7 @@ def load_generator(
 
 
 def import_object(path: str, name: str) -> Any:
-    """What ``module:attribute`` or ``file.py:attribute`` names.
+    """What `module:attribute` or `file.py:attribute` names.
 
     Args:
         path: Where it is.
@@ -107,7 +108,7 @@ def import_object(path: str, name: str) -> Any:
             module = importlib.import_module(source)
         return getattr(module, attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{name}: expected module:function or file.py:function to import, got {path!r} ({error})"
         ) from error
 
@@ -133,14 +134,14 @@ def _ready_made(
     thing: Any, model: str, dtype: str, batch_size: int | None, lora: str | None, arguments: dict[str, Any]
 ) -> Generator:
     if not isinstance(thing, Generator):
-        raise ValueError(
+        raise UsageError(
             f"model: expected {model!r} to give a pipeline or an object with generate(prompts, seeds), got "
             f"{type(thing).__name__}"
         )
     given = {"dtype": None if dtype == "auto" else dtype, "batch_size": batch_size, "lora": lora} | arguments
     extra = [name for name, value in given.items() if value is not None]
     if extra:
-        raise ValueError(
+        raise UsageError(
             f"{extra[0]}: expected it to be left out for {model!r}, which makes its generator itself; set it there"
         )
     return thing
@@ -164,14 +165,14 @@ def _from_diffusers(model: str, dtype: torch.dtype) -> Any:
     index = Path(model) / "model_index.json"
     hub = not Path(model).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
     if not index.is_file() and not hub:
-        raise ValueError(
+        raise UsageError(
             "model: expected 'pocket', the folder of a diffusers pipeline (with model_index.json), a hub name owner/name, or "
             f"module:function, got {model!r}"
         )
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
-        raise ValueError(f"model: expected diffusers for {model!r}; pip install 'geneval-reward[diffusers]'") from error
+        raise UsageError(f"model: expected diffusers for {model!r}; pip install 'geneval-reward[diffusers]'") from error
     kind: Any = DiffusionPipeline
     if not hub:
         name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
@@ -186,20 +187,20 @@ def _from_diffusers(model: str, dtype: torch.dtype) -> Any:
         except (OSError, ValueError, AttributeError, ImportError) as error:
             where = "on the model hub or in its local cache" if hub else "in that folder"
             text = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(
+            raise UsageError(
                 f"model: expected a diffusers pipeline {where}, got none for {model!r} ({text})"
             ) from error
 
 
 def _load_lora(pipe: Any, lora: str, scale: float) -> None:
     if not hasattr(pipe, "load_lora_weights"):
-        raise ValueError(f"lora: expected a pipeline that loads LoRA weights, got {type(pipe).__name__}")
+        raise UsageError(f"lora: expected a pipeline that loads LoRA weights, got {type(pipe).__name__}")
     if not Path(lora).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", lora) is None:
-        raise ValueError(f"lora: expected a file or folder of LoRA weights or a hub name, got {lora!r}")
+        raise UsageError(f"lora: expected a file or folder of LoRA weights or a hub name, got {lora!r}")
     try:
         pipe.load_lora_weights(lora, adapter_name="lora")
         pipe.set_adapters(["lora"], adapter_weights=[scale])
     except (OSError, ImportError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"lora: expected weights that {type(pipe).__name__} can load (and peft installed), got {lora!r} ({error})"
         ) from error

@@ -15,8 +15,8 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
     """Read a file of rewritten prompts.
 
     Args:
-        path: JSON lines, each either ``{"prompt": the record's text, "rewritten": the new text}`` or a whole record whose
-            ``prompt`` is the new text (as the files of BAGEL and others have it; matched by tag and clauses).
+        path: JSON lines, each either `{"prompt": the record's text, "rewritten": the new text}` or a whole record whose
+            `prompt` is the new text (as the files of BAGEL and others have it; matched by tag and clauses).
         specs: The prompt set. Every one needs a line, so that no score is a mixture.
 
     Returns:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import operator
 
+from geneval_reward.errors import UsageError
+
 
 def seed_for(base_seed: int, prompt: str, index: int) -> int:
-    """The seed of the ``index``-th image of a prompt.
+    """The seed of the `index`-th image of a prompt.
 
     It depends on nothing but its arguments: not on Python's hash seed, the machine, or the versions of libraries.
 
@@ -17,11 +19,11 @@ def seed_for(base_seed: int, prompt: str, index: int) -> int:
         index: Which image of the prompt, >= 0.
 
     Returns:
-        An integer in ``[0, 2**63)``, as ``torch.Generator.manual_seed`` and ``numpy.random.default_rng`` take it.
+        An integer in `[0, 2**63)`, as `torch.Generator.manual_seed` and `numpy.random.default_rng` take it.
 
     Raises:
-        TypeError: If ``base_seed`` or ``index`` is not an integer, or ``prompt`` not a string.
-        ValueError: If ``index`` is negative.
+        TypeError: If `base_seed` or `index` is not an integer, or `prompt` not a string.
+        ValueError: If `index` is negative.
 
     Example:
         >>> seed_for(0, "a photo of a dog", 0)
@@ -31,7 +33,7 @@ def seed_for(base_seed: int, prompt: str, index: int) -> int:
         raise TypeError(f"prompt: expected a string, got {type(prompt).__name__}")
     base, number = operator.index(base_seed), operator.index(index)
     if number < 0:
-        raise ValueError(f"index: expected an integer >= 0, got {number}")
+        raise UsageError(f"index: expected an integer >= 0, got {number}")
     # The length in front keeps (seed, prompt, index) apart from any other split of the same characters.
     text = f"geneval-reward\0{base}\0{number}\0{len(prompt)}\0{prompt}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""``Shard``: which part of the prompts a process makes."""
+"""`Shard`: which part of the prompts a process makes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from geneval_reward.errors import UsageError
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part ``index`` of ``count`` equal parts.
+    """Part `index` of `count` equal parts.
 
     Attributes:
         index: From 0.
         count: How many parts there are, >= 1.
 
     Raises:
-        ValueError: If ``index`` is not in ``0..count - 1``.
+        ValueError: If `index` is not in `0..count - 1`.
 
     Example:
         >>> Shard.parse("1/3").of("abcdefg")
@@ -32,28 +34,28 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.index < self.count:
-            raise ValueError(
+            raise UsageError(
                 f"shard: expected i/n with i of 0..n-1 and n >= 1, got {self.index}/{self.count}; the first of four is 0/4"
             )
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``i/n``.
+        """Read `i/n`.
 
         Raises:
             ValueError: If it is not that.
         """
         found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
         if found is None:
-            raise ValueError(f"shard: expected i/n such as 0/4, got {text!r}")
+            raise UsageError(f"shard: expected i/n such as 0/4, got {text!r}")
         return cls(int(found[1]), int(found[2]))
 
     @classmethod
     def current(cls, text: str | None = None, environment: Mapping[str, str] | None = None) -> Shard:
-        """The part of this process: of ``--shard``, of torchrun's ``RANK`` and ``WORLD_SIZE``, or of both together.
+        """The part of this process: of `--shard`, of torchrun's `RANK` and `WORLD_SIZE`, or of both together.
 
         Args:
-            text: ``i/n``, or None.
+            text: `i/n`, or None.
             environment: Where to look for torchrun's variables; None: the process's own.
 
         Raises:
@@ -68,12 +70,12 @@ class Shard:
         try:
             rank, world = int(values.get("RANK", "0")), int(values.get("WORLD_SIZE", "1"))
         except ValueError as error:
-            raise ValueError(
+            raise UsageError(
                 f"RANK, WORLD_SIZE: expected integers as torchrun sets them, got {values.get('RANK')!r} and "
                 f"{values.get('WORLD_SIZE')!r}; unset them"
             ) from error
         return cls(shard.index * world + rank, shard.count * world)
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """Its items, every ``count``-th: neighbours (prompts of one task) go to different processes."""
+        """Its items, every `count`-th: neighbours (prompts of one task) go to different processes."""
         return list(items[self.index :: self.count])

@@ -1,4 +1,4 @@
-"""``FolderGenerator``: images that are there already, as a generator."""
+"""`FolderGenerator`: images that are there already, as a generator."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class FolderGenerator:
 
     So that whatever asks a generator (a sweep, a callback, a comparison) can be run on images of any origin.
 
-    Images that say their seed (those of ``geneval-reward generate``) are found by it. For others, image ``i`` of a prompt
-    (by the number in its file name, see :class:`geneval_reward.results.layout.ImageItem`) has the seed
-    ``seed_for(base_seed, prompt, i)``, which is what everything in this package asks for.
+    Images that say their seed (those of `geneval-reward generate`) are found by it. For others, image `i` of a prompt
+    (by the number in its file name, see `geneval_reward.results.layout.ImageItem`) has the seed
+    `seed_for(base_seed, prompt, i)`, which is what everything in this package asks for.
 
     Args:
-        root: The benchmark's layout; or, with ``metadata``, any folder of images. See
-            :func:`geneval_reward.results.layout.read_folder`.
+        root: The benchmark's layout; or, with `metadata`, any folder of images. See
+            `geneval_reward.results.layout.read_folder`.
         metadata: JSON lines with records and file names, for a flat folder.
         base_seed: Seed of the whole set, for images that do not say theirs.
 
@@ -129,7 +129,7 @@ def _numbers(prompt: str, items: Sequence[ImageItem], problems: list[str]) -> li
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """``0..2, 5`` for 0, 1, 2, 5."""
+    """`0..2, 5` for 0, 1, 2, 5."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.stats.power import VarianceComponents
 from geneval_reward.stats.simulate import TYPICAL_ACCURACY
@@ -41,7 +42,7 @@ class Subset:
         return counts
 
     def standard_error(self, images_per_prompt: int, parts: VarianceComponents | None = None) -> float:
-        """Standard error of the overall score on this subset; see :func:`subset_standard_error`."""
+        """Standard error of the overall score on this subset; see `subset_standard_error`."""
         return subset_standard_error(self.prompts_per_tag, images_per_prompt, parts)
 
 
@@ -53,14 +54,14 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
 
     Args:
         specs: The whole set.
-        size: Number of prompts; or ``"10/tag"``, so many of each task.
+        size: Number of prompts; or `"10/tag"`, so many of each task.
         seed: Another seed, another choice.
 
     Returns:
         The subset.
 
     Raises:
-        ValueError: If ``size`` is not one of these, less than one prompt per task, or more than there are.
+        ValueError: If `size` is not one of these, less than one prompt per task, or more than there are.
 
     Example:
         >>> from geneval_reward.prompts import official_suite
@@ -88,8 +89,8 @@ def subset_standard_error(
     Args:
         prompts_per_tag: Number of prompts by task, each >= 1.
         images_per_prompt: Images of each, >= 1.
-        parts: Variance components of a run like the one to come, from :func:`geneval_reward.stats.variance_components`. None:
-            assumed, task by task, from the accuracies of FLUX.1-dev and a correlation of :data:`ASSUMED_ICC`.
+        parts: Variance components of a run like the one to come, from `geneval_reward.stats.variance_components`. None:
+            assumed, task by task, from the accuracies of FLUX.1-dev and a correlation of `ASSUMED_ICC`.
 
     Returns:
         The standard error as a share (0.01 is one point), for another draw of prompts and noise.
@@ -102,7 +103,7 @@ def subset_standard_error(
         0.033
     """
     if images_per_prompt < 1 or not prompts_per_tag or min(prompts_per_tag.values()) < 1:
-        raise ValueError(
+        raise UsageError(
             f"prompts_per_tag, images_per_prompt: expected numbers >= 1, got {dict(prompts_per_tag)} and {images_per_prompt}"
         )
     variance = 0.0
@@ -125,18 +126,18 @@ def _shares(size: int | str, sizes: Mapping[str, int]) -> dict[str, int]:
     found = re.fullmatch(r"(\d+)(/tag)?", text)
     total = sum(sizes.values())
     if found is None or isinstance(size, bool) or int(found[1]) < 1:
-        raise ValueError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
+        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
     number = int(found[1])
     if found[2]:
         short = {tag: count for tag, count in sizes.items() if count < number}
         if short:
             tag = next(iter(short))
-            raise ValueError(
+            raise UsageError(
                 f"subset: expected at most {short[tag]} prompts of {tag}, as many as there are, got {size!r}"
             )
         return dict.fromkeys(sizes, number)
     if not len(sizes) <= number <= total:
-        raise ValueError(
+        raise UsageError(
             f"subset: expected {len(sizes)} (one per task) to {total} prompts (all), got {number}; leave it out for all"
         )
     shares = dict.fromkeys(sizes, 0)

@@ -1,4 +1,4 @@
-"""``SeededTokens``: sampling of image tokens from one seed per image, inside ``transformers``' own ``generate``."""
+"""`SeededTokens`: sampling of image tokens from one seed per image, inside `transformers`' own `generate`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
+
 
 class SeededTokens:
     """A logits processor that turns greedy decoding into sampling from one seed per row.
 
-    ``transformers`` samples with one global generator, so an image made in a batch of eight is another than one made
-    alone. This adds to row i Gumbel noise drawn from ``seeds[i]``; the largest entry is then an exact sample of the softmax.
-    Pass it last in ``logits_processor``, after guidance, with ``do_sample=False``.
+    `transformers` samples with one global generator, so an image made in a batch of eight is another than one made
+    alone. This adds to row i Gumbel noise drawn from `seeds[i]`; the largest entry is then an exact sample of the softmax.
+    Pass it last in `logits_processor`, after guidance, with `do_sample=False`.
 
-    Make a new one for every call of ``generate``: it holds the state of the generators.
+    Make a new one for every call of `generate`: it holds the state of the generators.
 
     Args:
-        seeds: One integer in ``[0, 2**64)`` per row of the scores.
+        seeds: One integer in `[0, 2**64)` per row of the scores.
         temperature: Logits are divided by it, > 0.
         top_k: Only the so many most likely tokens can be drawn; 0: all.
 
@@ -39,11 +41,11 @@ class SeededTokens:
 
     def __init__(self, seeds: Sequence[int], *, temperature: float = 1.0, top_k: int = 0) -> None:
         if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
+            raise UsageError(
                 f"temperature: expected a number > 0, got {temperature!r}; for greedy decoding leave this out"
             )
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-            raise ValueError(f"top_k: expected an integer >= 0, got {top_k!r}")
+            raise UsageError(f"top_k: expected an integer >= 0, got {top_k!r}")
         self.temperature = temperature
         self.top_k = top_k
         # On the CPU, so that the noise is the same on every device.
@@ -54,16 +56,16 @@ class SeededTokens:
 
         Args:
             input_ids: Not used.
-            scores: ``(rows, vocabulary)`` logits.
+            scores: `(rows, vocabulary)` logits.
 
         Returns:
-            ``(rows, vocabulary)`` float32, whose largest entry per row is the token drawn.
+            `(rows, vocabulary)` float32, whose largest entry per row is the token drawn.
 
         Raises:
             ValueError: If there are not as many rows as seeds: guidance still to come, or several images a prompt.
         """
         if len(scores) != len(self._generators):
-            raise ValueError(
+            raise UsageError(
                 f"scores: expected one row per seed ({len(self._generators)}), got {len(scores)}; put guidance before this "
                 "processor, and give each image a prompt of its own"
             )

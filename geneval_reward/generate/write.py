@@ -51,14 +51,14 @@ def plan_images(
 ) -> list[ImageJob]:
     """Make the prompts' folders with their records, and list the images that go into them.
 
-    Beside each ``metadata.jsonl`` goes a ``generation.json`` with the text that the generator gets, whether it was rewritten,
-    and the seed of each image; ``score`` takes seeds and rewriting from there.
+    Beside each `metadata.jsonl` goes a `generation.json` with the text that the generator gets, whether it was rewritten,
+    and the seed of each image; `score` takes seeds and rewriting from there.
 
     Args:
         root: The folder of the whole set.
         specs: Records.
         images_per_prompt: How many of each, >= 1.
-        base_seed: Seed of the whole set. An image's own is :func:`seed_for` of it, the *record's* text and its number, so
+        base_seed: Seed of the whole set. An image's own is `seed_for` of it, the *record's* text and its number, so
             that a rewritten run starts from the same noise.
         numbers: The folders' numbers; None: 0, 1, 2, ...
         rewrites: New text by record.
@@ -100,7 +100,7 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
     Each is written beside its place and renamed, so that an interruption leaves no half image behind.
 
     Args:
-        generator: Makes them; its ``batch_size``, if it has one, is the size of a batch, also when it shrinks.
+        generator: Makes them; its `batch_size`, if it has one, is the size of a batch, also when it shrinks.
         jobs: All of them; those that are there are passed over.
 
     Yields:
@@ -142,7 +142,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _update(path: Path, record: dict[str, Any]) -> None:
-    """Write a prompt's ``generation.json``, keeping seeds of images beyond those asked for now."""
+    """Write a prompt's `generation.json`, keeping seeds of images beyond those asked for now."""
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         record = record | {"seeds": before["seeds"] | record["seeds"]}

@@ -1,7 +1,7 @@
 """The checks that a record makes, each with its finding: the one walk over a record that official, strict and graded
 credits are read from.
 
-Source of the order and the wording: djghosh13/geneval ``evaluate_images.py`` (official) and the Flow-GRPO reward server
+Source of the order and the wording: djghosh13/geneval `evaluate_images.py` (official) and the Flow-GRPO reward server
 (strict).
 """
 
@@ -26,7 +26,7 @@ class Finding:
 
     Attributes:
         kind: What is checked.
-        index: Position of the clause in ``include`` (``exclude`` for kind ``exclude``).
+        index: Position of the clause in `include` (`exclude` for kind `exclude`).
         passed: Whether it holds; None if it was not looked at because an earlier check of the clause failed.
         found: How many objects fulfil it (position: of the pairs up to the first that fails).
         required: How many must.
@@ -58,8 +58,8 @@ def find(spec: PromptSpec, evidence: Evidence, *, exact: bool) -> list[Finding]:
     Args:
         spec: The record.
         evidence: The image's ranked objects.
-        exact: False for the benchmark's rule (at least ``count`` objects, the ``count`` most confident are looked at);
-            True for Flow-GRPO's (exactly ``count``), where an exclude clause that an exact count already settles is
+        exact: False for the benchmark's rule (at least `count` objects, the `count` most confident are looked at);
+            True for Flow-GRPO's (exactly `count`), where an exclude clause that an exact count already settles is
             left out.
 
     Returns:

@@ -1,8 +1,8 @@
 """Graded credits: numbers between wrong and right.
 
-``partial`` and ``flow_grpo`` count objects; ``dense`` is smooth in what detector and verifier are unsure of.
+`partial` and `flow_grpo` count objects; `dense` is smooth in what detector and verifier are unsure of.
 
-Source of ``flow_grpo``: the public Flow-GRPO / DiffusionNFT reward (``gen_eval.py``), its quirks included.
+Source of `flow_grpo`: the public Flow-GRPO / DiffusionNFT reward (`gen_eval.py`), its quirks included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def flow_grpo_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Fi
     Args:
         spec: The record.
         evidence: The image's ranked objects.
-        findings: Exact findings of :func:`geneval_reward.judge.clauses.find`.
+        findings: Exact findings of `geneval_reward.judge.clauses.find`.
 
     Returns:
         The reward, in (-inf, 1].
@@ -56,15 +56,15 @@ def flow_grpo_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Fi
 def partial_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Finding]) -> float:
     """Mean of clause credits, each in [0, 1], a relation counted once.
 
-    Per include clause with ``n`` objects required and ``k`` found: a count credit ``max(0, 1 - |n - k| / n)``; a colour
-    credit, the share of the ``n`` objects that have it; a credit of 0 or 1 per relation. Colour and relations of a
+    Per include clause with `n` objects required and `k` found: a count credit `max(0, 1 - |n - k| / n)`; a colour
+    credit, the share of the `n` objects that have it; a credit of 0 or 1 per relation. Colour and relations of a
     clause whose count is wrong earn one 0 together. An exclude clause earns 0 or 1 unless the exact count of an
     include clause already says the same (as in the benchmark's counting records).
 
     Args:
         spec: The record.
         evidence: The image's ranked objects.
-        findings: Exact findings of :func:`geneval_reward.judge.clauses.find`.
+        findings: Exact findings of `geneval_reward.judge.clauses.find`.
 
     Returns:
         The credit in [0, 1]; 1 exactly if the image is strictly correct.
@@ -87,14 +87,14 @@ def partial_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Find
 def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
     """Mean of smooth clause credits, each in [0, 1].
 
-    Per include clause: *presence*, the mean over the ``n`` most confident boxes of ``min(1, confidence / c)`` with
-    ``c`` halfway between the threshold and 1 (a missing box is 0); *colour*, the mean of presence times
-    ``min(1, p / 0.9)``; per relation, the mean over pairs of both presences times ``min(1, (d + 1) / 1.75)``, ``d``
+    Per include clause: *presence*, the mean over the `n` most confident boxes of `min(1, confidence / c)` with
+    `c` halfway between the threshold and 1 (a missing box is 0); *colour*, the mean of presence times
+    `min(1, p / 0.9)`; per relation, the mean over pairs of both presences times `min(1, (d + 1) / 1.75)`, `d`
     being the component of the position rule. Per exclude clause: *absence*, falling from 1 to 0 as the confidence of
     the n-th box goes from half the threshold to the threshold.
 
     The form (presence, colour probability, position component, absence) follows Reward-Weighted Transport
-    Distillation's ``scoring.py``; the scales are ours, chosen so that 1 can be reached and implies an official pass.
+    Distillation's `scoring.py`; the scales are ours, chosen so that 1 can be reached and implies an official pass.
 
     Args:
         spec: The record.

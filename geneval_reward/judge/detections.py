@@ -1,4 +1,4 @@
-"""``Detections``: what a detector saw in one image, as parallel arrays."""
+"""`Detections`: what a detector saw in one image, as parallel arrays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS
 
 
@@ -16,16 +17,16 @@ from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS
 class Detections:
     """Objects of one image, unsorted and raw: whatever its confidence, every row counts until a rule drops it.
 
-    The field names follow ``supervision.Detections``. Arrays are checked and cast on construction.
+    The field names follow `supervision.Detections`. Arrays are checked and cast on construction.
 
     Attributes:
-        xyxy: Boxes ``(n, 4)`` float32 in pixels of the original image, x right, y down, right and bottom exclusive.
-        confidence: ``(n,)`` float32 in [0, 1].
-        class_id: ``(n,)`` int64, index into :data:`geneval_reward.prompts.CLASS_NAMES`.
-        image_size: ``(width, height)`` in pixels.
-        mask: ``(n, height, width)`` bool, or None where the detector gives none. Rows of classes whose colour nobody
+        xyxy: Boxes `(n, 4)` float32 in pixels of the original image, x right, y down, right and bottom exclusive.
+        confidence: `(n,)` float32 in [0, 1].
+        class_id: `(n,)` int64, index into `geneval_reward.prompts.CLASS_NAMES`.
+        image_size: `(width, height)` in pixels.
+        mask: `(n, height, width)` bool, or None where the detector gives none. Rows of classes whose colour nobody
             asks for may be empty.
-        color: Colour probabilities ``(n, 10)`` float32 in the order of :data:`geneval_reward.prompts.COLORS`, or
+        color: Colour probabilities `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`, or
             None if no colour was asked. A row of NaN: not asked. A row may sum to less than 1; the rest is "none of the
             ten".
     """
@@ -50,9 +51,9 @@ class Detections:
         _check_shape("class_id", class_id, (n,))
         outside = class_id[(class_id < 0) | (class_id >= len(CLASS_NAMES))]
         if outside.size:
-            raise ValueError(f"class_id: expected 0..79, got {outside[0]}; map the detector's labels by index")
+            raise UsageError(f"class_id: expected 0..79, got {outside[0]}; map the detector's labels by index")
         if not (np.isfinite(confidence).all() and np.isfinite(xyxy).all()):
-            raise ValueError("xyxy, confidence: expected finite numbers, got NaN or infinity; the detector is broken")
+            raise UsageError("xyxy, confidence: expected finite numbers, got NaN or infinity; the detector is broken")
         _check_range("confidence", confidence, "apply the sigmoid or softmax, or divide by 100")
         for name, value in (("xyxy", xyxy), ("confidence", confidence), ("class_id", class_id)):
             object.__setattr__(self, name, value)
@@ -84,11 +85,11 @@ class Detections:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int]) -> Detections:
-        """No objects in an image of ``(width, height)``."""
+        """No objects in an image of `(width, height)`."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), image_size)
 
     def with_color(self, color: npt.ArrayLike | None) -> Detections:
-        """A copy whose ``color`` is the given ``(n, 10)`` array."""
+        """A copy whose `color` is the given `(n, 10)` array."""
         return replace(self, color=None if color is None else np.asarray(color, dtype=np.float32))
 
     def without_masks(self) -> Detections:
@@ -105,9 +106,9 @@ def _check_range(name: str, array: npt.NDArray[np.float32], remedy: str) -> None
     # Half precision may round a probability up by a hair. NaN passes: a colour that was not asked.
     outside = array[(array < 0) | (array > 1.001)]
     if outside.size:
-        raise ValueError(f"{name}: expected numbers in [0, 1], got {outside[0]:.4g}; {remedy}")
+        raise UsageError(f"{name}: expected numbers in [0, 1], got {outside[0]:.4g}; {remedy}")
 
 
 def _check_shape(name: str, array: npt.NDArray[Any], shape: Sequence[int]) -> None:
     if array.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {array.shape}; the arrays are parallel")
+        raise UsageError(f"{name}: expected shape {tuple(shape)}, got {array.shape}; the arrays are parallel")

@@ -1,4 +1,4 @@
-"""``Evidence``: the detections of one image, ranked per class, with colours named; every credit is computed from it."""
+"""`Evidence`: the detections of one image, ranked per class, with colours named; every credit is computed from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.geometry import iou, offset_direction
 from geneval_reward.judge.rules import Rules
@@ -15,7 +16,7 @@ from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLORS
 class Evidence:
     """Ranked objects of one image.
 
-    Objects of a class are ranked by falling confidence, cut at ``max_objects`` and thinned by overlap. Doing so before
+    Objects of a class are ranked by falling confidence, cut at `max_objects` and thinned by overlap. Doing so before
     the threshold gives the benchmark's objects (threshold first) as a prefix, since each step only looks upwards in
     confidence; the rest is what smooth credits look at.
 
@@ -107,7 +108,7 @@ class Evidence:
     def _color_row(self, row: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         colors = self.detections.color
         if colors is None or np.isnan(colors[row, 0]):
-            raise ValueError(
+            raise UsageError(
                 f"color: expected colour probabilities for detection {row} ({self.detections.class_names[row]}), "
                 "got none; the verifier was not asked about it, so score the image again with these rules"
             )

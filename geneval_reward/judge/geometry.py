@@ -1,6 +1,6 @@
 """Where one box lies relative to another, and how much two boxes overlap. float32, as in the benchmark.
 
-Source: the position rule and IoU of djghosh13/geneval ``evaluation/evaluate_images.py``.
+Source: the position rule and IoU of djghosh13/geneval `evaluation/evaluate_images.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Box = npt.NDArray[np.float32]
-"""``(4,)`` float32: x1, y1, x2, y2 with x right and y down."""
+"""`(4,)` float32: x1, y1, x2, y2 with x right and y down."""
 
 RELATION_COMPONENT: Final = 0.5
 """A relation holds if the unit offset's component along it is greater than this."""
@@ -24,8 +24,8 @@ _DIRECTIONS: Final = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), 
 def offset_direction(subject: Box, target: Box, dead_zone: float) -> tuple[float, float]:
     """Direction from the target to the subject, shortened by a dead zone.
 
-    With centres' offset ``o``, each axis gives ``r = sign(o) * max(|o| - dead_zone * (size_subject + size_target), 0)``
-    and the result is ``r / ||o||``: the norm is that of the raw offset.
+    With centres' offset `o`, each axis gives `r = sign(o) * max(|o| - dead_zone * (size_subject + size_target), 0)`
+    and the result is `r / ||o||`: the norm is that of the raw offset.
 
     Args:
         subject: Box of the object whose place is asked.
@@ -33,7 +33,7 @@ def offset_direction(subject: Box, target: Box, dead_zone: float) -> tuple[float
         dead_zone: Share of the summed sizes within which an offset counts as none.
 
     Returns:
-        ``(dx, dy)``, each in [-1, 1]; ``(0, 0)`` if both components of ``r`` are below a thousandth of a pixel.
+        `(dx, dy)`, each in [-1, 1]; `(0, 0)` if both components of `r` are below a thousandth of a pixel.
     """
     pair = np.array((subject, target), dtype=np.float32).reshape(2, 2, 2)
     offset = (pair[0, 0] + pair[0, 1]) / np.float32(2) - (pair[1, 0] + pair[1, 1]) / np.float32(2)
@@ -61,11 +61,11 @@ def iou(box: Box, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Intersection over union with inclusive (+1) widths.
 
     Args:
-        box: ``(4,)`` float32.
-        others: ``(n, 4)`` float32.
+        box: `(4,)` float32.
+        others: `(n, 4)` float32.
 
     Returns:
-        ``(n,)`` float32 in [0, 1]; 0 where the union is empty.
+        `(n,)` float32 in [0, 1]; 0 where the union is empty.
     """
     corners = np.concatenate((np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])), axis=1)
     intersection = _area(corners)

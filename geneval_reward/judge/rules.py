@@ -1,4 +1,4 @@
-"""``Rules``: the thresholds by which detections become objects and objects become verdicts."""
+"""`Rules`: the thresholds by which detections become objects and objects become verdicts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
+
+from geneval_reward.errors import UsageError
 
 _PROFILES: Final[dict[str, dict[str, Any]]] = {
     # The benchmark's own defaults (evaluate_images.py), set for Mask2Former.
@@ -29,11 +31,11 @@ class Rules:
 
     Attributes:
         confidence: A detection counts if its confidence is strictly greater, in [0, 1].
-        counting_confidence: The same for records with the tag ``counting``.
+        counting_confidence: The same for records with the tag `counting`.
         max_objects: At most this many objects of a class, the most confident first, >= 1.
         max_overlap: Within a class a box is dropped if its IoU with a more confident one reaches this; 1.0: never.
         position: Dead zone of the position rule as a share of the summed box sizes, >= 0.
-        background: Colour (``#rgb`` or ``#rrggbb``) on which a masked object is shown to the verifier, or ``original``.
+        background: Colour (`#rgb` or `#rrggbb`) on which a masked object is shown to the verifier, or `original`.
         crop: Whether the verifier sees the box only.
 
     Raises:
@@ -58,28 +60,28 @@ class Rules:
         for name in ("confidence", "counting_confidence", "max_overlap"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+                raise UsageError(f"{name}: expected a number in [0, 1], got {value!r}")
         if isinstance(self.max_objects, bool) or not isinstance(self.max_objects, int) or self.max_objects < 1:
-            raise ValueError(f"max_objects: expected an integer >= 1, got {self.max_objects!r}")
+            raise UsageError(f"max_objects: expected an integer >= 1, got {self.max_objects!r}")
         if (
             isinstance(self.position, bool)
             or not isinstance(self.position, int | float)
             or not 0.0 <= self.position < float("inf")
         ):
-            raise ValueError(f"position: expected a number >= 0, got {self.position!r}")
+            raise UsageError(f"position: expected a number >= 0, got {self.position!r}")
         if not isinstance(self.background, str) or not re.fullmatch(
             r"original|#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.background
         ):
-            raise ValueError(f"background: expected '#rgb', '#rrggbb' or 'original', got {self.background!r}")
+            raise UsageError(f"background: expected '#rgb', '#rrggbb' or 'original', got {self.background!r}")
         if not isinstance(self.crop, bool):
-            raise ValueError(f"crop: expected True or False, got {self.crop!r}")
+            raise UsageError(f"crop: expected True or False, got {self.crop!r}")
 
     @classmethod
     def parse(cls, value: Rules | Mapping[str, Any] | str | None) -> Rules:
-        """Read rules from a profile name, ``name=value`` pairs or a mapping.
+        """Read rules from a profile name, `name=value` pairs or a mapping.
 
         Args:
-            value: ``"geneval"`` or ``"lite"``; pairs such as ``"confidence=0.5,position=0.2"``, optionally after a
+            value: `"geneval"` or `"lite"`; pairs such as `"confidence=0.5,position=0.2"`, optionally after a
                 profile name; a mapping of field names (the official script's option names are understood too); rules,
                 returned as they are; or None for the benchmark's.
 
@@ -93,12 +95,12 @@ class Rules:
         if isinstance(value, str):
             value = _parse_text(value)
         if not isinstance(value, Mapping):
-            raise ValueError(f"rules: expected a profile, field=value pairs or a mapping, got {type(value).__name__}")
+            raise UsageError(f"rules: expected a profile, field=value pairs or a mapping, got {type(value).__name__}")
         known = {field.name for field in fields(cls)}
         arguments = {_OFFICIAL_NAMES.get(key, key): item for key, item in value.items()}
         unknown = [key for key in arguments if key not in known]
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"rules: expected fields of {', '.join(sorted(known))}, got {', '.join(map(repr, unknown))}"
             )
         return cls(**arguments)
@@ -119,7 +121,7 @@ def _parse_text(text: str) -> dict[str, Any]:
         if not equals:
             if part not in _PROFILES or position:
                 names = ", ".join(_PROFILES)
-                raise ValueError(f"rules: expected a profile ({names}) first, then field=value pairs, got {part!r}")
+                raise UsageError(f"rules: expected a profile ({names}) first, then field=value pairs, got {part!r}")
             values.update(_PROFILES[part])
         else:
             values[key.strip()] = _parse_value(_OFFICIAL_NAMES.get(key.strip(), key.strip()), raw.strip())
@@ -134,4 +136,4 @@ def _parse_value(name: str, raw: str) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
         return raw if name == "background" else float(raw)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"rules: expected a value for {name}, got {raw!r}") from error
+        raise UsageError(f"rules: expected a value for {name}, got {raw!r}") from error

@@ -1,4 +1,4 @@
-"""``Verdict`` and ``judge``: a record and detections in, a verdict with its reasons out. No pixels, no weights."""
+"""`Verdict` and `judge`: a record and detections in, a verdict with its reasons out. No pixels, no weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.clauses import Finding, find
 from geneval_reward.judge.credit import dense_credit, flow_grpo_credit, partial_credit
 from geneval_reward.judge.detections import Detections
@@ -15,20 +16,20 @@ from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 
 CREDITS: Final[tuple[str, ...]] = ("official", "strict", "partial", "dense", "flow_grpo")
-"""Names of the credits, as :meth:`Verdict.credit` takes them."""
+"""Names of the credits, as `Verdict.credit` takes them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What the judge says of one image, kept whole so that any rule can be applied again without a model.
 
-    Built by :func:`judge`. Only the official verdict is computed at once; the rest on first use.
+    Built by `judge`. Only the official verdict is computed at once; the rest on first use.
 
     Attributes:
         spec: The record.
         detections: Everything the detector saw of what was asked, with the colours that were asked; no masks.
         rules: The rules it was judged by.
-        findings: The official checks, one by one (see :class:`geneval_reward.judge.Finding`).
+        findings: The official checks, one by one (see `geneval_reward.judge.Finding`).
 
     Example:
         >>> import numpy as np
@@ -76,12 +77,12 @@ class Verdict:
 
     @cached_property
     def partial(self) -> float:
-        """Mean of clause credits in [0, 1]; see :func:`geneval_reward.judge.credit.partial_credit`."""
+        """Mean of clause credits in [0, 1]; see `geneval_reward.judge.credit.partial_credit`."""
         return partial_credit(self.spec, self._evidence, self.strict_findings)
 
     @cached_property
     def dense(self) -> float:
-        """Smooth credit in [0, 1]; see :func:`geneval_reward.judge.credit.dense_credit`."""
+        """Smooth credit in [0, 1]; see `geneval_reward.judge.credit.dense_credit`."""
         return dense_credit(self.spec, self._evidence)
 
     @cached_property
@@ -93,7 +94,7 @@ class Verdict:
         """A credit by name.
 
         Args:
-            name: One of :data:`CREDITS`.
+            name: One of `CREDITS`.
 
         Raises:
             ValueError: For another name.
@@ -101,7 +102,7 @@ class Verdict:
         if name == "official":
             return float(self.correct)
         if name not in CREDITS:
-            raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {name!r}")
+            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {name!r}")
         return float(getattr(self, name))
 
     def credits(self) -> dict[str, float]:
@@ -117,7 +118,7 @@ class Verdict:
         return judge(self.spec, self.detections, rules)
 
     def objects(self) -> dict[str, list[list[float]]]:
-        """Boxes ``[x1, y1, x2, y2, confidence]`` of the objects that count, per class, most confident first."""
+        """Boxes `[x1, y1, x2, y2, confidence]` of the objects that count, per class, most confident first."""
         rows = {name: self._evidence.objects(name) for name in self.kept}
         xyxy, confidence = self.detections.xyxy, self.detections.confidence
         return {name: [[*xyxy[i].tolist(), float(confidence[i])] for i in indices] for name, indices in rows.items()}
@@ -136,8 +137,8 @@ def judge(spec: PromptSpec, detections: Detections, rules: Rules | Mapping[str, 
 
     Args:
         spec: What was asked.
-        detections: What was seen, raw and in any order, with ``color`` where the record asks for colours.
-        rules: Thresholds; the benchmark's if None. Everything :meth:`Rules.parse` takes.
+        detections: What was seen, raw and in any order, with `color` where the record asks for colours.
+        rules: Thresholds; the benchmark's if None. Everything `Rules.parse` takes.
 
     Returns:
         The verdict.

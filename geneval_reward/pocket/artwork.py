@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.prompts.vocabulary import COLORS
 
 Box = tuple[float, float, float, float]
@@ -65,7 +65,7 @@ def sprite(class_name: str, size: int, color: str | None = None) -> Image.Image:
     """The drawing of a class.
 
     Args:
-        class_name: One of :data:`SPRITE_CLASSES`.
+        class_name: One of `SPRITE_CLASSES`.
         size: Length of the longer side in pixels, >= 1. The artwork's own is about 122.
         color: One of the ten colour names, or None for the drawing's own colours.
 
@@ -80,7 +80,7 @@ def sprite(class_name: str, size: int, color: str | None = None) -> Image.Image:
         (64, 63)
     """
     if size < 1:
-        raise ValueError(f"size: expected at least 1 pixel, got {size}")
+        raise UsageError(f"size: expected at least 1 pixel, got {size}")
     drawing = Image.fromarray(_recoloured(class_name, color))
     scale = size / max(drawing.size)
     width, height = (max(1, round(side * scale)) for side in drawing.size)
@@ -101,15 +101,15 @@ def recolor(rgba: npt.NDArray[np.uint8], color: str) -> npt.NDArray[np.uint8]:
     """Paint a drawing in one colour and keep its light and shade.
 
     The drawing's tones are stretched to the full range and bent so that the median tone becomes the colour of
-    :data:`PALETTE`; darker tones run down to black, so lines stay lines, and lighter ones are mixed with white, so
+    `PALETTE`; darker tones run down to black, so lines stay lines, and lighter ones are mixed with white, so
     lamps, windows and dials stay visible.
 
     Args:
-        rgba: ``(H, W, 4)`` uint8.
+        rgba: `(H, W, 4)` uint8.
         color: One of the ten colour names.
 
     Returns:
-        ``(H, W, 4)`` uint8 with the same alpha.
+        `(H, W, 4)` uint8 with the same alpha.
 
     Raises:
         SpecError: If the colour is not one of the ten.
@@ -136,7 +136,7 @@ _MIDDLE: Final = 0.6
 
 
 def _stretched(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Tones ``(H, W)`` of a drawing from 0 (darkest) to 1 (lightest), bent so that the median is ``_MIDDLE``."""
+    """Tones `(H, W)` of a drawing from 0 (darkest) to 1 (lightest), bent so that the median is `_MIDDLE`."""
     tone = rgba[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     solid = rgba[..., 3] > 128
     if not solid.any():
@@ -152,8 +152,8 @@ def fitted(class_name: str, box: Box) -> tuple[int, int, int, int]:
     """Where a drawing comes to lie when it is fitted into a box: whole pixels, its own aspect, centred.
 
     Args:
-        class_name: One of :data:`SPRITE_CLASSES`.
-        box: ``(x1, y1, x2, y2)`` in pixels, y down.
+        class_name: One of `SPRITE_CLASSES`.
+        box: `(x1, y1, x2, y2)` in pixels, y down.
 
     Raises:
         SpecError: If there is no drawing of the class.
@@ -161,7 +161,7 @@ def fitted(class_name: str, box: Box) -> tuple[int, int, int, int]:
     """
     x1, y1, x2, y2 = box
     if x2 - x1 < 1 or y2 - y1 < 1:
-        raise ValueError(f"box: expected (x1, y1, x2, y2) at least a pixel wide and high, got {box}")
+        raise UsageError(f"box: expected (x1, y1, x2, y2) at least a pixel wide and high, got {box}")
     width, height = _entry(class_name)["size"]
     scale = min((x2 - x1) / width, (y2 - y1) / height)
     longer = max(1, round(max(width, height) * scale))
@@ -175,7 +175,7 @@ def background(size: tuple[int, int] | int, seed: int = 0) -> Image.Image:
     """A soft ground: one pale tone with a gentle slope of light and two out-of-focus patches.
 
     Args:
-        size: ``(width, height)`` or one number for a square, in pixels.
+        size: `(width, height)` or one number for a square, in pixels.
         seed: Chooses tone, slope and patches; one seed is one picture.
 
     Returns:
@@ -198,8 +198,8 @@ def compose(ground: Image.Image, objects: Iterable[Placed], shadow: bool = True)
 
     Args:
         ground: Any image; it is converted to RGB and left as it was.
-        objects: ``(class_name, color or None, (x1, y1, x2, y2))``; each drawing is fitted into its box
-            (:func:`fitted` says where it comes to lie).
+        objects: `(class_name, color or None, (x1, y1, x2, y2))`; each drawing is fitted into its box
+            (`fitted` says where it comes to lie).
         shadow: Lay a soft shadow below each object.
 
     Returns:

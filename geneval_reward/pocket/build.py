@@ -21,7 +21,7 @@ def build_pipeline(
         seed: Of the first weights; torch's global state is left as it was.
         layers: Blocks of the transformer.
         heads: Attention heads of each.
-        head_width: Width of a head; ``heads * head_width`` is the transformer's width.
+        head_width: Width of a head; `heads * head_width` is the transformer's width.
         text_width: Width of the word vectors.
 
     Returns:

@@ -1,6 +1,6 @@
 """Scenes as latents: four slots in a 2 x 2 grid, each with presence, class, colour, place, size and ground as numbers.
 
-A latent looks to a diffusion model like that of any image: ``(channels, 2, 2)`` real numbers, most of them within [-1, 1].
+A latent looks to a diffusion model like that of any image: `(channels, 2, 2)` real numbers, most of them within [-1, 1].
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.pocket.scene import MAX_OBJECTS, POCKET_CLASSES, POCKET_COLORS, SIZES, Item, Scene
 
 SIDE: Final = 2
@@ -32,7 +33,7 @@ def encode_scenes(scenes: Sequence[Scene]) -> torch.Tensor:
         scenes: Their objects go into the slots in order; slots left over are absent.
 
     Returns:
-        ``(n, CHANNELS, 2, 2)`` float32 on the CPU. Classes and colours are one-hot as 1 and -1; the centre of the image is
+        `(n, CHANNELS, 2, 2)` float32 on the CPU. Classes and colours are one-hot as 1 and -1; the centre of the image is
         0 and its edges are -2 and 2; absent slots hold zeros but for presence (-1) and the ground.
     """
     slots = np.zeros((len(scenes), MAX_OBJECTS, CHANNELS), np.float32)
@@ -53,7 +54,7 @@ def decode_scenes(latents: torch.Tensor) -> list[Scene]:
     """The scenes that latents stand for, whatever numbers they hold.
 
     Args:
-        latents: ``(n, CHANNELS, 2, 2)``, any float dtype and device.
+        latents: `(n, CHANNELS, 2, 2)`, any float dtype and device.
 
     Returns:
         One scene each: slots with presence above 0, of the class and the colour with the largest numbers. Centres are held
@@ -63,11 +64,11 @@ def decode_scenes(latents: torch.Tensor) -> list[Scene]:
         ValueError: If the shape is another, or a number is not finite; the message names the index.
     """
     if latents.ndim != 4 or tuple(latents.shape[1:]) != (CHANNELS, SIDE, SIDE):
-        raise ValueError(f"latents: expected shape (n, {CHANNELS}, {SIDE}, {SIDE}), got {tuple(latents.shape)}")
+        raise UsageError(f"latents: expected shape (n, {CHANNELS}, {SIDE}, {SIDE}), got {tuple(latents.shape)}")
     values: npt.NDArray[np.float64] = latents.detach().double().cpu().flatten(2).transpose(1, 2).numpy()
     finite = np.isfinite(values).all((1, 2))
     if not finite.all():
-        raise ValueError(
+        raise UsageError(
             f"latents[{int(finite.argmin())}]: expected finite numbers, got NaN or infinity; the model has diverged"
         )
     low, high = SIZES

@@ -1,4 +1,4 @@
-"""``SceneDecoder``: what stands where a latent diffusion pipeline has its autoencoder. It draws instead of computing pixels."""
+"""`SceneDecoder`: what stands where a latent diffusion pipeline has its autoencoder. It draws instead of computing pixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.outputs import BaseOutput
 
+from geneval_reward.errors import UsageError
 from geneval_reward.pocket.codec import CHANNELS, SIDE, decode_scenes, encode_scenes
 from geneval_reward.pocket.render import RESOLUTION, render
 from geneval_reward.pocket.scene import POCKET_CLASSES, Scene
@@ -18,10 +19,10 @@ from geneval_reward.pocket.scene import POCKET_CLASSES, Scene
 
 @dataclass
 class SceneDecoderOutput(BaseOutput):
-    """What :meth:`SceneDecoder.decode` returns.
+    """What `SceneDecoder.decode` returns.
 
     Attributes:
-        sample: Pictures ``(n, 3, 256, 256)`` in [-1, 1].
+        sample: Pictures `(n, 3, 256, 256)` in [-1, 1].
     """
 
     sample: torch.Tensor
@@ -31,14 +32,14 @@ class SceneDecoder(ModelMixin, ConfigMixin):
     """Latents to pictures and scenes to latents, with the interface of a diffusers autoencoder.
 
     It has no weights to learn and gives no gradient: pictures are drawn from artwork by
-    :func:`geneval_reward.pocket.render.render`. Reward methods that need no gradient of the reward (NFT, GRPO) train through
+    `geneval_reward.pocket.render.render`. Reward methods that need no gradient of the reward (NFT, GRPO) train through
     it like through any decoder.
 
     Args:
         latent_channels: Channels of a latent; fixed by the world.
         sample_size: Side of a picture in pixels; fixed by the artwork's preparation.
-        scaling_factor: As in diffusers: ``latents / scaling_factor + shift_factor`` is what :meth:`decode` takes.
-        shift_factor: See ``scaling_factor``.
+        scaling_factor: As in diffusers: `latents / scaling_factor + shift_factor` is what `decode` takes.
+        shift_factor: See `scaling_factor`.
         classes: The classes that latents were made for; a check that weights fit this version's world.
     """
 
@@ -55,7 +56,7 @@ class SceneDecoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if latent_channels != CHANNELS or sample_size != RESOLUTION or tuple(classes) != POCKET_CLASSES:
-            raise ValueError(
+            raise UsageError(
                 f"config: expected {CHANNELS} channels, {RESOLUTION} pixels and classes {list(POCKET_CLASSES)}, got "
                 f"{latent_channels}, {sample_size}, {list(classes)}; the weights are of another version of the package"
             )
@@ -68,12 +69,12 @@ class SceneDecoder(ModelMixin, ConfigMixin):
         """Draw latents.
 
         Args:
-            latents: ``(n, CHANNELS, 2, 2)``.
+            latents: `(n, CHANNELS, 2, 2)`.
             return_dict: Whether to wrap the result.
             generator: Not used: drawing has no chance in it.
 
         Returns:
-            Pictures ``(n, 3, 256, 256)`` in [-1, 1], of the latents' dtype and device, without gradient.
+            Pictures `(n, 3, 256, 256)` in [-1, 1], of the latents' dtype and device, without gradient.
 
         Raises:
             ValueError: If the shape is another, or a number is not finite.
@@ -84,7 +85,7 @@ class SceneDecoder(ModelMixin, ConfigMixin):
         return SceneDecoderOutput(sample=sample) if return_dict else (sample,)
 
     def encode(self, scenes: Sequence[Scene]) -> torch.Tensor:
-        """Latents of scenes, ``(n, CHANNELS, 2, 2)``, on this module's device: what training takes in place of pictures."""
+        """Latents of scenes, `(n, CHANNELS, 2, 2)`, on this module's device: what training takes in place of pictures."""
         return encode_scenes(scenes).to(self.device, self.dtype)
 
 

@@ -18,7 +18,7 @@ from geneval_reward.errors import WeightsError
 from geneval_reward.pocket.pipeline import PocketPipeline
 
 FOLDER: Final = Path(str(files("geneval_reward") / "data" / "pocket"))
-"""A diffusers folder, with a ``PROVENANCE.json`` that says how its weights came to be."""
+"""A diffusers folder, with a `PROVENANCE.json` that says how its weights came to be."""
 
 
 def load_pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PocketPipeline:

@@ -1,4 +1,4 @@
-"""``PocketPipeline``: an ordinary diffusers pipeline, text to image, small enough for a laptop's CPU."""
+"""`PocketPipeline`: an ordinary diffusers pipeline, text to image, small enough for a laptop's CPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.pocket.decoder import SceneDecoder
 from geneval_reward.pocket.text import MAX_WORDS, PocketTextEncoder, PocketTokenizer
 
@@ -30,8 +31,8 @@ class PocketPipeline(DiffusionPipeline):
     """Scenes of the pocket world from text.
 
     What Stable Diffusion 3's pipeline is, in small: the same transformer class and scheduler, called in the same way, so
-    that code which trains ``pipe.transformer`` of SD3 trains this one. Instead of an autoencoder it has a
-    :class:`geneval_reward.pocket.decoder.SceneDecoder`, which draws the scene that a latent stands for.
+    that code which trains `pipe.transformer` of SD3 trains this one. Instead of an autoencoder it has a
+    `geneval_reward.pocket.decoder.SceneDecoder`, which draws the scene that a latent stands for.
 
     Prompts may hold any text. Words outside its vocabulary are read as "unknown" with a warning, words beyond the twelfth
     are cut with a warning, and an empty prompt gives any scene. No picture has more than four objects, whatever is asked.
@@ -102,14 +103,14 @@ class PocketPipeline(DiffusionPipeline):
             num_images_per_prompt: How often each row is repeated, one after another.
             do_classifier_free_guidance: Whether to read the negative prompt too.
             negative_prompt: What guidance leads away from; the empty text if None.
-            prompt_embeds: Ready word vectors ``(n, 12, width)`` in place of ``prompt``.
+            prompt_embeds: Ready word vectors `(n, 12, width)` in place of `prompt`.
             negative_prompt_embeds: The same of the negative prompt.
-            pooled_prompt_embeds: Ready prompt vectors ``(n, width)``; needed with ``prompt_embeds``.
+            pooled_prompt_embeds: Ready prompt vectors `(n, width)`; needed with `prompt_embeds`.
             negative_pooled_prompt_embeds: The same of the negative prompt.
             max_sequence_length: Not used: every prompt has twelve places.
 
         Returns:
-            ``(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)``; the negative
+            `(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)`; the negative
             ones are None without guidance.
 
         Raises:
@@ -131,7 +132,7 @@ class PocketPipeline(DiffusionPipeline):
         elif len(away) * num_images_per_prompt == len(words):
             away, away_pooled = (part.repeat_interleave(num_images_per_prompt, 0) for part in (away, away_pooled))
         else:
-            raise ValueError(
+            raise UsageError(
                 f"negative_prompt: expected one text or {len(words) // num_images_per_prompt}, as many as prompts, "
                 f"got {len(away)}"
             )
@@ -170,20 +171,20 @@ class PocketPipeline(DiffusionPipeline):
             negative_prompt: What guidance leads away from.
             num_images_per_prompt: Images of each prompt, which come one after another.
             generator: Source of the first noise; with a list, one per image, an image does not depend on its batch.
-            latents: The first noise itself, ``(n, channels, 2, 2)``.
-            prompt_embeds: See :meth:`encode_prompt`.
-            negative_prompt_embeds: See :meth:`encode_prompt`.
-            pooled_prompt_embeds: See :meth:`encode_prompt`.
-            negative_pooled_prompt_embeds: See :meth:`encode_prompt`.
+            latents: The first noise itself, `(n, channels, 2, 2)`.
+            prompt_embeds: See `encode_prompt`.
+            negative_prompt_embeds: See `encode_prompt`.
+            pooled_prompt_embeds: See `encode_prompt`.
+            negative_pooled_prompt_embeds: See `encode_prompt`.
             height: 256 or None: pictures have one size.
             width: 256 or None.
-            output_type: ``pil``, ``pt`` ``(n, 3, 256, 256)`` in [0, 1], ``np`` ``(n, 256, 256, 3)`` in [0, 1], or ``latent``.
+            output_type: `pil`, `pt` `(n, 3, 256, 256)` in [0, 1], `np` `(n, 256, 256, 3)` in [0, 1], or `latent`.
             return_dict: Whether to wrap the images.
             callback_on_step_end: As in diffusers: called with pipeline, step, timestep and tensors after each step.
             callback_on_step_end_tensor_inputs: Which tensors it gets.
 
         Returns:
-            An output with ``images``.
+            An output with `images`.
 
         Raises:
             ValueError: If an argument is out of range, or as many generators or latents as images are not given.
@@ -193,7 +194,7 @@ class PocketPipeline(DiffusionPipeline):
         self._check(num_inference_steps, num_images_per_prompt, output_type, height, width, side)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"callback_on_step_end_tensor_inputs: expected names of {', '.join(self._callback_tensor_inputs)}, "
                 f"got {unknown[0]!r}"
             )
@@ -212,7 +213,7 @@ class PocketPipeline(DiffusionPipeline):
         )
         count = len(words)
         if count > MAX_IMAGES:
-            raise ValueError(
+            raise UsageError(
                 f"prompt: expected at most {MAX_IMAGES} images a call, got {count}; split the prompts, or use "
                 "geneval_reward.generate.DiffusersGenerator, which does"
             )
@@ -263,7 +264,7 @@ class PocketPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The first noise ``(count, channels, 2, 2)``: drawn, or checked if given.
+        """The first noise `(count, channels, 2, 2)`: drawn, or checked if given.
 
         Raises:
             ValueError: If the generators are not as many as images, or the latents not of this shape.
@@ -272,10 +273,10 @@ class PocketPipeline(DiffusionPipeline):
         shape = (count, self.transformer.config.in_channels, side, side)
         if latents is not None:
             if tuple(latents.shape) != shape:
-                raise ValueError(f"latents: expected shape {shape}, got {tuple(latents.shape)}")
+                raise UsageError(f"latents: expected shape {shape}, got {tuple(latents.shape)}")
             return latents.to(device=device, dtype=dtype)
         if isinstance(generator, list) and len(generator) != count:
-            raise ValueError(f"generator: expected one per image ({count}), got {len(generator)}")
+            raise UsageError(f"generator: expected one per image ({count}), got {len(generator)}")
         # Drawn in float32: one seed is one noise in every precision.
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return noise.to(dtype)
@@ -290,22 +291,22 @@ class PocketPipeline(DiffusionPipeline):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if words is not None or pooled is not None:
             if texts is not None:
-                raise ValueError(f"{name}: expected texts or embeddings, got both; leave one out")
+                raise UsageError(f"{name}: expected texts or embeddings, got both; leave one out")
             if words is None or pooled is None or len(words) != len(pooled):
-                raise ValueError(
+                raise UsageError(
                     f"{name}_embeds: expected word vectors and pooled vectors of as many prompts, got "
                     f"{None if words is None else tuple(words.shape)} and {None if pooled is None else tuple(pooled.shape)}"
                 )
             dtype = self.transformer.dtype
             return words.to(device, dtype), pooled.to(device, dtype)
         if texts is None:
-            raise ValueError(f"{name}: expected a text or a list of texts, got None; or pass {name}_embeds")
+            raise UsageError(f"{name}: expected a text or a list of texts, got None; or pass {name}_embeds")
         texts = [texts] if isinstance(texts, str) else list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"{name}[{index}]: expected a string, got {type(text).__name__}")
         if not texts:
-            raise ValueError(f"{name}: expected at least one text, got an empty list")
+            raise UsageError(f"{name}: expected at least one text, got an empty list")
         tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt")
         self._warn(texts)
         read = self.text_encoder(tokens.input_ids.to(device), tokens.attention_mask.to(device))
@@ -336,9 +337,9 @@ class PocketPipeline(DiffusionPipeline):
     def _check(steps: int, per_prompt: int, output_type: str, height: int | None, width: int | None, side: int) -> None:
         for name, value in (("num_inference_steps", steps), ("num_images_per_prompt", per_prompt)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+                raise UsageError(f"{name}: expected an integer >= 1, got {value!r}")
         if output_type not in ("pil", "pt", "np", "latent"):
-            raise ValueError(f"output_type: expected pil, pt, np or latent, got {output_type!r}")
+            raise UsageError(f"output_type: expected pil, pt, np or latent, got {output_type!r}")
         for name, length in (("height", height), ("width", width)):
             if length not in (None, side):
-                raise ValueError(f"{name}: expected {side} or None, got {length}; pocket pictures have one size")
+                raise UsageError(f"{name}: expected {side} or None, got {length}; pocket pictures have one size")

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.pocket.scene import POCKET_CLASSES
 from geneval_reward.prompts import CLASS_IDS, COLORS, RELATIONS, TAGS, PromptSpec
 from geneval_reward.prompts.stream import Stream
@@ -33,7 +33,7 @@ def pocket_suite() -> tuple[PromptSpec, ...]:
     """The fixed prompts by which the pocket model is measured.
 
     All classes as single objects (there are no others to train on), and of the other five tasks compositions that
-    :func:`training_specs` never draws.
+    `training_specs` never draws.
 
     Returns:
         200 specs, task by task in the benchmark's order.
@@ -81,7 +81,7 @@ def iter_pocket_prompts(seed: int = 0, mix: Mapping[str, int] | None = None) -> 
         mix: Integer weight per task; equal weights if None.
 
     Yields:
-        Specs that are not in :func:`pocket_suite` in meaning, but for single objects.
+        Specs that are not in `pocket_suite` in meaning, but for single objects.
 
     Raises:
         ValueError: For an unknown task or a weight that is not an integer >= 0.
@@ -94,10 +94,10 @@ def iter_pocket_prompts(seed: int = 0, mix: Mapping[str, int] | None = None) -> 
     weights = dict.fromkeys(TAGS, 1) if mix is None else dict(mix)
     for tag, weight in weights.items():
         if tag not in TAGS or isinstance(weight, bool) or not isinstance(weight, int) or weight < 0:
-            raise ValueError(f"mix: expected integer weights >= 0 for {', '.join(TAGS)}, got {tag!r}: {weight!r}")
+            raise UsageError(f"mix: expected integer weights >= 0 for {', '.join(TAGS)}, got {tag!r}: {weight!r}")
     tags = [tag for tag in TAGS if weights.get(tag)]
     if not tags:
-        raise ValueError("mix: expected at least one task with a weight above 0, got none")
+        raise UsageError("mix: expected at least one task with a weight above 0, got none")
     rng = np.random.default_rng(seed)
     share = np.array([weights[tag] for tag in tags], float)
     specs = training_specs()

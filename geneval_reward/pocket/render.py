@@ -27,10 +27,10 @@ def render(scene: Scene) -> Bytes:
     """Draw a scene.
 
     Args:
-        scene: What to show. Sizes are held to :data:`geneval_reward.pocket.scene.SIZES`; objects may reach over the edge.
+        scene: What to show. Sizes are held to `geneval_reward.pocket.scene.SIZES`; objects may reach over the edge.
 
     Returns:
-        ``(256, 256, 3)`` uint8 RGB.
+        `(256, 256, 3)` uint8 RGB.
     """
     picture = ground(*scene.ground).copy()
     for item in scene.items:
@@ -49,7 +49,7 @@ def render(scene: Scene) -> Bytes:
 
 
 def ground(tone: float, light: float) -> Bytes:
-    """The ground that two numbers in [-1, 1] stand for, as ``(256, 256, 3)`` uint8; do not write into it."""
+    """The ground that two numbers in [-1, 1] stand for, as `(256, 256, 3)` uint8; do not write into it."""
     return _ground(_index(tone, len(BACKGROUNDS)), _index(light, _LIGHTS))
 
 
@@ -68,7 +68,7 @@ def _ground(tone: int, light: int) -> Bytes:
 
 @lru_cache(maxsize=2048)
 def _stamp(class_name: str, color: str | None, size: int) -> tuple[Bytes, npt.NDArray[np.uint16]]:
-    """A drawing with its shadow: colour times cover, and what is left of the ground in 256ths ``(H, W, 1)``."""
+    """A drawing with its shadow: colour times cover, and what is left of the ground in 256ths `(H, W, 1)`."""
     image = drawing(class_name, color)
     scale = size / max(image.size)
     image = image.resize(

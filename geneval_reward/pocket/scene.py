@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.geometry import offset_direction, relations
 from geneval_reward.pocket.artwork import Box, sprite
 from geneval_reward.prompts import COLORS, PromptSpec
@@ -50,7 +51,7 @@ LOOKS: Final[Mapping[str, Look]] = MappingProxyType(
 )
 
 POCKET_CLASSES: Final[tuple[str, ...]] = tuple(LOOKS)
-"""Chosen by measurement: classes that the ``lite`` detector finds in clean scenes, whatever their colour."""
+"""Chosen by measurement: classes that the `lite` detector finds in clean scenes, whatever their colour."""
 
 POCKET_COLORS: Final[tuple[str | None, ...]] = (None, *COLORS)
 """None: the drawing's own colours."""
@@ -63,7 +64,7 @@ class Item:
     """One object.
 
     Attributes:
-        class_name: One of :data:`POCKET_CLASSES`.
+        class_name: One of `POCKET_CLASSES`.
         color: One of the ten colours, or None for the drawing's own.
         x: Centre from the left, as a share of the image.
         y: Centre from the top.
@@ -78,7 +79,7 @@ class Item:
 
     @property
     def box(self) -> Box:
-        """``(x1, y1, x2, y2)`` as shares of the image; that of the whole drawing, turned as it is shown."""
+        """`(x1, y1, x2, y2)` as shares of the image; that of the whole drawing, turned as it is shown."""
         width, height = extent(self.class_name)
         return (
             self.x - width * self.size / 2,
@@ -93,7 +94,7 @@ class Scene:
     """What one picture shows.
 
     Attributes:
-        items: At most :data:`MAX_OBJECTS`, in the order in which a caption would name them.
+        items: At most `MAX_OBJECTS`, in the order in which a caption would name them.
         ground: Two numbers in [-1, 1]: which of the ground tones, and how light.
     """
 
@@ -102,12 +103,12 @@ class Scene:
 
     def __post_init__(self) -> None:
         if len(self.items) > MAX_OBJECTS:
-            raise ValueError(
+            raise UsageError(
                 f"items: expected at most {MAX_OBJECTS} objects, got {len(self.items)}; a pocket scene has no more slots"
             )
         for index, item in enumerate(self.items):
             if item.class_name not in POCKET_CLASSES or item.color not in POCKET_COLORS:
-                raise ValueError(
+                raise UsageError(
                     f"items[{index}]: expected a class of {', '.join(POCKET_CLASSES)} and a GenEval colour or None, "
                     f"got {item.class_name!r}, {item.color!r}"
                 )

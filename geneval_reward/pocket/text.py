@@ -32,7 +32,7 @@ def vocabulary() -> list[str]:
 
 
 def make_tokenizer() -> PocketTokenizer:
-    """A tokenizer of whole words in lower case; punctuation is left out, other words become ``[UNK]``."""
+    """A tokenizer of whole words in lower case; punctuation is left out, other words become `[UNK]`."""
     words = {word: index for index, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
@@ -56,7 +56,7 @@ class PocketTokenizer(PreTrainedTokenizerFast):
 
 
 class PocketTextConfig(PretrainedConfig):
-    """Sizes of :class:`PocketTextEncoder`."""
+    """Sizes of `PocketTextEncoder`."""
 
     model_type = "geneval_pocket_text"
 
@@ -82,8 +82,8 @@ class PocketTextOutput(ModelOutput):
     """What the text encoder returns.
 
     Attributes:
-        last_hidden_state: One vector a word, ``(n, MAX_WORDS, hidden_size)``; zeros where there is none.
-        text_embeds: One vector a prompt, ``(n, hidden_size)``.
+        last_hidden_state: One vector a word, `(n, MAX_WORDS, hidden_size)`; zeros where there is none.
+        text_embeds: One vector a prompt, `(n, hidden_size)`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -113,7 +113,7 @@ class PocketTextEncoder(PreTrainedModel):
         """Read prompts.
 
         Args:
-            input_ids: Word numbers ``(n, MAX_WORDS)``.
+            input_ids: Word numbers `(n, MAX_WORDS)`.
             attention_mask: 1 where there is a word, 0 where there is none; same shape.
 
         Returns:

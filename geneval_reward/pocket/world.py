@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
+from geneval_reward.errors import UsageError
 from geneval_reward.pocket.scene import LOOKS, MAX_OBJECTS, POCKET_CLASSES, POCKET_COLORS, Item, Scene, fulfils
 from geneval_reward.prompts import COLORS, PromptSpec
 
@@ -24,7 +25,7 @@ def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
             the ground are drawn.
 
     Returns:
-        A scene for which :func:`geneval_reward.pocket.scene.fulfils` is true.
+        A scene for which `geneval_reward.pocket.scene.fulfils` is true.
 
     Raises:
         ValueError: If the record asks for more objects than there are slots, for classes that the world does not have, or
@@ -32,10 +33,10 @@ def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
     """
     wanted = [(clause.class_name, clause.color) for clause in spec.include for _ in range(clause.count)]
     if len(wanted) > MAX_OBJECTS:
-        raise ValueError(f"spec: expected at most {MAX_OBJECTS} objects in all, got {len(wanted)} in {spec.prompt!r}")
+        raise UsageError(f"spec: expected at most {MAX_OBJECTS} objects in all, got {len(wanted)} in {spec.prompt!r}")
     for name, _ in wanted:
         if name not in LOOKS:
-            raise ValueError(f"spec: expected classes of {', '.join(POCKET_CLASSES)}, got {name!r}")
+            raise UsageError(f"spec: expected classes of {', '.join(POCKET_CLASSES)}, got {name!r}")
     loose = rng.random() < 0.5
     shown = [(name, color or _own_or_any(rng, loose)) for name, color in wanted]
     placed = _arrange(shown, rng)
@@ -50,7 +51,7 @@ def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
             if fulfils(scene, spec):
                 return scene
         placed = _arrange(shown, rng)
-    raise ValueError(f"spec: expected places that can be, got {spec.prompt!r}")
+    raise UsageError(f"spec: expected places that can be, got {spec.prompt!r}")
 
 
 def _own_or_any(rng: np.random.Generator, own: bool) -> str | None:
@@ -105,7 +106,7 @@ class Noise:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a chance in [0, 1], got {getattr(self, name)}")
+                raise UsageError(f"{name}: expected a chance in [0, 1], got {getattr(self, name)}")
 
     @classmethod
     def parse(cls, values: Mapping[str, float] | None) -> Noise:
@@ -114,7 +115,7 @@ class Noise:
 
 
 def sample_captioned(spec: PromptSpec, rng: np.random.Generator, noise: Noise) -> Scene:
-    """A scene with ``spec``'s prompt as its caption, which may be wrong about it.
+    """A scene with `spec`'s prompt as its caption, which may be wrong about it.
 
     Args:
         spec: What the caption says.

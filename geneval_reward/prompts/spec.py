@@ -1,4 +1,4 @@
-"""``PromptSpec``: one GenEval record, parsed strictly and rendered back byte for byte."""
+"""`PromptSpec`: one GenEval record, parsed strictly and rendered back byte for byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Position:
     """A relation of an include clause's objects to those of an earlier clause.
 
     Attributes:
-        relation: One of ``left of``, ``right of``, ``above``, ``below``.
+        relation: One of `left of`, `right of`, `above`, `below`.
         target: Index of the earlier include clause that the relation points to.
     """
 
@@ -33,7 +33,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """Objects that must be there: at least ``count`` of a class, each of a colour, each in its place.
+    """Objects that must be there: at least `count` of a class, each of a colour, each in its place.
 
     Attributes:
         class_name: One of the 80 class names.
@@ -50,7 +50,7 @@ class Include:
 
 @dataclass(frozen=True, slots=True)
 class Exclude:
-    """Objects that must not be there: fewer than ``count`` of a class.
+    """Objects that must not be there: fewer than `count` of a class.
 
     Attributes:
         class_name: One of the 80 class names.
@@ -65,10 +65,10 @@ class Exclude:
 class PromptSpec:
     """What one prompt asks for.
 
-    Build it with :meth:`parse`; the constructor takes parts that are already valid.
+    Build it with `parse`; the constructor takes parts that are already valid.
 
     Attributes:
-        tag: The task, one of the six GenEval tags. It selects the confidence threshold (``counting`` has its own)
+        tag: The task, one of the six GenEval tags. It selects the confidence threshold (`counting` has its own)
             and the group in which the score is averaged.
         include: Clauses that must hold, at least one.
         exclude: Clauses that must not hold.
@@ -92,8 +92,8 @@ class PromptSpec:
         """Read one GenEval record.
 
         Args:
-            record: A mapping with the keys ``tag``, ``include``, optional ``exclude`` and ``prompt``; the same as
-                a JSON string; or a ``PromptSpec``, which is returned as it is. A missing ``prompt`` is rendered.
+            record: A mapping with the keys `tag`, `include`, optional `exclude` and `prompt`; the same as
+                a JSON string; or a `PromptSpec`, which is returned as it is. A missing `prompt` is rendered.
                 Keys whose value is None count as missing (Arrow tables fill absent keys so).
 
         Returns:
@@ -123,7 +123,7 @@ class PromptSpec:
     def render(self) -> str:
         """The prompt text in the benchmark's wording, made from the clauses alone.
 
-        For the official suite this equals ``prompt``.
+        For the official suite this equals `prompt`.
         """
         pointed_at = {position.target for item in self.include for position in item.positions}
         parts = []
@@ -137,7 +137,7 @@ class PromptSpec:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Classes that the record names in ``include`` or ``exclude``, each once, in order of appearance."""
+        """Classes that the record names in `include` or `exclude`, each once, in order of appearance."""
         included = [item.class_name for item in self.include]
         return tuple(dict.fromkeys([*included, *(item.class_name for item in self.exclude)]))
 
@@ -148,7 +148,7 @@ class PromptSpec:
 
 
 def class_id(name: str, where: str = "class") -> int:
-    """Index of a class name in :data:`CLASS_NAMES`.
+    """Index of a class name in `CLASS_NAMES`.
 
     Raises:
         SpecError: If the name is not one of the 80; the message gives the nearest known name.

@@ -5,13 +5,15 @@ prompts independent of the numpy that happens to be installed.
 
 Sources: M. O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms" (2014), XSL-RR 128/64;
 "seed_seq_fe" (M. O'Neill 2015) as in numpy's SeedSequence; D. Lemire, "Fast Random Integer Generation in an Interval"
-(2019); Floyd's set sampling (Bentley & Floyd 1987). Equal to ``numpy.random.default_rng`` for what is drawn here.
+(2019); Floyd's set sampling (Bentley & Floyd 1987). Equal to `numpy.random.default_rng` for what is drawn here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+
+from geneval_reward.errors import UsageError
 
 _M32: Final = 0xFFFFFFFF
 _M64: Final = 0xFFFFFFFFFFFFFFFF
@@ -33,7 +35,7 @@ class Stream:
 
     def __init__(self, seed: int) -> None:
         if seed < 0:
-            raise ValueError(f"seed: expected an integer >= 0, got {seed}")
+            raise UsageError(f"seed: expected an integer >= 0, got {seed}")
         words = _seed_words(seed, 8)
         first, second, third, fourth = (words[i] | words[i + 1] << 32 for i in range(0, 8, 2))
         self._increment = ((third << 64 | fourth) << 1 | 1) & _M128
@@ -42,7 +44,7 @@ class Stream:
         self._half: int | None = None
 
     def below(self, bound: int) -> int:
-        """An integer in ``[0, bound)``, 1 <= bound <= 2**32 - 1."""
+        """An integer in `[0, bound)`, 1 <= bound <= 2**32 - 1."""
         if bound == 1:
             return 0
         product = self._next32() * bound
@@ -53,7 +55,7 @@ class Stream:
         return product >> 32
 
     def sample(self, population: int, size: int) -> list[int]:
-        """``size`` distinct integers of ``[0, population)`` in random order."""
+        """`size` distinct integers of `[0, population)` in random order."""
         chosen: list[int] = []
         for top in range(population - size, population):
             value = self.below(top + 1)
@@ -86,7 +88,7 @@ class Stream:
 
 
 def _seed_words(seed: int, count: int) -> list[int]:
-    """Spread a seed over ``count`` 32-bit words."""
+    """Spread a seed over `count` 32-bit words."""
     entropy = [seed >> shift & _M32 for shift in range(0, max(seed.bit_length(), 1), 32)]
     hashed = _Hash(0x43B0D7E5, 0x931E8875)
     pool = [hashed(entropy[i] if i < len(entropy) else 0) for i in range(4)]

@@ -1,6 +1,6 @@
 """The official suite of 553 prompts, drawn again from its seed and checked against the published file's sha256.
 
-Source: djghosh13/geneval ``prompts/create_prompts.py`` with its default seed 43; the draw order as facts.
+Source: djghosh13/geneval `prompts/create_prompts.py` with its default seed 43; the draw order as facts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, RELATIONS
 
 SUITE_SEED: Final = 43
 SUITE_SHA256: Final = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
-"""sha256 of the benchmark's ``evaluation_metadata.jsonl``."""
+"""sha256 of the benchmark's `evaluation_metadata.jsonl`."""
 
 _ROUNDS: Final = 100
 _CLASSES: Final = len(CLASS_NAMES)
@@ -100,7 +100,7 @@ def two_object(a: int, b: int) -> PromptSpec:
 
 
 def counting(a: int, count: int) -> PromptSpec:
-    """Exactly ``count`` objects of a class."""
+    """Exactly `count` objects of a class."""
     return _spec("counting", Include(CLASS_NAMES[a], count), exclude=(Exclude(CLASS_NAMES[a], count + 1),))
 
 
@@ -110,7 +110,7 @@ def colors(a: int, color: int) -> PromptSpec:
 
 
 def position(a: int, b: int, relation: int) -> PromptSpec:
-    """``a`` in a relation to ``b``: the record names ``b`` first."""
+    """`a` in a relation to `b`: the record names `b` first."""
     return _spec(
         "position", Include(CLASS_NAMES[b]), Include(CLASS_NAMES[a], 1, None, (Position(RELATIONS[relation], 0),))
     )

@@ -11,6 +11,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.stream import Stream
 from geneval_reward.prompts.suite import color_attr, colors, counting, official_suite, position, two_object
@@ -38,12 +39,12 @@ _CAPACITY: Final = {
 
 
 class Meaning(NamedTuple):
-    """What a record asks for, free of the order in which it says it; made by :func:`meaning`.
+    """What a record asks for, free of the order in which it says it; made by `meaning`.
 
     Attributes:
-        objects: ``(class, count, colour)`` of each include clause, numbered where several are alike.
-        places: ``(relation, object, object)`` with relation ``left of`` or ``above``.
-        excluded: ``(class, count)`` of each exclude clause.
+        objects: `(class, count, colour)` of each include clause, numbered where several are alike.
+        places: `(relation, object, object)` with relation `left of` or `above`.
+        excluded: `(class, count)` of each exclude clause.
     """
 
     objects: frozenset[tuple[tuple[str, int, str | None], int]]
@@ -82,7 +83,7 @@ def iter_training_prompts(
     unique: bool = False,
     exclude: Iterable[PromptSpec] | None = None,
 ) -> Iterator[PromptSpec]:
-    """Training prompts without end, or with ``unique=True`` until every meaning has come.
+    """Training prompts without end, or with `unique=True` until every meaning has come.
 
     Args:
         seed: Seed of the stream; equal seeds give equal prompts on every machine and version of numpy.
@@ -102,7 +103,7 @@ def iter_training_prompts(
     left = {tag: _CAPACITY[tag] - _count_excluded(tag, seen) for tag in weights}
     for tag, weight in weights.items():
         if weight and left[tag] <= 0:
-            raise ValueError(f"mix: expected weight 0 for {tag}, got {weight}; every {tag} prompt is excluded already")
+            raise UsageError(f"mix: expected weight 0 for {tag}, got {weight}; every {tag} prompt is excluded already")
     stream = Stream(seed)
     tags = [tag for tag in TAGS if weights.get(tag)]
     while tags:
@@ -124,7 +125,7 @@ def training_prompts(
     unique: bool = False,
     exclude: Iterable[PromptSpec] | None = None,
 ) -> list[PromptSpec]:
-    """The first ``n`` of :func:`iter_training_prompts`; a longer list with the same seed begins with a shorter one.
+    """The first `n` of `iter_training_prompts`; a longer list with the same seed begins with a shorter one.
 
     Args:
         n: How many, >= 0.
@@ -134,17 +135,17 @@ def training_prompts(
         exclude: Records whose meaning must not come; the official suite if None.
 
     Raises:
-        ValueError: If ``n`` is negative or more than the number of meanings there are, or the mix is not valid.
+        ValueError: If `n` is negative or more than the number of meanings there are, or the mix is not valid.
 
     Example:
         >>> [spec.prompt for spec in training_prompts(2, seed=1)]
         ['a photo of a wine glass left of a dining table', 'a photo of four tv remotes']
     """
     if n < 0:
-        raise ValueError(f"n: expected an integer >= 0, got {n}")
+        raise UsageError(f"n: expected an integer >= 0, got {n}")
     prompts = list(islice(iter_training_prompts(seed, mix=mix, unique=unique, exclude=exclude), n))
     if len(prompts) < n:
-        raise ValueError(f"n: expected at most {len(prompts)} prompts of different meaning with this mix, got {n}")
+        raise UsageError(f"n: expected at most {len(prompts)} prompts of different meaning with this mix, got {n}")
     return prompts
 
 
@@ -178,11 +179,11 @@ def _draw(tag: str, stream: Stream) -> PromptSpec:
 def _check_mix(mix: Mapping[str, int]) -> dict[str, int]:
     for tag, weight in mix.items():
         if tag not in TAGS:
-            raise ValueError(f"mix: expected tasks of {', '.join(TAGS)}, got {tag!r}")
+            raise UsageError(f"mix: expected tasks of {', '.join(TAGS)}, got {tag!r}")
         if isinstance(weight, bool) or not isinstance(weight, int) or weight < 0:
-            raise ValueError(f"mix: expected an integer weight >= 0 for {tag}, got {weight!r}")
+            raise UsageError(f"mix: expected an integer weight >= 0 for {tag}, got {weight!r}")
     if not any(mix.values()):
-        raise ValueError("mix: expected at least one task with a weight above 0, got none")
+        raise UsageError("mix: expected at least one task with a weight above 0, got none")
     return dict(mix)
 
 

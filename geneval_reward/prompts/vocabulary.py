@@ -3,7 +3,7 @@
 The order carries meaning: a class's index is its COCO category index (map other label sets by index, never by name,
 because GenEval renames three classes), and colour order decides ties and the wording of reasons.
 
-Source: djghosh13/geneval ``prompts/object_names.txt`` and ``prompts/create_prompts.py``.
+Source: djghosh13/geneval `prompts/object_names.txt` and `prompts/create_prompts.py`.
 """
 
 from __future__ import annotations

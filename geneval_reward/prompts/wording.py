@@ -1,6 +1,6 @@
 """English as the benchmark writes it, its odd plurals included.
 
-Source: djghosh13/geneval ``prompts/create_prompts.py``: "an" before a, e, i, o, u; plural is the name + "es" where
+Source: djghosh13/geneval `prompts/create_prompts.py`: "an" before a, e, i, o, u; plural is the name + "es" where
 it ends in "s", else name + "s" ("benchs", "sheeps", "persons" are part of the benchmark).
 """
 
@@ -14,12 +14,12 @@ _NUMBERS: Final = tuple(
 
 
 def article(noun: str) -> str:
-    """``an`` before a vowel letter, else ``a``."""
+    """`an` before a vowel letter, else `a`."""
     return "an" if noun[:1] in "aeiou" else "a"
 
 
 def plural(noun: str) -> str:
-    """The benchmark's plural: ``+es`` after s, else ``+s``."""
+    """The benchmark's plural: `+es` after s, else `+s`."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 

@@ -1,4 +1,4 @@
-"""``score_dataset``: a whole data set on a Ray cluster, resumable by shard.
+"""`score_dataset`: a whole data set on a Ray cluster, resumable by shard.
 
 Ray Data runs a pool of actors over the list of shards. An actor holds one scorer and writes one results file a shard, so a
 killed actor, node or driver costs the batch it was at: Ray starts the actor again and gives it the shard anew, and the shard's
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geneval_reward.errors import GenEvalError, ResultsError
+from geneval_reward.errors import GenEvalError, ResultsError, UsageError
 from geneval_reward.ray.runtime import Recipe, cluster, import_ray, share
 from geneval_reward.ray.shards import Shard, Source, open_source
 from geneval_reward.ray.work import ShardReport, done_path, score_shard
@@ -37,7 +37,7 @@ class DatasetScores:
     Attributes:
         path: Its results file.
         images: Images with a row.
-        failed: Images that could not be scored; they stand with their reason in ``<name>.failed.jsonl``.
+        failed: Images that could not be scored; they stand with their reason in `<name>.failed.jsonl`.
         shards: Number of shards.
         taken: Shards that an earlier run had finished.
         problems: What a folder lacks, a sentence each.
@@ -70,30 +70,30 @@ def score_dataset(
     """Score a data set with one actor a GPU, or a CPU where there is none.
 
     Args:
-        source: A folder of images (the benchmark's layout, or flat with ``metadata``); WebDataset tar files, whose samples hold
-            an image (``png``, ``jpg``, ``webp``) and a ``json`` with the record, its prompt text, or either under ``metadata``
-            (or a ``txt`` with the text); parquet files with a column ``image`` of bytes, or ``{"bytes": ...}``, and the record
-            in the column ``metadata`` or in ``tag``, ``include``, ``exclude``, ``prompt``. One file, a list, or a folder of them.
-            Or what :func:`geneval_reward.ray.shards.open_source` gave. Paths must be the same on all nodes.
-        out: The results file. Those of the shards are kept in ``<out>.shards/``.
+        source: A folder of images (the benchmark's layout, or flat with `metadata`); WebDataset tar files, whose samples hold
+            an image (`png`, `jpg`, `webp`) and a `json` with the record, its prompt text, or either under `metadata`
+            (or a `txt` with the text); parquet files with a column `image` of bytes, or `{"bytes": ...}`, and the record
+            in the column `metadata` or in `tag`, `include`, `exclude`, `prompt`. One file, a list, or a folder of them.
+            Or what `geneval_reward.ray.shards.open_source` gave. Paths must be the same on all nodes.
+        out: The results file. Those of the shards are kept in `<out>.shards/`.
         scorer: The name of a backend, or a function that makes a scorer.
-        metadata: For a flat folder, see :func:`geneval_reward.results.layout.read_folder`.
+        metadata: For a flat folder, see `geneval_reward.results.layout.read_folder`.
         workers: Number of actors; None: as many as there is room for.
         cpus_per_worker: CPUs of each.
         gpus_per_worker: GPUs of each; None: one where there are any.
         shard_size: Images in a shard of a folder.
-        resume: Go on with what ``<out>.shards/`` holds.
+        resume: Go on with what `<out>.shards/` holds.
         overwrite: Begin anew.
-        address: Of a cluster, such as ``auto``. None: that of this process, of ``RAY_ADDRESS``, or a new one on this machine.
+        address: Of a cluster, such as `auto`. None: that of this process, of `RAY_ADDRESS`, or a new one on this machine.
         progress: Is told of each shard when it is finished.
-        **options: Passed to :meth:`GenEvalScorer.from_pretrained`.
+        **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Returns:
         Counts and the results file. The order of rows is that of the data set, whoever scored them.
 
     Raises:
-        ModuleNotFoundError: Without the extra ``geneval_reward[ray]``.
-        FileExistsError: If results are there and neither ``resume`` nor ``overwrite`` is set.
+        ModuleNotFoundError: Without the extra `geneval_reward[ray]`.
+        FileExistsError: If results are there and neither `resume` nor `overwrite` is set.
         ResultsError: If there is nothing to score, or shards of an earlier run were judged by another judge.
         GenEvalError: If a worker cannot make its scorer or score a shard; what the others have done is kept.
     """
@@ -121,7 +121,7 @@ def score_dataset(
 
 def _make_room(out: Path, folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise ValueError("resume, overwrite: expected at most one of the two, got both")
+        raise UsageError("resume, overwrite: expected at most one of the two, got both")
     if resume and out.exists() and not folder.is_dir():
         raise ResultsError(
             f"{out}: expected its shards in {folder.name} to resume, got none; it was not made with Ray, so resume it without"

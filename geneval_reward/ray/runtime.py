@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import ServiceError, UsageError
 from geneval_reward.scorer import GenEvalScorer
 
 _log = logging.getLogger(__name__)
@@ -34,11 +34,11 @@ def import_ray() -> Any:
 
 @contextmanager
 def cluster(address: str | None = None) -> Iterator[Any]:
-    """Ray, connected: to the cluster this process is connected to already, else to ``address`` or ``RAY_ADDRESS``, else to a new
+    """Ray, connected: to the cluster this process is connected to already, else to `address` or `RAY_ADDRESS`, else to a new
     one on this machine, which ends with the block.
 
     Args:
-        address: Such as ``auto`` or ``ray://head:10001``.
+        address: Such as `auto` or `ray://head:10001`.
     """
     ray = import_ray()
     mine = connect(address)
@@ -53,7 +53,7 @@ def connect(address: str | None = None) -> bool:
     """Connect, if this process is not; returns whether it was not.
 
     Args:
-        address: See :func:`cluster`.
+        address: See `cluster`.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -85,7 +85,7 @@ def share(ray: Any, workers: int | None, cpus: float, gpus: float | None) -> Sha
 
     Args:
         ray: The module, connected.
-        workers: None: one for each GPU, or, where there are none, one for ``cpus`` CPUs.
+        workers: None: one for each GPU, or, where there are none, one for `cpus` CPUs.
         cpus: CPUs of each.
         gpus: GPUs of each; None: one where there are any.
 
@@ -93,15 +93,15 @@ def share(ray: Any, workers: int | None, cpus: float, gpus: float | None) -> Sha
         ValueError: If a number is out of range, or the cluster has not room for one worker.
     """
     if workers is not None and workers < 1:
-        raise ValueError(f"workers: expected an integer >= 1, got {workers!r}")
+        raise UsageError(f"workers: expected an integer >= 1, got {workers!r}")
     if cpus <= 0 or (gpus is not None and gpus < 0):
-        raise ValueError(f"cpus_per_worker, gpus_per_worker: expected numbers > 0 and >= 0, got {cpus!r} and {gpus!r}")
+        raise UsageError(f"cpus_per_worker, gpus_per_worker: expected numbers > 0 and >= 0, got {cpus!r} and {gpus!r}")
     there = ray.cluster_resources()
     have_cpus, have_gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
     gpus = (1.0 if have_gpus else 0.0) if gpus is None else gpus
     room = int(min(have_cpus / cpus, have_gpus / gpus if gpus else float("inf")))
     if room < 1:
-        raise ValueError(
+        raise UsageError(
             f"workers: expected a cluster with {cpus:g} CPUs and {gpus:g} GPUs for each, got {have_cpus:g} and {have_gpus:g} "
             "in all; ask for less or add nodes"
         )
@@ -148,7 +148,7 @@ class Recipe:
 
     Attributes:
         scorer: The name of a backend, or a function that makes a scorer; the nodes must be able to import it.
-        options: Passed to :meth:`GenEvalScorer.from_pretrained` with a name.
+        options: Passed to `GenEvalScorer.from_pretrained` with a name.
     """
 
     scorer: str | Callable[[], GenEvalScorer] = "lite"
@@ -156,9 +156,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.options and not isinstance(self.scorer, str):
-            raise ValueError(f"{next(iter(self.options))}: expected no options beside a function; let it set them")
+            raise UsageError(f"{next(iter(self.options))}: expected no options beside a function; let it set them")
         if isinstance(self.scorer, GenEvalScorer):
-            raise ValueError("scorer: expected a name or a function, got a scorer; each worker makes its own")
+            raise UsageError("scorer: expected a name or a function, got a scorer; each worker makes its own")
 
     def make(self) -> GenEvalScorer:
         """A new scorer, here."""

@@ -1,4 +1,4 @@
-"""``RayGenEvalReward``: the reward, scored by a pool of Ray actors."""
+"""`RayGenEvalReward`: the reward, scored by a pool of Ray actors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import ServiceError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
@@ -26,7 +26,7 @@ _TRIES: Final = 3  # workers that one piece of a batch may kill
 
 
 class RayGenEvalReward(GenEvalReward):
-    """A :class:`~geneval_reward.reward.GenEvalReward` whose scorers live in Ray actors: one a GPU, or a CPU where there is none.
+    """A `GenEvalReward` whose scorers live in Ray actors: one a GPU, or a CPU where there is none.
 
     Called, scored and submitted to like its base class, with None for a sample that cannot be scored. A batch is cut into pieces
     that go to whichever actor is free. An actor that dies is started again by Ray and its piece repeated; each piece is taken
@@ -40,12 +40,12 @@ class RayGenEvalReward(GenEvalReward):
         cpus_per_worker: CPUs of each.
         gpus_per_worker: GPUs of each; None: one where there are any. A fraction shares a GPU with the trainer.
         piece: Most images in a piece; None: the batch in equal parts, one for each actor, but at most the scorer's batch size.
-        address: Of a cluster. None: that of this process, of ``RAY_ADDRESS``, or a new one on this machine.
+        address: Of a cluster. None: that of this process, of `RAY_ADDRESS`, or a new one on this machine.
         start_timeout: Seconds that the cluster may take to find room for all actors, at the first batch; loading not counted.
-        **options: Passed to :meth:`GenEvalScorer.from_pretrained`.
+        **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Raises:
-        ModuleNotFoundError: Without the extra ``geneval_reward[ray]``; here, and not at the first batch.
+        ModuleNotFoundError: Without the extra `geneval_reward[ray]`; here, and not at the first batch.
 
     Example:
         >>> from geneval_reward.ray import RayGenEvalReward
@@ -70,9 +70,9 @@ class RayGenEvalReward(GenEvalReward):
     ) -> None:
         import_ray()
         if piece is not None and piece < 1:
-            raise ValueError(f"piece: expected an integer >= 1, got {piece!r}")
+            raise UsageError(f"piece: expected an integer >= 1, got {piece!r}")
         if not 0 < start_timeout < math.inf:
-            raise ValueError(f"start_timeout: expected seconds > 0, got {start_timeout!r}")
+            raise UsageError(f"start_timeout: expected seconds > 0, got {start_timeout!r}")
         pool = _PoolSettings(
             Recipe(scorer, options), workers, cpus_per_worker, gpus_per_worker, piece, address, start_timeout
         )
@@ -80,7 +80,7 @@ class RayGenEvalReward(GenEvalReward):
         super().__init__(pool, credit, prompts=prompts)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """End what :meth:`submit` has begun, and then the actors; they start again when they are needed."""
+        """End what `submit` has begun, and then the actors; they start again when they are needed."""
         super().close()
         with self._lock:
             pool, self._scorer = self._scorer, None
@@ -145,7 +145,7 @@ class ActorPool:
         """Judge images.
 
         Args:
-            images: ``(3, h, w)`` uint8, on any device.
+            images: `(3, h, w)` uint8, on any device.
             specs: One per image.
 
         Returns:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from geneval_reward.errors import GenEvalError, ResultsError, SpecError
+from geneval_reward.errors import GenEvalError, ResultsError, SpecError, UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.results import FailedImage
@@ -53,7 +53,7 @@ class Shard:
 
     Attributes:
         name: Unique within the data set, the same whenever the data set is, and of its results file.
-        kind: ``folder``, ``tar`` or ``parquet``.
+        kind: `folder`, `tar` or `parquet`.
         path: The folder or file.
         items: The images of a folder's shard.
     """
@@ -85,7 +85,7 @@ class Source:
         shards: In order; results are merged in it.
         problems: What should be there and is not, a sentence each; of folders.
         ignored: Files that are not of a folder's layout.
-        subset: What a folder of generated images says of the subset that it is; see :class:`geneval_reward.results.layout.ImageFolder`.
+        subset: What a folder of generated images says of the subset that it is; see `geneval_reward.results.layout.ImageFolder`.
     """
 
     shards: list[Shard]
@@ -104,7 +104,7 @@ def open_source(
     """List the shards of a data set.
 
     Args:
-        source: A folder of images as :func:`geneval_reward.results.layout.read_folder` takes it; a ``.tar`` or ``.parquet`` file, a
+        source: A folder of images as `geneval_reward.results.layout.read_folder` takes it; a `.tar` or `.parquet` file, a
             folder of such files, or a list of them.
         metadata: For a flat folder of images, see there.
         shard_size: Images in a shard of a folder.
@@ -115,7 +115,7 @@ def open_source(
         ValueError: If an argument does not fit the source.
     """
     if shard_size < 1:
-        raise ValueError(f"shard_size: expected an integer >= 1, got {shard_size!r}")
+        raise UsageError(f"shard_size: expected an integer >= 1, got {shard_size!r}")
     files = _files(source)
     if files is None:
         # Workers may have another working folder.
@@ -127,7 +127,7 @@ def open_source(
         ]
         return Source(shards, folder.problems, folder.ignored, folder.subset)
     if metadata is not None or limit is not None:
-        raise ValueError(
+        raise UsageError(
             "metadata, limit: expected neither with tar or parquet files, which hold their records; leave them out"
         )
     shards = [Shard(f"{file.stem}-{_digest_file(file)}", file.suffix[1:].lower(), file) for file in files]
@@ -214,7 +214,7 @@ def _read_parquet(path: Path) -> Iterator[Sample | FailedImage]:
         columns = set(file.schema_arrow.names)
         image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
         if image is None:
-            raise ValueError(
+            raise UsageError(
                 f"expected a column named {', '.join(_IMAGE_COLUMNS)}; it has {', '.join(sorted(columns))}"
             )
         number = 0
@@ -258,7 +258,7 @@ def _sample(filename: str, image: bytes, entry: Any) -> Sample:
 
 
 def _spec(entry: Mapping[str, Any]) -> PromptSpec:
-    """The record under ``metadata``, among the keys themselves, or behind a prompt text of the official suite."""
+    """The record under `metadata`, among the keys themselves, or behind a prompt text of the official suite."""
     if entry.get("metadata") is not None:
         return resolve(entry["metadata"])
     record = {key: entry[key] for key in _RECORD_KEYS if entry.get(key) is not None}

@@ -1,4 +1,4 @@
-"""``score_shard``: what a worker does with a shard. No Ray here, so that it runs and is tested anywhere."""
+"""`score_shard`: what a worker does with a shard. No Ray here, so that it runs and is tested anywhere."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
         path: The shard's results file. If it is there, it is gone on with: whoever wrote it may have been killed.
 
     Returns:
-        What became of it. ``<path>.done`` says the same on disk.
+        What became of it. `<path>.done` says the same on disk.
 
     Raises:
         ResultsError: If the file was written by another judge, or another worker has it open.

@@ -1,4 +1,4 @@
-"""``Results``: a results file in memory, as columns."""
+"""`Results`: a results file in memory, as columns."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Results:
 
     Attributes:
         path: The file.
-        filenames: ``(n,)`` names of the images.
-        tags: ``(n,)`` task names.
-        prompt_ids: ``(n,)`` int64, index into ``records``.
+        filenames: `(n,)` names of the images.
+        tags: `(n,)` task names.
+        prompt_ids: `(n,)` int64, index into `records`.
         records: Records of the prompts as JSON, in order of appearance.
-        correct: ``(n,)`` bool, the official verdict.
-        reasons: ``(n,)`` official wording of the failures.
-        index: ``(n,)`` int64, number within the prompt; -1 if the file does not say.
-        seeds: ``(n,)`` seeds, or None.
-        credits: Name -> ``(n,)`` float64; only ``official`` in an official file.
+        correct: `(n,)` bool, the official verdict.
+        reasons: `(n,)` official wording of the failures.
+        index: `(n,)` int64, number within the prompt; -1 if the file does not say.
+        seeds: `(n,)` seeds, or None.
+        credits: Name -> `(n,)` float64; only `official` in an official file.
         identities: What judged, each once. More than one: the file is mixed.
-        identity_ids: ``(n,)`` int64, index into ``identities``.
-        rewritten: ``(n,)`` bool: the generator got another text than the record's.
-        best_of: ``(n,)`` int64: chosen by this metric among so many; 0: not chosen.
+        identity_ids: `(n,)` int64, index into `identities`.
+        rewritten: `(n,)` bool: the generator got another text than the record's.
+        best_of: `(n,)` int64: chosen by this metric among so many; 0: not chosen.
         failed: Images that could not be scored, with the reason. They have no row.
         cut: The unfinished last line, if there is one. It has no row.
         official: Whether some lines have only the official script's keys.
-        line_numbers: ``(n,)`` int64, from 1.
-        offsets: ``(n,)`` int64, where each line begins in the file.
+        line_numbers: `(n,)` int64, from 1.
+        offsets: `(n,)` int64, where each line begins in the file.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class Results:
         return self.identities[0] if self.identities else RunIdentity()
 
     def credit(self, name: str) -> npt.NDArray[np.float64]:
-        """A credit of all images, ``(n,)`` float64.
+        """A credit of all images, `(n,)` float64.
 
         Raises:
             ResultsError: If the file does not hold it for every image.
@@ -110,7 +110,7 @@ class Results:
         return values
 
     def specs(self) -> list[PromptSpec]:
-        """The record of each of ``records``, parsed."""
+        """The record of each of `records`, parsed."""
         return [PromptSpec.parse(record) for record in self.records]
 
     def prompt(self, prompt_id: int) -> str:
@@ -151,7 +151,7 @@ class Results:
         """One sentence for each prompt that lacks an index which other prompts of this file have.
 
         Whole prompts of a suite that are not there at all cannot be known here; see
-        :func:`geneval_reward.stats.completeness.completeness`.
+        `geneval_reward.stats.completeness.completeness`.
         """
         if not len(self) or (self.index < 0).any():
             return []

@@ -28,7 +28,7 @@ class Box:
         xyxy: Corners in pixels of the judged image.
         confidence: In [0, 1].
         counts: Whether it counts as an object under the rules.
-        color: The colour it was given, ``no colour`` if it is none of the ten, or None if that was not asked.
+        color: The colour it was given, `no colour` if it is none of the ten, or None if that was not asked.
         color_probability: Of that colour; NaN if there is none.
     """
 

@@ -1,7 +1,7 @@
 """Folders of images with their records: the benchmark's own layout, or a flat folder with a metadata file.
 
-Source of the layout: djghosh13/geneval ``evaluate_images.py``: ``<digits>/metadata.jsonl`` (one record) beside
-``<digits>/samples/<digits>.png``. Unlike the benchmark, whatever is left out is named.
+Source of the layout: djghosh13/geneval `evaluate_images.py`: `<digits>/metadata.jsonl` (one record) beside
+`<digits>/samples/<digits>.png`. Unlike the benchmark, whatever is left out is named.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ImageItem:
         path: The file.
         filename: Its path below the folder, with forward slashes: how results call it.
         spec: What it was asked to show.
-        index: Its number among the images of its prompt: in the benchmark's layout that of its file name (``0002.png`` is 2,
+        index: Its number among the images of its prompt: in the benchmark's layout that of its file name (`0002.png` is 2,
             whatever else is there), in a flat folder its place among the lines of its record, from 0.
         seed: The seed it was generated from, if the metadata says.
         rewritten: The text that the generator got, where it was not the record's.
@@ -75,9 +75,9 @@ def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFo
     """List the images of a folder with their records.
 
     Args:
-        root: The benchmark's layout; or, with ``metadata``, any folder of images.
-        metadata: JSON lines. Each is a record, with its image's name below ``root`` under ``filename`` or ``file_name``
-            (and optionally ``seed``, and ``rewritten``: the text that the generator got). If no line names a file, the images
+        root: The benchmark's layout; or, with `metadata`, any folder of images.
+        metadata: JSON lines. Each is a record, with its image's name below `root` under `filename` or `file_name`
+            (and optionally `seed`, and `rewritten`: the text that the generator got). If no line names a file, the images
             in order of their names are dealt to the lines in equal shares.
 
     Returns:
@@ -108,10 +108,10 @@ def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path
     Args:
         root: The folder of the whole set.
         number: The prompt's number, from 0; its folder is that in five digits.
-        spec: The record, written as ``metadata.jsonl``.
+        spec: The record, written as `metadata.jsonl`.
 
     Returns:
-        The ``samples`` folder, into which images go as ``0000.png``, ``0001.png``, ...
+        The `samples` folder, into which images go as `0000.png`, `0001.png`, ...
     """
     samples = Path(root) / f"{number:05d}" / "samples"
     samples.mkdir(parents=True, exist_ok=True)
@@ -160,14 +160,14 @@ def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[
 
 
 def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Sorts by the numbers in names: ``10.png`` after ``2.png``."""
+    """Sorts by the numbers in names: `10.png` after `2.png`."""
     # Odd parts are the digits; the name itself settles 1.png and 01.png.
     parts = re.split(r"([0-9]+)", name)
     return tuple((int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)), name
 
 
 def _read_subset(setup: Path) -> str | None:
-    """One sentence on the subset that a folder is, by its ``generate.json``; None if it is none."""
+    """One sentence on the subset that a folder is, by its `generate.json`; None if it is none."""
     try:
         found = json.loads(setup.read_text(encoding="utf-8")).get("subset")
         return f"{found['prompts']} of {found['of']} prompts of the {found['suite']} suite" if found else None

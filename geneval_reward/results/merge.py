@@ -1,4 +1,4 @@
-"""``merge_shards``: the results files of shards to one, which ``summary`` and ``compare`` read like any other."""
+"""`merge_shards`: the results files of shards to one, which `summary` and `compare` read like any other."""
 
 from __future__ import annotations
 

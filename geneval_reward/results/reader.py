@@ -1,4 +1,4 @@
-"""``read_results``: a results file as columns. Heavy parts of a line are parsed only when its row is asked for."""
+"""`read_results`: a results file as columns. Heavy parts of a line are parsed only when its row is asked for."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _AFTER_PROMPT = b',"details":'
 def read_results(path: str | Path) -> Results:
     """Read a results file: ours, or the official script's own.
 
-    An unfinished last line (a writer was killed) is left out with a warning and kept in ``cut``. Images that failed, which
-    stand in ``<name>.failed.jsonl`` beside the file, are kept in ``failed`` unless the file scores them.
+    An unfinished last line (a writer was killed) is left out with a warning and kept in `cut`. Images that failed, which
+    stand in `<name>.failed.jsonl` beside the file, are kept in `failed` unless the file scores them.
 
     Args:
         path: JSON lines.
@@ -212,7 +212,7 @@ def read_failed(record: dict[str, Any], where: str) -> FailedImage:
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], bool]:
     """A line's object, and whether its heavy keys were left out.
 
-    A quote inside a JSON string is escaped, so the first ``,"clauses":`` is a key. If what stands before it is an object once
+    A quote inside a JSON string is escaped, so the first `,"clauses":` is a key. If what stands before it is an object once
     it is closed, that key is a top-level one. The tail is looked at only as far as needed to see that it is whole and that
     no other line was glued into it.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.vocabulary import TAGS
 
 SCHEMA: Final = 1
@@ -61,7 +61,7 @@ _CHECKED: Final[set[tuple[Any, ...]]] = set()
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+    raise UsageError(f"{name} is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -76,7 +76,7 @@ def scan_object(text: str) -> dict[str, Any]:
     # Without `decode`'s search for space around the value, which our own lines do not have.
     record, end = _DECODER.raw_decode(text)
     if end != len(text) or type(record) is not dict:
-        raise ValueError(f"expected one JSON object, got something else or more, up to character {end}")
+        raise UsageError(f"expected one JSON object, got something else or more, up to character {end}")
     return record
 
 
@@ -98,7 +98,7 @@ def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) 
     Args:
         record: A line's object.
         where: File and line, for messages.
-        light: Whether the heavy keys were left out of ``record``.
+        light: Whether the heavy keys were left out of `record`.
 
     Returns:
         Keys that an official file has no place for and that are not read; always empty for a file of ours.
@@ -146,7 +146,7 @@ def _check_shape(record: Mapping[str, Any], where: str, names: tuple[str, ...]) 
 
 
 def dump_record(record: Mapping[str, Any], filename: str) -> str:
-    """A line without its newline; numbers that are not finite are refused, naming ``filename``."""
+    """A line without its newline; numbers that are not finite are refused, naming `filename`."""
     try:
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
@@ -159,6 +159,6 @@ def failures_path(path: Path) -> Path:
 
 
 def index_of(filename: str) -> int | None:
-    """Number of the image within its prompt by its name: ``samples/0002.png`` is 2; None if the name is not a number."""
+    """Number of the image within its prompt by its name: `samples/0002.png` is 2; None if the name is not a number."""
     stem = PurePosixPath(filename.replace("\\", "/")).stem
     return int(stem) if re.fullmatch(r"[0-9]+", stem) else None

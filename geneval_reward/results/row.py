@@ -1,7 +1,7 @@
-"""``ResultRow``: one line of a results file, and ``FailedImage``: the line of an image that could not be scored.
+"""`ResultRow`: one line of a results file, and `FailedImage`: the line of an image that could not be scored.
 
-The first seven keys of a row are those of the benchmark's own ``results.jsonl``, so its summary script reads our files as
-they are (djghosh13/geneval ``evaluation/evaluate_images.py``, ``summary_scores.py``). What follows is ours. Heavy keys
+The first seven keys of a row are those of the benchmark's own `results.jsonl`, so its summary script reads our files as
+they are (djghosh13/geneval `evaluation/evaluate_images.py`, `summary_scores.py`). What follows is ours. Heavy keys
 come last, so that a reader in a hurry can stop before them.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.judge import Detections, Rules, Verdict, judge
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import CLASS_IDS
@@ -96,16 +96,16 @@ class ResultRow:
         prompt: The record's prompt text.
         correct: The official verdict.
         reason: The official wording of its failures.
-        metadata: The record as JSON: images with equal ``metadata`` belong to one prompt.
-        details: Class name -> boxes ``[x1, y1, x2, y2, confidence]`` of the objects that counted, as JSON.
+        metadata: The record as JSON: images with equal `metadata` belong to one prompt.
+        details: Class name -> boxes `[x1, y1, x2, y2, confidence]` of the objects that counted, as JSON.
         index: Number of the image within its prompt, from 0.
         seed: The seed it was generated from, if known.
         credits: Value of each credit by name; empty in an official file.
-        image_size: ``(width, height)`` in pixels.
+        image_size: `(width, height)` in pixels.
         rules: The rules it was judged by.
         backend: Name of the backend.
         fingerprint: Short id of what judged.
-        rewritten: The text that the generator got, where it was not ``prompt``.
+        rewritten: The text that the generator got, where it was not `prompt`.
         best_of: Among how many candidates it was chosen by this very metric; None: not chosen.
         min_confidence: Detections at or below it were not kept; rules cannot go lower. None: unknown.
         clauses: The official checks, one by one.
@@ -161,7 +161,7 @@ class ResultRow:
 
         Args:
             verdict: What the scorer said.
-            filename: The image's name; also gives ``index`` if that is None and the name is a number.
+            filename: The image's name; also gives `index` if that is None and the name is a number.
             index: See the class.
             seed: See the class.
             backend: See the class.
@@ -268,7 +268,7 @@ class ResultRow:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> ResultRow:
-        """A row from a checked record (:func:`check_record`)."""
+        """A row from a checked record (`check_record`)."""
         values = {name: record[name] for name in OFFICIAL_KEYS}
         if "schema" not in record:
             return cls(**values, index=index_of(record["filename"]), schema=None)
@@ -302,7 +302,7 @@ def _read_detections(record: Mapping[str, Any] | None, size: Sequence[int] | Non
         return None
     try:
         if size is None:
-            raise ValueError("image_size is null")
+            raise UsageError("image_size is null")
         color = record["color"]
         rows = None if color is None else [[math.nan] * 10 if row is None else row for row in color]
         return Detections(

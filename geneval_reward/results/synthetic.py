@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge import Detections, Rules, judge
 from geneval_reward.prompts.spec import Include, PromptSpec
 from geneval_reward.prompts.suite import official_suite
@@ -61,7 +62,7 @@ def synthetic_rows(
             number[prompt] = used[tag]
             used[tag] += 1
             if used[tag] > len(by_tag[tag]):
-                raise ValueError(
+                raise UsageError(
                     f"runs: expected at most {len(by_tag[tag])} prompts of {tag}, as the suite has, got more"
                 )
         spec = by_tag[tag][number[prompt]]
@@ -77,7 +78,7 @@ def synthetic_rows(
 
 
 def write_synthetic(path: str | Path, runs: SimulatedRuns, run: int = 0, **options: object) -> Path:
-    """Write :func:`synthetic_rows` to a new file; returns its path."""
+    """Write `synthetic_rows` to a new file; returns its path."""
     with ResultWriter(path) as writer:
         writer.write(synthetic_rows(runs, run, **options))  # type: ignore[arg-type]
     return Path(path)

@@ -1,4 +1,4 @@
-"""``ResultWriter``: results written as they come, resumable after a kill, never an image twice."""
+"""`ResultWriter`: results written as they come, resumable after a kill, never an image twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.results.columns import Results
 from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import failures_path
@@ -21,9 +21,9 @@ from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 
 
 class ResultWriter:
-    """Appends rows to a results file; what was written is on disk when :meth:`write` returns.
+    """Appends rows to a results file; what was written is on disk when `write` returns.
 
-    Use it in a ``with`` statement. While it is open, ``<path>.lock`` keeps other writers away.
+    Use it in a `with` statement. While it is open, `<path>.lock` keeps other writers away.
 
     Args:
         path: The file.
@@ -38,7 +38,7 @@ class ResultWriter:
         failed: Images that failed in this run, with the reason.
 
     Raises:
-        ResultsError: If the file is there and neither ``resume`` nor ``overwrite`` is set, if it was judged by another
+        ResultsError: If the file is there and neither `resume` nor `overwrite` is set, if it was judged by another
             backend, fingerprint or rules, holds an image twice, is damaged before its last line, or is being written by
             another process.
 
@@ -60,7 +60,7 @@ class ResultWriter:
         self, path: str | Path, *, resume: bool = False, overwrite: bool = False, identity: RunIdentity | None = None
     ) -> None:
         if resume and overwrite:
-            raise ValueError("resume, overwrite: expected at most one of the two, got both")
+            raise UsageError("resume, overwrite: expected at most one of the two, got both")
         self.path = Path(path)
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}

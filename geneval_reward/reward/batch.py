@@ -17,7 +17,7 @@ class PreparedBatch:
     """Images and what is asked of them; three columns of equal length.
 
     Attributes:
-        images: uint8 ``(3, h, w)``, or None where there is an error.
+        images: uint8 `(3, h, w)`, or None where there is an error.
         specs: What is asked, or None where there is an error.
         errors: Why a sample can never be scored, or None.
     """

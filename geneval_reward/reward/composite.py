@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from geneval_reward.errors import GenEvalError, ImageError, SpecError
+from geneval_reward.errors import GenEvalError, ImageError, SpecError, UsageError
 from geneval_reward.judge.verdict import CREDITS
 from geneval_reward.reward.inputs import prompt_texts
 from geneval_reward.reward.parts import Column, CompositeBatch, column, named, taken
@@ -28,17 +28,17 @@ class CompositeReward:
     thread at a time.
 
     Args:
-        parts: Name -> callable ``part(images=, prompts=, metadata=)`` of as many of these as it takes; it returns one value a
+        parts: Name -> callable `part(images=, prompts=, metadata=)` of as many of these as it takes; it returns one value a
             sample (list, array or tensor; None or NaN for none), or a pair of these and anything. A `GenEvalReward` or
             another `CompositeReward` is a part as well. The names name curves.
         weights: Factor of each part; 1 where not given.
-        normalize: ``None``: the weighted sum of the values. ``"gdpo"``: each part is normalised within its group, the
-            weighted sum of these over the batch (:func:`geneval_reward.rl.gdpo_advantages`, arXiv 2601.05242). Groups are
-            equal prompts, or ``groups`` of the call, and **must be whole within one call**. A trainer that spreads a group
-            over calls or ranks takes None here, gathers :meth:`CompositeBatch.credits`, and calls :meth:`advantages`.
-        group_size: With ``"gdpo"``, how many samples a group must have; None for at least 2.
-        missing: What becomes of a sample that a part cannot score. ``"none"``: it has no reward. ``"rescale"``: it is the sum of
-            the others, scaled by all weights over theirs; not with ``"gdpo"``. A number: that in place of the value.
+        normalize: `None`: the weighted sum of the values. `"gdpo"`: each part is normalised within its group, the
+            weighted sum of these over the batch (`geneval_reward.rl.gdpo_advantages`, arXiv 2601.05242). Groups are
+            equal prompts, or `groups` of the call, and **must be whole within one call**. A trainer that spreads a group
+            over calls or ranks takes None here, gathers `CompositeBatch.credits`, and calls `advantages`.
+        group_size: With `"gdpo"`, how many samples a group must have; None for at least 2.
+        missing: What becomes of a sample that a part cannot score. `"none"`: it has no reward. `"rescale"`: it is the sum of
+            the others, scaled by all weights over theirs; not with `"gdpo"`. A number: that in place of the value.
         name: What trainers call its curve.
 
     Raises:
@@ -69,23 +69,23 @@ class CompositeReward:
         name: str = "composite",
     ) -> None:
         if not parts:
-            raise ValueError("parts: expected at least one reward by name, got none")
+            raise UsageError("parts: expected at least one reward by name, got none")
         if unknown := sorted(set(weights or {}) - set(parts)):
-            raise ValueError(f"weights: expected names among {', '.join(parts)}, got {', '.join(unknown)}")
+            raise UsageError(f"weights: expected names among {', '.join(parts)}, got {', '.join(unknown)}")
         self.weights = {part: float((weights or {}).get(part, 1.0)) for part in parts}
         if not all(math.isfinite(weight) for weight in self.weights.values()) or not any(self.weights.values()):
-            raise ValueError(f"weights: expected finite numbers, not all 0, got {self.weights}")
+            raise UsageError(f"weights: expected finite numbers, not all 0, got {self.weights}")
         if normalize not in (None, "gdpo"):
-            raise ValueError(f"normalize: expected None or 'gdpo', got {normalize!r}")
+            raise UsageError(f"normalize: expected None or 'gdpo', got {normalize!r}")
         number = isinstance(missing, int | float) and not isinstance(missing, bool) and math.isfinite(missing)
         if not number and missing not in ("none", "rescale"):
-            raise ValueError(f"missing: expected 'none', 'rescale' or a finite number, got {missing!r}")
+            raise UsageError(f"missing: expected 'none', 'rescale' or a finite number, got {missing!r}")
         if missing == "rescale" and (normalize or min(self.weights.values()) < 0):
-            raise ValueError(
+            raise UsageError(
                 "missing: expected 'none' or a number with normalize='gdpo' or weights below 0, got 'rescale'"
             )
         if group_size is not None and (normalize is None or group_size < 2):
-            raise ValueError(f"group_size: expected >= 2 and normalize='gdpo', got {group_size} with {normalize!r}")
+            raise UsageError(f"group_size: expected >= 2 and normalize='gdpo', got {group_size} with {normalize!r}")
         self.parts = dict(parts)
         self.normalize, self.group_size, self.missing = normalize, group_size, missing
         self._takes = {part: taken(part, function) for part, function in self.parts.items()}
@@ -100,7 +100,7 @@ class CompositeReward:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names that :meth:`CompositeBatch.credits` has."""
+        """Names that `CompositeBatch.credits` has."""
         names = list(self.parts)
         for part, function in self.parts.items():
             more = CREDITS if isinstance(function, GenEvalReward) else getattr(function, "columns", ())
@@ -113,11 +113,11 @@ class CompositeReward:
         """Rewards of a batch.
 
         Args:
-            images: What :meth:`GenEvalScorer.score` takes.
+            images: What `GenEvalScorer.score` takes.
             prompts: Texts, records or specs, one per image.
             metadata: Records, one per image.
             completions: The images, under the name that TRL has for them.
-            **columns: ``groups`` for :meth:`score`; ``log_metric``, if it is a function, is told the mean of every part;
+            **columns: `groups` for `score`; `log_metric`, if it is a function, is told the mean of every part;
                 the rest is not read.
 
         Returns:
@@ -139,13 +139,13 @@ class CompositeReward:
     def score(
         self, images: Any = None, prompts: Any = None, metadata: Any = None, groups: Sequence[Hashable] | None = None
     ) -> CompositeBatch:
-        """Rewards with their parts, one part after the other; arguments as in :meth:`__call__`.
+        """Rewards with their parts, one part after the other; arguments as in `__call__`.
 
         Args:
             images: As there.
             prompts: As there.
             metadata: As there.
-            groups: With ``"gdpo"``, a key per sample; by default its prompt.
+            groups: With `"gdpo"`, a key per sample; by default its prompt.
         """
         self._check(images)
         given = {"images": images, "prompts": prompts, "metadata": metadata}
@@ -166,13 +166,13 @@ class CompositeReward:
         what the caller's stream has queued.
 
         Args:
-            images: As in :meth:`score`.
+            images: As in `score`.
             prompts: As there.
             metadata: As there.
             groups: As there.
 
         Returns:
-            A future of a :class:`CompositeBatch`; its ``result()`` raises what :meth:`score` would.
+            A future of a `CompositeBatch`; its `result()` raises what `score` would.
         """
         self._check(images)
         given = {"images": images, "prompts": prompts, "metadata": metadata}
@@ -210,18 +210,18 @@ class CompositeReward:
         """GDPO over gathered parts: for a trainer whose groups span calls or ranks.
 
         Args:
-            columns: Part name -> (N,) values of the whole epoch, from :meth:`CompositeBatch.credits`; others are not read.
+            columns: Part name -> (N,) values of the whole epoch, from `CompositeBatch.credits`; others are not read.
             groups: (N,) keys.
             clip: Bound of the advantage.
 
         Returns:
-            As :func:`geneval_reward.rl.gdpo_advantages`, with the weights of this reward.
+            As `geneval_reward.rl.gdpo_advantages`, with the weights of this reward.
 
         Raises:
             ValueError: If a part lacks its column, or as there.
         """
         if lacking := [part for part in self.parts if part not in columns]:
-            raise ValueError(f"columns: expected one for every part, got none for {', '.join(lacking)}")
+            raise UsageError(f"columns: expected one for every part, got none for {', '.join(lacking)}")
         filled = {part: [self._filled(value) for value in columns[part]] for part in self.parts}
         return gdpo_advantages(filled, groups, weights=self.weights, clip=clip)
 
@@ -252,7 +252,7 @@ class CompositeReward:
 
     def _check(self, images: Any) -> None:
         if images is None:
-            raise ValueError("images: expected a batch of images (or completions), got none")
+            raise UsageError("images: expected a batch of images (or completions), got none")
 
     def _run(self, part: str, given: Mapping[str, Any]) -> Any:
         function: Any = self.parts[part]
@@ -347,7 +347,7 @@ class CompositeReward:
         wrong = {key: n for key, n in sizes.items() if n != self.group_size and (self.group_size is not None or n < 2)}
         if wrong:
             key, size = next(iter(wrong.items()))
-            raise ValueError(
+            raise UsageError(
                 f"groups: expected whole groups of {self.group_size or 'at least 2'} in one call for normalize='gdpo', got "
                 f"{size} of {key!r} ({len(wrong)} of {len(sizes)} groups like this); score whole groups together, or "
                 "take normalize=None and call advantages() with the gathered parts"

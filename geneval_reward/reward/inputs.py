@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from geneval_reward.errors import UsageError
+
 
 def text_of(asked: Any) -> Any:
     """A chat prompt, as TRL has them, to its last text, a row with a record in JSON to the record; anything else as it is.
@@ -36,7 +38,7 @@ def prompt_texts(prompts: Any, metadata: Any) -> list[str]:
     """
     rows = prompts if prompts is not None else metadata
     if rows is None:
-        raise ValueError("prompts: expected prompts or records with a prompt, got neither")
+        raise UsageError("prompts: expected prompts or records with a prompt, got neither")
     texts = []
     for index, row in enumerate(rows):
         row = text_of(row)
@@ -44,6 +46,6 @@ def prompt_texts(prompts: Any, metadata: Any) -> list[str]:
             row = json.loads(row)
         text = row.get("prompt") if isinstance(row, Mapping) else getattr(row, "prompt", row)
         if not isinstance(text, str):
-            raise ValueError(f"prompts[{index}]: expected a text, or a record with one, got {type(row).__name__}")
+            raise UsageError(f"prompts[{index}]: expected a text, or a record with one, got {type(row).__name__}")
         texts.append(text)
     return texts

@@ -23,7 +23,7 @@ class CompositeBatch:
         rewards: One per image; None where there is none.
         parts: What each part gave, before weights; None where it gave none, NaN or an infinity.
         errors: Why an image has no reward, or None.
-        batches: What parts answered that answer more than values, by name: the :class:`RewardBatch` of a `GenEvalReward`.
+        batches: What parts answered that answer more than values, by name: the `RewardBatch` of a `GenEvalReward`.
     """
 
     rewards: Column
@@ -37,7 +37,7 @@ class CompositeBatch:
         return next((batch.verdicts for batch in self.batches.values() if hasattr(batch, "verdicts")), None)
 
     def credits(self) -> dict[str, Column]:
-        """Every part by its name, and the credits of a part that has some as ``part/credit``; for logging."""
+        """Every part by its name, and the credits of a part that has some as `part/credit`; for logging."""
         columns = dict(self.parts)
         for name, batch in self.batches.items():
             columns |= {f"{name}/{credit}": values for credit, values in batch.credits().items()}

@@ -1,4 +1,4 @@
-"""``GenEvalReward``: a plain callable from images and prompts to rewards."""
+"""`GenEvalReward`: a plain callable from images and prompts to rewards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geneval_reward.errors import ImageError, SpecError
+from geneval_reward.errors import ImageError, SpecError, UsageError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
@@ -34,11 +34,11 @@ class GenEvalReward:
     zeros warns once.
 
     Args:
-        scorer: A :class:`~geneval_reward.GenEvalScorer`, a function that makes one, or the name of a backend.
-        credit: ``official`` (the benchmark's 0/1), ``strict``, ``partial``, ``dense`` or ``flow_grpo``; see
-            :class:`~geneval_reward.Verdict`.
+        scorer: A `GenEvalScorer`, a function that makes one, or the name of a backend.
+        credit: `official` (the benchmark's 0/1), `strict`, `partial`, `dense` or `flow_grpo`; see
+            `Verdict`.
         prompts: Specs whose texts are understood as prompts, beside the official suite: usually the training prompts.
-        **options: Passed to :meth:`GenEvalScorer.from_pretrained` where ``scorer`` is a name.
+        **options: Passed to `GenEvalScorer.from_pretrained` where `scorer` is a name.
 
     Raises:
         ValueError: If the credit is unknown.
@@ -61,9 +61,9 @@ class GenEvalReward:
         **options: Any,
     ) -> None:
         if credit not in CREDITS:
-            raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
         if options and not isinstance(scorer, str):
-            raise ValueError(
+            raise UsageError(
                 f"{next(iter(options))}: expected no options beside a ready scorer; give them to the scorer"
             )
         self.credit = credit
@@ -107,14 +107,14 @@ class GenEvalReward:
         """Rewards of a batch.
 
         Args:
-            images: What :meth:`GenEvalScorer.score` takes.
-            prompts: Prompt texts, records or specs, one per image. Texts must be known (official suite or the ``prompts`` of the
+            images: What `GenEvalScorer.score` takes.
+            prompts: Prompt texts, records or specs, one per image. Texts must be known (official suite or the `prompts` of the
                 constructor) unless there is metadata.
             metadata: Records, as mappings or JSON strings, one per image; they go before prompts. None entries fall
                 back on the prompt.
             completions: The images, under the name that TRL gives to what a policy has made.
-            **columns: Data set columns as TRL passes them. ``tag``, ``include`` and ``exclude`` together are taken for
-                metadata; ``log_metric``, if it is a function, is told the mean of every credit; the rest is not read.
+            **columns: Data set columns as TRL passes them. `tag`, `include` and `exclude` together are taken for
+                metadata; `log_metric`, if it is a function, is told the mean of every credit; the rest is not read.
 
         Returns:
             One reward per image, in order; None where it could not be scored.
@@ -140,7 +140,7 @@ class GenEvalReward:
         completions: Any = None,
         **columns: Any,
     ) -> RewardBatch:
-        """Rewards with verdicts and errors; arguments as in :meth:`__call__`."""
+        """Rewards with verdicts and errors; arguments as in `__call__`."""
         batch = self._prepared(images, prompts, metadata, completions, columns)
         refuse_hopeless(batch.errors)
         usable = batch.usable
@@ -158,11 +158,11 @@ class GenEvalReward:
         for what the caller's stream has queued, so that images need not be finished yet.
 
         Args:
-            *args: As in :meth:`__call__`.
-            **kwargs: As in :meth:`__call__`.
+            *args: As in `__call__`.
+            **kwargs: As in `__call__`.
 
         Returns:
-            A future of a :class:`RewardBatch`; its ``result()`` raises what scoring raised.
+            A future of a `RewardBatch`; its `result()` raises what scoring raised.
         """
         with self._lock:
             if self._pool is None:
@@ -175,7 +175,7 @@ class GenEvalReward:
         return pool.submit(self._score_on_stream, ready, args, kwargs)
 
     def close(self) -> None:
-        """End the worker of :meth:`submit` after what it has begun; it starts again when it is needed."""
+        """End the worker of `submit` after what it has begun; it starts again when it is needed."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -202,10 +202,10 @@ class GenEvalReward:
     ) -> PreparedBatch:
         images = completions if images is None else images
         if images is None:
-            raise ValueError("images: expected a batch of images (or completions), got none")
+            raise UsageError("images: expected a batch of images (or completions), got none")
         asked = self._asked(prompts, metadata, columns)
         if len(asked) != len(images):
-            raise ValueError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
+            raise UsageError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
         found = [self._prepare(image, ask, index) for index, (image, ask) in enumerate(zip(images, asked, strict=True))]
         return PreparedBatch([one[0] for one in found], [one[1] for one in found], [one[2] for one in found])
 
@@ -228,12 +228,12 @@ class GenEvalReward:
                 metadata = [record | {"prompt": prompt} for record, prompt in zip(metadata, prompts, strict=True)]
         if metadata is None:
             if prompts is None:
-                raise ValueError("prompts: expected prompts or metadata, got neither; rewards depend on what was asked")
+                raise UsageError("prompts: expected prompts or metadata, got neither; rewards depend on what was asked")
             return list(prompts)
         if prompts is None:
             return list(metadata)
         if len(metadata) != len(prompts):
-            raise ValueError(f"metadata: expected {len(prompts)}, one per prompt, got {len(metadata)}")
+            raise UsageError(f"metadata: expected {len(prompts)}, one per prompt, got {len(metadata)}")
         return [prompt if record is None else record for record, prompt in zip(metadata, prompts, strict=True)]
 
     def _prepare(self, image: Any, asked: Any, index: int) -> tuple[torch.Tensor | None, PromptSpec | None, str | None]:

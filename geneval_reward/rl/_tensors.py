@@ -11,12 +11,12 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def precise(x: Tensor) -> Tensor:
-    """Return ``x`` in at least float32: bf16 and fp16 overflow or lose the small differences the methods live on."""
+    """Return `x` in at least float32: bf16 and fp16 overflow or lose the small differences the methods live on."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def check_latent(x: Tensor, name: str) -> None:
-    """Raise unless ``x`` is a float tensor of shape (B, ...) with a sample and at least one latent dimension."""
+    """Raise unless `x` is a float tensor of shape (B, ...) with a sample and at least one latent dimension."""
     if x.ndim < 2 or not x.numel() or not x.is_floating_point():
         raise ValueError(
             f"{name}: expected a float tensor (B, ...) that is not empty, got {x.dtype}, shape {tuple(x.shape)}"
@@ -24,7 +24,7 @@ def check_latent(x: Tensor, name: str) -> None:
 
 
 def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> None:
-    """Raise unless ``x`` has exactly the shape of ``reference``; broadcasting here is always a mistake."""
+    """Raise unless `x` has exactly the shape of `reference`; broadcasting here is always a mistake."""
     if x.shape != reference.shape:
         raise ValueError(
             f"{name}: expected the shape of {reference_name}, {tuple(reference.shape)}, got {tuple(x.shape)}"
@@ -32,13 +32,13 @@ def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> 
 
 
 def check_vector(x: Tensor, name: str, batch: int) -> None:
-    """Raise unless ``x`` is one number a sample, shape (B,)."""
+    """Raise unless `x` is one number a sample, shape (B,)."""
     if x.shape != (batch,):
         raise ValueError(f"{name}: expected one number a sample, shape ({batch},), got {tuple(x.shape)}")
 
 
 def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
-    """Bring a number, a 0-d tensor or a (B,) tensor to shape (B,) on the device of ``like``, at least float32."""
+    """Bring a number, a 0-d tensor or a (B,) tensor to shape (B,) on the device of `like`, at least float32."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     x = torch.as_tensor(value, dtype=dtype, device=like.device)
     if x.ndim == 0:
@@ -48,7 +48,7 @@ def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
 
 
 def column(value: float | Tensor, like: Tensor, name: str) -> Tensor:
-    """As `vector`, shaped (B, 1, ..., 1) so that it broadcasts over the latent dimensions of ``like``."""
+    """As `vector`, shaped (B, 1, ..., 1) so that it broadcasts over the latent dimensions of `like`."""
     return vector(value, like, name).reshape(-1, *([1] * (like.ndim - 1)))
 
 
@@ -58,7 +58,7 @@ def latent_mean(x: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None, denominator: float | Tensor | None) -> Tensor:
-    """Sum of ``weight * values`` over ``denominator`` (default: the sum of the weights); 0 if nothing has weight.
+    """Sum of `weight * values` over `denominator` (default: the sum of the weights); 0 if nothing has weight.
 
     A sample of weight 0 is left out even where its value is NaN. That keeps the loss finite, not the gradient of the
     network: samples with NaN latents must be dropped before the forward pass.
@@ -73,7 +73,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None, denominator: float | Te
 
 
 def randn_like(x: Tensor, generator: Generators, dtype: torch.dtype) -> Tensor:
-    """Standard normal noise of the shape of ``x``; one generator for the batch, or one a sample.
+    """Standard normal noise of the shape of `x`; one generator for the batch, or one a sample.
 
     With one generator a sample, a sample's noise does not depend on its batch. Noise is drawn on the generator's
     device, so that a CPU generator gives the same noise whatever device the latents are on.

@@ -87,18 +87,18 @@ def group_advantages(
 ) -> GroupAdvantages:
     """Subtract each group's mean reward and divide by a standard deviation.
 
-    ``A = (R - mean_group(R)) / (std + eps)``, then clipped to ``[-clip, clip]``. Everything is computed in float64
+    `A = (R - mean_group(R)) / (std + eps)`, then clipped to `[-clip, clip]`. Everything is computed in float64
     from the scored samples only. Pass the rewards of the *whole* epoch, gathered over the ranks.
 
     Args:
         rewards: (N,) numbers; None or NaN marks a sample that could not be scored.
         groups: (N,) group keys: prompt texts, prompt ids or group numbers.
-        std: ``"global"``, the std of all rewards (the released Flow-GRPO and DiffusionNFT setting); ``"group"``, of
-            the sample's own group (GRPO, arXiv 2402.03300); ``"none"``, no division (Dr. GRPO, arXiv 2503.20783).
+        std: `"global"`, the std of all rewards (the released Flow-GRPO and DiffusionNFT setting); `"group"`, of
+            the sample's own group (GRPO, arXiv 2402.03300); `"none"`, no division (Dr. GRPO, arXiv 2503.20783).
         eps: added to the std.
         clip: bound of the absolute advantage; None leaves the advantages unclipped, so each group sums to 0.
-        std_floor: a std at or below ``std_floor * max(1, |mean|)`` counts as 0. Without it, rewards that differ by
-            rounding alone would be blown up by ``1 / eps``.
+        std_floor: a std at or below `std_floor * max(1, |mean|)` counts as 0. Without it, rewards that differ by
+            rounding alone would be blown up by `1 / eps`.
 
     Returns:
         A `GroupAdvantages`.
@@ -106,7 +106,7 @@ def group_advantages(
     Raises:
         ValueError: on lengths that differ, an infinite reward, no scored sample at all, or a bad argument.
 
-    Source: Flow-GRPO (arXiv 2505.05470) and DiffusionNFT (arXiv 2509.16117), with ``eps``, ``clip`` and
+    Source: Flow-GRPO (arXiv 2505.05470) and DiffusionNFT (arXiv 2509.16117), with `eps`, `clip` and
     the global std as in their released GenEval configurations.
 
     Example:
@@ -186,7 +186,7 @@ def gdpo_advantages(
         clip: bound of the final advantage.
 
     Returns:
-        The combined `GroupAdvantages` (its ``reward_*`` fields describe the weighted sum of normalised rewards) and
+        The combined `GroupAdvantages` (its `reward_*` fields describe the weighted sum of normalised rewards) and
         one `GroupAdvantages` a reward.
 
     Raises:

@@ -16,8 +16,8 @@ class Slot(NamedTuple):
 
     Attributes:
         prompt: index of the prompt in the dataset.
-        group: number of the group in this epoch, 0 to ``groups - 1``; the key for `group_advantages`.
-        repeat: number of the sample in its group, 0 to ``group_size - 1``.
+        group: number of the group in this epoch, 0 to `groups - 1`; the key for `group_advantages`.
+        repeat: number of the sample in its group, 0 to `group_size - 1`.
     """
 
     prompt: int
@@ -26,13 +26,13 @@ class Slot(NamedTuple):
 
 
 class DistributedKRepeatSampler(Sampler[int]):
-    """Draw ``groups`` prompts an epoch without replacement, repeat each ``group_size`` times, shuffle, split by rank.
+    """Draw `groups` prompts an epoch without replacement, repeat each `group_size` times, shuffle, split by rank.
 
     A group may span ranks and batches, so rewards must be gathered before `group_advantages`. The epoch's slots depend
-    on ``seed`` and the epoch alone: any world size samples the same set, and a resumed run continues exactly after
-    `set_epoch` (Lightning calls it). Give it as ``sampler=`` to a DataLoader with ``batch_size=batch_size``, or with
-    ``batch_size=len(sampler)`` to receive a rank's whole share as one batch; with Lightning set
-    ``use_distributed_sampler=False``.
+    on `seed` and the epoch alone: any world size samples the same set, and a resumed run continues exactly after
+    `set_epoch` (Lightning calls it). Give it as `sampler=` to a DataLoader with `batch_size=batch_size`, or with
+    `batch_size=len(sampler)` to receive a rank's whole share as one batch; with Lightning set
+    `use_distributed_sampler=False`.
 
     Args:
         data: the dataset, or its length.
@@ -100,7 +100,7 @@ class DistributedKRepeatSampler(Sampler[int]):
             epoch: default the current epoch.
 
         Returns:
-            ``len(self)`` slots.
+            `len(self)` slots.
         """
         generator = torch.Generator().manual_seed(self.seed + (self.epoch if epoch is None else epoch))
         prompts = torch.randperm(self.num_prompts, generator=generator)[: self.groups].tolist()
@@ -118,7 +118,7 @@ class DistributedKRepeatSampler(Sampler[int]):
 
 
 def check_split(groups: int, group_size: int, batch_size: int, num_replicas: int) -> None:
-    """Raise unless ``groups * group_size`` samples divide into batches of ``batch_size`` on ``num_replicas`` ranks.
+    """Raise unless `groups * group_size` samples divide into batches of `batch_size` on `num_replicas` ranks.
 
     Raises:
         ValueError: with the batch sizes, world sizes and numbers of groups that would do.

@@ -12,12 +12,12 @@ from geneval_reward.rl._tensors import check_like, check_vector, column, latent_
 
 @dataclass(frozen=True)
 class RatioLoss:
-    """The policy loss of one batch at one step; only ``policy`` carries a gradient.
+    """The policy loss of one batch at one step; only `policy` carries a gradient.
 
     Attributes:
-        policy: the scalar to add a KL to and call ``backward`` on.
+        policy: the scalar to add a KL to and call `backward` on.
         ratio: (B,); new over old probability, exactly 1 before the first optimiser step.
-        approx_kl: ``mean((logp - logp_old)^2) / 2``.
+        approx_kl: `mean((logp - logp_old)^2) / 2`.
         clipfrac: share of samples whose ratio lies outside the clip range.
         clipfrac_gt_one: share above it.
         clipfrac_lt_one: share below it.
@@ -51,13 +51,13 @@ def ratio_loss(
     weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> RatioLoss:
-    """The clipped policy-gradient loss, ``mean(max(-A rho, -A clip(rho, 1 - c, 1 + c)))``, ``rho = exp(new - old)``.
+    """The clipped policy-gradient loss, `mean(max(-A rho, -A clip(rho, 1 - c, 1 + c)))`, `rho = exp(new - old)`.
 
     Args:
-        log_prob: (B,), of the stored steps under the trained policy (`sde_step` with ``x_next``), with gradient.
+        log_prob: (B,), of the stored steps under the trained policy (`sde_step` with `x_next`), with gradient.
         log_prob_old: (B,), under the policy that sampled (`Rollout.log_probs`).
         advantages: (B,).
-        clip_range: ``c``. 1e-4 (1e-5 without guidance) belongs to log-probabilities that are *means* over some 10^5
+        clip_range: `c`. 1e-4 (1e-5 without guidance) belongs to log-probabilities that are *means* over some 10^5
             latent dimensions; it scales with one over the square root of that number, so small models need more.
         adv_clip: bound of the absolute advantage (5).
         weight: (B,) sample weights; 0 leaves a sample out.
@@ -69,7 +69,7 @@ def ratio_loss(
     Raises:
         ValueError: on shapes other than (B,), a NaN advantage of a sample with weight, or a range out of bounds.
 
-    Source: Flow-GRPO (arXiv 2505.05470), numbers of the released ``geneval_sd3`` configuration.
+    Source: Flow-GRPO (arXiv 2505.05470), numbers of the released `geneval_sd3` configuration.
 
     Example:
         >>> logp = torch.zeros(2, requires_grad=True)
@@ -99,9 +99,9 @@ def guarded_ratio_loss(
 ) -> RatioLoss:
     """`ratio_loss` with GRPO-Guard's ratio normalisation, so that clipping bites alike at every step and on both sides.
 
-    With ``s = sigma sqrt(-dt)``: ``b = mean((mean - mean_old)^2) / (2 s^2)``, ``rho = exp((new - old + b) s)``, and each
-    sample's loss is divided by ``-dt``. The log-ratio of a Gaussian step is ``mean(eps d) / s - b`` with
-    ``d = mean - mean_old``; adding b removes its negative drift and s its dependence on the step.
+    With `s = sigma sqrt(-dt)`: `b = mean((mean - mean_old)^2) / (2 s^2)`, `rho = exp((new - old + b) s)`, and each
+    sample's loss is divided by `-dt`. The log-ratio of a Gaussian step is `mean(eps d) / s - b` with
+    `d = mean - mean_old`; adding b removes its negative drift and s its dependence on the step.
 
     Args:
         log_prob: (B,), of "sde" steps, under the trained policy, with gradient.
@@ -117,7 +117,7 @@ def guarded_ratio_loss(
         denominator: as `geneval_reward.rl.nft.nft_loss`.
 
     Returns:
-        A `RatioLoss`; ``ratio`` is the normalised one, ``approx_kl`` is of the plain log-ratio.
+        A `RatioLoss`; `ratio` is the normalised one, `approx_kl` is of the plain log-ratio.
 
     Raises:
         ValueError: as `ratio_loss`, or on means that differ in shape or a scale that is not > 0.
@@ -138,7 +138,7 @@ def guarded_ratio_loss(
 
 
 def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor:
-    """KL to the reference policy a sample, ``mean((mean - mean_ref)^2) / (2 sigma^2)``, with the released scale (no dt).
+    """KL to the reference policy a sample, `mean((mean - mean_ref)^2) / (2 sigma^2)`, with the released scale (no dt).
 
     Args:
         mean: `SDEStep.mean` under the trained policy, (B, ...), with gradient.
@@ -146,7 +146,7 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor
         sigma: `SDEStep.sigma`; a number or (B,), > 0 (a CPS step to t = 0 has none).
 
     Returns:
-        (B,), at least float32. Add ``beta * kl.mean()`` to the loss: .04 for GenEval, 0 in Flow-GRPO-Fast.
+        (B,), at least float32. Add `beta * kl.mean()` to the loss: .04 for GenEval, 0 in Flow-GRPO-Fast.
 
     Raises:
         ValueError: on shapes that differ or a sigma that is not > 0.

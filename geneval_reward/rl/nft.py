@@ -27,21 +27,21 @@ _MODES = get_args(AdvantageMode)
 def optimality_probability(advantages: Tensor, *, mode: AdvantageMode = "all", clip: float = 5.0) -> Tensor:
     """Turn advantages into the probability that a sample is a good one.
 
-    ``r = clip(A / clip, -1, 1) / 2 + 1/2``, after the mode has been applied to the clipped advantage.
+    `r = clip(A / clip, -1, 1) / 2 + 1/2`, after the mode has been applied to the clipped advantage.
 
     Args:
         advantages: (N,) advantages.
-        mode: ``"all"``, as they are; ``"positive_only"`` / ``"negative_only"``, the other sign becomes 0;
-            ``"one_only"``, 1 above 0 and 0 elsewhere; ``"binary"``, the sign. The last two are still divided by
-            ``clip``, as released, so with ``clip=5`` r is only .5/.6, or .4/.5/.6.
-        clip: ``adv_clip_max`` (5).
+        mode: `"all"`, as they are; `"positive_only"` / `"negative_only"`, the other sign becomes 0;
+            `"one_only"`, 1 above 0 and 0 elsewhere; `"binary"`, the sign. The last two are still divided by
+            `clip`, as released, so with `clip=5` r is only .5/.6, or .4/.5/.6.
+        clip: `adv_clip_max` (5).
 
     Returns:
-        r like ``advantages``, at least float32, in [0, 1]; 1/2 for an advantage of 0.
+        r like `advantages`, at least float32, in [0, 1]; 1/2 for an advantage of 0.
 
     Raises:
         ValueError: on a NaN advantage (an unscored sample: give it any r and weight 0), an unknown mode or
-            ``clip`` <= 0.
+            `clip` <= 0.
 
     Source: arXiv 2509.16117; the modes are those of the released trainer.
 
@@ -71,11 +71,11 @@ def optimality_probability(advantages: Tensor, *, mode: AdvantageMode = "all", c
 
 @dataclass(frozen=True)
 class NFTLoss:
-    """The loss of one batch and what is worth watching; only ``total`` carries a gradient.
+    """The loss of one batch and what is worth watching; only `total` carries a gradient.
 
     Attributes:
-        total: ``policy + kl_weight * kl``; call ``backward`` on it.
-        policy: the policy loss, scaled by ``scale``.
+        total: `policy + kl_weight * kl`; call `backward` on it.
+        policy: the policy loss, scaled by `scale`.
         unweighted: the policy loss before that scale.
         kl: mean squared distance of the velocity to the reference's; 0 without a reference.
         old_kl: the same distance for the old policy; 0 without a reference.
@@ -129,27 +129,27 @@ def nft_loss(
 ) -> NFTLoss:
     """The DiffusionNFT loss at one time a sample.
 
-    With ``d = v - v_old``::
+    With `d = v - v_old`::
 
         v_pos = v_old + beta d,   v_neg = v_old - beta d,   x0_s = x_t - t v_s
         w_s   = max(mean |x0_s - x0|, 1e-5)                  # per sample, no gradient
         L_s   = mean((x0_s - x0)^2 / w_s)
         L     = mean(scale (r L_pos + (1 - r) L_neg) / beta) + kl_weight mean((v - v_ref)^2)
 
-    Written with ``d``, both sides are equal bit by bit at ``v = v_old``, so r = 1/2 gives a gradient of exactly 0 for
-    every beta. The optimum is ``v_old + (2 / beta) Delta`` with ``Delta = P(good) (E[target | good] - v_old)``.
+    Written with `d`, both sides are equal bit by bit at `v = v_old`, so r = 1/2 gives a gradient of exactly 0 for
+    every beta. The optimum is `v_old + (2 / beta) Delta` with `Delta = P(good) (E[target | good] - v_old)`.
 
     Args:
         v: velocity of the trained policy, (B, ...), with gradient.
         v_old: velocity of the policy that sampled.
         x0: the sampled latents.
-        x_t: `interpolate` of ``x0`` with *fresh* noise.
+        x_t: `interpolate` of `x0` with *fresh* noise.
         t: a number or (B,), in (0, 1].
         r: (B,), in [0, 1]; `optimality_probability`.
         v_ref: velocity of the untrained model, for the KL term; None leaves the term out.
         beta: 1 for GenEval and PickScore, 0.1 for OCR and several rewards. Smaller steps further.
         kl_weight: 1e-4 as released.
-        scale: the released loss is multiplied by ``adv_clip_max`` (5).
+        scale: the released loss is multiplied by `adv_clip_max` (5).
         adaptive: the weights w_s; without them w_s = 1.
         weight: (B,) sample weights, e.g. `GroupAdvantages.weight`; 0 leaves a sample out.
         denominator: what the weighted sum over the batch is divided by; default the sum of the weights. Pass a fixed
@@ -159,7 +159,7 @@ def nft_loss(
         An `NFTLoss`.
 
     Raises:
-        ValueError: on shapes that differ, or ``t``, ``r`` or ``beta`` out of range.
+        ValueError: on shapes that differ, or `t`, `r` or `beta` out of range.
 
     Source: arXiv 2509.16117, alg. 1, eq. 5 and the theorem on its optimum; scale, weights and defaults of the released
     GenEval setting.
@@ -216,7 +216,7 @@ def nft_loss(
 
 
 def _side_loss(prediction: Tensor, x0: Tensor, adaptive: bool) -> Tensor:
-    """Squared error of a clean prediction a sample, divided by its own mean absolute error if ``adaptive``."""
+    """Squared error of a clean prediction a sample, divided by its own mean absolute error if `adaptive`."""
     error = latent_mean((prediction - x0) ** 2)
     if not adaptive:
         return error

@@ -1,6 +1,6 @@
-"""Deterministic samplers of a rectified flow, over any ``velocity(x, t) -> v``.
+"""Deterministic samplers of a rectified flow, over any `velocity(x, t) -> v`.
 
-Conventions (SD3, FLUX and the toy nets alike): ``x_t = (1 - t) x_0 + t eps``, ``v = eps - x_0``, t runs from 1
+Conventions (SD3, FLUX and the toy nets alike): `x_t = (1 - t) x_0 + t eps`, `v = eps - x_0`, t runs from 1
 (noise) down to 0 (data).
 """
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from geneval_reward.rl._tensors import check_latent, check_like, column, precise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""``velocity(x, t) -> v``: x (B, ...), t (B,) in [0, 1], v like x. Prompt, guidance and adapters are closed over."""
+"""`velocity(x, t) -> v`: x (B, ...), t (B,) in [0, 1], v like x. Prompt, guidance and adapters are closed over."""
 
 
 def interpolate(x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-    """The noised sample ``x_t = (1 - t) x_0 + t eps``.
+    """The noised sample `x_t = (1 - t) x_0 + t eps`.
 
     Args:
         x0: clean latents (B, ...).
-        noise: standard normal, like ``x0``.
+        noise: standard normal, like `x0`.
         t: a number or (B,), in [0, 1] (not 0 to 1000).
 
     Returns:
-        x_t like ``x0``, at least float32.
+        x_t like `x0`, at least float32.
 
     Raises:
         ValueError: on shapes that differ or a time outside [0, 1].
@@ -45,19 +45,19 @@ def interpolate(x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
 
 
 def predict_x0(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
-    """The clean latents that a velocity implies, ``x - t v``."""
+    """The clean latents that a velocity implies, `x - t v`."""
     check_like(v, "v", x, "x")
     return precise(x) - column(t, x, "t") * precise(v)
 
 
 def predict_noise(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
-    """The noise that a velocity implies, ``x + (1 - t) v``."""
+    """The noise that a velocity implies, `x + (1 - t) v`."""
     check_like(v, "v", x, "x")
     return precise(x) + (1 - column(t, x, "t")) * precise(v)
 
 
 def euler_step(v: Tensor, x: Tensor, t: float | Tensor, t_next: float | Tensor) -> Tensor:
-    """One Euler step of the flow ODE, ``x + (t_next - t) v``; at least float32."""
+    """One Euler step of the flow ODE, `x + (t_next - t) v`; at least float32."""
     check_like(v, "v", x, "x")
     return precise(x) + (column(t_next, x, "t_next") - column(t, x, "t")) * precise(v)
 
@@ -72,20 +72,20 @@ def dpm2_step(
 ) -> Tensor:
     """One second-order multistep step from the clean predictions of this step and of the one before.
 
-    With ``lambda_t = log((1 - t) / t)``, ``h = lambda_next - lambda_t`` and ``h_0 = lambda_t - lambda_before``:
-    ``x_next = (t_next / t) x + (1 - t_next)(1 - e^-h) (x0 + (h / 2 h_0)(x0 - x0_before))``. Written without the
-    exponential, it is finite at both ends: from ``t_before`` = 1 it is first order, since h_0 is infinite.
+    With `lambda_t = log((1 - t) / t)`, `h = lambda_next - lambda_t` and `h_0 = lambda_t - lambda_before`:
+    `x_next = (t_next / t) x + (1 - t_next)(1 - e^-h) (x0 + (h / 2 h_0)(x0 - x0_before))`. Written without the
+    exponential, it is finite at both ends: from `t_before` = 1 it is first order, since h_0 is infinite.
 
     Args:
-        x0: clean prediction at ``t``, (B, ...).
-        x0_before: clean prediction at ``t_before``.
-        x: the latents at ``t``.
+        x0: clean prediction at `t`, (B, ...).
+        x0_before: clean prediction at `t_before`.
+        x: the latents at `t`.
         t: this time, in (0, 1).
-        t_next: the next time, in (0, t); for ``t_next`` = 0 use `euler_step`.
+        t_next: the next time, in (0, t); for `t_next` = 0 use `euler_step`.
         t_before: the time of the step before, in (t, 1].
 
     Returns:
-        The latents at ``t_next``, at least float32.
+        The latents at `t_next`, at least float32.
 
     Source: DPM-Solver++(2M), arXiv 2211.01095, for alpha = 1 - t and sigma = t.
     """
@@ -104,14 +104,14 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
     """Carry noise to data along the flow ODE.
 
     Args:
-        velocity: the model; called with ``x`` in its own dtype and t (B,), float32 (float64 for float64 latents).
+        velocity: the model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
         x: noise (B, ...), at the first time.
         sigmas: times (N + 1,), strictly decreasing in [0, 1]; `flow_sigmas`, or a scheduler's own.
-        solver: ``"dpm2"``, second order with the first and the last step first order, the rollout of DiffusionNFT;
-            ``"euler"``, its evaluation sampler.
+        solver: `"dpm2"`, second order with the first and the last step first order, the rollout of DiffusionNFT;
+            `"euler"`, its evaluation sampler.
 
     Returns:
-        The latents at the last time, in the dtype of ``x``. The state is kept in float32 between the steps.
+        The latents at the last time, in the dtype of `x`. The state is kept in float32 between the steps.
 
     Raises:
         ValueError: on another solver or bad times.

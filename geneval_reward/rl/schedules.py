@@ -11,8 +11,8 @@ from torch import Tensor
 def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
     """Times of a rectified-flow sampler, from 1 (noise) to 0 (data).
 
-    ``t_i = s u_i / (1 + (s - 1) u_i)`` with ``u`` evenly spaced (SD3, arXiv 2403.03206). A pipeline's own
-    scheduler spaces its times slightly differently; pass ``scheduler.sigmas`` to the samplers to follow it exactly.
+    `t_i = s u_i / (1 + (s - 1) u_i)` with `u` evenly spaced (SD3, arXiv 2403.03206). A pipeline's own
+    scheduler spaces its times slightly differently; pass `scheduler.sigmas` to the samplers to follow it exactly.
 
     Args:
         num_steps: number of steps, >= 1.
@@ -22,7 +22,7 @@ def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
         float32 (num_steps + 1,), strictly decreasing, first 1.0 and last 0.0.
 
     Raises:
-        ValueError: on ``num_steps`` < 1 or ``shift`` <= 0.
+        ValueError: on `num_steps` < 1 or `shift` <= 0.
 
     Example:
         >>> flow_sigmas(4).tolist()
@@ -35,9 +35,9 @@ def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
 
 
 def num_train_steps(num_steps: int, fraction: float = 0.99) -> int:
-    """How many of the rollout's steps are trained: ``int(num_steps * fraction)``, at least 1.
+    """How many of the rollout's steps are trained: `int(num_steps * fraction)`, at least 1.
 
-    The released ``timestep_fraction`` is 0.99 in Flow-GRPO and DiffusionNFT: 9 of 10.
+    The released `timestep_fraction` is 0.99 in Flow-GRPO and DiffusionNFT: 9 of 10.
 
     Example:
         >>> num_train_steps(10)
@@ -75,12 +75,12 @@ _OLD_POLICY = {0: (0, 0.0, 0.0), 1: (0, 0.001, 0.5), 2: (75, 0.0075, 0.999)}
 
 
 def old_policy_decay(step: int, kind: int = 1) -> float:
-    """How much of the old policy stays when it follows the trained one: ``old <- d old + (1 - d) new``.
+    """How much of the old policy stays when it follows the trained one: `old <- d old + (1 - d) new`.
 
     Args:
         step: optimiser steps done, >= 0.
-        kind: 0, always 0 (fully on-policy); 1, ``min(0.001 step, 0.5)`` (GenEval); 2, 0 before step 75, then
-            ``min(0.0075 (step - 75), 0.999)`` (OCR, multi-reward).
+        kind: 0, always 0 (fully on-policy); 1, `min(0.001 step, 0.5)` (GenEval); 2, 0 before step 75, then
+            `min(0.0075 (step - 75), 0.999)` (OCR, multi-reward).
 
     Returns:
         The decay in [0, 0.999].
@@ -101,7 +101,7 @@ def old_policy_decay(step: int, kind: int = 1) -> float:
 
 
 def ema_decay(step: int, max_decay: float = 0.9) -> float:
-    """Warm-up of the evaluated average: ``min((1 + step) / (10 + step), max_decay)``.
+    """Warm-up of the evaluated average: `min((1 + step) / (10 + step), max_decay)`.
 
     0.9 is the released ceiling of DiffusionNFT and Flow-GRPO, with one update an optimiser step.
 
@@ -116,7 +116,7 @@ def ema_decay(step: int, max_decay: float = 0.9) -> float:
 
 @torch.no_grad()
 def ema_update_(averages: Iterable[Tensor], currents: Iterable[Tensor], decay: float) -> None:
-    """In place, ``average <- decay average + (1 - decay) current``, pair by pair; decay 0 copies exactly.
+    """In place, `average <- decay average + (1 - decay) current`, pair by pair; decay 0 copies exactly.
 
     Serves both the old policy and the evaluated average. Keep the averages in float32: in half precision a decay
     near 1 changes nothing.
@@ -150,7 +150,7 @@ def progressive_window(
         roll_back: after the last place start again at step 0; otherwise stay there.
 
     Returns:
-        ``(start, end)``, the half-open range of stochastic steps; the rest is ODE.
+        `(start, end)`, the half-open range of stochastic steps; the rest is ODE.
 
     Raises:
         ValueError: on a window that does not fit or numbers < 1.
@@ -184,12 +184,12 @@ def random_window(
 
     Args:
         num_steps: number of sampling steps.
-        size: steps in the window (3 in ``geneval_sd3_fast_nocfg``).
-        bounds: the window lies within this half-open range; default ``(0, num_steps // 2)``, as released.
+        size: steps in the window (3 in `geneval_sd3_fast_nocfg`).
+        bounds: the window lies within this half-open range; default `(0, num_steps // 2)`, as released.
         generator: a CPU generator.
 
     Returns:
-        ``(start, end)``, half-open.
+        `(start, end)`, half-open.
 
     Raises:
         ValueError: on a window that does not fit its bounds.

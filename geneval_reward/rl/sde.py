@@ -1,6 +1,6 @@
 """Stochastic steps of a rectified flow with their log-probability: what GRPO explores and differentiates.
 
-Two step rules: ``"sde"``, Flow-GRPO (arXiv 2505.05470), and ``"cps"``, coefficients-preserving sampling (2509.05952).
+Two step rules: `"sde"`, Flow-GRPO (arXiv 2505.05470), and `"cps"`, coefficients-preserving sampling (2509.05952).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class SDEStep:
     """One stochastic step.
 
     Attributes:
-        x_next: the latents at ``t_next``, (B, ...), dtype of ``x``; carries no gradient.
+        x_next: the latents at `t_next`, (B, ...), dtype of `x`; carries no gradient.
         log_prob: (B,), at least float32; the *mean* over the latent dimensions, as released. Carries the gradient.
-        mean: (B, ...), at least float32; the mean of ``x_next``. Carries the gradient.
-        std: (B,); standard deviation of ``x_next``. 0 where a CPS step ends at t = 0.
-        sigma: (B,); the scale that the KL divides by: the diffusion coefficient for "sde", ``std`` for "cps".
-        sqrt_dt: (B,); ``sqrt(t - t_next)``.
+        mean: (B, ...), at least float32; the mean of `x_next`. Carries the gradient.
+        std: (B,); standard deviation of `x_next`. 0 where a CPS step ends at t = 0.
+        sigma: (B,); the scale that the KL divides by: the diffusion coefficient for "sde", `std` for "cps".
+        sqrt_dt: (B,); `sqrt(t - t_next)`.
     """
 
     x_next: Tensor
@@ -54,34 +54,34 @@ def sde_step(
 ) -> SDEStep:
     """Take one stochastic step, or measure the log-probability of one that was taken.
 
-    ``kind="sde"``, with ``dt = t_next - t < 0`` and ``sigma = a sqrt(t / (1 - t))``::
+    `kind="sde"`, with `dt = t_next - t < 0` and `sigma = a sqrt(t / (1 - t))`::
 
         mean = x (1 + sigma^2 / (2 t) dt) + v (1 + sigma^2 (1 - t) / (2 t)) dt
         x'   ~ N(mean, sigma^2 (-dt))
         logp = mean over the latent dimensions of log N(x'; mean, sigma^2 (-dt))
 
-    At t = 1 sigma would be infinite; there ``1 - t_next`` stands in for ``1 - t`` (the released code takes its second
-    sigma, which is ``t_next`` of the first step).
+    At t = 1 sigma would be infinite; there `1 - t_next` stands in for `1 - t` (the released code takes its second
+    sigma, which is `t_next` of the first step).
 
-    ``kind="cps"``, with ``std = t_next sin(a pi / 2)``::
+    `kind="cps"`, with `std = t_next sin(a pi / 2)`::
 
         mean = (1 - t_next) x0 + sqrt(t_next^2 - std^2) x1,   x0 = x - t v,   x1 = x + (1 - t) v
         x'   ~ N(mean, std^2)
         logp = mean over the latent dimensions of -(x' - mean)^2      # constants and 1 / (2 std^2) dropped
 
-    All of it runs in at least float32. ``x_next`` is rounded to the dtype of ``x`` *before* its log-probability is
+    All of it runs in at least float32. `x_next` is rounded to the dtype of `x` *before* its log-probability is
     taken, so that recomputing it from stored half-precision latents gives the same number: with the same velocity the
     ratio is exactly 1.
 
     Args:
         v: velocity (B, ...).
-        x: latents at ``t``, (B, ...).
+        x: latents at `t`, (B, ...).
         t: a number or (B,), in (0, 1].
         t_next: a number or (B,), in [0, t).
         kind: the step rule.
-        noise_level: ``a`` > 0; at most 1 for CPS. 0.7 for "sde" and 0.8 for "cps" in the released configurations.
+        noise_level: `a` > 0; at most 1 for CPS. 0.7 for "sde" and 0.8 for "cps" in the released configurations.
         x_next: a stored step, to be measured; None takes a new one.
-        noise: standard normal like ``x``, for a new step; None draws it.
+        noise: standard normal like `x`, for a new step; None draws it.
         generator: one generator, or one a sample, to draw it from.
 
     Returns:
@@ -89,7 +89,7 @@ def sde_step(
 
     Raises:
         ValueError: on shapes that differ, times out of order or range, a noise level out of range (for a
-            deterministic step use `euler_step`: it has no density), or both ``x_next`` and a source of noise.
+            deterministic step use `euler_step`: it has no density), or both `x_next` and a source of noise.
 
     Example:
         >>> x, v = torch.zeros(2, 4), torch.ones(2, 4)
@@ -147,7 +147,7 @@ class Rollout:
 
     Attributes:
         x: the final latents, (B, ...).
-        states: (B, K + 1, ...); stochastic step k went from ``states[:, k]`` to ``states[:, k + 1]``.
+        states: (B, K + 1, ...); stochastic step k went from `states[:, k]` to `states[:, k + 1]`.
         log_probs: (B, K), at least float32, under the policy that sampled.
         means: (B, K, ...), at least float32, or None if not asked for (GRPO-Guard needs them).
         t: (K,), the times of the stochastic steps.
@@ -179,7 +179,7 @@ def sample_sde(
     """Sample with stochastic steps inside a window and Euler ODE steps outside it.
 
     Args:
-        velocity: the model; called with ``x`` in its own dtype and t (B,), float32 (float64 for float64 latents).
+        velocity: the model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
         x: noise (B, ...), at the first time.
         sigmas: times (N + 1,), strictly decreasing in [0, 1].
         window: half-open range of stochastic steps: `progressive_window` (MixGRPO), `random_window` (Flow-GRPO-Fast);
@@ -190,7 +190,7 @@ def sample_sde(
         keep_means: also keep the means, at the cost of K latents a sample.
 
     Returns:
-        A `Rollout`. Latents are rounded to the dtype of ``x`` after every step, as they are stored.
+        A `Rollout`. Latents are rounded to the dtype of `x` after every step, as they are stored.
 
     Raises:
         ValueError: on bad times, or a window that is empty or outside the steps.

@@ -1,8 +1,8 @@
 """The wire: what a request and its reply look like. The one truth for server and client, and for the OpenAPI page.
 
-``POST /score`` takes a :class:`ScoreRequest`, either as JSON (images in base64) or as a form (``multipart/form-data``): the
-part ``request`` is the same JSON, and each image without ``data`` takes the next part named ``image``, in order, as bytes.
-It answers a :class:`ScoreReply`, or an :class:`ErrorReply` with a status of 400 and above.
+`POST /score` takes a `ScoreRequest`, either as JSON (images in base64) or as a form (`multipart/form-data`): the
+part `request` is the same JSON, and each image without `data` takes the next part named `image`, in order, as bytes.
+It answers a `ScoreReply`, or an `ErrorReply` with a status of 400 and above.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge import CREDITS, Detections, Verdict, judge
 from geneval_reward.prompts import CLASS_IDS, COLORS, PromptSpec
 
@@ -48,20 +49,20 @@ class ImagePayload(_Model):
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if (self.shape is None) == (self.format == "raw"):
-            raise ValueError(
+            raise UsageError(
                 f"shape: expected one for raw images and for no others, got {self.shape} for {self.format}"
             )
         if self.shape is not None:
             channels = self.shape[2 if self.layout == "hwc" else 0]
             if channels != 3 or not all(0 < side < 2**20 for side in self.shape):
-                raise ValueError(
+                raise UsageError(
                     f"shape: expected 3 channels and positive sides, got {list(self.shape)} with layout {self.layout}"
                 )
         return self
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """``(width, height)`` of raw values."""
+        """`(width, height)` of raw values."""
         if self.shape is None:
             return None
         height, width = self.shape[:2] if self.layout == "hwc" else self.shape[1:]
@@ -85,7 +86,7 @@ class ScoreRequest(_Model):
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         if len(self.images) != len(self.prompts):
-            raise ValueError(f"prompts: expected {len(self.images)}, one per image, got {len(self.prompts)}")
+            raise UsageError(f"prompts: expected {len(self.images)}, one per image, got {len(self.prompts)}")
         return self
 
 
@@ -117,7 +118,7 @@ class DetectionsPayload(_Model):
         """
         unknown = next((name for name in self.class_name if name not in CLASS_IDS), None)
         if unknown is not None:
-            raise ValueError(f"class: expected one of the 80 class names, got {unknown!r}")
+            raise UsageError(f"class: expected one of the 80 class names, got {unknown!r}")
         color = self.color
         rows = None if color is None else [[np.nan] * len(COLORS) if row is None else row for row in color]
         return Detections(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, percentile_interval, wilson
 from geneval_reward.stats.sums import Floats, PromptSums, check_draws, check_level, multinomial_rows, sum_by_prompt
 
@@ -37,10 +38,10 @@ class ScoreIntervals:
         tags: Task scores by tag.
         pass_any: Share of prompts with at least one correct image (the benchmark's "% correct prompts"); None for
             scores that are not 0/1.
-        pass_at_k: Unbiased pass@k by k; see :func:`pass_at_k`.
+        pass_at_k: Unbiased pass@k by k; see `pass_at_k`.
         icc: Correlation of two images of one prompt, within tags; NaN if no prompt has two images.
-        rerun_standard_error: Standard error of ``overall`` from image noise alone: what new seeds on the *same* prompts
-            would change. Two runs of one model differ by more than ``2.8`` times this in 5 % of cases. NaN if unknown.
+        rerun_standard_error: Standard error of `overall` from image noise alone: what new seeds on the *same* prompts
+            would change. Two runs of one model differ by more than `2.8` times this in 5 % of cases. NaN if unknown.
     """
 
     overall: Estimate
@@ -67,17 +68,17 @@ def clustered_bootstrap(
 
     Prompts are resampled within their tag, all images of a prompt together. Where the percentile bootstrap is known to
     fail, near 0 and 1, Wilson's interval with the *effective* number of images (variance clustered by prompt, t quantile)
-    stands in, unless ``method`` says otherwise.
+    stands in, unless `method` says otherwise.
 
     Args:
-        correct: ``(n,)`` verdicts of the images, or any other finite score of theirs.
-        prompt_ids: ``(n,)`` hashable; equal ids are one prompt.
-        tags: ``(n,)`` tag names; a prompt has one.
+        correct: `(n,)` verdicts of the images, or any other finite score of theirs.
+        prompt_ids: `(n,)` hashable; equal ids are one prompt.
+        tags: `(n,)` tag names; a prompt has one.
         draws: Resamples, >= 100.
         seed: Of the resampling. Equal input, in any order, gives equal intervals.
         level: Nominal coverage.
         pass_k: Values of k for pass@k; None takes 1, 2, 4, 8, ... up to the smallest number of images of a prompt.
-        method: ``bootstrap`` or ``wilson`` to force one; ``wilson`` needs 0/1 scores.
+        method: `bootstrap` or `wilson` to force one; `wilson` needs 0/1 scores.
 
     Returns:
         All scores with intervals.
@@ -94,10 +95,10 @@ def clustered_bootstrap(
     check_level("level", level)
     check_draws(draws)
     if method not in ("auto", "bootstrap", "wilson"):
-        raise ValueError(f"method: expected 'auto', 'bootstrap' or 'wilson', got {method!r}")
+        raise UsageError(f"method: expected 'auto', 'bootstrap' or 'wilson', got {method!r}")
     sums = sum_by_prompt(correct, prompt_ids, tags)
     if method == "wilson" and not sums.binary:
-        raise ValueError("method: expected 'auto' or 'bootstrap' for scores that are not 0/1, got 'wilson'")
+        raise UsageError("method: expected 'auto' or 'bootstrap' for scores that are not 0/1, got 'wilson'")
     columns: list[Floats] = [sums.total, sums.images]
     chosen = _choose_k(sums, pass_k)
     if sums.binary:
@@ -180,7 +181,7 @@ def _rerun_error(sums: PromptSums) -> float:
 def _choose_k(sums: PromptSums, pass_k: Sequence[int] | None) -> list[int]:
     if not sums.binary:
         if pass_k:
-            raise ValueError("pass_k: expected None for scores that are not 0/1; pass@k counts correct images")
+            raise UsageError("pass_k: expected None for scores that are not 0/1; pass@k counts correct images")
         return []
     if pass_k is not None:
         return sorted(set(pass_k))
@@ -242,7 +243,7 @@ def _means(sums: Floats, prompts: float) -> Floats:
 
 
 def _variances(part: Floats, *, binary: bool) -> Floats:
-    """Variance of :func:`_means` over the choice of prompts, linearised for the ratio in the first column."""
+    """Variance of `_means` over the choice of prompts, linearised for the ratio in the first column."""
     prompts = len(part)
     if prompts < 2:
         # One prompt tells nothing of the others: the largest variance that 0/1 scores can have.

@@ -1,6 +1,6 @@
-"""``Tally``: from verdicts to the benchmark's numbers, and what is missing from them.
+"""`Tally`: from verdicts to the benchmark's numbers, and what is missing from them.
 
-Source of the definitions: djghosh13/geneval ``evaluation/summary_scores.py`` (overall is the mean of the task means, and a
+Source of the definitions: djghosh13/geneval `evaluation/summary_scores.py` (overall is the mean of the task means, and a
 prompt counts as solved if any of its images is correct).
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
@@ -45,7 +46,7 @@ class Tally:
 
     @classmethod
     def of(cls, verdicts: Iterable[Verdict], credit: str = "official") -> Tally:
-        """Tally verdicts by a credit of :data:`geneval_reward.judge.CREDITS`."""
+        """Tally verdicts by a credit of `geneval_reward.judge.CREDITS`."""
         tally = cls()
         for verdict in verdicts:
             tally.add(verdict.spec.tag, verdict.spec.to_json(), verdict.credit(credit))
@@ -63,9 +64,9 @@ class Tally:
             ValueError: For an unknown tag, or a value that is not finite.
         """
         if tag not in TAGS:
-            raise ValueError(f"tag: expected one of {', '.join(TAGS)}, got {tag!r}")
+            raise UsageError(f"tag: expected one of {', '.join(TAGS)}, got {tag!r}")
         if not math.isfinite(value):
-            raise ValueError(f"value: expected a finite credit, got {value}; leave out images that could not be scored")
+            raise UsageError(f"value: expected a finite credit, got {value}; leave out images that could not be scored")
         self.tags.append(tag)
         self.prompts.append(prompt)
         self.values.append(float(value))
@@ -113,13 +114,13 @@ class Completeness:
     """How a set of scored images compares with the suite that it should be.
 
     Attributes:
-        suite: What it is compared with: ``official`` or ``custom``.
+        suite: What it is compared with: `official` or `custom`.
         prompts: Number of different prompts that are there.
-        expected: Number of prompts of the suite; for ``custom`` those that are there.
+        expected: Number of prompts of the suite; for `custom` those that are there.
         images_per_prompt: The most frequent number of images a prompt.
         missing: Texts of prompts of the suite without images.
         foreign: Texts of prompts that are not in the suite.
-        short: Texts of prompts with fewer images than ``images_per_prompt``, with their number.
+        short: Texts of prompts with fewer images than `images_per_prompt`, with their number.
         double: Texts of prompts with more, with their number.
         missing_tags: Tags without images.
     """
@@ -163,7 +164,7 @@ def completeness(
     Args:
         specs: The record of each image, repeated as often as it has images; or number of images by record.
         suite: What should be there. None: the official suite if at least half of the prompts are of it, else no suite
-            (``custom``), where only the number of images a prompt can be uneven.
+            (`custom`), where only the number of images a prompt can be uneven.
 
     Returns:
         What is missing, foreign, short or double.

@@ -1,4 +1,4 @@
-"""``Interval`` and ``Estimate``, Wilson's interval, and pass@k: what needs no resampling."""
+"""`Interval` and `Estimate`, Wilson's interval, and pass@k: what needs no resampling."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats.sums import Floats, check_level
 
 
@@ -63,7 +64,7 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
         successes: Number of successes, 0..n.
         n: Number of independent trials, > 0; an effective number need not be whole.
         level: Nominal coverage.
-        df: Degrees of freedom: a t quantile stands in for the normal one where ``n`` itself is estimated.
+        df: Degrees of freedom: a t quantile stands in for the normal one where `n` itself is estimated.
 
     Returns:
         The interval, within [0, 1].
@@ -81,9 +82,9 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
     """
     check_level("level", level)
     if not n > 0 or not math.isfinite(n):
-        raise ValueError(f"n: expected a number > 0, got {n!r}")
+        raise UsageError(f"n: expected a number > 0, got {n!r}")
     if not 0 <= successes <= n:
-        raise ValueError(f"successes: expected a number in 0..{n}, got {successes!r}")
+        raise UsageError(f"successes: expected a number in 0..{n}, got {successes!r}")
     share = successes / n
     z = _quantile(level, df)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -95,18 +96,18 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
 
 
 def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
-    """Unbiased estimate, per prompt, of the chance that one of ``k`` images is correct.
+    """Unbiased estimate, per prompt, of the chance that one of `k` images is correct.
 
-    ``1 - C(n - c, k) / C(n, k)`` for ``c`` correct of ``n`` images: the average over all ways to take k of the n. The
+    `1 - C(n - c, k) / C(n, k)` for `c` correct of `n` images: the average over all ways to take k of the n. The
     benchmark's own "% correct prompts" is the case k = n.
 
     Args:
-        correct: ``(p,)`` number of correct images of each prompt.
-        images: ``(p,)`` number of images of each prompt, each >= k.
+        correct: `(p,)` number of correct images of each prompt.
+        images: `(p,)` number of images of each prompt, each >= k.
         k: Number of images that one may draw, >= 1.
 
     Returns:
-        ``(p,)`` float64 in [0, 1].
+        `(p,)` float64 in [0, 1].
 
     Raises:
         ValueError: If k is < 1 or larger than a prompt's number of images.
@@ -120,9 +121,9 @@ def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
     """
     c, n = np.broadcast_arrays(np.asarray(correct, np.float64), np.asarray(images, np.float64))
     if k < 1 or (n < k).any():
-        raise ValueError(f"k: expected 1..{int(n.min())}, the smallest number of images of a prompt, got {k!r}")
+        raise UsageError(f"k: expected 1..{int(n.min())}, the smallest number of images of a prompt, got {k!r}")
     if ((c < 0) | (c > n)).any():
-        raise ValueError("correct: expected 0..images for every prompt")
+        raise UsageError("correct: expected 0..images for every prompt")
     missed = np.ones(c.shape)
     for taken in range(k):
         missed *= np.maximum(n - c - taken, 0) / (n - taken)

@@ -1,6 +1,6 @@
 """Differences of two runs: paired image by image, paired by prompt, or not paired at all.
 
-A difference is always ``b - a``: positive if the second run is better.
+A difference is always `b - a`: positive if the second run is better.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats.bootstrap import ENOUGH
 from geneval_reward.stats.intervals import Interval, percentile_interval
 from geneval_reward.stats.power import minimum_detectable_difference
@@ -52,22 +53,22 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference ``b - a`` with its uncertainty.
+    """A difference `b - a` with its uncertainty.
 
     Attributes:
         a: Score of the first run.
         b: Score of the second.
-        value: ``b - a``.
+        value: `b - a`.
         interval: Its interval, clustered by prompt.
-        standard_error: Clustered by prompt, never 0 (see :func:`compare_paired`).
+        standard_error: Clustered by prompt, never 0 (see `compare_paired`).
         p_value: Of "no difference": prompts' signs flipped; two-sided.
-        p_holm: The same, corrected over the tags; for the overall difference equal to ``p_value``.
+        p_holm: The same, corrected over the tags; for the overall difference equal to `p_value`.
         detectable: The true difference that this comparison shows with a power of 80 %.
         images: Images of each run behind it (the smaller number if they differ).
         prompts: Prompts behind it.
         counts: Images side by side; None unless paired by image with 0/1 scores.
-        p_mcnemar: Mid-p McNemar test on ``counts``. It takes images of a prompt for independent, which they are not: read
-            it as what others report, and decide by ``p_value``.
+        p_mcnemar: Mid-p McNemar test on `counts`. It takes images of a prompt for independent, which they are not: read
+            it as what others report, and decide by `p_value`.
     """
 
     a: float
@@ -97,7 +98,7 @@ class PairedComparison:
         overall: Difference of the macro means.
         micro: Difference of the shares of correct images.
         tags: Difference of each task score.
-        pairing: ``image``: same prompt and same index; ``prompt``: same prompts, other images; ``none``.
+        pairing: `image`: same prompt and same index; `prompt`: same prompts, other images; `none`.
         unpaired_standard_error: What the overall's standard error would be without pairing.
         level: Nominal level of the intervals.
     """
@@ -125,14 +126,14 @@ def compare_paired(
     The interval is a bootstrap of the prompts within their tags; the test flips the sign of each prompt's difference. Both
     hold whatever the images of a prompt have in common. Where fewer than 30 prompts differ at all, the bootstrap would be
     too narrow, and a t interval on the differences with two pseudo-prompts (one image better, one worse) stands in;
-    the same adjusted standard error gives ``detectable``, so that two runs that agree everywhere do not claim to
+    the same adjusted standard error gives `detectable`, so that two runs that agree everywhere do not claim to
     have seen everything.
 
     Args:
-        a: ``(n,)`` verdicts or finite scores of the first run.
-        b: ``(n,)`` those of the second, in the same order.
-        prompt_ids: ``(n,)`` hashable; equal ids are one prompt.
-        tags: ``(n,)`` tag names; a prompt has one.
+        a: `(n,)` verdicts or finite scores of the first run.
+        b: `(n,)` those of the second, in the same order.
+        prompt_ids: `(n,)` hashable; equal ids are one prompt.
+        tags: `(n,)` tag names; a prompt has one.
         draws: Resamples and sign flips, >= 100.
         seed: Of both.
         level: Nominal coverage of the intervals.
@@ -153,7 +154,7 @@ def compare_paired(
     """
     first, second = check_scores("a", a), check_scores("b", b)
     if len(first) != len(second):
-        raise ValueError(
+        raise UsageError(
             f"b: expected as many scores as a ({len(first)}), got {len(second)}; row i of both is one image"
         )
     codes, _ = factorize(prompt_ids)
@@ -193,10 +194,10 @@ def compare_by_prompt(
 ) -> PairedComparison:
     """Compare two runs on the same prompts whose images do not belong together: other seeds, or another number of images.
 
-    Arguments and result as :func:`compare_paired`, with one set of arrays per run.
+    Arguments and result as `compare_paired`, with one set of arrays per run.
 
     Raises:
-        ValueError: If the prompts of the two differ, besides the cases of :func:`compare_paired`.
+        ValueError: If the prompts of the two differ, besides the cases of `compare_paired`.
     """
     sums_a, sums_b = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
     place = {prompt: index for index, prompt in enumerate(sums_b.prompts)}
@@ -204,10 +205,10 @@ def compare_by_prompt(
         set(sums_b.prompts) - set(sums_a.prompts)
     )
     if alone:
-        raise ValueError(f"prompt_ids: expected the same prompts in both runs, got {alone[0]!r} in one of them only")
+        raise UsageError(f"prompt_ids: expected the same prompts in both runs, got {alone[0]!r} in one of them only")
     order = np.array([place[prompt] for prompt in sums_a.prompts])
     if sums_a.tags != sums_b.tags or (sums_a.tag != sums_b.tag[order]).any():
-        raise ValueError("tags: expected every prompt to have the same tag in both runs")
+        raise UsageError("tags: expected every prompt to have the same tag in both runs")
     sums_b = replace(
         sums_b,
         prompts=sums_a.prompts,
@@ -234,12 +235,12 @@ def compare_unpaired(
     A Wald interval and test on the two standard errors, each clustered by prompt.
 
     Raises:
-        ValueError: If the tags of the two differ, besides the cases of :func:`compare_paired`.
+        ValueError: If the tags of the two differ, besides the cases of `compare_paired`.
     """
     check_level("level", level)
     sums = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
     if sums[0].tags != sums[1].tags:
-        raise ValueError(f"tags: expected the same tags in both runs, got {sums[0].tags} and {sums[1].tags}")
+        raise UsageError(f"tags: expected the same tags in both runs, got {sums[0].tags} and {sums[1].tags}")
     means = [one.tag_means for one in sums]
     errors = [np.array([_standard_error(_influence(one, rows)) for _, rows in one.strata()]) for one in sums]
     variance = errors[0] ** 2 + errors[1] ** 2
@@ -281,7 +282,7 @@ def _compare(
     unpaired = 0.0
     for index, (name, rows) in enumerate(sums_a.strata()):
         if len(rows) < 2:
-            raise ValueError(f"tags: expected at least two prompts of {name!r} to compare, got {len(rows)}")
+            raise UsageError(f"tags: expected at least two prompts of {name!r} to compare, got {len(rows)}")
         columns = np.stack([sums_a.total, sums_a.images, sums_b.total, sums_b.images], axis=1)[rows]
         counts, distinct = multinomial_rows(rng, columns, draws)
         summed = counts @ distinct

@@ -1,6 +1,6 @@
 """How small a difference a measurement can show, and how many images a given difference needs.
 
-Two sources of variance count: prompts differ (``between``), and images of one prompt differ (``within``). More images per
+Two sources of variance count: prompts differ (`between`), and images of one prompt differ (`within`). More images per
 prompt reduce only the second; a difference that prompts alone blur needs more prompts.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats.bootstrap import components
 from geneval_reward.stats.sums import check_level, sum_by_prompt
 
@@ -34,7 +35,7 @@ class VarianceComponents:
         for name in ("between", "within"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite variance >= 0, got {value!r}")
+                raise UsageError(f"{name}: expected a finite variance >= 0, got {value!r}")
 
     @property
     def icc(self) -> float:
@@ -77,19 +78,19 @@ def variance_components(
     """Estimate the components from a run (or, given differences of two runs per image, from a pair).
 
     Args:
-        scores: ``(n,)`` verdicts, scores, or differences ``b - a`` image by image.
-        prompt_ids: ``(n,)`` hashable; equal ids are one prompt.
-        tags: ``(n,)`` tag names.
+        scores: `(n,)` verdicts, scores, or differences `b - a` image by image.
+        prompt_ids: `(n,)` hashable; equal ids are one prompt.
+        tags: `(n,)` tag names.
 
     Returns:
-        The analysis-of-variance estimate; a negative one of ``between`` is given as 0.
+        The analysis-of-variance estimate; a negative one of `between` is given as 0.
 
     Raises:
         ValueError: If no prompt has two images, so that the two cannot be told apart.
     """
     between, within = components(sum_by_prompt(scores, prompt_ids, tags))
     if math.isnan(within):
-        raise ValueError("scores: expected a tag with two prompts and two images of a prompt, got none")
+        raise UsageError("scores: expected a tag with two prompts and two images of a prompt, got none")
     return VarianceComponents(max(between, 0.0), max(within, 0.0))
 
 
@@ -111,10 +112,10 @@ def assumed_components(
     """
     for name, value in (("accuracy", accuracy), ("icc", icc)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+            raise UsageError(f"{name}: expected a number in [0, 1], got {value!r}")
     for name, value in (("prompt_correlation", prompt_correlation), ("noise_correlation", noise_correlation)):
         if not -1 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in [-1, 1], got {value!r}")
+            raise UsageError(f"{name}: expected a number in [-1, 1], got {value!r}")
     variance = 2 * accuracy * (1 - accuracy)
     return VarianceComponents(variance * icc * (1 - prompt_correlation), variance * (1 - icc) * (1 - noise_correlation))
 
@@ -140,7 +141,7 @@ def minimum_detectable_difference(
     check_level("power", power)
     check_level("level", level)
     if not standard_error >= 0:
-        raise ValueError(f"standard_error: expected a number >= 0, got {standard_error!r}")
+        raise UsageError(f"standard_error: expected a number >= 0, got {standard_error!r}")
     tail = 0.5 + level / 2
     if math.isinf(df):
         return float(ndtri(tail) + ndtri(power)) * standard_error
@@ -156,7 +157,7 @@ def power_to_show(difference: float, standard_error: float, *, level: float = 0.
     """
     check_level("level", level)
     if not standard_error > 0:
-        raise ValueError(f"standard_error: expected a number > 0, got {standard_error!r}")
+        raise UsageError(f"standard_error: expected a number > 0, got {standard_error!r}")
     critical, shift = float(ndtri(0.5 + level / 2)), abs(difference) / standard_error
     return float(ndtr(shift - critical) + ndtr(-shift - critical))
 
@@ -174,7 +175,7 @@ def required_images(
 
     Args:
         difference: The true difference to show, > 0, as a share (0.01 is one point).
-        parts: Components of the *paired difference*, from :func:`variance_components` or :func:`assumed_components`.
+        parts: Components of the *paired difference*, from `variance_components` or `assumed_components`.
         prompts: Fix the number of prompts (553: the official suite) and ask for images per prompt, or
         images_per_prompt: fix these and ask for prompts. Exactly one of the two is given.
         power: Probability of showing it.
@@ -193,9 +194,9 @@ def required_images(
         (2167, 8668)
     """
     if not 0 < difference < 1:
-        raise ValueError(f"difference: expected a share between 0 and 1, got {difference!r}; one point is 0.01")
+        raise UsageError(f"difference: expected a share between 0 and 1, got {difference!r}; one point is 0.01")
     if (prompts is None) == (images_per_prompt is None):
-        raise ValueError("prompts, images_per_prompt: expected exactly one of the two to be fixed")
+        raise UsageError("prompts, images_per_prompt: expected exactly one of the two to be fixed")
     unit = minimum_detectable_difference(1.0, power=power, level=level)
     allowed = (difference / unit) ** 2
     if images_per_prompt is not None:
@@ -207,7 +208,7 @@ def required_images(
         left = allowed * prompts - parts.between
         if left <= 0:
             least = math.floor(parts.between / allowed) + 1
-            raise ValueError(
+            raise UsageError(
                 f"prompts: expected more than {least - 1} for a difference of {difference:g}, got {prompts}; the prompts "
                 "themselves differ too much for any number of images of each: add prompts or accept a larger difference"
             )
@@ -218,4 +219,4 @@ def required_images(
 
 def _check_count(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+        raise UsageError(f"{name}: expected an integer >= 1, got {value!r}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import bdtr
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats.sums import Floats
 
 TINY = 1e-13
@@ -30,7 +31,7 @@ def mcnemar(only_a: int, only_b: int, *, mid_p: bool = True) -> float:
         (0.0703, 0.125)
     """
     if only_a < 0 or only_b < 0:
-        raise ValueError(f"only_a, only_b: expected counts >= 0, got {only_a!r}, {only_b!r}")
+        raise UsageError(f"only_a, only_b: expected counts >= 0, got {only_a!r}, {only_b!r}")
     pairs, fewer = only_a + only_b, min(only_a, only_b)
     if pairs == 0:
         return 1.0
@@ -63,9 +64,9 @@ def sign_flip(parts: Floats, rng: np.random.Generator, draws: int) -> float:
     """Two-sided p-value of a sum under random signs: what the prompts' differences would give if they went either way.
 
     Args:
-        parts: ``(p,)`` what each prompt adds to the difference.
+        parts: `(p,)` what each prompt adds to the difference.
         rng: Source of the signs.
-        draws: Number of sign patterns; no p-value is below ``1 / (draws + 1)``.
+        draws: Number of sign patterns; no p-value is below `1 / (draws + 1)`.
 
     Source:
         R. A. Fisher 1935, The Design of Experiments, section 21; the observed pattern is counted among the draws.

@@ -1,7 +1,7 @@
 """Runs with a known truth: correlated beta-binomial verdicts, to check a method or to plan a measurement.
 
 Every prompt has its own chance of success, drawn from a beta distribution whose mean is the tag's accuracy and whose spread
-gives two images of one prompt the correlation ``icc``. Runs share prompts (a hard prompt is hard for every model) and, image
+gives two images of one prompt the correlation `icc`. Runs share prompts (a hard prompt is hard for every model) and, image
 by image, noise (the same seed).
 """
 
@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, ndtr
+
+from geneval_reward.errors import UsageError
 
 SUITE_PROMPTS: Final[dict[str, int]] = {
     "single_object": 80,
@@ -42,11 +44,11 @@ class SimulatedRuns:
     """Verdicts of runs on the same prompts and seeds.
 
     Attributes:
-        correct: ``(runs, n)`` bool.
-        prompt: ``(n,)`` int64, number of the prompt.
-        index: ``(n,)`` int64, number of the image within its prompt.
-        tag: ``(n,)`` tag names.
-        truth: ``(runs,)`` true overall (macro) accuracy.
+        correct: `(runs, n)` bool.
+        prompt: `(n,)` int64, number of the prompt.
+        index: `(n,)` int64, number of the image within its prompt.
+        tag: `(n,)` tag names.
+        truth: `(runs,)` true overall (macro) accuracy.
     """
 
     correct: npt.NDArray[np.bool_]
@@ -86,16 +88,16 @@ def simulate_runs(
         (1, 2212)
     """
     if not 0 < icc < 1:
-        raise ValueError(f"icc: expected a number between 0 and 1, got {icc!r}")
+        raise UsageError(f"icc: expected a number between 0 and 1, got {icc!r}")
     for name, value in (("prompt_correlation", prompt_correlation), ("noise_correlation", noise_correlation)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+            raise UsageError(f"{name}: expected a number in [0, 1], got {value!r}")
     tags = tuple(accuracies[0])
     for number, accuracy in enumerate(accuracies):
         if set(accuracy) != set(tags) or not set(tags) <= set(prompts):
-            raise ValueError(f"accuracies[{number}]: expected the tags {tags}, each with a number of prompts")
+            raise UsageError(f"accuracies[{number}]: expected the tags {tags}, each with a number of prompts")
         if not all(0 <= value <= 1 for value in accuracy.values()):
-            raise ValueError(f"accuracies[{number}]: expected shares in [0, 1], got {dict(accuracy)}")
+            raise UsageError(f"accuracies[{number}]: expected shares in [0, 1], got {dict(accuracy)}")
     rng = np.random.default_rng(seed)
     sizes = [prompts[tag] for tag in tags]
     count = sum(sizes)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import TAGS
 
 Floats = npt.NDArray[np.float64]
@@ -24,12 +25,12 @@ class PromptSums:
     """Scores of one run, summed by prompt.
 
     Attributes:
-        prompts: Ids of the ``p`` prompts, in order of appearance.
+        prompts: Ids of the `p` prompts, in order of appearance.
         tags: Names of the tags that occur, in the benchmark's order.
-        tag: ``(p,)`` index into ``tags``.
-        images: ``(p,)`` number of images.
-        total: ``(p,)`` sum of scores.
-        squares: ``(p,)`` sum of squared scores.
+        tag: `(p,)` index into `tags`.
+        images: `(p,)` number of images.
+        total: `(p,)` sum of scores.
+        squares: `(p,)` sum of squared scores.
         binary: Whether every score is 0 or 1.
     """
 
@@ -52,7 +53,7 @@ class PromptSums:
 
     @property
     def tag_means(self) -> Floats:
-        """``(t,)`` mean score over the images of each tag: the benchmark's task scores."""
+        """`(t,)` mean score over the images of each tag: the benchmark's task scores."""
         size = len(self.tags)
         return np.bincount(self.tag, self.total, size) / np.bincount(self.tag, self.images, size)
 
@@ -61,9 +62,9 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
     """Sum scores by prompt.
 
     Args:
-        scores: ``(n,)`` booleans or finite numbers, one per image.
-        prompt_ids: ``(n,)`` anything hashable; equal ids are one prompt.
-        tags: ``(n,)`` tag names.
+        scores: `(n,)` booleans or finite numbers, one per image.
+        prompt_ids: `(n,)` anything hashable; equal ids are one prompt.
+        tags: `(n,)` tag names.
 
     Raises:
         ValueError: If there is nothing to sum, lengths differ, a score is not finite, or a prompt has two tags.
@@ -73,7 +74,7 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
     tag_codes, names = factorize(tags)
     for name, size in (("prompt_ids", len(codes)), ("tags", len(tag_codes))):
         if size != len(values):
-            raise ValueError(f"{name}: expected one per score ({len(values)}), got {size}")
+            raise UsageError(f"{name}: expected one per score ({len(values)}), got {size}")
     order = sorted(range(len(names)), key=lambda i: (TAGS.index(names[i]) if names[i] in TAGS else len(TAGS), names[i]))
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names))
@@ -84,7 +85,7 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
     clash = np.flatnonzero(tag[codes] != tag_codes)
     if clash.size:
         prompt = prompts[codes[clash[0]]]
-        raise ValueError(
+        raise UsageError(
             f"tags: expected one tag per prompt, got two for prompt {prompt!r}; use the whole record as id"
         )
     return PromptSums(
@@ -102,13 +103,13 @@ def check_scores(name: str, scores: npt.ArrayLike) -> Floats:
     """A float64 vector of at least one finite score."""
     values = np.asarray(scores)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"{name}: expected a vector with one number per image, got shape {values.shape}")
+        raise UsageError(f"{name}: expected a vector with one number per image, got shape {values.shape}")
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: expected booleans or numbers, got dtype {values.dtype}")
+        raise UsageError(f"{name}: expected booleans or numbers, got dtype {values.dtype}")
     values = values.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        raise ValueError(
+        raise UsageError(
             f"{name}[{bad[0]}]: expected a finite number, got {values[bad[0]]}; leave out images that were not scored"
         )
     return values
@@ -140,29 +141,29 @@ def check_level(name: str, value: float) -> None:
     """Refuse a probability that is not strictly between 0 and 1."""
     if not 0.0 < value < 1.0:
         hint = f"; did you mean {value / 100}?" if 1.0 < value < 100.0 else ""
-        raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}{hint}")
+        raise UsageError(f"{name}: expected a number between 0 and 1, got {value!r}{hint}")
 
 
 def check_draws(draws: int) -> None:
     """Refuse so few draws that the ends of an interval would be noise."""
     if draws < 100:
-        raise ValueError(f"draws: expected at least 100, got {draws!r}; 10,000 take a fraction of a second")
+        raise UsageError(f"draws: expected at least 100, got {draws!r}; 10,000 take a fraction of a second")
 
 
 def multinomial_rows(rng: np.random.Generator, columns: Floats, draws: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Resample the prompts of one tag: how often each *distinct* row of ``columns`` is drawn.
+    """Resample the prompts of one tag: how often each *distinct* row of `columns` is drawn.
 
     Prompts with equal rows are exchangeable, so one multinomial count serves them all; a tag of 100 prompts with four
-    images each has at most five distinct rows. ``p - 1`` of ``p`` prompts are drawn, which makes the bootstrap variance of
+    images each has at most five distinct rows. `p - 1` of `p` prompts are drawn, which makes the bootstrap variance of
     a mean unbiased (McCarthy & Snowden 1985; Rao & Wu 1988, J. Am. Stat. Assoc. 83:231).
 
     Args:
         rng: Source of the draws.
-        columns: ``(p, c)`` what is known of each prompt, p >= 2.
+        columns: `(p, c)` what is known of each prompt, p >= 2.
         draws: Number of resamples.
 
     Returns:
-        Counts ``(draws, d)`` and the distinct rows ``(d, c)``; the rows are sorted, so the order of prompts is irrelevant.
+        Counts `(draws, d)` and the distinct rows `(d, c)`; the rows are sorted, so the order of prompts is irrelevant.
     """
     distinct, counts = np.unique(columns, axis=0, return_counts=True)
     return rng.multinomial(len(columns) - 1, counts / len(columns), size=draws), distinct

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geneval_reward.errors import UsageError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure; the suffix says what kind (``.png``, ``.svg``, ``.pdf``), folders are made.
+    """Write a figure; the suffix says what kind (`.png`, `.svg`, `.pdf`), folders are made.
 
     Args:
         figure: What is drawn.
@@ -24,7 +26,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path}: expected a picture file such as .png or .svg, got the suffix {path.suffix!r}")
+        raise UsageError(f"{path}: expected a picture file such as .png or .svg, got the suffix {path.suffix!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

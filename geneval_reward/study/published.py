@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import TAGS
 
 
@@ -39,7 +40,7 @@ class PublishedScore:
 
     @property
     def mean_of_tags(self) -> float | None:
-        """Mean of the six task scores; None unless all six were printed. Differs from ``overall`` by rounding, or more."""
+        """Mean of the six task scores; None unless all six were printed. Differs from `overall` by rounding, or more."""
         return sum(self.tags.values()) / len(TAGS) if len(self.tags) == len(TAGS) else None
 
 
@@ -84,7 +85,7 @@ def published(
     """
     for name, value in (("minimum", minimum), ("maximum", maximum)):
         if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a share in [0, 1], got {value!r}; 66 points are 0.66")
+            raise UsageError(f"{name}: expected a share in [0, 1], got {value!r}; 66 points are 0.66")
     low, high = -1.0 if minimum is None else minimum, 2.0 if maximum is None else maximum
     bounded = minimum is not None or maximum is not None
     rows = [
@@ -103,16 +104,16 @@ def neighbours(overall: float, count: int = 6, *, rewritten: bool | None = False
     Args:
         overall: The score, in [0, 1].
         count: How many rows, >= 1. A model is listed once, with its nearest figure.
-        rewritten: As in :func:`published`; by default only figures on the prompts themselves.
+        rewritten: As in `published`; by default only figures on the prompts themselves.
 
     Example:
         >>> [row.model for row in neighbours(0.43, 1)]
         ['Stable Diffusion v1.5']
     """
     if not 0 <= overall <= 1:
-        raise ValueError(f"overall: expected a share in [0, 1], got {overall!r}; 66 points are 0.66")
+        raise UsageError(f"overall: expected a share in [0, 1], got {overall!r}; 66 points are 0.66")
     if count < 1:
-        raise ValueError(f"count: expected an integer >= 1, got {count!r}")
+        raise UsageError(f"count: expected an integer >= 1, got {count!r}")
     rows = published(minimum=0.0, rewritten=rewritten)
     nearest: dict[str, PublishedScore] = {}
     for row in sorted(rows, key=lambda row: abs((row.overall or 0.0) - overall)):

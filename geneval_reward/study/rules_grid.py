@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
@@ -63,7 +63,7 @@ class RulesGrid:
         credit: What is averaged.
         images: Number of images.
         notes: What a reader must know.
-        complete: Whether the file is, as :attr:`geneval_reward.study.summary.Summary.complete` has it.
+        complete: Whether the file is, as `geneval_reward.study.summary.Summary.complete` has it.
     """
 
     axes: dict[str, tuple[float, ...]]
@@ -82,15 +82,15 @@ class RulesGrid:
 
 
 def is_grid(texts: Sequence[str]) -> bool:
-    """Whether ``--rules`` values name a range rather than single rules."""
+    """Whether `--rules` values name a range rather than single rules."""
     return any(":" in text for text in texts)
 
 
 def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[str, tuple[float, ...]], Rules]:
-    """Read ``confidence=.1:.9:.1`` (from, to, step; both ends included) and plain rules beside it.
+    """Read `confidence=.1:.9:.1` (from, to, step; both ends included) and plain rules beside it.
 
     Args:
-        texts: Values of ``--rules``: one or two ranges; others are rules as :meth:`Rules.parse` takes them.
+        texts: Values of `--rules`: one or two ranges; others are rules as `Rules.parse` takes them.
         stored: Rules that hold where nothing else is said; None: the benchmark's.
 
     Returns:
@@ -111,18 +111,18 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
             continue
         name, equals, span = (part.strip() for part in text.partition("="))
         if not equals or name not in AXES:
-            raise ValueError(
+            raise UsageError(
                 f"rules: expected a range of {', '.join(AXES)}, got {text!r}; other rules change what the colour verifier sees, "
                 "so score the images again"
             )
         if name in axes:
-            raise ValueError(f"rules: expected one range of {name}, got two")
+            raise UsageError(f"rules: expected one range of {name}, got two")
         axes[name] = _values(name, span, text)
     if not 1 <= len(axes) <= 2:
-        raise ValueError(f"rules: expected one or two ranges such as confidence=.1:.9:.1, got {len(axes)}")
+        raise UsageError(f"rules: expected one or two ranges such as confidence=.1:.9:.1, got {len(axes)}")
     count = math.prod(len(values) for values in axes.values())
     if count > MOST:
-        raise ValueError(f"rules: expected at most {MOST} combinations, got {count}; take larger steps")
+        raise UsageError(f"rules: expected at most {MOST} combinations, got {count}; take larger steps")
     base = Rules.parse(",".join(plain)) if plain else stored or Rules()
     # Out of range at either end is told before any work is done.
     for name, values in axes.items():
@@ -137,8 +137,8 @@ def judge_grid(
     """Judge the stored detections of a file by every combination of a grid.
 
     Args:
-        results: What :func:`geneval_reward.results.read_results` gives.
-        texts: See :func:`parse_grid`. Without plain rules those of the file hold.
+        results: What `geneval_reward.results.read_results` gives.
+        texts: See `parse_grid`. Without plain rules those of the file hold.
         credit: What is averaged.
         draws: Bootstrap draws of each interval.
         level: Nominal level of the intervals.
@@ -291,7 +291,7 @@ def plot(grid: RulesGrid) -> Figure:
 
 
 def save_plot(grid: RulesGrid, path: str | Path) -> Path:
-    """Draw a grid into a file; the suffix says what kind (``.png``, ``.svg``, ``.pdf``).
+    """Draw a grid into a file; the suffix says what kind (`.png`, `.svg`, `.pdf`).
 
     Raises:
         ValueError: If matplotlib cannot write that kind.
@@ -305,18 +305,18 @@ def _values(name: str, span: str, text: str) -> tuple[float, ...]:
     try:
         low, high, step = (float(part) for part in parts)
     except ValueError as error:
-        raise ValueError(f"rules: expected from:to:step such as {name}=.1:.9:.1, got {text!r}") from error
+        raise UsageError(f"rules: expected from:to:step such as {name}=.1:.9:.1, got {text!r}") from error
     if not (math.isfinite(low) and math.isfinite(high) and step > 0 and high >= low and math.isfinite(step)):
-        raise ValueError(f"rules: expected from <= to and a step > 0, got {text!r}")
+        raise UsageError(f"rules: expected from <= to and a step > 0, got {text!r}")
     count = math.floor((high - low) / step + 1e-9) + 1
     if count > MOST:
-        raise ValueError(f"rules: expected at most {MOST} values, got {count} in {text!r}; take larger steps")
+        raise UsageError(f"rules: expected at most {MOST} values, got {count} in {text!r}; take larger steps")
     digits = max((len(found[1]) for part in parts if (found := re.search(r"\.(\d+)", part))), default=0)
     # .1 + 2 * .1 is to be .3 and not its neighbour, to which a stored confidence would compare otherwise.
     values = [round(low + i * step, max(digits, 6)) for i in range(count)]
     if name == "max_objects":
         if any(value != int(value) for value in values):
-            raise ValueError(f"rules: max_objects: expected whole numbers, got {text!r}")
+            raise UsageError(f"rules: max_objects: expected whole numbers, got {text!r}")
         return tuple(int(value) for value in values)
     return tuple(values)
 

@@ -1,4 +1,4 @@
-"""``Summary``: the benchmark's table from a results file, with intervals and what is missing."""
+"""`Summary`: the benchmark's table from a results file, with intervals and what is missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Summary:
         rules: The rules of the verdicts.
         backend: What judged; None if the file does not say.
         fingerprint: Its short id; None if the file does not say.
-        rejudged: Whether stored detections were judged again by ``rules``.
+        rejudged: Whether stored detections were judged again by `rules`.
         cut: Whether the file's last line is unfinished.
         duplicates: Number of images that occur more than once; each occurrence is counted.
         rewritten: Number of images generated from rewritten prompts.
@@ -62,7 +62,7 @@ class Summary:
         """Whether nothing is missing or double: no failed or repeated image, no cut line, the official suite whole and even.
 
         A custom set is what it is: uneven prompts and absent tasks are noted and do not count. So for such a set this says
-        that the file is sound, not that it is the benchmark; :attr:`standing` puts that into words.
+        that the file is sound, not that it is the benchmark; `standing` puts that into words.
         """
         whole = self.completeness.suite == "custom" or self.completeness.complete
         return whole and not self.failed and not self.cut and not self.duplicates
@@ -98,8 +98,8 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON.
 
-        ``complete`` is :attr:`complete`: true of a custom set says that its file is sound; whether it is the benchmark's
-        full number is ``complete`` together with ``suite == "official"``.
+        `complete` is `complete`: true of a custom set says that its file is sound; whether it is the benchmark's
+        full number is `complete` together with `suite == "official"`.
         """
         found = self.completeness
         return {
@@ -135,7 +135,7 @@ def summarize(
     """Summarise a results file.
 
     Args:
-        results: What :func:`geneval_reward.results.read_results` gives.
+        results: What `geneval_reward.results.read_results` gives.
         credit: What is averaged.
         rules: Judge the stored detections again by these; None: take the verdicts as they are.
         draws: Bootstrap draws of the intervals.

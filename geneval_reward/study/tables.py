@@ -48,7 +48,7 @@ def markdown_cell(text: str) -> str:
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    r"""A LaTeX table for the ``booktabs`` package; ends with a newline.
+    r"""A LaTeX table for the `booktabs` package; ends with a newline.
 
     Args:
         header: Column names; the first column is set left, the others right.

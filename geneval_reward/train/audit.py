@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geneval_reward.callback.base import refuse_sharded
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import PromptSpec
@@ -110,7 +111,7 @@ def audit(
     """
     tensors = as_images(images)
     if not len(tensors) == len(specs) == len(verdicts):
-        raise ValueError(
+        raise UsageError(
             f"expected as many images as specs and verdicts, got {len(tensors)}, {len(specs)}, {len(verdicts)}"
         )
     views: dict[str, tuple[list[Tensor], list[PromptSpec]]] = {}
@@ -119,7 +120,7 @@ def audit(
     for scale in scales:
         views[f"scaled {scale:g}"] = [_rescaled(image, scale) for image in tensors], list(specs)
     if not views or not tensors:
-        raise ValueError("expected at least one image and one view (flip or scales), got none")
+        raise UsageError("expected at least one image and one view (flip or scales), got none")
     right = torch.zeros(len(tensors), dtype=torch.float64)
     for shown, asked in views.values():
         right += torch.tensor([float(verdict.correct) for verdict in judge.score(shown, asked)], dtype=torch.float64)
@@ -144,10 +145,10 @@ def audit_policy(
     seed: int = 0,
     batch_size: int = 16,
 ) -> AuditReport:
-    """Sample with a module's ``generate`` and let both judges look.
+    """Sample with a module's `generate` and let both judges look.
 
     Args:
-        module: With ``generate(prompts, seeds) -> images``, as `geneval_reward.train.FlowRL`.
+        module: With `generate(prompts, seeds) -> images`, as `geneval_reward.train.FlowRL`.
         judge: The first judge, of the kind that gives the rewards.
         second: The second.
         specs: What is asked.
@@ -168,7 +169,7 @@ def audit_policy(
 
 
 class AuditCallback(Callback):
-    """Samples with the module's ``generate``, judges twice and logs ``geneval/audit_gap`` and its neighbours.
+    """Samples with the module's `generate`, judges twice and logs `geneval/audit_gap` and its neighbours.
 
     Args:
         judge: The first judge, of the kind that gives the rewards: a scorer or the name of a backend.
@@ -197,11 +198,11 @@ class AuditCallback(Callback):
         seed: int = 0,
     ) -> None:
         if images_per_prompt < 2 or every_n_epochs < 1:
-            raise ValueError(
+            raise UsageError(
                 f"expected images_per_prompt >= 2 and every_n_epochs >= 1, got {images_per_prompt} and {every_n_epochs}"
             )
         if second_rules is not None and not isinstance(second, str):
-            raise ValueError(
+            raise UsageError(
                 "second_rules: expected None beside a ready scorer or none, got rules; name a backend as second"
             )
         self.judge, self.second, self.second_rules = judge, second, second_rules

@@ -19,7 +19,7 @@ TRAINER_DEFAULTS: Final[dict[str, Any]] = {
 
 
 class EpochCheckpoint(ModelCheckpoint):
-    """``last.ckpt`` after every epoch, replaced as a whole: a run that is killed loses at most the epoch it was in.
+    """`last.ckpt` after every epoch, replaced as a whole: a run that is killed loses at most the epoch it was in.
 
     Args:
         dirpath: Folder; None for that of the logger.

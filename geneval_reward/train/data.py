@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts import PromptSpec, training_prompts
 from geneval_reward.rl import DistributedKRepeatSampler, Slot
 
@@ -42,7 +43,7 @@ class PromptGroups(LightningDataModule):
 
     Args:
         prompts: A number of prompts drawn by `geneval_reward.prompts.training_prompts` (none has the meaning of one in the
-            official suite); ``pocket``, those of the packaged pocket model; a file with one record a line; or specs.
+            official suite); `pocket`, those of the packaged pocket model; a file with one record a line; or specs.
         groups: Prompts an epoch (48 as released).
         group_size: Images a prompt (24 as released; with 12 or 6 training collapses on real models).
         batch_size: Images a rank samples and trains at once.
@@ -97,12 +98,12 @@ def read_training_prompts(prompts: int | str | Sequence[Any], seed: int) -> list
     if isinstance(prompts, str):
         path = Path(prompts)
         if not path.is_file():
-            raise ValueError(f"prompts: expected a number, 'pocket' or a file of records, got {prompts!r}")
+            raise UsageError(f"prompts: expected a number, 'pocket' or a file of records, got {prompts!r}")
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [PromptSpec.parse(line) for line in lines]
     specs = [PromptSpec.parse(prompt) for prompt in prompts]
     if not specs:
-        raise ValueError("prompts: expected at least one, got none")
+        raise UsageError("prompts: expected at least one, got none")
     return specs
 
 

@@ -31,7 +31,7 @@ class DiffusionNFT(FlowRL):
         kl_weight: Of the distance to the untrained model's velocity; 0 leaves it out.
         advantage_mode: As `geneval_reward.rl.optimality_probability`.
         adaptive: The released weighting by each sample's own error.
-        solver: ODE solver of the rollout, ``dpm2`` or ``euler``.
+        solver: ODE solver of the rollout, `dpm2` or `euler`.
         old_decay: The released schedule of the old policy, 0, 1 or 2.
         old_decay_max: Ceiling of that decay.
         old_decay_rate: Growth of the decay an epoch, in place of the schedule's own; runs of tens of epochs need more.

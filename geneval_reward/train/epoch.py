@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.rl import GroupAdvantages, Slot, gdpo_advantages, group_advantages
 from geneval_reward.train.policy import Conditions
@@ -70,15 +71,15 @@ def epoch_advantages(
     """Advantages of all samples of all ranks.
 
     Args:
-        shares: One a rank: ``groups`` (one key a sample) and ``credits`` (one number a sample under each name).
+        shares: One a rank: `groups` (one key a sample) and `credits` (one number a sample under each name).
         everyone: The rewards of all ranks, in the same order; NaN where there is none.
-        std: As `FlowRL`'s ``advantage_std``.
+        std: As `FlowRL`'s `advantage_std`.
         clip: Bound of the absolute advantage.
-        reward: With ``advantages(columns, groups, clip=)``, as `CompositeReward`, where ``gdpo`` has no weights in ``credit``.
-        credit: Weights of credits, for ``gdpo``.
+        reward: With `advantages(columns, groups, clip=)`, as `CompositeReward`, where `gdpo` has no weights in `credit`.
+        credit: Weights of credits, for `gdpo`.
 
     Raises:
-        ValueError: If ``gdpo`` finds nothing to take apart.
+        ValueError: If `gdpo` finds nothing to take apart.
     """
     groups = [group for share in shares for group in share["groups"]]
     if std != "gdpo":
@@ -91,10 +92,10 @@ def epoch_advantages(
     }
     if isinstance(credit, dict):
         if lacking := sorted(set(credit) - names):
-            raise ValueError(f"credit: expected credits that the reward tells, got {', '.join(lacking)}")
+            raise UsageError(f"credit: expected credits that the reward tells, got {', '.join(lacking)}")
         return gdpo_advantages({name: columns[name] for name in credit}, groups, weights=credit, clip=clip)[0]
     if not hasattr(reward, "advantages"):
-        raise ValueError(
+        raise UsageError(
             "advantage_std: expected weights of several credits or a CompositeReward for gdpo, got one reward; use global"
         )
     found: GroupAdvantages = reward.advantages(columns, groups, clip=clip)[0]
@@ -105,7 +106,7 @@ def reward_metrics(shares: list[dict[str, Any]], everyone: list[float], groups: 
     """What is logged of an epoch's rewards: by group, by task, by credit, and of each group's best.
 
     Args:
-        shares: One a rank: ``tags`` and ``credits`` (one number a sample under each name).
+        shares: One a rank: `tags` and `credits` (one number a sample under each name).
         everyone: The rewards of all ranks, in the same order; NaN where there is none.
         groups: Their advantages.
 
@@ -151,7 +152,7 @@ def split_evenly(chunks: int, updates: int) -> list[range]:
         ValueError: If the chunks do not divide by the updates.
     """
     if chunks % updates:
-        raise ValueError(
+        raise UsageError(
             f"updates_per_epoch: expected a divisor of the {chunks} batches that a rank samples an epoch, got {updates}"
         )
     size = chunks // updates

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl import (
     gaussian_kl,
     guarded_ratio_loss,
@@ -30,11 +31,11 @@ class FlowGRPO(FlowRL):
     """Flow-GRPO as released; the defaults are its GenEval setting for SD3.5-M.
 
     Args:
-        kind: ``sde`` or ``cps``.
-        noise_level: 0.7 for ``sde``, 0.8 for ``cps``.
+        kind: `sde` or `cps`.
+        noise_level: 0.7 for `sde`, 0.8 for `cps`.
         clip_range: Of the ratio; 1e-4 for some 65,000 latent dimensions (1e-5 without guidance), about 0.2 for a hundred.
         kl_weight: Of the KL to the untrained model; .04 for GenEval, 0 in Fast.
-        window: ``all``, ``random`` (Flow-GRPO-Fast: three steps within the first half, anew each epoch) or ``progressive``
+        window: `all`, `random` (Flow-GRPO-Fast: three steps within the first half, anew each epoch) or `progressive`
             (MixGRPO: four steps that move on every 25 epochs).
         guard: GRPO-Guard's normalised ratio; its clip range is 2e-6.
         drop_zero_advantage: Leave samples of advantage 0 out before training, as released. The ratio of the first step is then
@@ -58,9 +59,9 @@ class FlowGRPO(FlowRL):
     ) -> None:
         super().__init__(*args, reference=kl_weight > 0, **common)
         if guard and kind != "sde":
-            raise ValueError(f"guard: expected kind 'sde', got {kind!r}")
+            raise UsageError(f"guard: expected kind 'sde', got {kind!r}")
         if window not in ("all", "random", "progressive"):
-            raise ValueError(f"window: expected 'all', 'random' or 'progressive', got {window!r}")
+            raise UsageError(f"window: expected 'all', 'random' or 'progressive', got {window!r}")
         self.kind, self.noise_level, self.clip_range = kind, noise_level, clip_range
         self.kl_weight, self.window, self.guard, self.drop_zero_advantage = (
             kl_weight,

@@ -1,11 +1,11 @@
-"""``FlowRL``: what every method that trains a flow model from rewards has in common, as a LightningModule.
+"""`FlowRL`: what every method that trains a flow model from rewards has in common, as a LightningModule.
 
-One Lightning batch is one epoch of the method: ``training_step`` samples a rank's share of the groups while the reward scores
-what is finished, gathers the rewards of all ranks, turns them into advantages and calls the method's ``update``. A method is a
-subclass with ``rollout`` (how a batch is sampled) and ``losses`` (what is minimised); see ``diffusion_nft.py`` and
-``flow_grpo.py``.
+One Lightning batch is one epoch of the method: `training_step` samples a rank's share of the groups while the reward scores
+what is finished, gathers the rewards of all ranks, turns them into advantages and calls the method's `update`. A method is a
+subclass with `rollout` (how a batch is sampled) and `losses` (what is minimised); see `diffusion_nft.py` and
+`flow_grpo.py`.
 
-No random state is ever read: every image's noise comes from ``seed_for(seed, "epoch/group", repeat)``. Hence batch size and
+No random state is ever read: every image's noise comes from `seed_for(seed, "epoch/group", repeat)`. Hence batch size and
 number of processes do not change what is sampled, and a resumed run goes on as if it had never stopped.
 """
 
@@ -23,6 +23,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.rl import DistributedKRepeatSampler, sample_ode
 from geneval_reward.train.data import RolloutBatch
@@ -46,10 +47,10 @@ class FlowRL(LightningModule, ABC):
 
     Args:
         pipeline: What `geneval_reward.train.policy.load_pipeline` takes.
-        dtype: Of what diffusers loads: ``fp32``, ``bf16``, ``fp16``.
-        reward: ``lite``, ``paper``, ``module:function``, or a callable such as `GenEvalReward`.
-        credit: Credit of a backend's reward: ``official``, ``strict``, ``partial``, ``dense``, ``flow_grpo``; or weights of
-            several, such as ``{official: 1, partial: 1}``.
+        dtype: Of what diffusers loads: `fp32`, `bf16`, `fp16`.
+        reward: `lite`, `paper`, `module:function`, or a callable such as `GenEvalReward`.
+        credit: Credit of a backend's reward: `official`, `strict`, `partial`, `dense`, `flow_grpo`; or weights of
+            several, such as `{official: 1, partial: 1}`.
         async_reward: Score in a thread while sampling goes on.
         resolution: Of the images in pixels; None for the pipeline's own.
         num_steps: Sampling steps of the rollout.
@@ -67,7 +68,7 @@ class FlowRL(LightningModule, ABC):
         updates_per_epoch: Optimizer steps over consecutive parts of the rollout (1 as released for GenEval's NFT, 2 for GRPO).
         passes: Times that the whole rollout is gone through.
         timestep_fraction: Share of the rollout's steps that is trained.
-        advantage_std: ``global``, ``group`` or ``none``; or ``gdpo``, which normalises every credit of ``credit``, or every part
+        advantage_std: `global`, `group` or `none`; or `gdpo`, which normalises every credit of `credit`, or every part
             of a `CompositeReward`, within its groups before they are added.
         advantage_clip: Bound of the absolute advantage.
         ema_decay: Ceiling of the evaluated average's decay.
@@ -116,7 +117,7 @@ class FlowRL(LightningModule, ABC):
             "passes": passes,
         }.items():
             if number < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {number}")
+                raise UsageError(f"{name}: expected an integer >= 1, got {number}")
         # One step is a rollout with many backward passes; Lightning's own loop has one.
         self.automatic_optimization = False
         self.strict_loading = False  # the frozen weights are not in checkpoints
@@ -155,7 +156,7 @@ class FlowRL(LightningModule, ABC):
     def rollout(
         self, noise: Tensor, conditions: Conditions, generators: list[torch.Generator]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Sample a batch; returns the final latents and what ``losses`` needs of the way there."""
+        """Sample a batch; returns the final latents and what `losses` needs of the way there."""
 
     @abstractmethod
     def losses(
@@ -163,8 +164,8 @@ class FlowRL(LightningModule, ABC):
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield one loss a trained timestep, to be differentiated at once, with numbers to log.
 
-        Losses are sums over samples divided by ``total``, so that batches, timesteps and ranks add up exactly. Numbers are
-        shares of the whole too, but for names that end in ``_max``.
+        Losses are sums over samples divided by `total`, so that batches, timesteps and ranks add up exactly. Numbers are
+        shares of the whole too, but for names that end in `_max`.
         """
 
     def count(self, epoch: Epoch, chunks: Sequence[int]) -> int:
@@ -182,7 +183,7 @@ class FlowRL(LightningModule, ABC):
         return isinstance(self.trainer.strategy, FSDP2Strategy)
 
     def idle(self, chunk: Chunk, steps: int, roles: Sequence[Role]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """What ``losses`` yields of a batch without samples to train on: nothing, or sharded passes with gradient 0.
+        """What `losses` yields of a batch without samples to train on: nothing, or sharded passes with gradient 0.
 
         Args:
             chunk: The batch.
@@ -197,12 +198,12 @@ class FlowRL(LightningModule, ABC):
         """Refuse what cannot work, and move the frozen parts to this rank's device."""
         strategy = type(self.trainer.strategy).__name__
         if not self.sharded and any(kind in strategy for kind in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise ValueError(
+            raise UsageError(
                 f"strategy: expected auto, ddp or fsdp2, got {strategy}, which does not shard adapters that are switched "
                 "within a step; use fsdp2. LoRA with gradient_checkpointing and dtype=bf16 fits FLUX on one 80 GB GPU"
             )
         if self.sharded and not self.weights.lora and self.trainer.precision == "16-mixed":
-            raise ValueError(
+            raise UsageError(
                 "precision: expected bf16-mixed or 32-true for full fine-tuning under fsdp2, got 16-mixed, whose loss scale "
                 "ranks would choose apart"
             )
@@ -214,7 +215,7 @@ class FlowRL(LightningModule, ABC):
         """Check that groups reach this module as they were made."""
         loader = self.trainer.train_dataloader
         if not isinstance(getattr(loader, "sampler", None), DistributedKRepeatSampler):
-            raise ValueError(
+            raise UsageError(
                 f"train_dataloader: expected a DistributedKRepeatSampler, got {type(getattr(loader, 'sampler', None)).__name__}; "
                 "use PromptGroups and Trainer(use_distributed_sampler=False)"
             )
@@ -266,7 +267,7 @@ class FlowRL(LightningModule, ABC):
         Args:
             prompts: Texts.
             seeds: One a prompt.
-            num_inference_steps: ``eval_steps`` if None.
+            num_inference_steps: `eval_steps` if None.
 
         Returns:
             uint8 tensors (3, h, w).
@@ -281,7 +282,7 @@ class FlowRL(LightningModule, ABC):
             sigmas = policy.sigmas(num_inference_steps or self.eval_steps)
             latents = sample_ode(velocity, policy.noise(generators), sigmas, solver="euler")
         if not bool(latents.isfinite().all()):
-            raise ValueError("latents: expected finite numbers, got NaN or infinity; the weights have diverged")
+            raise UsageError("latents: expected finite numbers, got NaN or infinity; the weights have diverged")
         return list(policy.decode(latents))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -300,7 +301,7 @@ class FlowRL(LightningModule, ABC):
         state = checkpoint.get("flow_rl")
         if state is None or state["method"] != self.method:
             got = "none" if state is None else state["method"]
-            raise ValueError(
+            raise UsageError(
                 f"checkpoint: expected one of {self.method}, got one of {got}; give the one of this recipe"
             )
         load_weights(self.weights, self.ema, state)

@@ -1,6 +1,6 @@
-"""``FlowPolicy``: a diffusers pipeline seen as what RL needs of it: encode, velocity, decode, noise levels.
+"""`FlowPolicy`: a diffusers pipeline seen as what RL needs of it: encode, velocity, decode, noise levels.
 
-The same code serves Stable Diffusion 3 and 3.5, FLUX and the packaged pocket model. Latents are always ``(B, C, H, W)`` and
+The same code serves Stable Diffusion 3 and 3.5, FLUX and the packaged pocket model. Latents are always `(B, C, H, W)` and
 times in [0, 1]; what a transformer wants besides (timesteps to 1000, packed tokens, position ids) stays in this file.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from geneval_reward.errors import UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FAMILIES = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
@@ -43,15 +45,15 @@ def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
     """A pipeline from whatever names one.
 
     Args:
-        source: ``pocket``, the packaged model; ``module:function``, a function without arguments that makes a pipeline (such
-            as ``geneval_reward.train.tiny:tiny_sd3``); a name or folder that diffusers loads; or a pipeline.
-        dtype: ``fp32``, ``bf16`` or ``fp16``, for what diffusers loads.
+        source: `pocket`, the packaged model; `module:function`, a function without arguments that makes a pipeline (such
+            as `geneval_reward.train.tiny:tiny_sd3`); a name or folder that diffusers loads; or a pipeline.
+        dtype: `fp32`, `bf16` or `fp16`, for what diffusers loads.
 
     Raises:
-        ValueError: If the dtype is unknown, or ``module:function`` leads nowhere.
+        ValueError: If the dtype is unknown, or `module:function` leads nowhere.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if not isinstance(source, str):
         return source
     if source == "pocket":
@@ -66,23 +68,23 @@ def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
 
 
 def import_object(path: str, name: str) -> Any:
-    """What ``module:attribute`` names; the argument's name is for the error."""
+    """What `module:attribute` names; the argument's name is for the error."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name}: expected module:attribute that can be imported, got {path!r}; {error}") from error
+        raise UsageError(f"{name}: expected module:attribute that can be imported, got {path!r}; {error}") from error
 
 
 class FlowPolicy:
     """A text-to-image pipeline as a flow policy.
 
-    A plain object and no ``nn.Module``: a LightningModule that holds one registers the transformer alone, and text encoders
+    A plain object and no `nn.Module`: a LightningModule that holds one registers the transformer alone, and text encoders
     and decoder stay out of checkpoints, optimizers and DDP.
 
     Args:
-        pipeline: A diffusers pipeline with a ``transformer`` of the SD3 or FLUX kind, a ``vae``, ``encode_prompt`` and a
-            ``FlowMatchEulerDiscreteScheduler``.
+        pipeline: A diffusers pipeline with a `transformer` of the SD3 or FLUX kind, a `vae`, `encode_prompt` and a
+            `FlowMatchEulerDiscreteScheduler`.
         resolution: Height and width of images in pixels; None for the pipeline's own.
         guidance_scale: Classifier-free guidance for SD3 (1 means none), or the embedded guidance of FLUX.
         max_sequence_length: Text tokens of the T5 encoder.
@@ -103,16 +105,16 @@ class FlowPolicy:
         kinds = {kind.__name__ for kind in type(transformer).__mro__}
         families = [family for name, family in _FAMILIES.items() if name in kinds]
         if not families:
-            raise ValueError(
+            raise UsageError(
                 f"pipeline: expected a transformer of {' or '.join(_FAMILIES)}, got {type(transformer).__name__} in "
                 f"{type(pipeline).__name__}; other models need a velocity in geneval_reward/train/policy.py"
             )
         if not hasattr(pipeline.scheduler, "sigmas"):
-            raise ValueError(
+            raise UsageError(
                 f"pipeline.scheduler: expected FlowMatchEulerDiscreteScheduler, got {type(pipeline.scheduler).__name__}"
             )
         if guidance_scale < 0:
-            raise ValueError(f"guidance_scale: expected a number >= 0, got {guidance_scale}")
+            raise UsageError(f"guidance_scale: expected a number >= 0, got {guidance_scale}")
         self.family = families[0]
         self.pipeline = pipeline
         self.transformer: Any = pipeline.transformer  # diffusers has no types
@@ -136,7 +138,7 @@ class FlowPolicy:
         """Encode prompts; equal ones once.
 
         Returns:
-            `Conditions` of ``len(prompts)`` rows.
+            `Conditions` of `len(prompts)` rows.
         """
         distinct = list(dict.fromkeys(prompts))
         encoded = self._encode(distinct)
@@ -149,7 +151,7 @@ class FlowPolicy:
         return torch.stack(rows).to(self.device)
 
     def velocity(self, transformer: Any, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
-        """``velocity(x, t) -> v`` of a transformer under encoded prompts; v is float32, for x (B, C, H, W) and t (B,)."""
+        """`velocity(x, t) -> v` of a transformer under encoded prompts; v is float32, for x (B, C, H, W) and t (B,)."""
         return lambda x, t: self._velocity(transformer, x, t, conditions)
 
     def sigmas(self, steps: int) -> Tensor:
@@ -194,14 +196,14 @@ class FlowPolicy:
         factor = getattr(pipeline, "vae_scale_factor", None)
         if factor is None:  # pictures of one size, such as the pocket model's
             if resolution is not None and resolution != pipeline.vae.config.sample_size:
-                raise ValueError(
+                raise UsageError(
                     f"resolution: expected {pipeline.vae.config.sample_size} or None, got {resolution}; this model has one size"
                 )
             return channels, side, side
         pixels = resolution or int(getattr(pipeline, "default_sample_size", None) or side) * factor
         unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)
         if pixels % unit:
-            raise ValueError(f"resolution: expected a multiple of {unit}, got {pixels}")
+            raise UsageError(f"resolution: expected a multiple of {unit}, got {pixels}")
         # FLUX's transformer takes 2 x 2 latents as one token.
         return channels // 4 if self.family == "flux" else channels, pixels // factor, pixels // factor
 
@@ -232,7 +234,7 @@ class FlowPolicy:
 
     def _velocity(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         if len(conditions) != len(x):
-            raise ValueError(f"conditions: expected {len(x)} rows, one a sample, got {len(conditions)}")
+            raise UsageError(f"conditions: expected {len(x)} rows, one a sample, got {len(conditions)}")
         if self.family == "flux":
             return self._flux(transformer, x, t, conditions)
         if self.guidance_scale in (0.0, 1.0):

@@ -71,7 +71,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def sum_over_ranks(sums: dict[str, float], divisor: float, device: torch.device) -> dict[str, float]:
-    """Sums (maxima, where a name ends in ``_max``) over the ranks, divided by a number; ranks may know different names."""
+    """Sums (maxima, where a name ends in `_max`) over the ranks, divided by a number; ranks may know different names."""
     shares = gather(sums)
     totals: dict[str, float] = {}
     for name in sorted({name for share in shares for name in share}):

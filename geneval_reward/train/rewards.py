@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.train.data import record
 from geneval_reward.train.policy import import_object
@@ -20,11 +21,11 @@ BACKENDS = ("lite", "paper", "mmdet")
 
 
 Credit = str | dict[str, float]
-"""Name of a credit, or weights of several: ``{"official": 1, "partial": 1}`` is graded and still rewards what is right."""
+"""Name of a credit, or weights of several: `{"official": 1, "partial": 1}` is graded and still rewards what is right."""
 
 
 def load_reward(reward: Any, credit: Credit, device: torch.device) -> Any:
-    """A reward from whatever names one: a backend, ``module:attribute``, or a callable.
+    """A reward from whatever names one: a backend, `module:attribute`, or a callable.
 
     Raises:
         ValueError: If it is none of these.
@@ -34,7 +35,7 @@ def load_reward(reward: Any, credit: Credit, device: torch.device) -> Any:
     if callable(reward):
         return reward
     if reward not in BACKENDS:
-        raise ValueError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
+        raise UsageError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
     from geneval_reward.reward import GenEvalReward
 
     return GenEvalReward(reward, credit if isinstance(credit, str) else "official", device=device)
@@ -52,7 +53,7 @@ class RewardQueue:
     """Scores of one rollout.
 
     Args:
-        reward: ``reward(images=, prompts=, metadata=) -> rewards``, or an object that has ``submit`` too, as `GenEvalReward`.
+        reward: `reward(images=, prompts=, metadata=) -> rewards`, or an object that has `submit` too, as `GenEvalReward`.
         asynchronous: Whether to score in a thread while the caller goes on; otherwise each batch is waited for.
         credit: Weights of credits to take in place of the reward's own; the reward must tell its credits.
 

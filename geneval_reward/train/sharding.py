@@ -1,4 +1,4 @@
-"""``strategy: fsdp2``: the transformer's weights spread over the ranks by PyTorch's ``fully_shard`` (FSDP2).
+"""`strategy: fsdp2`: the transformer's weights spread over the ranks by PyTorch's `fully_shard` (FSDP2).
 
 With LoRA only the frozen weights are spread, which are what takes the memory: every rank keeps the small adapters whole, so
 that they can be switched within a step. In full fine-tuning the trained, old and reference weights are spread, and with them
@@ -8,7 +8,7 @@ other's.
 All ranks must make the same forward and backward passes in the same order; `FlowRL.idle` makes those that a rank without
 samples to train on would leave out.
 
-Source: PyTorch's documentation of ``torch.distributed.fsdp.fully_shard``.
+Source: PyTorch's documentation of `torch.distributed.fsdp.fully_shard`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from geneval_reward.errors import UsageError
+
 if TYPE_CHECKING:
     from geneval_reward.train.policy import Conditions, FlowPolicy
     from geneval_reward.train.weights import PolicyWeights, Role
@@ -31,13 +33,13 @@ _NEEDED: Final = "set_force_sum_reduction_for_comms"  # the youngest of the meth
 
 
 class FSDP2Strategy(DDPStrategy):
-    """Processes, checkpoints and numbers as under ``ddp``, but for weights that are spread over all ranks.
+    """Processes, checkpoints and numbers as under `ddp`, but for weights that are spread over all ranks.
 
-    Registered as ``fsdp2``, so that ``Trainer(strategy="fsdp2")`` and ``--trainer.strategy fsdp2`` name it once
+    Registered as `fsdp2`, so that `Trainer(strategy="fsdp2")` and `--trainer.strategy fsdp2` name it once
     `geneval_reward.train` is imported. For `FlowRL` alone, since only a module that says what it calls can be sharded.
 
     Args:
-        **kwargs: Of Lightning's ``DDPStrategy`` that concern processes, such as ``process_group_backend`` and ``timeout``.
+        **kwargs: Of Lightning's `DDPStrategy` that concern processes, such as `process_group_backend` and `timeout`.
     """
 
     strategy_name = "fsdp2"
@@ -46,7 +48,7 @@ class FSDP2Strategy(DDPStrategy):
         """Spread the transformer block by block, so that no GPU holds all of it; then move the rest."""
         weights = getattr(self.lightning_module, "weights", None)
         if weights is None:
-            raise ValueError(
+            raise UsageError(
                 f"strategy: expected a module of geneval_reward.train for fsdp2, got {type(self.lightning_module).__name__}; "
                 "use ddp, or Lightning's own ModelParallelStrategy"
             )
@@ -98,7 +100,7 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
 
     Args:
         weights: The policy; its adapters stay whole.
-        device_type: ``cuda`` or ``cpu``.
+        device_type: `cuda` or `cpu`.
 
     Raises:
         ValueError: If PyTorch is too old.
@@ -107,7 +109,7 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
     if not hasattr(getattr(fsdp, "FSDPModule", None), _NEEDED):
-        raise ValueError(
+        raise UsageError(
             f"strategy: expected a PyTorch with FSDPModule.{_NEEDED} for fsdp2, got {torch.__version__}; use ddp"
         )
     # Said of diffusers' blocks that return a part of a tensor. Nothing is done in place with it, here or there.
@@ -174,7 +176,7 @@ def idle_passes(
         conditions: One row.
         x: One latent.
         steps: Losses to yield.
-        roles: The forward passes of each, in order; ``trained`` is differentiated.
+        roles: The forward passes of each, in order; `trained` is differentiated.
     """
     t = torch.full((1,), 0.5, device=x.device)
     for _ in range(steps):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl import ema_decay, ema_update_
 from geneval_reward.train.sharding import like, whole
 
@@ -59,7 +60,7 @@ class PolicyWeights(nn.Module):
     ) -> None:
         super().__init__()
         if lora_rank < 0:
-            raise ValueError(f"lora_rank: expected an integer >= 0 (0: full fine-tuning), got {lora_rank}")
+            raise UsageError(f"lora_rank: expected an integer >= 0 (0: full fine-tuning), got {lora_rank}")
         self.lora = lora_rank > 0
         if self.lora:
             transformer.requires_grad_(False)
@@ -94,7 +95,7 @@ class PolicyWeights(nn.Module):
     def role(self, role: Role) -> Iterator[nn.Module]:
         """The transformer that plays a role; adapters are switched for the duration."""
         if (role == "old" and not self._has_old) or (role == "reference" and not self._has_reference):
-            raise ValueError(f"role: expected one that was asked for, got {role!r}; make PolicyWeights with it")
+            raise UsageError(f"role: expected one that was asked for, got {role!r}; make PolicyWeights with it")
         if role == "trained":
             yield self.transformer
         elif not self.lora:
@@ -117,14 +118,14 @@ class PolicyWeights(nn.Module):
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
-        """Move the old policy: ``old <- decay old + (1 - decay) trained``."""
+        """Move the old policy: `old <- decay old + (1 - decay) trained`."""
         ema_update_(self.old_parameters().values(), self.trained().values(), decay)
 
 
 class PolicyAverage:
     """A moving average of the trained weights in float32, for evaluation; not a module, so it is never trained or saved twice.
 
-    `GenEvalCallback(weights="ema")` finds it as ``pl_module.ema``.
+    `GenEvalCallback(weights="ema")` finds it as `pl_module.ema`.
 
     Args:
         weights: Whose trained parameters.
@@ -174,14 +175,14 @@ def check_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor], what
     """Raise ValueError unless two sets of named tensors have equal names and shapes."""
     missing, surplus = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
     if missing or surplus:
-        raise ValueError(
+        raise UsageError(
             f"checkpoint: expected {what} of this model, got one of another: {len(missing)} tensors are missing "
             f"(first: {missing[:1]}) and {len(surplus)} are not known (first: {surplus[:1]}); "
             "start with the pipeline and lora_rank that the checkpoint was made with"
         )
     for name, tensor in expected.items():
         if tensor.shape != got[name].shape:
-            raise ValueError(
+            raise UsageError(
                 f"checkpoint: expected {what} {name} of shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}; "
                 "start with the pipeline and lora_rank that the checkpoint was made with"
             )

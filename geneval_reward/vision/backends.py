@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.vision.protocols import Detector, Verifier
 
@@ -18,7 +19,7 @@ class Backend:
     """A detector and a verifier that belong together.
 
     Attributes:
-        name: ``lite``, ``paper`` or ``mmdet``.
+        name: `lite`, `paper` or `mmdet`.
         detector: Finds objects.
         verifier: Names colours.
         rules: The rules that this detector was given thresholds for.
@@ -43,12 +44,12 @@ def load_backend(
     """Load a backend's weights.
 
     Args:
-        name: ``lite`` (inside the package, no download), ``paper`` (the benchmark's own weights) or ``mmdet`` (the original
+        name: `lite` (inside the package, no download), `paper` (the benchmark's own weights) or `mmdet` (the original
             stack).
-        device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
-        precision: ``auto`` (fp16 autocast on CUDA, fp32 on the CPU), ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
-        rules: What :meth:`Rules.parse` takes; None for the backend's own profile.
-        **options: Passed to the detector (such as ``checkpoint``, ``swap_rb``).
+        device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+        precision: `auto` (fp16 autocast on CUDA, fp32 on the CPU), `fp32`, `tf32`, `fp16` or `bf16`.
+        rules: What `Rules.parse` takes; None for the backend's own profile.
+        **options: Passed to the detector (such as `checkpoint`, `swap_rb`).
 
     Raises:
         ValueError: For an unknown backend, device or precision.
@@ -56,14 +57,14 @@ def load_backend(
         SelfTestError: If the loaded detector does not see what it must.
     """
     if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     return BACKENDS[name](resolve_device(device), precision, rules, options)
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """``auto`` to CUDA where there is one, else the CPU; anything else to what torch calls it.
+    """`auto` to CUDA where there is one, else the CPU; anything else to what torch calls it.
 
     Raises:
         ValueError: If torch does not know the device, or it is CUDA and there is none.
@@ -73,9 +74,9 @@ def resolve_device(device: torch.device | str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: expected 'auto' or a torch device, got {device!r}") from error
+        raise UsageError(f"device: expected 'auto' or a torch device, got {device!r}") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected a device that is here, got {device!r}, and torch sees no CUDA; use 'cpu'")
+        raise UsageError(f"device: expected a device that is here, got {device!r}, and torch sees no CUDA; use 'cpu'")
     return resolved
 
 

@@ -39,10 +39,10 @@ def download(
     timeout: float = 30.0,
     pause: float = 1.0,
 ) -> str:
-    """Download ``url`` to ``target``.
+    """Download `url` to `target`.
 
-    The bytes go to ``<target>.part``. A killed download leaves that file, and the next call asks the server for the
-    rest; a server that cannot resume, or whose file has changed since, sends it anew. ``target`` appears only after
+    The bytes go to `<target>.part`. A killed download leaves that file, and the next call asks the server for the
+    rest; a server that cannot resume, or whose file has changed since, sends it anew. `target` appears only after
     the hash fits.
 
     Args:

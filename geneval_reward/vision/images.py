@@ -28,12 +28,12 @@ def as_images(images: Any) -> list[torch.Tensor]:
     """A batch of images in any accepted form as uint8 RGB tensors.
 
     Args:
-        images: A sequence of images, or one array ``(n, h, w, c)`` or ``(n, c, h, w)``. An image is a PIL image, or a
-            numpy array or torch tensor ``(h, w, c)`` or ``(c, h, w)`` with 1, 3 or 4 channels, uint8 in 0..255 or floating
+        images: A sequence of images, or one array `(n, h, w, c)` or `(n, c, h, w)`. An image is a PIL image, or a
+            numpy array or torch tensor `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 in 0..255 or floating
             in [0, 1]. Where both readings of a shape are possible, a tensor is channels first, an array channels last.
 
     Returns:
-        One ``(3, h, w)`` uint8 tensor per image, on the device where it was.
+        One `(3, h, w)` uint8 tensor per image, on the device where it was.
 
     Raises:
         ImageError: For anything else; the message names the index, what was expected and what came.
@@ -50,10 +50,10 @@ def as_images(images: Any) -> list[torch.Tensor]:
 
 
 def as_image(image: Any, where: str = "image") -> torch.Tensor:
-    """One image as a ``(3, h, w)`` uint8 RGB tensor.
+    """One image as a `(3, h, w)` uint8 RGB tensor.
 
     Args:
-        image: See :func:`as_images`.
+        image: See `as_images`.
         where: How errors call it.
 
     Raises:
@@ -69,13 +69,13 @@ def as_image(image: Any, where: str = "image") -> torch.Tensor:
 
 
 def load_image(path: str | Path) -> torch.Tensor:
-    """Read an image file as a ``(3, h, w)`` uint8 RGB tensor.
+    """Read an image file as a `(3, h, w)` uint8 RGB tensor.
 
     Args:
         path: A file that Pillow can read.
 
     Raises:
-        ImageError: If it is missing, truncated, no image, or larger than :data:`MAX_PIXELS`; the message names it.
+        ImageError: If it is missing, truncated, no image, or larger than `MAX_PIXELS`; the message names it.
     """
     try:
         with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 
@@ -62,7 +63,7 @@ def compare(first: Detections, second: Detections, threshold: float = 0.3) -> Di
         True
     """
     if first.image_size != second.image_size:
-        raise ValueError(f"second: expected detections of a {first.image_size} image, got {second.image_size}")
+        raise UsageError(f"second: expected detections of a {first.image_size} image, got {second.image_size}")
     a, b = (found[found.confidence > np.float32(threshold)] for found in (first, second))
     counts = [Counter(found.class_id.tolist()) for found in (a, b)]
     differ = tuple(CLASS_NAMES[c] for c in sorted(counts[0].keys() | counts[1].keys()) if counts[0][c] != counts[1][c])

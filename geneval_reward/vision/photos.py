@@ -19,7 +19,7 @@ class Photo:
     """One photograph: what is true of it, and its provenance.
 
     Attributes:
-        file: Its name in ``geneval_reward/data/photos``.
+        file: Its name in `geneval_reward/data/photos`.
         record: A GenEval record that is true of it.
         false_record: A GenEval record that is false of it.
         source: Package, version and file that it was taken from.
@@ -43,7 +43,7 @@ def photo(name: str) -> Image.Image:
     """A packaged photograph in RGB.
 
     Args:
-        name: A key of :data:`PHOTOS`.
+        name: A key of `PHOTOS`.
 
     Raises:
         KeyError: There is no such photograph.

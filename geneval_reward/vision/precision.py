@@ -8,22 +8,24 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 
+from geneval_reward.errors import UsageError
+
 Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 _AUTOCAST: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """Turn ``auto`` into what a device is best at.
+    """Turn `auto` into what a device is best at.
 
     Args:
-        precision: ``auto`` (``fp16`` on CUDA, ``fp32`` elsewhere), ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
+        precision: `auto` (`fp16` on CUDA, `fp32` elsewhere), `fp32`, `tf32`, `fp16` or `bf16`.
         device: Where the forward runs.
 
     Returns:
-        One of ``fp32, tf32, fp16, bf16``.
+        One of `fp32, tf32, fp16, bf16`.
 
     Raises:
-        ValueError: For another name, or ``tf32`` on a device that is not CUDA.
+        ValueError: For another name, or `tf32` on a device that is not CUDA.
 
     Example:
         >>> resolve_precision("auto", "cpu")
@@ -31,11 +33,11 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     """
     kind = torch.device(device).type
     if precision not in get_args(Precision):
-        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
+        raise UsageError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
     if precision == "auto":
         return "fp16" if kind == "cuda" else "fp32"
     if precision == "tf32" and kind != "cuda":
-        raise ValueError(f"precision: expected 'fp32' on {kind}, got 'tf32', which only CUDA devices have")
+        raise UsageError(f"precision: expected 'fp32' on {kind}, got 'tf32', which only CUDA devices have")
     return precision
 
 
@@ -44,11 +46,11 @@ def precision_scope(precision: str, device: torch.device | str) -> Iterator[None
     """Run a block in one number format, whatever autocast is on outside, without gradients.
 
     Half formats are autocast over float32 weights: pure half weights lose accuracy in Mask2Former's reference points,
-    and CPU ``grid_sample`` is wrong in them. ``fp32`` switches TF32 off for the block and ``tf32`` switches it on; both
+    and CPU `grid_sample` is wrong in them. `fp32` switches TF32 off for the block and `tf32` switches it on; both
     give the process-wide flags back as they were.
 
     Args:
-        precision: A resolved precision (:func:`resolve_precision`).
+        precision: A resolved precision (`resolve_precision`).
         device: Where the block runs.
     """
     kind = torch.device(device).type

@@ -1,7 +1,7 @@
 """mmdet 2.x's test pipeline: read, resize, pad and normalise, to the bit.
 
 OpenCV's bilinear resize works on uint8, rounds, and does not smooth when it shrinks; PIL's and torch's differ. Sizes,
-padding and constants are those of mmdet's ``mask2former_r50_lsj_8x2_50e_coco`` config (2.28).
+padding and constants are those of mmdet's `mask2former_r50_lsj_8x2_50e_coco` config (2.28).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STD: Final = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of one image on its way, each ``(height, width)``.
+    """Sizes of one image on its way, each `(height, width)`.
 
     Attributes:
         original: Of the image.
@@ -44,7 +44,7 @@ def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     """Read an image as the benchmark's detector does: 8 bits, three channels, alpha dropped, turned as EXIF says.
 
     Returns:
-        ``(3, H, W)`` uint8 RGB.
+        `(3, H, W)` uint8 RGB.
 
     Raises:
         ImageError: If there is no such file or it cannot be decoded.
@@ -88,10 +88,10 @@ def resize_and_pad(image: torch.Tensor) -> tuple[torch.Tensor, Geometry]:
     """Resize one image and pad it at the right and bottom with grey 128.
 
     Args:
-        image: ``(3, H, W)`` uint8, on any device; the channels' order does not matter here.
+        image: `(3, H, W)` uint8, on any device; the channels' order does not matter here.
 
     Returns:
-        ``(3, Hp, Wp)`` uint8 on the CPU, and the sizes.
+        `(3, Hp, Wp)` uint8 on the CPU, and the sizes.
 
     Raises:
         ImageError: If the tensor is not such an image.
@@ -115,7 +115,7 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     A table of the 256 values a channel can have gives mmcv's arithmetic bit for bit on any device.
 
     Args:
-        pixels: ``(B, 3, H, W)`` uint8 RGB.
+        pixels: `(B, 3, H, W)` uint8 RGB.
 
     Returns:
         The same shape, float32.

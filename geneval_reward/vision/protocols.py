@@ -37,10 +37,10 @@ class ColorQuery:
     """One object whose colour is asked.
 
     Attributes:
-        image: ``(3, H, W)`` uint8 RGB, the whole image.
-        xyxy: Its box ``(4,)`` float32 in pixels of that image.
+        image: `(3, H, W)` uint8 RGB, the whole image.
+        xyxy: Its box `(4,)` float32 in pixels of that image.
         class_name: Its class; CLIP's text prompts name it.
-        mask: ``(H, W)`` bool of the whole image, or None if the detector gives none.
+        mask: `(H, W)` bool of the whole image, or None if the detector gives none.
     """
 
     image: torch.Tensor
@@ -59,11 +59,11 @@ class Detector(Protocol):
         """Find objects in a batch.
 
         Args:
-            images: uint8 RGB tensors ``(3, H, W)``; sizes may differ; on any device.
-            wanted: What is asked of each image, as long as ``images``.
+            images: uint8 RGB tensors `(3, H, W)`; sizes may differ; on any device.
+            wanted: What is asked of each image, as long as `images`.
 
         Returns:
-            One :class:`Detections` per image, in order, boxes in pixels of that image, at most what ``wanted`` asks.
+            One `Detections` per image, in order, boxes in pixels of that image, at most what `wanted` asks.
         """
         ...
 
@@ -89,7 +89,7 @@ class Verifier(Protocol):
             queries: Objects of a whole batch of images; one forward serves them all.
 
         Returns:
-            ``(n, 10)`` float32 in the order of :data:`geneval_reward.prompts.COLORS`. Rows sum to at most 1; the
+            `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`. Rows sum to at most 1; the
             rest is "none of the ten", and an object has no colour where that rest is larger than every colour.
         """
         ...

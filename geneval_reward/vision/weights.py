@@ -1,7 +1,7 @@
 """Where weights are: a path, a folder, an environment variable, the user's cache, or the public address.
 
-Files of the user's cache stand in ``<cache>/weights``; ``GENEVAL_REWARD_CACHE`` names another folder than the system's
-usual one. ``GENEVAL_REWARD_OFFLINE=1`` forbids downloads.
+Files of the user's cache stand in `<cache>/weights`; `GENEVAL_REWARD_CACHE` names another folder than the system's
+usual one. `GENEVAL_REWARD_OFFLINE=1` forbids downloads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WeightFile:
     """A published file of weights.
 
     Attributes:
-        key: Its name in ``geneval-reward weights``.
+        key: Its name in `geneval-reward weights`.
         about: What it is, in a few words.
         url: Its public address; the last part is its file name.
         sha256_prefix: The first digits of its sha256. OpenMMLab publishes 8, in the file name.
@@ -92,7 +92,7 @@ KNOWN_FILES: Final = {
 
 
 def cache_dir() -> Path:
-    """The package's cache folder: ``GENEVAL_REWARD_CACHE``, or the system's place for user caches."""
+    """The package's cache folder: `GENEVAL_REWARD_CACHE`, or the system's place for user caches."""
     import platformdirs
 
     chosen = os.environ.get("GENEVAL_REWARD_CACHE")
@@ -101,7 +101,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def file_lock(path: Path, timeout: float = -1.0) -> Iterator[None]:
-    """Hold a lock beside ``path`` against other processes; waits without end unless a timeout (seconds) is given.
+    """Hold a lock beside `path` against other processes; waits without end unless a timeout (seconds) is given.
 
     Raises:
         OSError: If the lock file cannot be made.
@@ -162,7 +162,7 @@ def fetch(
     attempts: int = 5,
     pause: float = 1.0,
 ) -> Path:
-    """Download a file into a folder (the cache's ``weights`` if None), once, however many processes ask.
+    """Download a file into a folder (the cache's `weights` if None), once, however many processes ask.
 
     Raises:
         WeightsError: If it cannot be downloaded; the message says which file to put where.

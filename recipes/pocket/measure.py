@@ -1,4 +1,4 @@
-"""What the ``lite`` detector makes of the pocket world: how far its scores can be trusted there.
+"""What the `lite` detector makes of the pocket world: how far its scores can be trusted there.
 
     python recipes/pocket/measure.py --scenes 4 --out out/pocket_measure
 

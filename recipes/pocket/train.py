@@ -6,8 +6,8 @@ A rectified flow (Liu et al. 2022; logit-normal times as in Stable Diffusion 3, 
 Captions of the training set are partly wrong, as web captions are, so the model is an honest base: right about single
 objects, often wrong about counts, places and whose colour is whose. No reward is used here.
 
-Goes on after an interruption with ``--ckpt_path last``. Writes the averaged weights as a diffusers folder, with their
-provenance, to ``model.out``.
+Goes on after an interruption with `--ckpt_path last`. Writes the averaged weights as a diffusers folder, with their
+provenance, to `model.out`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Scenes(lightning.LightningDataModule):
         seed: Of all scenes and captions.
         batch_size: Scenes a step.
         mix: Weight of each task's captions.
-        noise: How often a caption is wrong; see :class:`geneval_reward.pocket.world.Noise`.
+        noise: How often a caption is wrong; see `geneval_reward.pocket.world.Noise`.
         workers: Processes that make scenes beside the training; 0 makes them in it.
     """
 
@@ -113,12 +113,12 @@ class PocketFlow(lightning.LightningModule):
 
     Args:
         seed: Of the first weights.
-        lr: Highest learning rate of AdamW; it rises over ``warmup`` steps and falls to 0 at the last.
+        lr: Highest learning rate of AdamW; it rises over `warmup` steps and falls to 0 at the last.
         warmup: Steps.
         ema: Decay of the moving average.
         uncaptioned: Share of captions that are left out, which makes empty prompts and guidance work.
         out: Folder for the averaged weights; not written if None.
-        generate_steps: Steps of :meth:`generate`.
+        generate_steps: Steps of `generate`.
     """
 
     def __init__(
@@ -187,13 +187,13 @@ class PocketFlow(lightning.LightningModule):
             self.export(Path(self.hparams.out))
 
     def generate(self, prompts: list[str], seeds: list[int], **kwargs: Any) -> list[Any]:
-        """Images of the weights in training; what ``GenEvalCallback`` calls."""
+        """Images of the weights in training; what `GenEvalCallback` calls."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         kwargs = {"num_inference_steps": self.hparams.generate_steps} | kwargs
         return self.pipe(prompts, generator=generators, **kwargs).images
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as float16 in a diffusers folder, with ``PROVENANCE.json``."""
+        """Write the averaged weights as float16 in a diffusers folder, with `PROVENANCE.json`."""
         pipe = build_pipeline(self.hparams.seed)
         pipe.transformer.load_state_dict(self.averaged.module["transformer"].state_dict())
         pipe.text_encoder.load_state_dict(self.averaged.module["text"].state_dict())

@@ -1,4 +1,4 @@
-"""One of the processes of ``test_ddp.py``: runs every scenario in one process group and writes down what it saw.
+"""One of the processes of `test_ddp.py`: runs every scenario in one process group and writes down what it saw.
 
 torchrun --nproc-per-node 2 ddp_worker.py FOLDER
 """

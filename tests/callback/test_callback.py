@@ -158,7 +158,7 @@ def test_validate_alone(tmp_path: Path) -> None:
 
 
 class Rising:
-    """Pictures whose score rises from round to round: the first ``n`` of the batch are bright."""
+    """Pictures whose score rises from round to round: the first `n` of the batch are bright."""
 
     def __init__(self, *bright: int) -> None:
         self.bright = list(bright)

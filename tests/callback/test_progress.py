@@ -15,7 +15,7 @@ pytestmark = QUIET
 
 
 class Task:
-    """What rich's ``Progress`` offers."""
+    """What rich's `Progress` offers."""
 
     def __init__(self) -> None:
         self.log: list[Any] = []

@@ -1,4 +1,4 @@
-"""``geneval-reward compare`` as a user runs it."""
+"""`geneval-reward compare` as a user runs it."""
 
 import json
 

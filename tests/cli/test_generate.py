@@ -1,4 +1,4 @@
-"""``geneval-reward generate``: the benchmark's layout, resumed, and refusals."""
+"""`geneval-reward generate`: the benchmark's layout, resumed, and refusals."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``geneval-reward sweep`` with the pocket model."""
+"""`geneval-reward sweep` with the pocket model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``weights`` and ``parity`` on the small checkpoint; their detectors are tested in tests/vision."""
+"""`weights` and `parity` on the small checkpoint; their detectors are tested in tests/vision."""
 
 from __future__ import annotations
 

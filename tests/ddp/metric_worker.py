@@ -1,6 +1,6 @@
 """A 2-process gloo group of which each rank scores its share and writes down what it computed.
 
-Run by ``tests/test_metric.py`` as ``metric_worker.py FOLDER``. The shares are uneven, and in one round a rank has none.
+Run by `tests/test_metric.py` as `metric_worker.py FOLDER`. The shares are uneven, and in one round a rank has none.
 """
 
 import json
@@ -27,7 +27,7 @@ def number(image: torch.Tensor) -> int:
 
 
 def answers(image: torch.Tensor) -> dict[str, list[list[float]]]:
-    """Row ``r`` shows the first object of its record: four times where r % 3 == 0, unsurely where r % 4 == 2."""
+    """Row `r` shows the first object of its record: four times where r % 3 == 0, unsurely where r % 4 == 2."""
     row = number(image)
     confidence = 0.4 if row % 4 == 2 else 0.95
     boxes = [[7.0 * i, 2.0, 7.0 * i + 6, 12.0, confidence - 0.01 * i] for i in range(4 if row % 3 == 0 else 1)]
@@ -40,7 +40,7 @@ def images_of(rows: list[int]) -> list[torch.Tensor]:
 
 
 def feed(metric: GenEvalScore, rows: list[int], forward: bool = False) -> list[float]:
-    """Two images a batch; the values of the batches if ``forward``."""
+    """Two images a batch; the values of the batches if `forward`."""
     values = []
     for start in range(0, len(rows), 2):
         batch = rows[start : start + 2]

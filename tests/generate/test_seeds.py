@@ -1,4 +1,4 @@
-"""``seed_for``: stable, distinct, and of a size that the generators take."""
+"""`seed_for`: stable, distinct, and of a size that the generators take."""
 
 from __future__ import annotations
 

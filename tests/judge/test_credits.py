@@ -1,4 +1,4 @@
-"""The credits on small scenes. ``flow_grpo``, official and strict figures were measured by running the public Flow-GRPO
+"""The credits on small scenes. `flow_grpo`, official and strict figures were measured by running the public Flow-GRPO
 reward function on the same synthetic detections."""
 
 from typing import Any
@@ -27,7 +27,7 @@ def see(record: dict[str, Any], scene: Scene, rules: Any = None) -> Verdict:
 
 
 def some(name: str, count: int, color: str | None = None) -> Scene:
-    """``count`` separate objects, the first most confident."""
+    """`count` separate objects, the first most confident."""
     return [(name, (8.0 * i, 0, 8.0 * i + 6, 6), 0.99 - 0.002 * i, color) for i in range(count)]
 
 

@@ -1,6 +1,6 @@
 """The public programs' answers on 1,200 images.
 
-``tests/data/verdicts.jsonl.xz`` holds what the benchmark's ``evaluate_images.py`` and the public Flow-GRPO reward answered
+`tests/data/verdicts.jsonl.xz` holds what the benchmark's `evaluate_images.py` and the public Flow-GRPO reward answered
 for given detections and colours. Numbers are written as the shortest decimal that gives the same float32.
 """
 

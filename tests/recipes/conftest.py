@@ -35,7 +35,7 @@ def recipe():
 
 @pytest.fixture
 def two_processes():
-    """Runs worker.py with some arguments in two gloo processes; ``with`` waits for them, and ends them on any error."""
+    """Runs worker.py with some arguments in two gloo processes; `with` waits for them, and ends them on any error."""
 
     @contextmanager
     def run(*arguments):

@@ -38,7 +38,7 @@ def test_reaches_the_data_distribution(shape, solver):
 
 
 def quantile_error(solver, start, end, n):
-    """Largest error of carrying quantiles of the marginal at ``start`` to the one at ``end`` in n steps."""
+    """Largest error of carrying quantiles of the marginal at `start` to the one at `end` in n steps."""
     z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     (x, expected) = ((1 - t) * MEAN + math.hypot((1 - t) * SPREAD, t) * z for t in (start, end))
     sigmas = torch.linspace(start, end, n + 1, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Scorers for worker processes: what the detector answers, and what happens to its process, is written in the image.
 
-The first pixel of an image is ``(what, value, confidence)``; the answer is one bench of that confidence.
+The first pixel of an image is `(what, value, confidence)`; the answer is one bench of that confidence.
 """
 
 import os
@@ -15,7 +15,7 @@ PLAIN, SLEEP, RAISE, DIE, DIE_ONCE = range(5)
 
 
 def picture(confidence: int = 200, what: int = PLAIN, value: int = 0, size: int = 8) -> torch.Tensor:
-    """``(3, size, size)`` uint8."""
+    """`(3, size, size)` uint8."""
     image = torch.zeros(3, size, size, dtype=torch.uint8)
     image[:, 0, 0] = torch.tensor([what, value, confidence])
     return image

@@ -16,7 +16,7 @@ def round_folder(log_dir: str | Path, name: str, step: int) -> Path:
 
 
 def write_round(record: ScoreRecord, folder: Path) -> Path:
-    """Write ``results.jsonl`` (all images), ``summary.json``, the shown pictures, and the same with boxes under ``boxes/``.
+    """Write `results.jsonl` (all images), `summary.json`, the shown pictures, and the same with boxes under `boxes/`.
 
     Args:
         record: The round.

@@ -1,4 +1,4 @@
-"""``ScoreRecord``: one round of scores, as trackers show it."""
+"""`ScoreRecord`: one round of scores, as trackers show it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class ScoreRecord:
     """One round of scores.
 
     Attributes:
-        name: Prefix of all keys, such as ``geneval``.
+        name: Prefix of all keys, such as `geneval`.
         step: Number of optimizer steps.
-        metrics: Scalars by full key, such as ``geneval/overall``.
+        metrics: Scalars by full key, such as `geneval/overall`.
         samples: All images, of which those with a picture are shown.
         backend: Name of the scorer's backend.
         fingerprint: What decides the scorer's answers.
@@ -78,7 +78,7 @@ class ScoreRecord:
         ]
 
     def table(self) -> list[list[Any]]:
-        """Shown samples by :data:`TABLE_COLUMNS`; the image as a PIL image."""
+        """Shown samples by `TABLE_COLUMNS`; the image as a PIL image."""
         return [
             [
                 sample.verdict.spec.prompt,

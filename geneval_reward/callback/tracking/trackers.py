@@ -43,11 +43,11 @@ class ScalarTracker:
 
 
 class TensorBoardTracker(ScalarTracker):
-    """Scalars, pictures with boxes, and a table as text, where the experiment is a TensorBoard ``SummaryWriter``."""
+    """Scalars, pictures with boxes, and a table as text, where the experiment is a TensorBoard `SummaryWriter`."""
 
     @staticmethod
     def fits(experiment: Any) -> bool:
-        """Whether it can do what a ``SummaryWriter`` can."""
+        """Whether it can do what a `SummaryWriter` can."""
         return all(callable(getattr(experiment, name, None)) for name in ("add_image", "add_text"))
 
     def show(self, record: ScoreRecord, results: Path | None) -> None:
@@ -64,11 +64,11 @@ class TensorBoardTracker(ScalarTracker):
 
 
 class MLFlowTracker(ScalarTracker):
-    """Scalars, pictures with boxes, a table and the results file, where the experiment is an ``MlflowClient``."""
+    """Scalars, pictures with boxes, a table and the results file, where the experiment is an `MlflowClient`."""
 
     @staticmethod
     def fits(experiment: Any) -> bool:
-        """Whether it can do what an ``MlflowClient`` can."""
+        """Whether it can do what an `MlflowClient` can."""
         return all(callable(getattr(experiment, name, None)) for name in ("log_image", "log_table", "log_artifact"))
 
     def show(self, record: ScoreRecord, results: Path | None) -> None:
@@ -91,7 +91,7 @@ class MLFlowTracker(ScalarTracker):
 
 
 def tracker_for(logger: Any) -> Tracker:
-    """The tracker that shows most in a logger, by what its ``experiment`` can do."""
+    """The tracker that shows most in a logger, by what its `experiment` can do."""
     experiment = getattr(logger, "experiment", None)
     for kind in (WandbTracker, TensorBoardTracker, MLFlowTracker):
         if kind.fits(experiment):

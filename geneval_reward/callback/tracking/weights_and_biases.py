@@ -23,7 +23,7 @@ class WandbTracker:
     """Shows rounds in the run that a W&B logger has; it never starts one of its own.
 
     Args:
-        logger: The logger; its ``experiment`` is a W&B run.
+        logger: The logger; its `experiment` is a W&B run.
     """
 
     def __init__(self, logger: Any) -> None:

@@ -1,4 +1,4 @@
-"""The training part of ``geneval-reward demo``: a live table, before and after, and the report."""
+"""The training part of `geneval-reward demo`: a live table, before and after, and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = ("epoch", "images", "seconds", "reward", "held out", "audit gap", "ze
 def train_and_report(
     out: Path, method: str, quick: bool, seed: int, scorer: GenEvalScorer, messages: Console, output: Console
 ) -> Path:
-    """Fine-tune the pocket model, print before and after, and write ``training-<method>.html``; returns the page."""
+    """Fine-tune the pocket model, print before and after, and write `training-<method>.html`; returns the page."""
     from geneval_reward.demo.training import train_pocket
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in

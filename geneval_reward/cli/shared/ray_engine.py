@@ -1,4 +1,4 @@
-"""``geneval-reward score --engine ray``: what of it differs from scoring in one process."""
+"""`geneval-reward score --engine ray`: what of it differs from scoring in one process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores
@@ -74,7 +76,7 @@ def score_with_ray(
             )
             bar.update(task, completed=found.shards)
     except ModuleNotFoundError as error:
-        raise ValueError(f"--engine {error}") from error
+        raise UsageError(f"--engine {error}") from error
     except KeyboardInterrupt:
         messages.print(f"stopped; {out}.shards holds what was scored, go on with --resume")
         raise typer.Exit(1) from None

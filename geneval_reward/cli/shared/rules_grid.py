@@ -1,4 +1,4 @@
-"""``geneval-reward summary --rules confidence=.1:.9:.1``: a table and a picture over a grid of thresholds."""
+"""`geneval-reward summary --rules confidence=.1:.9:.1`: a table and a picture over a grid of thresholds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from geneval_reward.errors import UsageError
+
 if TYPE_CHECKING:
     from geneval_reward.results import Results
 
@@ -21,10 +23,10 @@ def print_rules_grid(results: Results, rules: Sequence[str], credit: str, form: 
 
     Args:
         results: What the file holds.
-        rules: Values of ``--rules``.
+        rules: Values of `--rules`.
         credit: What is averaged.
-        form: ``table``, ``json``, ``csv`` or ``markdown``.
-        plot: The picture; None: beside the file, as ``NAME.rules.png``.
+        form: `table`, `json`, `csv` or `markdown`.
+        plot: The picture; None: beside the file, as `NAME.rules.png`.
 
     Returns:
         Whether the file is complete, as for a summary without a grid.
@@ -38,7 +40,7 @@ def print_rules_grid(results: Results, rules: Sequence[str], credit: str, form: 
     from geneval_reward.study.rules_grid import cells_of, judge_grid, save_plot, to_dict
 
     if form not in ("table", "json", "csv", "markdown"):
-        raise ValueError(f"format: expected table, json, csv or markdown for a grid of rules, got {form!r}")
+        raise UsageError(f"format: expected table, json, csv or markdown for a grid of rules, got {form!r}")
     grid = judge_grid(results, rules, credit)
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     header, rows = cells_of(grid)

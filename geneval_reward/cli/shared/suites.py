@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_suite(name: str) -> tuple[PromptSpec, ...]:
-    """The prompts that ``--suite`` names."""
+    """The prompts that `--suite` names."""
     if name == "official":
         return official_suite()
     if name == "pocket":
@@ -33,7 +33,7 @@ def read_suite(name: str) -> tuple[PromptSpec, ...]:
 
 
 def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | None:
-    """The subset that ``--subset`` names; None for the whole set."""
+    """The subset that `--subset` names; None for the whole set."""
     if size is None:
         return None
     from geneval_reward.generate import stratified_subset
@@ -43,7 +43,7 @@ def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | Non
 
 
 def call_arguments(pairs: Sequence[str] | None, **named: Any) -> dict[str, Any]:
-    """Arguments of the generator's calls from ``--set name=value`` and options of their own; those that are None are left out.
+    """Arguments of the generator's calls from `--set name=value` and options of their own; those that are None are left out.
 
     Example:
         >>> call_arguments(["height=512", "negative_prompt=blurry"], num_inference_steps=None)

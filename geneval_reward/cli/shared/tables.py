@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(summary: Summary, output: Console, messages: Console) -> None:
-    """Print the benchmark's table with intervals on ``output``, and what is wrong with it on ``messages``."""
+    """Print the benchmark's table with intervals on `output`, and what is wrong with it on `messages`."""
     scores, found = summary.scores, summary.completeness
     judged = f"{summary.backend or 'unknown backend'} {summary.fingerprint or ''}".strip()
     table = Table(title=f"GenEval, credit {summary.credit}, judged by {judged}", title_justify="left")
@@ -59,7 +59,7 @@ def print_summary(summary: Summary, output: Console, messages: Console) -> None:
 
 
 def summary_text(summary: Summary, format: str) -> str:
-    """The table as json, csv (name, value, low, high, images, prompts), markdown or latex (for ``booktabs``)."""
+    """The table as json, csv (name, value, low, high, images, prompts), markdown or latex (for `booktabs`)."""
     data = summary.to_dict()
     if format == "json":
         return json.dumps(data, indent=2) + "\n"

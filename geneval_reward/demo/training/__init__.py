@@ -1,6 +1,6 @@
 """Train the packaged pocket model from the packaged detector's rewards, and tell what came of it; `geneval-reward demo` shows it.
 
-Needs the extras ``lightning``, ``diffusers`` and, for the page, ``report``.
+Needs the extras `lightning`, `diffusers` and, for the page, `report`.
 """
 
 from geneval_reward.demo.training.clock import Progress

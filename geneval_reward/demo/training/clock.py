@@ -13,10 +13,10 @@ from lightning.pytorch import Callback
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a demo stands; given to its ``progress`` function.
+    """Where a demo stands; given to its `progress` function.
 
     Attributes:
-        stage: ``before``, ``train`` or ``after``.
+        stage: `before`, `train` or `after`.
         fraction: Of the whole time, in [0, 1].
         seconds: Since the beginning.
         epoch: Epochs trained.

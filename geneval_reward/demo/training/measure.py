@@ -50,7 +50,7 @@ class Measured:
 
 
 def measure(module: Any, judge: GenEvalScorer, specs: Sequence[PromptSpec], per_prompt: int) -> Measured:
-    """Sample with the module's ``generate`` and judge.
+    """Sample with the module's `generate` and judge.
 
     Args:
         module: A `FlowRL`.
@@ -59,7 +59,7 @@ def measure(module: Any, judge: GenEvalScorer, specs: Sequence[PromptSpec], per_
         per_prompt: Images of each.
 
     Returns:
-        ``len(specs) * per_prompt`` images with verdicts.
+        `len(specs) * per_prompt` images with verdicts.
     """
     jobs = [(spec, seed_for(SEED, spec.prompt, index)) for spec in specs for index in range(per_prompt)]
     verdicts: list[Verdict] = []

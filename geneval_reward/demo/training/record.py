@@ -1,4 +1,4 @@
-"""What a demo's run leaves in ``training-<method>.json``: enough to set several methods side by side."""
+"""What a demo's run leaves in `training-<method>.json`: enough to set several methods side by side."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RunRecord:
     """A run in numbers.
 
     Attributes:
-        method: ``nft`` or ``flow-grpo``.
+        method: `nft` or `flow-grpo`.
         seed: Of prompts and noise in training.
         minutes: That it was given.
         before: Overall held-out score with its 95 % interval: value, low, high.
@@ -120,7 +120,7 @@ class RunRecord:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write ``training-<method>.json``; an earlier run of the method is replaced."""
+        """Write `training-<method>.json`; an earlier run of the method is replaced."""
         path = folder / f"training-{self.method}.json"
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path

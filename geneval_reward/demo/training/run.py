@@ -23,6 +23,7 @@ from geneval_reward.callback import GenEvalCallback
 from geneval_reward.demo.training.clock import Clock, Progress
 from geneval_reward.demo.training.measure import SEED, Measured, measure
 from geneval_reward.demo.training.settings import LAUNCH_LINES, Method, Settings, check_method, settings_for
+from geneval_reward.errors import UsageError
 from geneval_reward.judge import Verdict
 from geneval_reward.pocket.prompts import pocket_suite
 from geneval_reward.prompts import PromptSpec
@@ -60,7 +61,7 @@ class TrainingDemo:
     """What came of it.
 
     Attributes:
-        method: ``nft`` or ``flow-grpo``.
+        method: `nft` or `flow-grpo`.
         settings: What it was trained with.
         curve: One entry an epoch.
         before: Scores on the held-out prompts, with intervals clustered by prompt.
@@ -107,13 +108,13 @@ def train_pocket(
     """Measure, train, measure.
 
     Args:
-        method: ``nft`` (DiffusionNFT) or ``flow-grpo``.
+        method: `nft` (DiffusionNFT) or `flow-grpo`.
         quick: Two minutes in place of ten.
-        settings: In place of those of ``quick``.
+        settings: In place of those of `quick`.
         seed: Of prompts and noise in training; the held-out images have always the same noise.
         out: Folder for Lightning's CSV log, the last checkpoint and the callback's pictures; None keeps nothing.
-        scorer: The judge; the ``lite`` backend if None.
-        second: The judge of the audit; if None, ``lite`` with stricter rules (or the given scorer) on mirrored and scaled
+        scorer: The judge; the `lite` backend if None.
+        second: The judge of the audit; if None, `lite` with stricter rules (or the given scorer) on mirrored and scaled
             images.
         pipeline: What is trained.
         progress: Told after each measurement and each epoch; an exception in it ends the run.
@@ -127,7 +128,7 @@ def train_pocket(
     chosen = settings or settings_for(method, quick=quick)
     check_method(method)
     if not chosen.minutes > 0:
-        raise ValueError(f"settings.minutes: expected a number > 0, got {chosen.minutes}")
+        raise UsageError(f"settings.minutes: expected a number > 0, got {chosen.minutes}")
     tell = progress or (lambda _: None)
     begun = time.monotonic()
     if scorer is None:
@@ -190,7 +191,7 @@ def train_pocket(
 
 
 def strict_lite() -> GenEvalScorer:
-    """The audit's judge where there is no other detector: ``lite`` with thresholds that the rewards do not use."""
+    """The audit's judge where there is no other detector: `lite` with thresholds that the rewards do not use."""
     return GenEvalScorer.from_pretrained(
         "lite", device="cpu", rules="lite,confidence=0.5,counting_confidence=0.6,max_overlap=0.5"
     )

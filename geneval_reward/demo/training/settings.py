@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from geneval_reward.errors import UsageError
+
 Method = Literal["nft", "flow-grpo"]
 
 LAUNCH_LINES = {
@@ -71,7 +73,7 @@ _QUICK: dict[str, dict[str, Any]] = {
 
 
 def settings_for(method: Method = "nft", *, quick: bool = False) -> Settings:
-    """The demo's settings: ten minutes on two CPU cores, or two with ``quick``.
+    """The demo's settings: ten minutes on two CPU cores, or two with `quick`.
 
     Raises:
         ValueError: If the method is unknown.
@@ -91,4 +93,4 @@ def check_method(method: str) -> None:
         ValueError: If it is one.
     """
     if method not in _MODULES:
-        raise ValueError(f"method: expected {' or '.join(_MODULES)}, got {method!r}")
+        raise UsageError(f"method: expected {' or '.join(_MODULES)}, got {method!r}")

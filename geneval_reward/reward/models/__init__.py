@@ -1,19 +1,20 @@
-"""Other people's rewards as parts of a :class:`~geneval_reward.reward.CompositeReward`, by name.
+"""Other people's rewards as parts of a `CompositeReward`, by name.
 
 | name | class | weights |
 |---|---|---|
-| ``clip_score`` | :class:`CLIPScoreReward` | a CLIP model, by torchmetrics |
-| ``clip_iqa`` | :class:`CLIPIQAReward` | a CLIP model, by torchmetrics |
-| ``pick_score`` | :class:`PickScore` | ``yuvalkirstain/PickScore_v1`` |
-| ``hps_v2``, ``hps_v2.1`` | :class:`HPS` | ``xswu/HPSv2`` |
-| ``image_reward`` | :class:`ImageReward` | ``THUDM/ImageReward`` |
+| `clip_score` | `CLIPScoreReward` | a CLIP model, by torchmetrics |
+| `clip_iqa` | `CLIPIQAReward` | a CLIP model, by torchmetrics |
+| `pick_score` | `PickScore` | `yuvalkirstain/PickScore_v1` |
+| `hps_v2`, `hps_v2.1` | `HPS` | `xswu/HPSv2` |
+| `image_reward` | `ImageReward` | `THUDM/ImageReward` |
 
-Each takes ``(images, prompts)`` and answers one number a sample, None where an image cannot be read. Weights are fetched
-from the hub at the first call, or read from the folder or file that ``model`` names.
+Each takes `(images, prompts)` and answers one number a sample, None where an image cannot be read. Weights are fetched
+from the hub at the first call, or read from the folder or file that `model` names.
 """
 
 from typing import Any
 
+from geneval_reward.errors import UsageError
 from geneval_reward.reward.models.base import ModelReward
 from geneval_reward.reward.models.hps import HPS
 from geneval_reward.reward.models.image_reward import ImageReward
@@ -48,5 +49,5 @@ def model_reward(name: str, **options: Any) -> ModelReward:
         "image_reward": ImageReward,
     }
     if name not in kinds:
-        raise ValueError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}")
+        raise UsageError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}")
     return kinds[name](**options)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from geneval_reward.errors import GenEvalError, ImageError
+from geneval_reward.errors import GenEvalError, ImageError, UsageError
 from geneval_reward.reward.inputs import prompt_texts
 from geneval_reward.vision.backends import resolve_device
 from geneval_reward.vision.images import as_image
@@ -23,9 +23,9 @@ class ModelReward(ABC):
 
     Args:
         model: A hub id or a local folder.
-        device: A torch device or ``auto``.
+        device: A torch device or `auto`.
         batch_size: Images a forward, >= 1.
-        loader: Makes what :meth:`load` would: for weights of one's own. Must pickle if the reward is to.
+        loader: Makes what `load` would: for weights of one's own. Must pickle if the reward is to.
 
     Raises:
         ValueError: If the batch size is not a number of images.
@@ -38,7 +38,7 @@ class ModelReward(ABC):
         self, model: str, *, device: torch.device | str = "auto", batch_size: int = 32, loader: Loaded | None = None
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
+            raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
         self.model, self.batch_size, self.loader = model, batch_size, loader
         self.device = device
         self.__name__ = self.name
@@ -57,22 +57,22 @@ class ModelReward(ABC):
         """One number each.
 
         Args:
-            loaded: What :meth:`load` gave.
-            images: uint8 ``(3, h, w)``, on the CPU.
-            texts: As many; empty strings where :attr:`needs_prompts` is false.
+            loaded: What `load` gave.
+            images: uint8 `(3, h, w)`, on the CPU.
+            texts: As many; empty strings where `needs_prompts` is false.
             device: Where the network is.
 
         Returns:
-            ``(n,)``.
+            `(n,)`.
         """
 
     def __call__(self, images: Any, prompts: Any = None, metadata: Any = None) -> list[float | None]:
         """Rewards of a batch.
 
         Args:
-            images: What :meth:`GenEvalScorer.score` takes.
+            images: What `GenEvalScorer.score` takes.
             prompts: Texts, chats, records or specs, one per image.
-            metadata: Records, whose prompts count where ``prompts`` is None.
+            metadata: Records, whose prompts count where `prompts` is None.
 
         Returns:
             One number per image; None where the image cannot be read or the network gives no finite number.
@@ -85,7 +85,7 @@ class ModelReward(ABC):
         count = len(images)
         texts = prompt_texts(prompts, metadata) if self.needs_prompts else [""] * count
         if len(texts) != count:
-            raise ValueError(f"prompts: expected {count}, one per image, got {len(texts)}")
+            raise UsageError(f"prompts: expected {count}, one per image, got {len(texts)}")
         ready: dict[int, torch.Tensor] = {}
         first = None
         for index, image in enumerate(images):
@@ -140,10 +140,10 @@ def features(found: Any) -> torch.Tensor:
     """CLIP's projected features, of unit length: transformers 5 returns them within an output object.
 
     Args:
-        found: What ``get_image_features`` or ``get_text_features`` gave.
+        found: What `get_image_features` or `get_text_features` gave.
 
     Returns:
-        ``(n, d)``.
+        `(n, d)`.
     """
     return F.normalize(plain(found), dim=-1)
 
@@ -155,7 +155,7 @@ def plain(found: Any) -> torch.Tensor:
 
 
 def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Images through a processor of transformers, ``(n, 3, s, s)``."""
+    """Images through a processor of transformers, `(n, 3, s, s)`."""
     pixels: Any = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
         "pixel_values"
     ]

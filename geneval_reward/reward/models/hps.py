@@ -8,28 +8,29 @@ from typing import Any, Final
 import torch
 from torch.nn import functional as F
 
+from geneval_reward.errors import UsageError
 from geneval_reward.reward.models.base import Loaded, ModelReward
 
 _FILES: Final = {"2": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
 
 
 class HPS(ModelReward):
-    """``cos(image, text)``, without a scale: about 0.2 to 0.35.
+    """`cos(image, text)`, without a scale: about 0.2 to 0.35.
 
     Pictures are fitted into the square and padded with black, as the authors' ``image_transform(...,
     resize_longest_max=True)`` does.
 
     Args:
-        version: ``2`` or ``2.1``.
+        version: `2` or `2.1`.
         model: Hub id, folder, or file of the checkpoint.
-        device: As in :class:`ModelReward`.
+        device: As in `ModelReward`.
         batch_size: As there.
-        loader: Makes ``(open_clip model, open_clip tokenizer)``.
+        loader: Makes `(open_clip model, open_clip tokenizer)`.
 
     Raises:
         ValueError: For another version.
 
-    Source: Wu et al., arXiv 2306.09341; weights ``xswu/HPSv2`` (Apache-2.0).
+    Source: Wu et al., arXiv 2306.09341; weights `xswu/HPSv2` (Apache-2.0).
     """
 
     name = "hps_v2"
@@ -44,13 +45,13 @@ class HPS(ModelReward):
         loader: Loaded | None = None,
     ) -> None:
         if version not in _FILES:
-            raise ValueError(f"version: expected one of {', '.join(_FILES)}, got {version!r}")
+            raise UsageError(f"version: expected one of {', '.join(_FILES)}, got {version!r}")
         super().__init__(model, device=device, batch_size=batch_size, loader=loader)
         self.version = version
         self.__name__ = f"hps_v{version}"
 
     def load(self) -> Any:
-        """``(model, tokenizer)``."""
+        """`(model, tokenizer)`."""
         import open_clip
 
         return load_hps(open_clip.create_model("ViT-H-14"), self._file()), open_clip.get_tokenizer("ViT-H-14")
@@ -93,7 +94,7 @@ class HPS(ModelReward):
 
 
 def load_hps(model: torch.nn.Module, path: str | Path) -> torch.nn.Module:
-    """Put the authors' checkpoint (``{"state_dict": ...}``) into an open_clip model."""
+    """Put the authors' checkpoint (`{"state_dict": ...}`) into an open_clip model."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state.get("state_dict", state))
     return model

@@ -39,7 +39,7 @@ class ImageRewardNet(nn.Module):
     """Encoders and head.
 
     Args:
-        config: A ``transformers.BlipConfig``; None for that of the published weights.
+        config: A `transformers.BlipConfig`; None for that of the published weights.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -63,7 +63,7 @@ class ImageRewardNet(nn.Module):
         )
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Scores ``(n,)`` of ``(n, 3, s, s)`` pixels and ``(n, t)`` tokens."""
+        """Scores `(n,)` of `(n, 3, s, s)` pixels and `(n, t)` tokens."""
         image = self.vision(pixel_values=pixels).last_hidden_state
         seen = torch.ones(image.shape[:-1], dtype=torch.long, device=image.device)
         text = self.text(
@@ -77,13 +77,13 @@ class ImageReward(ModelReward):
     """A number of mean 0 and deviation 1 over the authors' data; higher is better.
 
     Args:
-        model: Hub id, folder, or file of ``ImageReward.pt``.
+        model: Hub id, folder, or file of `ImageReward.pt`.
         tokenizer: Hub id or folder of BERT's tokenizer.
-        device: As in :class:`ModelReward`.
+        device: As in `ModelReward`.
         batch_size: As there.
-        loader: Makes ``(ImageRewardNet, tokenizer, image processor)``.
+        loader: Makes `(ImageRewardNet, tokenizer, image processor)`.
 
-    Source: Xu et al., arXiv 2304.05977; weights ``THUDM/ImageReward`` (Apache-2.0).
+    Source: Xu et al., arXiv 2304.05977; weights `THUDM/ImageReward` (Apache-2.0).
     """
 
     name = "image_reward"
@@ -101,7 +101,7 @@ class ImageReward(ModelReward):
         self.tokenizer = tokenizer
 
     def load(self) -> Any:
-        """``(network, tokenizer, image processor)``."""
+        """`(network, tokenizer, image processor)`."""
         from transformers import AutoTokenizer
 
         with torch.device("meta"):
@@ -139,7 +139,7 @@ class ImageReward(ModelReward):
 
 
 def image_processor(side: int) -> Any:
-    """Shorter side to ``side``, centre crop, CLIP's normalisation."""
+    """Shorter side to `side`, centre crop, CLIP's normalisation."""
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

@@ -10,17 +10,17 @@ from geneval_reward.reward.models.base import Loaded, ModelReward, features, pix
 
 
 class PickScore(ModelReward):
-    """``exp(logit_scale) cos(image, text) * scale``.
+    """`exp(logit_scale) cos(image, text) * scale`.
 
     Args:
         model: Weights of CLIP's architecture: hub id or folder.
         processor: Hub id or folder of its tokenizer and image processor.
         scale: Flow-GRPO, verl-omni and UniRL divide by 26, which puts good pictures near 1; so does the default.
-        device: As in :class:`ModelReward`.
+        device: As in `ModelReward`.
         batch_size: As there.
-        loader: Makes ``(model, processor)``.
+        loader: Makes `(model, processor)`.
 
-    Source: Kirstain et al., arXiv 2305.01569; weights ``yuvalkirstain/PickScore_v1`` (MIT).
+    Source: Kirstain et al., arXiv 2305.01569; weights `yuvalkirstain/PickScore_v1` (MIT).
     """
 
     name = "pick_score"
@@ -39,7 +39,7 @@ class PickScore(ModelReward):
         self.processor, self.scale = processor, scale
 
     def load(self) -> Any:
-        """``(model, processor)``."""
+        """`(model, processor)`."""
         from transformers import CLIPModel, CLIPProcessor
 
         return CLIPModel.from_pretrained(self.model), CLIPProcessor.from_pretrained(self.processor)

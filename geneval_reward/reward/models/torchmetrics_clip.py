@@ -1,8 +1,8 @@
 """torchmetrics' CLIPScore and CLIP-IQA, one number a sample.
 
 The metrics answer one number a batch (CLIPScore) or at the end; rewards need one a sample, which their functional parts
-give. With transformers 5, torchmetrics 1.9's own ``CLIPScore`` and ``CLIPImageQualityAssessment`` fail
-(``'BaseModelOutputWithPooling' object has no attribute 'norm'``), since ``get_image_features`` no longer returns a tensor;
+give. With transformers 5, torchmetrics 1.9's own `CLIPScore` and `CLIPImageQualityAssessment` fail
+(`'BaseModelOutputWithPooling' object has no attribute 'norm'`), since `get_image_features` no longer returns a tensor;
 here it does again.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.reward.models.base import Loaded, ModelReward, plain
 
 
@@ -42,13 +43,13 @@ def _load(name: str) -> tuple[Any, Any]:
 
 
 class CLIPScoreReward(ModelReward):
-    """``max(100 cos(image, text), 0)``, as ``torchmetrics.multimodal.CLIPScore`` averages it.
+    """`max(100 cos(image, text), 0)`, as `torchmetrics.multimodal.CLIPScore` averages it.
 
     Args:
         model: A CLIP model of transformers: hub id or folder.
-        device: As in :class:`ModelReward`.
+        device: As in `ModelReward`.
         batch_size: As there.
-        loader: Makes ``(model, processor)``.
+        loader: Makes `(model, processor)`.
 
     Source: Hessel et al., arXiv 2104.08718, in torchmetrics' form.
     """
@@ -66,7 +67,7 @@ class CLIPScoreReward(ModelReward):
         super().__init__(model, device=device, batch_size=batch_size, loader=loader)
 
     def load(self) -> Any:
-        """``(model, processor)``."""
+        """`(model, processor)`."""
         return _load(self.model)
 
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
@@ -82,13 +83,13 @@ class CLIPIQAReward(ModelReward):
     """The probability that an image is rather the first than the second of two texts; no prompt is read.
 
     Args:
-        model: A CLIP model of transformers. The paper's own weights (torchmetrics' ``"clip_iqa"``) need ``piq`` and are not
+        model: A CLIP model of transformers. The paper's own weights (torchmetrics' `"clip_iqa"`) need `piq` and are not
             for this class.
-        prompts: A pair of texts, or a name that torchmetrics knows: ``quality``, ``brightness``, ``noisiness``,
-            ``sharpness``, ``natural``, ``beautiful`` and others.
-        device: As in :class:`ModelReward`.
+        prompts: A pair of texts, or a name that torchmetrics knows: `quality`, `brightness`, `noisiness`,
+            `sharpness`, `natural`, `beautiful` and others.
+        device: As in `ModelReward`.
         batch_size: As there.
-        loader: Makes ``(model, processor)``.
+        loader: Makes `(model, processor)`.
 
     torchmetrics scales images to [0, 1] and the processor of transformers divides them by 255 once more, so that its metric sees
     nearly black pictures with these models; here they are scaled once.
@@ -111,13 +112,13 @@ class CLIPIQAReward(ModelReward):
         from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_format_prompts
 
         if model == "clip_iqa":
-            raise ValueError("model: expected a CLIP model of transformers, got 'clip_iqa', which needs piq")
+            raise UsageError("model: expected a CLIP model of transformers, got 'clip_iqa', which needs piq")
         super().__init__(model, device=device, batch_size=batch_size, loader=loader)
         pair: Any = prompts if isinstance(prompts, str) else tuple(prompts)  # a configuration has lists
         self.prompts, _ = _clip_iqa_format_prompts((pair,))
 
     def load(self) -> Any:
-        """``(model, processor)``."""
+        """`(model, processor)`."""
         return _load(self.model)
 
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:

@@ -2,14 +2,14 @@
 
 | trainer | what to give it |
 |---|---|
-| TRL | :class:`~geneval_reward.reward.trainers.trl.TRLReward`, :class:`~geneval_reward.reward.trainers.trl.AsyncTRLReward` |
-| Flow-GRPO, DiffusionNFT, DDPO | :mod:`geneval_reward.reward.trainers.flow_grpo` |
-| Flow-Factory | ``geneval_reward.reward.trainers.flow_factory.GenEvalRewardModel`` |
-| verl-omni | :func:`geneval_reward.reward.trainers.verl_omni.compute_score` |
-| Tencent UniRL | :class:`geneval_reward.reward.trainers.unirl.UniRLScorer` |
+| TRL | `TRLReward`, `AsyncTRLReward` |
+| Flow-GRPO, DiffusionNFT, DDPO | `geneval_reward.reward.trainers.flow_grpo` |
+| Flow-Factory | `geneval_reward.reward.trainers.flow_factory.GenEvalRewardModel` |
+| verl-omni | `geneval_reward.reward.trainers.verl_omni.compute_score` |
+| Tencent UniRL | `geneval_reward.reward.trainers.unirl.UniRLScorer` |
 
-None imports the trainer it is for before it is used in it. Every view takes a :class:`~geneval_reward.reward.GenEvalReward` or a
-:class:`~geneval_reward.reward.CompositeReward`, is safe to call from several threads, and pickles where its reward does.
+None imports the trainer it is for before it is used in it. Every view takes a `GenEvalReward` or a
+`CompositeReward`, is safe to call from several threads, and pickles where its reward does.
 """
 
 from geneval_reward.reward.trainers.flow_grpo import GenEvalScores, MultiScore, PlainScore

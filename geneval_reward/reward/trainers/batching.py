@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from geneval_reward.errors import UsageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -16,8 +18,8 @@ Result = TypeVar("Result")
 class MicroBatcher(Generic[Item, Result]):
     """Collects items that come one at a time from any thread or event loop, and has them scored together.
 
-    A batch is closed when it is full or when its first item has waited ``max_wait``, whichever is first; while one batch is
-    being scored the next one fills. A thread runs while there is work and ends after ``idle`` seconds without, so that
+    A batch is closed when it is full or when its first item has waited `max_wait`, whichever is first; while one batch is
+    being scored the next one fills. A thread runs while there is work and ends after `idle` seconds without, so that
     nothing keeps a process alive.
 
     Args:
@@ -43,7 +45,7 @@ class MicroBatcher(Generic[Item, Result]):
         idle: float = 5.0,
     ) -> None:
         if max_batch < 1 or max_wait < 0 or idle < 0:
-            raise ValueError(f"expected max_batch >= 1, max_wait >= 0, idle >= 0, got {max_batch}, {max_wait}, {idle}")
+            raise UsageError(f"expected max_batch >= 1, max_wait >= 0, idle >= 0, got {max_batch}, {max_wait}, {idle}")
         self.score, self.max_batch, self.max_wait, self.idle = score, max_batch, max_wait, idle
         self._start()
 

@@ -1,17 +1,17 @@
 """The reward for Flow-Factory, by dotted path in its YAML.
 
-Facts, X-GenGroup/Flow-Factory 5f6cda1 (``rewards/abc.py``), 0c8ebfc (``registry.py``), 0e8437e (``reward_processor.py``):
+Facts, X-GenGroup/Flow-Factory 5f6cda1 (`rewards/abc.py`), 0c8ebfc (`registry.py`), 0e8437e (`reward_processor.py`):
 
-* ``reward_model`` is a registered name or a dotted path, of which the last part is an attribute of the module before
+* `reward_model` is a registered name or a dotted path, of which the last part is an attribute of the module before
   it;
-* it must be a subclass of ``flow_factory.rewards.PointwiseRewardModel``, since the processor sorts models by
-  ``isinstance``;
-* it is made as ``cls(config=, accelerator=)``; keys of the YAML entry that ``RewardArguments`` does not know are in
-  ``config.extra_kwargs``; the base class sets ``accelerator, config, device, dtype, model``;
-* it is called as ``model(**fields)``, the fields of a sample that its ``__call__`` names, each a list: ``prompt,
-  image`` (PIL where ``use_tensor_inputs`` is false, float ``(3, h, w)`` in [0, 1] where it is true), and ``metadata``,
+* it must be a subclass of `flow_factory.rewards.PointwiseRewardModel`, since the processor sorts models by
+  `isinstance`;
+* it is made as `cls(config=, accelerator=)`; keys of the YAML entry that `RewardArguments` does not know are in
+  `config.extra_kwargs`; the base class sets `accelerator, config, device, dtype, model`;
+* it is called as `model(**fields)`, the fields of a sample that its `__call__` names, each a list: ``prompt,
+  image` (PIL where `use_tensor_inputs` is false, float `(3, h, w)` in [0, 1] where it is true), and `metadata``,
   the data set's own columns as one JSON string; a field that one sample of the batch lacks is left out;
-* it answers ``RewardModelOutput(rewards, extra_info)``; the rewards become one float tensor.
+* it answers `RewardModelOutput(rewards, extra_info)`; the rewards become one float tensor.
 
 Lines to write::
 
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from geneval_reward.errors import UsageError
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import as_numbers, records
 
@@ -42,8 +43,8 @@ __all__ = ["GenEvalRewardModel"]
 class _Model:
     """What is added to Flow-Factory's base class.
 
-    Keys of the YAML entry: ``backend`` (default ``paper``), ``credit`` (``official``), ``unscorable`` (what a sample without a
-    reward counts; by default it is an error), and what else :class:`GenEvalReward` takes.
+    Keys of the YAML entry: `backend` (default `paper`), `credit` (`official`), `unscorable` (what a sample without a
+    reward counts; by default it is an error), and what else `GenEvalReward` takes.
     """
 
     required_fields: ClassVar[tuple[str, ...]] = ("prompt", "image", "metadata")
@@ -76,21 +77,21 @@ class _Model:
             prompt: Texts.
             image: Images.
             video: Refused.
-            metadata: Records, mappings or JSON; a row without ``include`` falls back on its prompt.
+            metadata: Records, mappings or JSON; a row without `include` falls back on its prompt.
             geneval_metadata: The same under the name that Flow-Factory's own GenEval reward has for it.
             **fields: Not read.
 
         Returns:
-            Flow-Factory's ``RewardModelOutput``: float32 ``(n,)`` and every credit in ``extra_info``.
+            Flow-Factory's `RewardModelOutput`: float32 `(n,)` and every credit in `extra_info`.
 
         Raises:
             ValueError: If there are no images.
-            GenEvalError: If a sample has no reward and ``unscorable`` is not given.
+            GenEvalError: If a sample has no reward and `unscorable` is not given.
         """
         from flow_factory.rewards import RewardModelOutput
 
         if image is None:
-            raise ValueError(
+            raise UsageError(
                 f"image: expected images, got {'a video' if video is not None else 'none'}; score its frames one by one"
             )
         asked = metadata if geneval_metadata is None else geneval_metadata

@@ -1,26 +1,26 @@
 """The reward for Flow-GRPO, DiffusionNFT and the DDPO lineage.
 
-Facts, yifan123/flow_grpo 54809b5, ``flow_grpo/rewards.py`` (DiffusionNFT's is the same but for ``ref_images``):
+Facts, yifan123/flow_grpo 54809b5, `flow_grpo/rewards.py` (DiffusionNFT's is the same but for `ref_images`):
 
-* a trainer makes one ``reward_fn = multi_score(device, {name: weight})`` and calls it in a ``ThreadPoolExecutor``,
-  ``reward_fn(images, prompts, metadata, only_strict=True)`` in training and ``only_strict=False`` in evaluation,
-  several calls at a time (the image editing trainers pass ``ref_images`` fourth);
-* it answers ``({name: one number a sample, ..., "avg": the weighted sum}, {})``, each column of which the trainer makes
+* a trainer makes one `reward_fn = multi_score(device, {name: weight})` and calls it in a `ThreadPoolExecutor`,
+  `reward_fn(images, prompts, metadata, only_strict=True)` in training and `only_strict=False` in evaluation,
+  several calls at a time (the image editing trainers pass `ref_images` fourth);
+* it answers `({name: one number a sample, ..., "avg": the weighted sum}, {})`, each column of which the trainer makes
   a tensor of and gathers: every column has one finite number a sample;
-* images are a float tensor ``(n, 3, h, w)`` in [0, 1] or a uint8 array ``(n, h, w, 3)``; metadata a list of records;
-* ``multi_score`` calls each part's factory with the device if ``"device" in factory.__code__.co_varnames`` and the
-  result as ``f(images, prompts, metadata) -> (scores, meta)``, but for the name ``geneval``, which is called as
-  ``f(images, prompts, metadata, only_strict)`` and gives the five values of :class:`GenEvalScores`;
+* images are a float tensor `(n, 3, h, w)` in [0, 1] or a uint8 array `(n, h, w, 3)`; metadata a list of records;
+* `multi_score` calls each part's factory with the device if `"device" in factory.__code__.co_varnames` and the
+  result as `f(images, prompts, metadata) -> (scores, meta)`, but for the name `geneval`, which is called as
+  `f(images, prompts, metadata, only_strict)` and gives the five values of `GenEvalScores`;
 * evaluation leaves values of -10 out of its means.
 
-To keep their ``multi_score``, replace the factory before it is called::
+To keep their `multi_score`, replace the factory before it is called::
 
     import flow_grpo.rewards
     from geneval_reward.reward.trainers.flow_grpo import geneval_score
 
     flow_grpo.rewards.geneval_score = geneval_score
 
-To replace all of it, make ``reward_fn`` a :class:`MultiScore`.
+To replace all of it, make `reward_fn` a `MultiScore`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts import TAGS
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import FunctionLike, Reward, as_numbers, records
@@ -42,10 +43,10 @@ FiveTuple = tuple[list[float], list[float], list[float], dict[str, list[float]],
 
 
 class MultiScore(FunctionLike):
-    """A whole ``reward_fn``: what ``multi_score(device, {...})`` of those trainers returns.
+    """A whole `reward_fn`: what `multi_score(device, {...})` of those trainers returns.
 
     Args:
-        reward: The reward; a :class:`~geneval_reward.reward.CompositeReward` for several.
+        reward: The reward; a `CompositeReward` for several.
         unscorable: What a sample without a reward counts, since the trainers know no None; by default it is an error.
 
     Example:
@@ -73,18 +74,18 @@ class MultiScore(FunctionLike):
         """Scores of a batch.
 
         Args:
-            images: Float ``(n, 3, h, w)`` in [0, 1], uint8 ``(n, h, w, 3)``, or what :class:`GenEvalReward` takes.
+            images: Float `(n, 3, h, w)` in [0, 1], uint8 `(n, h, w, 3)`, or what `GenEvalReward` takes.
             prompts: Texts.
-            metadata: Records; a row without ``include`` falls back on its prompt.
+            metadata: Records; a row without `include` falls back on its prompt.
             ref_images: Not read.
             only_strict: Not read: the other credits cost nothing here.
 
         Returns:
-            Columns of one number a sample, and an empty mapping. ``avg`` and the reward's own name are the reward;
-            ``accuracy`` is the official credit and ``strict_accuracy`` the strict one, where the reward tells them.
+            Columns of one number a sample, and an empty mapping. `avg` and the reward's own name are the reward;
+            `accuracy` is the official credit and `strict_accuracy` the strict one, where the reward tells them.
 
         Raises:
-            GenEvalError: If a sample has no reward and ``unscorable`` is not given.
+            GenEvalError: If a sample has no reward and `unscorable` is not given.
         """
         scored = self.reward.score(images, prompts, records(metadata))
         rewards = as_numbers(scored, self.unscorable, "multi_score")
@@ -97,11 +98,11 @@ class MultiScore(FunctionLike):
 
 
 class PlainScore(FunctionLike):
-    """One part of their ``multi_score``, and DDPO-pytorch's reward: ``f(images, prompts, metadata) -> (scores, meta)``.
+    """One part of their `multi_score`, and DDPO-pytorch's reward: `f(images, prompts, metadata) -> (scores, meta)`.
 
     Args:
         reward: The reward.
-        unscorable: As in :class:`MultiScore`.
+        unscorable: As in `MultiScore`.
     """
 
     def __init__(self, reward: Reward, *, unscorable: float | None = None) -> None:
@@ -111,16 +112,16 @@ class PlainScore(FunctionLike):
     def __call__(
         self, images: Any, prompts: Sequence[str], metadata: Sequence[Any] | None = None
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-        """Scores of a batch, float64 ``(n,)``, and an empty mapping; arguments as in :meth:`MultiScore.__call__`."""
+        """Scores of a batch, float64 `(n,)`, and an empty mapping; arguments as in `MultiScore.__call__`."""
         scored = self.reward.score(images, prompts, records(metadata))
         return np.array(as_numbers(scored, self.unscorable, "score")), {}
 
 
 class GenEvalScores(FunctionLike):
-    """The part named ``geneval`` of their ``multi_score``: five values.
+    """The part named `geneval` of their `multi_score`: five values.
 
     Args:
-        reward: The reward. Its credit is what is trained; ``credit="flow_grpo"`` is the public reward's.
+        reward: The reward. Its credit is what is trained; `credit="flow_grpo"` is the public reward's.
         unscorable: What a sample without a reward counts in the scores; it is -10 in the other columns, so that evaluation
             leaves it out. By default it is an error.
 
@@ -136,7 +137,7 @@ class GenEvalScores(FunctionLike):
     def __init__(self, reward: GenEvalReward, *, unscorable: float | None = None) -> None:
         super().__init__(reward.__name__)
         if not isinstance(reward, GenEvalReward):
-            raise ValueError(
+            raise UsageError(
                 f"reward: expected a GenEvalReward, whose verdicts say the tags, got {type(reward).__name__}; use MultiScore"
             )
         self.reward, self.unscorable = reward, unscorable
@@ -147,13 +148,13 @@ class GenEvalScores(FunctionLike):
         """Scores of a batch.
 
         Args:
-            images: As in :meth:`MultiScore.__call__`.
+            images: As in `MultiScore.__call__`.
             prompts: Texts.
             metadatas: Records.
-            only_strict: Not read. The public reward gives 0 for ``rewards`` where it is true; these are the real ones.
+            only_strict: Not read. The public reward gives 0 for `rewards` where it is true; these are the real ones.
 
         Returns:
-            ``(scores, rewards, strict_rewards, group_rewards, group_strict_rewards)``: the reward's credit, the official and the
+            `(scores, rewards, strict_rewards, group_rewards, group_strict_rewards)`: the reward's credit, the official and the
             strict one, one a sample; and the last two by tag, -10 for a sample of another tag.
         """
         scored = self.reward.score(images, prompts, records(metadatas))
@@ -169,11 +170,11 @@ class GenEvalScores(FunctionLike):
 
 
 def geneval_score(device: Any, backend: str = "paper", credit: str = "flow_grpo") -> GenEvalScores:
-    """Drop-in for ``flow_grpo.rewards.geneval_score``: same name, same arguments, same five values, no server.
+    """Drop-in for `flow_grpo.rewards.geneval_score`: same name, same arguments, same five values, no server.
 
     Args:
         device: Where to score.
-        backend: As for :class:`GenEvalReward`.
+        backend: As for `GenEvalReward`.
         credit: What is trained. The default is the public reward's rule; it still differs in what it sees (true colours
             in place of swapped channels, no JPEG), see docs/rewards.md.
 

@@ -13,7 +13,7 @@ from geneval_reward.errors import GenEvalError
 
 
 class Scored(Protocol):
-    """What scoring a batch gives; :class:`~geneval_reward.reward.RewardBatch` is one."""
+    """What scoring a batch gives; `RewardBatch` is one."""
 
     @property
     def rewards(self) -> list[float | None]:
@@ -42,9 +42,9 @@ class Reward(Protocol):
 class FunctionLike:
     """A callable object that trainers take for a function.
 
-    Trainers ask a reward for ``__name__`` (curves), ``__code__`` (Flow-GRPO) or ``inspect.iscoroutinefunction`` (TRL before
-    it looked at ``__call__``, verl-omni). An object that has a function's attributes answers them all, and unlike a
-    closure it pickles. ``inspect`` knows such objects, for Cython's functions are of this kind.
+    Trainers ask a reward for `__name__` (curves), `__code__` (Flow-GRPO) or `inspect.iscoroutinefunction` (TRL before
+    it looked at `__call__`, verl-omni). An object that has a function's attributes answers them all, and unlike a
+    closure it pickles. `inspect` knows such objects, for Cython's functions are of this kind.
     """
 
     __name__: str
@@ -91,14 +91,14 @@ def as_numbers(scored: Scored, unscorable: float | None, view: str) -> list[floa
 
 
 def records(metadata: Sequence[Any] | None) -> list[Any] | None:
-    """What :func:`record_of` finds in each row."""
+    """What `record_of` finds in each row."""
     return None if metadata is None else [record_of(row) for row in metadata]
 
 
 def record_of(row: Any) -> Any:
     """The record in a row of metadata; None where there is none, and the prompt is asked instead.
 
-    Trainers hand on whatever their data sets hold: a record, a record as JSON, ``{}``, or a mapping (or its JSON) of all
+    Trainers hand on whatever their data sets hold: a record, a record as JSON, `{}`, or a mapping (or its JSON) of all
     columns, in which the record may stand under a name of its own.
 
     Example:

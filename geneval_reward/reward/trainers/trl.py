@@ -1,15 +1,15 @@
-"""The reward for TRL's ``reward_funcs``.
+"""The reward for TRL's `reward_funcs`.
 
-Facts, TRL 1.16.0, ``trl/trainer/grpo_trainer.py`` (``_calculate_rewards``) and ``trl/trainer/utils.py``:
+Facts, TRL 1.16.0, `trl/trainer/grpo_trainer.py` (`_calculate_rewards`) and `trl/trainer/utils.py`:
 
-* ``RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]``; a callable is called as ``f(prompts=,
-  completions=, completion_ids=, **columns, trainer_state=, log_extra=, log_metric=)`` (and ``environments=`` where
+* `RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]`; a callable is called as ``f(prompts=,
+  completions=, completion_ids=, **columns, trainer_state=, log_extra=, log_metric=)` (and `environments=`` where
   there are some), each column a list of one value a completion;
-* ``None`` becomes NaN; anything but one reward a completion raises;
-* ``log_extra(column, values)`` adds a column to the table of completions, ``log_metric(name, value)`` a curve;
-* a callable whose ``__call__`` is ``async`` is awaited, all of them together, in a loop of the trainer's own thread.
-  Before ``is_async_callable`` (commit f2cd577 for one) ``inspect.iscoroutinefunction(f)`` decided;
-* curves are named ``rewards/{f.__name__}/mean``; an ``nn.Module`` would be taken for a classifier.
+* `None` becomes NaN; anything but one reward a completion raises;
+* `log_extra(column, values)` adds a column to the table of completions, `log_metric(name, value)` a curve;
+* a callable whose `__call__` is `async` is awaited, all of them together, in a loop of the trainer's own thread.
+  Before `is_async_callable` (commit f2cd577 for one) `inspect.iscoroutinefunction(f)` decided;
+* curves are named `rewards/{f.__name__}/mean`; an `nn.Module` would be taken for a classifier.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import FunctionLike, Reward, Scored, records
 
 
 class TRLReward(FunctionLike):
-    """A reward as an element of ``GRPOTrainer(reward_funcs=[...])``.
+    """A reward as an element of `GRPOTrainer(reward_funcs=[...])`.
 
-    :class:`~geneval_reward.reward.GenEvalReward` itself may stand there too. This view adds a column of reasons to the table
+    `GenEvalReward` itself may stand there too. This view adds a column of reasons to the table
     of completions, finds images within chat turns, draws them from text where the policy writes text, and can leave the rows of
     other tasks alone.
 
@@ -78,7 +78,7 @@ class TRLReward(FunctionLike):
             metadata: A column of records, mappings or JSON.
             log_extra: TRL's, for a column of reasons.
             log_metric: TRL's, for the mean of every credit.
-            **columns: The other columns; ``tag``, ``include`` and ``exclude`` together make records.
+            **columns: The other columns; `tag`, `include` and `exclude` together make records.
 
         Returns:
             One reward a completion; None where there is none.
@@ -104,7 +104,7 @@ class TRLReward(FunctionLike):
 class AsyncTRLReward(TRLReward):
     """The same as a coroutine function: TRL runs all of its asynchronous rewards at once.
 
-    Scoring goes to the reward's own worker (:meth:`GenEvalReward.submit`); the loop is free meanwhile. Rendering happens in a
+    Scoring goes to the reward's own worker (`GenEvalReward.submit`); the loop is free meanwhile. Rendering happens in a
     thread.
 
     Example:
@@ -125,7 +125,7 @@ class AsyncTRLReward(TRLReward):
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """As :meth:`TRLReward.__call__`."""
+        """As `TRLReward.__call__`."""
         asked = _records(metadata, columns, len(prompts))
         images = await asyncio.to_thread(self._images, completions)
         try:
@@ -168,7 +168,7 @@ def _records(metadata: Sequence[Any] | None, columns: Mapping[str, Any], count: 
         rows = zip(*(columns[name] for name in names), strict=True)
         metadata = [dict(zip(names, row, strict=True)) for row in rows]
     if len(metadata) != count:
-        raise ValueError(f"metadata: expected {count}, one per prompt, got {len(metadata)}")
+        raise UsageError(f"metadata: expected {count}, one per prompt, got {len(metadata)}")
     return records(metadata)
 
 

@@ -1,18 +1,18 @@
 """The reward for Tencent UniRL's reward service.
 
-Facts, Tencent-Hunyuan/UniRL cb03dcd, ``unirl-reward-service/reward_service/scorers/base.py``:
+Facts, Tencent-Hunyuan/UniRL cb03dcd, `unirl-reward-service/reward_service/scorers/base.py`:
 
-* a scorer is made as ``cls(**params)`` from the service's YAML and called as ``score(items) -> list[dict[str,
-  float]]``, one mapping an item in order; ``sub_metric_names`` are its keys; an empty list gives an empty list;
-* an item has ``history``, a list of ``(text, PIL image)`` turns of which the last one counts, and ``metadata``, a
+* a scorer is made as `cls(**params)` from the service's YAML and called as ``score(items) -> list[dict[str,
+  float]]`, one mapping an item in order; `sub_metric_names`` are its keys; an empty list gives an empty list;
+* an item has `history`, a list of `(text, PIL image)` turns of which the last one counts, and `metadata`, a
   mapping or None;
-* what an item has is made one number by the trainer's ``sub_metric_reduce``, ``first``, ``mean`` or ``max``;
+* what an item has is made one number by the trainer's `sub_metric_reduce`, `first`, `mean` or `max`;
 * an item that cannot be scored has NaN in its keys (the trainer drops it); a scorer that cannot work, or whose metadata
   is not wired, raises;
-* the service reads ``name, version, input_kind, supports_offload, supports_grad`` and calls
-  ``health, onload, offload, drain, close``. It never asks for the base class, so that none is needed here.
+* the service reads `name, version, input_kind, supports_offload, supports_grad` and calls
+  `health, onload, offload, drain, close`. It never asks for the base class, so that none is needed here.
 
-Its own ``geneval`` scorer (1a7b501) calls the official rule "strict"; here ``strict`` counts exactly.
+Its own `geneval` scorer (1a7b501) calls the official rule "strict"; here `strict` counts exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from geneval_reward.errors import ImageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.judge.verdict import CREDITS
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import records
@@ -38,11 +38,11 @@ class UniRLScorer:
     """A scorer of the reward service.
 
     Args:
-        backend: As for :class:`GenEvalReward`, or a ready reward.
-        credit: What ``geneval`` is.
+        backend: As for `GenEvalReward`, or a ready reward.
+        credit: What `geneval` is.
         all_credits: Whether to answer every credit (or part) beside it. The trainer makes one number of all that an item
-            has by its ``sub_metric_reduce``; only with ``first`` is that still the reward.
-        **options: As for :class:`GenEvalReward`: ``device``, ``precision``, ``rules``.
+            has by its `sub_metric_reduce`; only with `first` is that still the reward.
+        **options: As for `GenEvalReward`: `device`, `precision`, `rules`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -63,7 +63,7 @@ class UniRLScorer:
         self, backend: Any = "paper", credit: str = "official", *, all_credits: bool = False, **options: Any
     ) -> None:
         if not isinstance(backend, str) and options:
-            raise ValueError(
+            raise UsageError(
                 f"{next(iter(options))}: expected no options beside a ready reward; give them to the reward"
             )
         self.reward: Any = backend
@@ -81,11 +81,11 @@ class UniRLScorer:
         """Scores of a batch.
 
         Args:
-            items: With ``history`` and ``metadata``; the image and the text of the last turn count, and the record in
-                ``metadata``, where it has ``include``, goes before the text.
+            items: With `history` and `metadata`; the image and the text of the last turn count, and the record in
+                `metadata`, where it has `include`, goes before the text.
 
         Returns:
-            ``geneval`` for each item, and every credit if told so; NaN where it could not be scored.
+            `geneval` for each item, and every credit if told so; NaN where it could not be scored.
 
         Raises:
             SpecError: If no item says what was asked of it.
@@ -109,7 +109,7 @@ class UniRLScorer:
         return {name: getattr(self, name) for name in names}
 
     def offload(self) -> None:
-        """Move the weights to the CPU, until :meth:`onload`."""
+        """Move the weights to the CPU, until `onload`."""
         if self.supports_offload and self._home is None:
             self._home = getattr(self.reward.scorer.detector, "device", None)
             self.reward.scorer.to("cpu")
@@ -121,7 +121,7 @@ class UniRLScorer:
             self._home = None
 
     def drain(self) -> None:
-        """Nothing to do: no work outlives :meth:`score`."""
+        """Nothing to do: no work outlives `score`."""
 
     def close(self) -> None:
         """End the worker of the reward."""
@@ -129,9 +129,9 @@ class UniRLScorer:
 
 
 def register() -> None:
-    """Make the service know the scorer as ``geneval_reward``.
+    """Make the service know the scorer as `geneval_reward`.
 
-    An actor of the service imports the module that ``SCORER_MODULES`` names. Put these lines into a module of yours and name it
+    An actor of the service imports the module that `SCORER_MODULES` names. Put these lines into a module of yours and name it
     there::
 
         from geneval_reward.reward.trainers.unirl import register

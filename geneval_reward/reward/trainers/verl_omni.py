@@ -1,17 +1,17 @@
 """The reward for verl-omni: one sample a call, asynchronous, and many calls at a time.
 
-Facts, verl-project/verl-omni 1486d9c, ``verl_omni/reward_loop/reward_manager/{visual,multi}.py``:
+Facts, verl-project/verl-omni 1486d9c, `verl_omni/reward_loop/reward_manager/{visual,multi}.py`:
 
-* ``reward.custom_reward_function.{path,name}``, or ``reward.reward_functions.<key>.{path,name,weight}`` for several,
+* `reward.custom_reward_function.{path,name}`, or `reward.reward_functions.<key>.{path,name,weight}` for several,
   name a module and a function in it; other keys of the latter become keywords of the call;
-* it is called by keyword, ``f(data_source=, solution_image=, ground_truth=, extra_info=, **more)``, one sample at a
-  time, and awaited where ``inspect.iscoroutinefunction(f)``; ``more`` may have ``reward_router_address,
+* it is called by keyword, `f(data_source=, solution_image=, ground_truth=, extra_info=, **more)`, one sample at a
+  time, and awaited where `inspect.iscoroutinefunction(f)`; `more` may have ``reward_router_address,
   reward_model_tokenizer, model_name``;
-* ``solution_image`` is a uint8 tensor ``(3, h, w)`` (float in [0, 1] before that commit); ``ground_truth`` comes from
-  the data set's ``reward_model`` column, ``extra_info`` from the column of that name;
-* it answers a number or ``{"score": number, ...}``, the rest of which is logged;
+* `solution_image` is a uint8 tensor `(3, h, w)` (float in [0, 1] before that commit); `ground_truth` comes from
+  the data set's `reward_model` column, `extra_info` from the column of that name;
+* it answers a number or `{"score": number, ...}`, the rest of which is logged;
 * what it raises fails the step with one function; among several it is logged and counts 0 unless the entry is
-  ``required``.
+  `required`.
 
 Lines to write::
 
@@ -71,13 +71,13 @@ class SampleReward(FunctionLike):
 
         Args:
             data_source: Not read.
-            solution_image: ``(3, h, w)``, uint8, or floating in [0, 1].
+            solution_image: `(3, h, w)`, uint8, or floating in [0, 1].
             ground_truth: The prompt, or the record as a mapping or JSON.
-            extra_info: A mapping; a record in it, or under its ``metadata``, goes before ``ground_truth``.
+            extra_info: A mapping; a record in it, or under its `metadata`, goes before `ground_truth`.
             **more: Not read.
 
         Returns:
-            ``score``, and every credit by name.
+            `score`, and every credit by name.
 
         Raises:
             GenEvalError: If this sample cannot be scored; those beside it can be.
@@ -131,20 +131,20 @@ async def compute_score(
     """Reward of one sample, for verl-omni's configuration; the weights are loaded once a process.
 
     Args:
-        data_source: As in :meth:`SampleReward.__call__`, and so the next three.
+        data_source: As in `SampleReward.__call__`, and so the next three.
         solution_image: As there.
         ground_truth: As there.
         extra_info: As there.
-        backend: As for :class:`GenEvalReward`.
-        credit: As for :class:`GenEvalReward`.
+        backend: As for `GenEvalReward`.
+        credit: As for `GenEvalReward`.
         device: Where to score.
-        max_batch: As for :class:`SampleReward`.
-        max_wait: As for :class:`SampleReward`.
-        unscorable: As for :class:`SampleReward`.
+        max_batch: As for `SampleReward`.
+        max_wait: As for `SampleReward`.
+        unscorable: As for `SampleReward`.
         **more: Not read.
 
     Returns:
-        ``score``, and every credit by name.
+        `score`, and every credit by name.
 
     Raises:
         GenEvalError: If this sample cannot be scored.

@@ -18,8 +18,8 @@ def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
     """An image as it is sent.
 
     Args:
-        image: ``(3, h, w)`` uint8, on any device.
-        encoding: ``raw``, ``png`` or ``webp``.
+        image: `(3, h, w)` uint8, on any device.
+        encoding: `raw`, `png` or `webp`.
 
     Returns:
         Its description and its bytes.

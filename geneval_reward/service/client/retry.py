@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import ServiceError, UsageError
 
 RETRIED: Final = frozenset({408, 429})
 """Statuses below 500 after which the same request may succeed; so it may after every one from 500 on."""
@@ -24,7 +24,7 @@ class Server:
     Attributes:
         url: Without a slash at its end.
         in_flight: Requests that wait for its answer.
-        rest_until: When to use it again, on :func:`time.monotonic`; 0 if it is well.
+        rest_until: When to use it again, on `time.monotonic`; 0 if it is well.
         last: Its last bad answer, in words.
     """
 
@@ -48,10 +48,10 @@ class Servers:
 
     def __init__(self, urls: Sequence[str]) -> None:
         if not urls:
-            raise ValueError("url: expected at least one server, got none")
+            raise UsageError("url: expected at least one server, got none")
         for url in urls:
             if not url.startswith(("http://", "https://")):
-                raise ValueError(f"url: expected an address such as http://127.0.0.1:8321, got {url!r}")
+                raise UsageError(f"url: expected an address such as http://127.0.0.1:8321, got {url!r}")
         self.all = [Server(url.rstrip("/")) for url in dict.fromkeys(urls)]
         self._lock = threading.Lock()
 
@@ -65,7 +65,7 @@ class Servers:
             return best, max(0.0, best.rest_until - now)
 
     def give_back(self, server: Server, rest: float = 0.0, last: str = "") -> None:
-        """Its request is over; ``rest`` seconds it should be left alone if that went wrong."""
+        """Its request is over; `rest` seconds it should be left alone if that went wrong."""
         with self._lock:
             server.in_flight -= 1
             server.rest_until = time.monotonic() + rest if rest else 0.0

@@ -1,4 +1,4 @@
-"""``RemoteGenEvalReward``: the reward of a server, or of several, used like one in this process."""
+"""`RemoteGenEvalReward`: the reward of a server, or of several, used like one in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import httpx
 from pydantic import ValidationError
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import ServiceError, UsageError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.reward import GenEvalReward, RewardBatch
@@ -44,22 +44,22 @@ class _TooLargeError(Exception):
 
 
 class RemoteGenEvalReward(GenEvalReward):
-    """Rewards from a ``geneval-reward serve``; called like :class:`~geneval_reward.reward.GenEvalReward`.
+    """Rewards from a `geneval-reward serve`; called like `GenEvalReward`.
 
     Prompts are looked up here and sent as records, images are sent lossless, and verdicts come back whole. A request is tried
-    again only where that can help (no connection, 408, 429, 5xx) and only within ``timeout``; then one error names the server
+    again only where that can help (no connection, 408, 429, 5xx) and only within `timeout`; then one error names the server
     and its last answer. With several servers each request goes to the one with the fewest, and from one that fails to
     another. All must have the same judge: other fingerprints or rules are an error, since mixed rewards would not be seen.
 
     Args:
         url: Address of the server, or several.
-        credit: See :class:`~geneval_reward.reward.GenEvalReward`.
-        api_key: The server's key; None: ``GENEVAL_REWARD_API_KEY``, where it is set.
+        credit: See `GenEvalReward`.
+        api_key: The server's key; None: `GENEVAL_REWARD_API_KEY`, where it is set.
         timeout: Seconds for a call, all tries together.
-        prompts: See :class:`~geneval_reward.reward.GenEvalReward`.
+        prompts: See `GenEvalReward`.
         chunk: Images of one request, of 32 MiB of pixels together at most; a larger batch is sent as several at the same time.
             A request that is too large for the server is sent again in halves.
-        encoding: ``raw`` (fast), or ``png`` or ``webp`` (lossless, a half or a third of the bytes) for slow networks.
+        encoding: `raw` (fast), or `png` or `webp` (lossless, a half or a third of the bytes) for slow networks.
         verify: For https: False, or a file of the certificate authority.
 
     Raises:
@@ -84,11 +84,11 @@ class RemoteGenEvalReward(GenEvalReward):
         verify: bool | str = True,
     ) -> None:
         if encoding not in ENCODINGS:
-            raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+            raise UsageError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-            raise ValueError(f"chunk: expected an integer >= 1, got {chunk!r}")
+            raise UsageError(f"chunk: expected an integer >= 1, got {chunk!r}")
         if not timeout > 0:
-            raise ValueError(f"timeout: expected a positive number of seconds, got {timeout!r}")
+            raise UsageError(f"timeout: expected a positive number of seconds, got {timeout!r}")
         self.timeout = float(timeout)
         self._servers = Servers([url] if isinstance(url, str) else list(url))
         self._key = api_key or os.environ.get("GENEVAL_REWARD_API_KEY")
@@ -134,7 +134,7 @@ class RemoteGenEvalReward(GenEvalReward):
         completions: Any = None,
         **columns: Any,
     ) -> RewardBatch:
-        """Rewards with verdicts and errors; see :meth:`GenEvalReward.score`.
+        """Rewards with verdicts and errors; see `GenEvalReward.score`.
 
         Raises:
             ServiceError: If no server answers in time, refuses the request, or another judge answers than before.
@@ -155,10 +155,10 @@ class RemoteGenEvalReward(GenEvalReward):
         completions: Any = None,
         **columns: Any,
     ) -> RewardBatch:
-        """:meth:`score` for ``asyncio``: other tasks run while the servers work.
+        """`score` for `asyncio`: other tasks run while the servers work.
 
         Raises:
-            ServiceError: As :meth:`score`.
+            ServiceError: As `score`.
         """
         batch = await asyncio.to_thread(self._prepared, images, prompts, metadata, completions, columns)
         chunks = self._chunks(batch)
@@ -185,7 +185,7 @@ class RemoteGenEvalReward(GenEvalReward):
         return f"RemoteGenEvalReward({self.urls}, credit={self.credit!r})"
 
     def _chunks(self, batch: PreparedBatch) -> list[list[int]]:
-        """Images of each request: at most ``chunk``, and of bounded size, so that servers take them."""
+        """Images of each request: at most `chunk`, and of bounded size, so that servers take them."""
         chunks: list[list[int]] = []
         held = 0
         for index in batch.usable:

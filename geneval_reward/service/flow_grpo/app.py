@@ -1,15 +1,15 @@
-"""The public Flow-GRPO reward server's protocol, without its code execution: ``make_app(scorer)`` is an ASGI app.
+"""The public Flow-GRPO reward server's protocol, without its code execution: `make_app(scorer)` is an ASGI app.
 
-An unmodified Flow-GRPO checkout posts ``pickle.dumps({"images": [JPEG bytes], "meta_datas": [dict], "only_strict": bool})`` to
-``http://127.0.0.1:18085/`` and unpickles ``{"scores", "rewards", "strict_rewards", "group_rewards", "group_strict_rewards"}``.
+An unmodified Flow-GRPO checkout posts `pickle.dumps({"images": [JPEG bytes], "meta_datas": [dict], "only_strict": bool})` to
+`http://127.0.0.1:18085/` and unpickles `{"scores", "rewards", "strict_rewards", "group_rewards", "group_strict_rewards"}`.
 
-Source of the protocol and of the rewards: yifan123/reward-server ``app_geneval.py`` and ``reward_server/gen_eval.py``, and
-yifan123/flow_grpo ``flow_grpo/rewards.py`` (``geneval_score``), whose quirks are kept where they change a number:
+Source of the protocol and of the rewards: yifan123/reward-server `app_geneval.py` and `reward_server/gen_eval.py`, and
+yifan123/flow_grpo `flow_grpo/rewards.py` (`geneval_score`), whose quirks are kept where they change a number:
 
 * the detector sees red and blue swapped (the server hands RGB arrays to mmdet, which expects BGR);
 * images are JPEG;
-* ``scores`` are the ``flow_grpo`` credit, the strict verdict does not read ``exclude``, and ``only_strict`` answers 0 for
-  ``rewards``.
+* `scores` are the `flow_grpo` credit, the strict verdict does not read `exclude`, and `only_strict` answers 0 for
+  `rewards`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
-from geneval_reward.errors import ImageError, SpecError
+from geneval_reward.errors import ImageError, SpecError, UsageError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.vocabulary import TAGS
@@ -56,7 +56,7 @@ _PROTOCOL: Final = 4
 
 
 class BatchScorer(Protocol):
-    """What the app needs of a scorer: a :class:`~geneval_reward.GenEvalScorer`, or a pool of workers with its face."""
+    """What the app needs of a scorer: a `GenEvalScorer`, or a pool of workers with its face."""
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class BatchScorer(Protocol):
 
     @property
     def detector(self) -> Any:
-        """What is asked for ``swap_rb``."""
+        """What is asked for `swap_rb`."""
         ...
 
     def score(self, images: Any, specs: Sequence[Any], /) -> list[Verdict]:
@@ -87,29 +87,29 @@ def make_app(
 ) -> Starlette:
     """An ASGI app that answers the public Flow-GRPO client.
 
-    ``POST /`` scores; ``GET /health`` says what is loaded. Bodies go through
-    :func:`geneval_reward.service.flow_grpo.unpickle.restricted_loads`, never through ``pickle.loads``. There is no password in this
+    `POST /` scores; `GET /health` says what is loaded. Bodies go through
+    `geneval_reward.service.flow_grpo.unpickle.restricted_loads`, never through `pickle.loads`. There is no password in this
     protocol: bind it to the loopback address.
 
     The public client repeats a request a thousand times upon status 500 and unpickles whatever comes with another status. So a
-    request that can never succeed gets status 400 or 413 with a pickle that raises the reason, as a ``ValueError``, where it is
-    loaded; a busy server answers 503 with ``Retry-After``, which the client obeys; and only failures of the server are a 500,
+    request that can never succeed gets status 400 or 413 with a pickle that raises the reason, as a `ValueError`, where it is
+    loaded; a busy server answers 503 with `Retry-After`, which the client obeys; and only failures of the server are a 500,
     with one line of text.
 
     Args:
         scorer: Judges the images.
-        credit: What to answer as ``scores``, the value that is optimised. ``flow_grpo`` is the public one; see
-            :class:`~geneval_reward.Verdict` for the others.
+        credit: What to answer as `scores`, the value that is optimised. `flow_grpo` is the public one; see
+            `Verdict` for the others.
         swap_rb: Show the detector red and blue swapped, as the public server does. None: only to detectors with the public
-            server's weights (``paper``, ``mmdet``), which then answer its numbers.
+            server's weights (`paper`, `mmdet`), which then answer its numbers.
         capacity: Limits.
 
     Returns:
-        The app, for example for ``uvicorn.run(app, port=18085)``.
+        The app, for example for `uvicorn.run(app, port=18085)`.
 
     Raises:
         ValueError: For an unknown credit, or a swap that the scorer's workers would have to make.
-        ModuleNotFoundError: Without the extra ``geneval_reward[serve]``.
+        ModuleNotFoundError: Without the extra `geneval_reward[serve]`.
     """
     try:
         from starlette.applications import Starlette
@@ -119,12 +119,12 @@ def make_app(
             f"{error.name}: expected the server's libraries, got none; pip install 'geneval-reward[serve]'"
         ) from error
     if credit not in CREDITS:
-        raise ValueError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+        raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
     if swap_rb is None:
         swap_rb = scorer.name in ("paper", "mmdet")
     if swap_rb and not _is_swapped(scorer.detector):
         if not isinstance(scorer, GenEvalScorer):
-            raise ValueError(
+            raise UsageError(
                 f"swap_rb: expected a GenEvalScorer to wrap, got {type(scorer).__name__}; swap in its workers"
             )
         scorer = _with_swap(scorer)
@@ -144,12 +144,12 @@ def reply(verdicts: Sequence[Verdict], *, only_strict: bool, credit: str = "flow
 
     Args:
         verdicts: One per image.
-        only_strict: Whether to leave ``rewards`` and ``group_rewards`` at 0, as the public server does to save time.
-        credit: What to answer as ``scores``.
+        only_strict: Whether to leave `rewards` and `group_rewards` at 0, as the public server does to save time.
+        credit: What to answer as `scores`.
 
     Returns:
-        ``scores``, ``rewards`` (official, 0.0 or 1.0) and ``strict_rewards`` (0.0 or 1.0), lists as long as the batch;
-        ``group_rewards`` and ``group_strict_rewards``, such a list per tag with -10.0 at the images of other tags.
+        `scores`, `rewards` (official, 0.0 or 1.0) and `strict_rewards` (0.0 or 1.0), lists as long as the batch;
+        `group_rewards` and `group_strict_rewards`, such a list per tag with -10.0 at the images of other tags.
     """
     strict = [float(_strict_without_exclude(verdict)) for verdict in verdicts]
     rewards = [0.0 if only_strict else float(verdict.correct) for verdict in verdicts]
@@ -290,7 +290,7 @@ class _TooLargeError(Exception):
 
 
 class _Complaint:
-    """Pickles as a call of ``float`` with the message, which raises it in the client: its only way to be told."""
+    """Pickles as a call of `float` with the message, which raises it in the client: its only way to be told."""
 
     def __init__(self, message: str) -> None:
         self.message = message

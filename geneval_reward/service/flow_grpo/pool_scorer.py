@@ -1,4 +1,4 @@
-"""``PoolScorer``: a pool of workers with the face of a scorer, for applications that call one."""
+"""`PoolScorer`: a pool of workers with the face of a scorer, for applications that call one."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class PoolScorer:
         return str(self._info["fingerprint"])
 
     def score(self, images: Sequence[Any], specs: Sequence[Any]) -> list[Verdict]:
-        """Judge images; see :meth:`geneval_reward.GenEvalScorer.score`.
+        """Judge images; see `geneval_reward.GenEvalScorer.score`.
 
         Args:
-            images: PIL images, or uint8 arrays or tensors ``(h, w, 3)`` or ``(3, h, w)``.
+            images: PIL images, or uint8 arrays or tensors `(h, w, 3)` or `(3, h, w)`.
             specs: One per image: specs, records, or texts of the official suite.
 
         Raises:

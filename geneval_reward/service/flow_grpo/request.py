@@ -27,7 +27,7 @@ class Capacity:
 
     Attributes:
         concurrency: Requests decoded and scored at a time. Two keep one GPU busy; a pool of workers wants one more than it has.
-        pickle: Of one request's body; see :class:`geneval_reward.service.flow_grpo.unpickle.Limits`.
+        pickle: Of one request's body; see `geneval_reward.service.flow_grpo.unpickle.Limits`.
         images: Images in one request. The public client sends at most 64.
         pixels: Pixels of all images of a request together.
         waiting: Requests at once; further ones are told to come back.
@@ -48,11 +48,11 @@ def read_request(body: Any, capacity: Capacity) -> tuple[list[torch.Tensor], lis
     """Check an unpickled request and decode its images.
 
     Args:
-        body: What :func:`restricted_loads` gave.
+        body: What `restricted_loads` gave.
         capacity: Limits.
 
     Returns:
-        ``(3, h, w)`` uint8 images, specs, and ``only_strict``.
+        `(3, h, w)` uint8 images, specs, and `only_strict`.
 
     Raises:
         RequestError: If it is not a request, or too large a one.

@@ -1,8 +1,8 @@
 """A restricted unpickler: data out of a pickle, never code.
 
 Other trainers speak pickle over HTTP. Python's own unpickler calls whatever a request names; this one does not use it at all.
-It interprets the opcodes itself (``pickletools`` reads their arguments), knows only those that make builtin values and numpy
-arrays, and checks every step against :class:`Limits` before memory is taken.
+It interprets the opcodes itself (`pickletools` reads their arguments), knows only those that make builtin values and numpy
+arrays, and checks every step against `Limits` before memory is taken.
 """
 
 from __future__ import annotations
@@ -80,8 +80,7 @@ def restricted_loads(data: bytes, limits: Limits | None = None) -> Any:
         >>> restricted_loads(pickle.dumps(Hostile(), protocol=4))
         Traceback (most recent call last):
         ...
-        geneval_reward.service.flow_grpo.unpickle_values.UnpickleError: pickle: expected only builtin containers, numbers, strings, bytes \
-and numpy arrays, got the name 'builtins.exec' at byte 29; send data only
+        geneval_reward.service.flow_grpo.unpickle_values.UnpickleError: pickle: expected only builtin containers, ...
     """
     limits = Limits() if limits is None else limits
     if len(data) > limits.max_bytes:

@@ -63,8 +63,8 @@ class DType:
     """A numpy dtype in the making: pickles give the byte order only after the call.
 
     Attributes:
-        code: Such as ``f4``.
-        order: ``<``, ``>`` or ``|``.
+        code: Such as `f4`.
+        order: `<`, `>` or `|`.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""The application: ``/score``, ``/health``, ``/info``, ``/metrics`` and the OpenAPI page over a pool of workers."""
+"""The application: `/score`, `/health`, `/info`, `/metrics` and the OpenAPI page over a pool of workers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def make_app(
         api_key: What clients must send; None if none is needed.
         state: Shared with whoever runs it.
         metrics: Shared with the pool.
-        compat: An application for the path ``/``: the protocol of another trainer's client.
+        compat: An application for the path `/`: the protocol of another trainer's client.
     """
     limits = limits or Limits()
     state = state or State()

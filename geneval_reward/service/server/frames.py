@@ -22,7 +22,7 @@ def pack(head: dict[str, Any], blobs: Sequence[Blob] = ()) -> bytes:
 
 
 def lengths(prefix: bytes) -> tuple[int, int]:
-    """Of head and blobs, from the first :data:`PREFIX_BYTES` bytes."""
+    """Of head and blobs, from the first `PREFIX_BYTES` bytes."""
     head, blobs = _PREFIX.unpack(prefix)
     return head, blobs
 

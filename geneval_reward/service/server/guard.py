@@ -1,4 +1,4 @@
-"""``Guard``: what stands before the application. Key, size, memory and time are checked before a body is in memory."""
+"""`Guard`: what stands before the application. Key, size, memory and time are checked before a body is in memory."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class RefusedError(Exception):
 class Guard:
     """An ASGI application that lets through only requests that are whole, allowed and within the limits.
 
-    The body is read here: the application finds it in ``scope["state"]``, as ``body``, beside ``request_id`` and ``begun``, the
-    time of the request's head on :func:`time.monotonic`. Its own ``receive`` gives no body, but tells when the client leaves.
+    The body is read here: the application finds it in `scope["state"]`, as `body`, beside `request_id` and `begun`, the
+    time of the request's head on `time.monotonic`. Its own `receive` gives no body, but tells when the client leaves.
 
     Args:
         app: The application.
         limits: What is let through.
-        api_key: The key that ``Authorization: Bearer`` must name; None if none is needed.
-        gate: Raises :class:`RefusedError` where a path cannot take a request now; asked before a body is read.
+        api_key: The key that `Authorization: Bearer` must name; None if none is needed.
+        gate: Raises `RefusedError` where a path cannot take a request now; asked before a body is read.
         on_refused: Is told path and status of what was refused here.
-        compat: An application for the path ``/`` with limits of its own; it is asked for no key.
+        compat: An application for the path `/` with limits of its own; it is asked for no key.
 
     Attributes:
         memory: Bytes of all bodies at the moment.
@@ -197,7 +197,7 @@ class Guard:
 
 
 def error_messages(error: RefusedError, request_id: str) -> tuple[Message, Message]:
-    """The ASGI messages of an :class:`~geneval_reward.service.wire.ErrorReply`."""
+    """The ASGI messages of an `ErrorReply`."""
     body = ErrorReply(error=error.message, request_id=request_id).model_dump_json().encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -215,7 +215,7 @@ def error_messages(error: RefusedError, request_id: str) -> tuple[Message, Messa
 
 
 def _without_body(receive: Receive) -> Receive:
-    """A ``receive`` that gives an empty body, then what comes after the real one: a disconnect."""
+    """A `receive` that gives an empty body, then what comes after the real one: a disconnect."""
     first: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def rest() -> Message:

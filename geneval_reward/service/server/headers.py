@@ -14,11 +14,11 @@ _OTHERS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"BM": "a BMP", b"II*\x0
 
 
 def image_size(data: bytes | memoryview, format: str, where: str) -> tuple[int, int]:
-    """``(width, height)`` that the header of a PNG or lossless WebP claims.
+    """`(width, height)` that the header of a PNG or lossless WebP claims.
 
     Args:
         data: The file's bytes.
-        format: ``png`` or ``webp``.
+        format: `png` or `webp`.
         where: How errors call the image.
 
     Raises:

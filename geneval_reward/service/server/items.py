@@ -33,7 +33,7 @@ class Answer:
     """What became of an item.
 
     Attributes:
-        text: Its :class:`~geneval_reward.service.wire.ItemReply` as JSON.
+        text: Its `ItemReply` as JSON.
         failed: Whether that is an error.
     """
 
@@ -46,7 +46,7 @@ class Item:
     """One image that waits for its verdict.
 
     Attributes:
-        head: ``format, shape, layout, spec, credit`` for the worker.
+        head: `format, shape, layout, spec, credit` for the worker.
         data: The image's bytes.
         pixels: Of the image.
         deadline: On the loop's clock; afterwards nobody waits for it.
@@ -105,7 +105,7 @@ class ItemQueue:
         self._changed.set()
 
     def poke(self) -> None:
-        """Something changed that :meth:`take`'s ``room`` looks at."""
+        """Something changed that `take`'s `room` looks at."""
         self._changed.set()
 
     async def take(self, size: int, room: Callable[[], Room]) -> list[Item]:
@@ -113,7 +113,7 @@ class ItemQueue:
 
         Args:
             size: Most items.
-            room: What the worker can take at the moment: looked at again after every :meth:`poke`.
+            room: What the worker can take at the moment: looked at again after every `poke`.
 
         Returns:
             At least one item. One that a worker died with comes alone, so that it cannot harm others again.

@@ -1,10 +1,12 @@
-"""``Limits``: what the server takes on, in one place."""
+"""`Limits`: what the server takes on, in one place."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
 from typing import Any, Final
+
+from geneval_reward.errors import UsageError
 
 DEFAULT_PORT: Final = 8321
 DEFAULT_COMPAT_PORT: Final = 18085
@@ -52,21 +54,21 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"{field.name}: expected a positive number, got {value!r}")
+                raise UsageError(f"{field.name}: expected a positive number, got {value!r}")
         if self.max_memory < self.max_body:
-            raise ValueError(
+            raise UsageError(
                 f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
             )
 
         if self.max_queue < self.max_items:
             # A request that never fits would be told to come back forever.
-            raise ValueError(
+            raise UsageError(
                 f"max_queue: expected at least max_items ({self.max_items}), got {self.max_queue}; raise one or lower the other"
             )
 
     @classmethod
     def parse(cls, text: str) -> Limits:
-        """From ``field=value`` pairs, such as ``max_items=64,deadline=30``; the rest stays as it is.
+        """From `field=value` pairs, such as `max_items=64,deadline=30`; the rest stays as it is.
 
         Raises:
             ValueError: If a field is unknown or a value is none; the message names it.
@@ -82,14 +84,14 @@ class Limits:
         for pair in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (part.strip() for part in pair.partition("="))
             if name not in known:
-                raise ValueError(f"limits: expected one of {', '.join(known)}, got {name!r}")
+                raise UsageError(f"limits: expected one of {', '.join(known)}, got {name!r}")
             try:
                 values[name] = known[name](value)
             except ValueError:
                 kind = "an integer" if known[name] is int else "a number"
-                raise ValueError(f"limits: {name}: expected {kind}, got {value!r}") from None
+                raise UsageError(f"limits: {name}: expected {kind}, got {value!r}") from None
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """By name, for ``/info``."""
+        """By name, for `/info`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, for Prometheus."""
+"""What `/metrics` tells, for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Metrics:
     """Counters of one server, in a registry of their own.
 
     Attributes:
-        content_type: Of :meth:`text`.
+        content_type: Of `text`.
     """
 
     content_type = CONTENT_TYPE_LATEST

@@ -73,7 +73,7 @@ class _Collector:
 
 
 def parse_form(body: bytes | bytearray, content_type: str, max_parts: int) -> list[tuple[str, Blob]]:
-    """The parts of a ``multipart/form-data`` body as ``(name, data)``, in order; data are views into the body.
+    """The parts of a `multipart/form-data` body as `(name, data)`, in order; data are views into the body.
 
     Args:
         body: The whole body.

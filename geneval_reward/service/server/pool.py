@@ -1,4 +1,4 @@
-"""``WorkerPool``: worker processes that are fed, watched and replaced."""
+"""`WorkerPool`: worker processes that are fed, watched and replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONG_LIVED = 60.0  # a worker that lived longer is replaced at once
 
 
 class Observer(Protocol):
-    """What the pool tells; see :class:`geneval_reward.service.server.metrics.Metrics`."""
+    """What the pool tells; see `geneval_reward.service.server.metrics.Metrics`."""
 
     def batch_done(self, size: int, seconds: float) -> None:
         """A batch was scored."""
@@ -34,9 +34,9 @@ class PoolConfig:
 
     Attributes:
         devices: One worker each; a device may be named more than once.
-        backend: For :meth:`GenEvalScorer.from_pretrained`.
-        options: Its other arguments, or those of ``factory``; JSON-serialisable.
-        factory: ``module:function`` that makes the scorer instead.
+        backend: For `GenEvalScorer.from_pretrained`.
+        options: Its other arguments, or those of `factory`; JSON-serialisable.
+        factory: `module:function` that makes the scorer instead.
         swap_rb: Show detectors with the weights of Flow-GRPO's public server red and blue swapped, as it does.
         batch_size: Images a batch; None for the scorer's own.
         max_wait: Seconds that an image waits for others to fill a batch.
@@ -118,7 +118,7 @@ class WorkerPool:
         return sum(worker.in_flight for worker in self._workers.values())
 
     def start(self) -> None:
-        """Start the workers; :attr:`started` is set when the first is ready or none can be."""
+        """Start the workers; `started` is set when the first is ready or none can be."""
         self.loop = asyncio.get_running_loop()
         self._tasks = [
             asyncio.create_task(self._keep_alive(number, device)) for number, device in enumerate(self.config.devices)

@@ -1,4 +1,4 @@
-"""``WorkerProcess``: the server's end of one worker process."""
+"""`WorkerProcess`: the server's end of one worker process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkerProcess:
 
     Args:
         number: Its place, for messages.
-        stall_timeout: Seconds without an answer after which :meth:`serve` gives it up.
+        stall_timeout: Seconds without an answer after which `serve` gives it up.
 
     Attributes:
         ready: Whether it may be fed; set by the pool.

@@ -1,4 +1,4 @@
-"""``GuardedProtocol``: uvicorn's HTTP protocol, with clocks on what uvicorn waits for without one."""
+"""`GuardedProtocol`: uvicorn's HTTP protocol, with clocks on what uvicorn waits for without one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from geneval_reward.service.server.limits import Limits
 
 
 def guarded_protocol(limits: Limits) -> type[H11Protocol]:
-    """A protocol class for ``uvicorn.Config(http=...)``.
+    """A protocol class for `uvicorn.Config(http=...)`.
 
-    It cuts a connection that sends a request head slower than ``header_timeout``, or that does not read its answer for
-    ``idle_timeout``, and every connection beyond twice ``max_connections``.
+    It cuts a connection that sends a request head slower than `header_timeout`, or that does not read its answer for
+    `idle_timeout`, and every connection beyond twice `max_connections`.
     """
 
     class GuardedProtocol(H11Protocol):

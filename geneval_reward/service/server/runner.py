@@ -1,4 +1,4 @@
-"""``serve``: the application on a socket, until a signal; what is in flight then is finished first."""
+"""`serve`: the application on a socket, until a signal; what is in flight then is finished first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import ServiceError, UsageError
 from geneval_reward.service.flow_grpo.pool_scorer import PoolScorer
 from geneval_reward.service.server.app import State, make_app
 from geneval_reward.service.server.guard import App
@@ -50,17 +50,17 @@ def check_address(host: str, api_key: str | None, compat: str | None) -> None:
         ValueError: If others can connect and no key is asked, or a key is too short, or a protocol cannot carry one.
     """
     if api_key is not None and len(api_key) < 16:
-        raise ValueError(
+        raise UsageError(
             f"api key: expected at least 16 characters, got {len(api_key)}; `openssl rand -hex 32` makes one"
         )
     if is_loopback(host):
         return
     if api_key is None:
-        raise ValueError(
+        raise UsageError(
             f"--host: expected a loopback address without a key, got {host}; set GENEVAL_REWARD_API_KEY or --api-key-file"
         )
     if compat is not None:
-        raise ValueError(
+        raise UsageError(
             f"--host: expected a loopback address with --compat {compat}, got {host}; its client cannot send a key, so "
             "reach the port through an SSH tunnel"
         )
@@ -87,7 +87,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; a signal sets ``state.draining`` and ends it with status 0, and a second one ends it at once."""
+    """uvicorn's server; a signal sets `state.draining` and ends it with status 0, and a second one ends it at once."""
 
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
@@ -125,15 +125,15 @@ def serve(
         port: 0 for a free one.
         limits: What it takes on.
         api_key: What clients must send.
-        compat: ``flow-grpo`` to answer that trainer's client too, on the path ``/``.
-        compat_credit: What that client gets as ``scores``; ``flow_grpo`` is what it has always got.
+        compat: `flow-grpo` to answer that trainer's client too, on the path `/`.
+        compat_credit: What that client gets as `scores`; `flow_grpo` is what it has always got.
         compat_swap_rb: Show the public server's detectors red and blue swapped, as it does.
         tls: Files of a certificate and its key.
         on_listening: Is told the address.
         on_ready: Is told of the scorer once a worker has passed its self-test.
 
     Raises:
-        ValueError: If the address needs a key, or ``compat`` is unknown.
+        ValueError: If the address needs a key, or `compat` is unknown.
         ServiceError: If the address is taken or no worker can start.
     """
     limits = limits or Limits()
@@ -212,7 +212,7 @@ def _compat_app(name: str | None, pool: WorkerPool, timeout: float, credit: str)
     if name is None:
         return None
     if name != "flow-grpo":
-        raise ValueError(f"--compat: expected flow-grpo, got {name!r}")
+        raise UsageError(f"--compat: expected flow-grpo, got {name!r}")
     from geneval_reward.service.flow_grpo import app as flow_grpo
 
     # One request more than there are workers, so that none waits while the next is decoded.

@@ -117,8 +117,8 @@ async def answer(pool: WorkerPool, prepared: list[Prepared | str], deadline: flo
 
     Args:
         pool: The workers.
-        prepared: What :func:`prepare` made.
-        deadline: On :func:`time.monotonic`.
+        prepared: What `prepare` made.
+        deadline: On `time.monotonic`.
 
     Raises:
         RefusedError: 413 if the queue can never hold them, 429 if it is full, 504 if the deadline passes.

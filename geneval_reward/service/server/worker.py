@@ -1,6 +1,6 @@
 """A worker process: one scorer on one device, fed by the server over a socket pair.
 
-Started by the pool as ``python -m geneval_reward.service.server.worker FD``. It decodes the next batch while it scores one, and
+Started by the pool as `python -m geneval_reward.service.server.worker FD`. It decodes the next batch while it scores one, and
 ends when the server's side of the socket is closed. Images are decoded here, so that a decoder that crashes
 takes a replaceable process with it and not the server.
 """
@@ -68,8 +68,8 @@ def load(config: dict[str, Any]) -> GenEvalScorer:
     """The scorer that a configuration asks for, tested.
 
     Args:
-        config: ``backend`` with ``options`` for :meth:`GenEvalScorer.from_pretrained`, or ``factory``, a ``module:function``
-            that makes a scorer of the ``options``; ``device``, ``threads``; ``swap_rb`` for Flow-GRPO's numbers.
+        config: `backend` with `options` for `GenEvalScorer.from_pretrained`, or `factory`, a `module:function`
+            that makes a scorer of the `options`; `device`, `threads`; `swap_rb` for Flow-GRPO's numbers.
 
     Raises:
         SelfTestError: If it does not judge the packaged photographs as it must.
@@ -128,13 +128,13 @@ def decode(image: dict[str, Any], data: memoryview, max_pixels: int, where: str 
     """The pixels of an item.
 
     Args:
-        image: ``format``, ``shape`` and ``layout`` as on the wire.
+        image: `format`, `shape` and `layout` as on the wire.
         data: Its bytes.
         max_pixels: More are refused before decoding.
         where: How errors call it.
 
     Returns:
-        ``(3, h, w)`` uint8.
+        `(3, h, w)` uint8.
 
     Raises:
         ImageError: If it is damaged or too large.

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import Results
 from geneval_reward.results.record import index_of
@@ -74,14 +74,14 @@ def agreement(
     """Compare verdicts with what people saw.
 
     An annotated image and a row belong together if the caption is the row's prompt and the number is that of the row's file
-    (``00328/samples/00001.png`` is number 1), or its index if the file is not called by a number. Nothing in either file says
+    (`00328/samples/00001.png` is number 1), or its index if the file is not called by a number. Nothing in either file says
     which *model* made an image: scoring one model's images against another's annotations gives an agreement, and a
     meaningless one.
 
     Args:
-        images: What :func:`read_annotations` gives.
-        results: What :func:`geneval_reward.results.read_results` gives.
-        criterion: See :meth:`Answer.correct`.
+        images: What `read_annotations` gives.
+        results: What `geneval_reward.results.read_results` gives.
+        criterion: See `Answer.correct`.
         draws: Bootstrap draws; prompts are drawn, within tasks.
 
     Raises:
@@ -89,7 +89,7 @@ def agreement(
         ValueError: For an unknown criterion.
     """
     if criterion not in ("questions", "caption"):
-        raise ValueError(f"criterion: expected 'questions' or 'caption', got {criterion!r}")
+        raise UsageError(f"criterion: expected 'questions' or 'caption', got {criterion!r}")
     rows = _rows(results)
     specs = results.specs()
     notes, table = [], []

@@ -42,8 +42,8 @@ class Answer:
 
     Attributes:
         counts: Number of each of the caption's objects, 0 to 5 (5: or more); None where nothing was answered.
-        colors: Colours of each; ``gray`` may be among them.
-        relations: Where the second object lies as seen from the first: of ``left of, right of, above, below``.
+        colors: Colours of each; `gray` may be among them.
+        relations: Where the second object lies as seen from the first: of `left of, right of, above, below`.
         quality: How well the caption fits: 4 fully, 3 misses one element, 2 misses several, 1 unrelated; or None.
     """
 
@@ -57,9 +57,9 @@ class Answer:
 
         Args:
             spec: The record, of at most two clauses.
-            criterion: ``questions``: the answers on numbers, colours and places, held against the record as the benchmark
+            criterion: `questions`: the answers on numbers, colours and places, held against the record as the benchmark
                 holds detections (at least so many, fewer than excluded, the colour among those named, the relation said).
-                ``caption``: the caption fits fully (4 of 4).
+                `caption`: the caption fits fully (4 of 4).
 
         Returns:
             True, False, or None if what it takes was not answered.
@@ -185,7 +185,7 @@ def _whole(row: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _number(row: Mapping[str, Any], name: str, where: str) -> int | None:
-    """A number >= 0, also as ``1.0``, which pandas makes of columns with gaps; None for an empty cell."""
+    """A number >= 0, also as `1.0`, which pandas makes of columns with gaps; None for an empty cell."""
     value = (row[name] or "").strip()
     if not value:
         return None

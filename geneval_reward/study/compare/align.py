@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.results import Results
 from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
 from geneval_reward.stats.completeness import completeness
@@ -26,8 +26,8 @@ class Problem:
     """Something that makes a comparison less than it seems.
 
     Attributes:
-        kind: ``prompts``, ``rules``, ``backend``, ``fingerprint`` (refused unless allowed); ``incomplete``, ``failed``,
-            ``cut``, ``seeds``, ``rewritten``, ``best_of``, ``unknown`` (said).
+        kind: `prompts`, `rules`, `backend`, `fingerprint` (refused unless allowed); `incomplete`, `failed`,
+            `cut`, `seeds`, `rewritten`, `best_of`, `unknown` (said).
         text: One sentence that names the files.
         serious: Whether it may change the conclusion.
     """
@@ -56,18 +56,18 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
     Args:
         runs: Results files.
         names: What to call them.
-        allow: Kinds of :data:`ALLOWABLE` that are said instead of refused.
+        allow: Kinds of `ALLOWABLE` that are said instead of refused.
 
     Returns:
         What is to be said.
 
     Raises:
         ResultsError: If an image occurs twice in a file, or there is a difference that is not allowed; all are named.
-        ValueError: If ``allow`` holds an unknown kind.
+        ValueError: If `allow` holds an unknown kind.
     """
     unknown = set(allow) - set(ALLOWABLE)
     if unknown:
-        raise ValueError(f"allow: expected kinds of {', '.join(ALLOWABLE)}, got {', '.join(sorted(unknown))}")
+        raise UsageError(f"allow: expected kinds of {', '.join(ALLOWABLE)}, got {', '.join(sorted(unknown))}")
     refusals = []
     for run, name in zip(runs, names, strict=True):
         if len(run) == 0:
@@ -115,7 +115,7 @@ def align(
         b: The second.
         names: What to call them.
         credit: Which credit to compare.
-        draws: As in :func:`geneval_reward.stats.compare_paired`.
+        draws: As in `geneval_reward.stats.compare_paired`.
         seed: As there.
         level: As there.
     """
@@ -234,7 +234,7 @@ def _of_prompts(run: Results, common: Collection[str]) -> npt.NDArray[np.bool_]:
 def _common_images(
     a: Results, b: Results, keep: Sequence[npt.NDArray[np.bool_]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of ``a`` and of ``b`` that are the same image of the same prompt, in the order of ``a``."""
+    """Rows of `a` and of `b` that are the same image of the same prompt, in the order of `a`."""
     place = {
         (b.records[prompt], index): row
         for row, (prompt, index) in enumerate(zip(b.prompt_ids.tolist(), b.index.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""A comparison as a picture: scores per task with intervals, and the differences. Needs matplotlib (extra ``report``)."""
+"""A comparison as a picture: scores per task with intervals, and the differences. Needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plot(comparison: Comparison) -> Figure:
 
 
 def save_plot(comparison: Comparison, path: str | Path) -> Path:
-    """Draw a comparison into a file; the suffix says what kind (``.png``, ``.svg``, ``.pdf``).
+    """Draw a comparison into a file; the suffix says what kind (`.png`, `.svg`, `.pdf`).
 
     Raises:
         ValueError: If matplotlib cannot write that kind.

@@ -57,7 +57,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_latex(comparison: Comparison) -> str:
-    """LaTeX tables for the ``booktabs`` package; problems and conclusions as comments."""
+    """LaTeX tables for the `booktabs` package; problems and conclusions as comments."""
     parts = [f"% {' '.join(problem.text.split())}" for problem in comparison.problems]
     parts += [latex(header, rows, title) for title, header, rows in _tables(comparison)]
     parts += [f"% {' '.join(pair.message.split())}" for pair in comparison.pairs]
@@ -95,7 +95,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def to_json(comparison: Comparison) -> str:
-    """:func:`to_dict` as indented JSON."""
+    """`to_dict` as indented JSON."""
     return json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n"
 
 

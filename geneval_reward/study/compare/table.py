@@ -1,4 +1,4 @@
-"""``compare_files``: several results files in one table, each against the first."""
+"""`compare_files`: several results files in one table, each against the first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from geneval_reward.errors import UsageError
 from geneval_reward.results import Results, RunIdentity, read_results
 from geneval_reward.stats import Difference, PairedComparison, ScoreIntervals, clustered_bootstrap, holm
 from geneval_reward.study.compare.align import Problem, align, check
@@ -40,8 +41,8 @@ class Pair:
     Attributes:
         a: Name of the first run.
         b: Name of the other.
-        comparison: Their difference, ``b - a``. The p-values of ``overall.p_holm`` are corrected over the runs, those of
-            ``tags`` over the tags.
+        comparison: Their difference, `b - a`. The p-values of `overall.p_holm` are corrected over the runs, those of
+            `tags` over the tags.
         message: The conclusion in a sentence.
     """
 
@@ -85,22 +86,22 @@ def compare_files(
     Args:
         paths: At least two files, ours or the official script's own.
         names: What to call them; None takes the shortest part of the paths that tells them apart.
-        allow: Differences to say instead of refuse: ``prompts`` (only common ones are compared), ``rules``, ``backend``,
-            ``fingerprint``.
+        allow: Differences to say instead of refuse: `prompts` (only common ones are compared), `rules`, `backend`,
+            `fingerprint`.
         credit: Which credit to compare.
         draws: Bootstrap draws and sign flips.
         seed: Of both.
         level: Nominal coverage of the intervals.
 
     Returns:
-        The comparison; render it with :mod:`geneval_reward.study.compare.render`.
+        The comparison; render it with `geneval_reward.study.compare.render`.
 
     Raises:
         ResultsError: If a file cannot be read, or the files are not comparable; every reason is named.
         ValueError: If an argument is out of range.
     """
     if len(paths) < 2:
-        raise ValueError(f"paths: expected at least two results files, got {len(paths)}")
+        raise UsageError(f"paths: expected at least two results files, got {len(paths)}")
     return compare_results(
         [read_results(path) for path in paths],
         names=names,
@@ -122,12 +123,12 @@ def compare_results(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """:func:`compare_files` for files that are read already."""
+    """`compare_files` for files that are read already."""
     if len(results) < 2:
-        raise ValueError(f"results: expected at least two, got {len(results)}")
+        raise UsageError(f"results: expected at least two, got {len(results)}")
     labels = short_names([run.path for run in results]) if names is None else list(names)
     if len(labels) != len(results) or len(set(labels)) != len(labels):
-        raise ValueError(f"names: expected {len(results)} different names, got {labels}")
+        raise UsageError(f"names: expected {len(results)} different names, got {labels}")
     problems = check(results, labels, allow)
     runs = tuple(
         Run(
@@ -177,12 +178,12 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
 
 
 def points(value: float) -> str:
-    """A difference in points, with its sign: ``+1.8``."""
+    """A difference in points, with its sign: `+1.8`."""
     return f"{100 * value:+.1f}"
 
 
 def span(difference: Difference) -> str:
-    """An interval in points: ``-0.4 to +3.9``; of shares it ends where differences of shares do."""
+    """An interval in points: `-0.4 to +3.9`; of shares it ends where differences of shares do."""
     low, high = difference.interval.low, difference.interval.high
     if 0 <= difference.a <= 1 and 0 <= difference.b <= 1:
         low, high = max(low, -1.0), min(high, 1.0)
@@ -190,7 +191,7 @@ def span(difference: Difference) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value: ``p = 0.031``, ``p < 0.001``."""
+    """A p-value: `p = 0.031`, `p < 0.001`."""
     if math.isnan(p):
         return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

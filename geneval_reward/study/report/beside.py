@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from geneval_reward.errors import UsageError
 from geneval_reward.study.published import PublishedScore, published
 
 
@@ -22,10 +23,10 @@ def beside(
         models: Only models whose names contain one of these texts, whatever its case.
 
     Returns:
-        Rows by falling overall score. Only rows that print every tag of ``tags``.
+        Rows by falling overall score. Only rows that print every tag of `tags`.
 
     Raises:
-        ValueError: If ``models`` names none.
+        ValueError: If `models` names none.
 
     Example:
         >>> sd = {"single_object": 0.97, "two_object": 0.38, "counting": 0.35, "colors": 0.76, "position": 0.04,
@@ -37,7 +38,7 @@ def beside(
     if models:
         rows = [row for row in rows if any(name.lower() in row.model.lower() for name in models)]
         if not rows:
-            raise ValueError(
+            raise UsageError(
                 f"models: expected part of the name of a published model, got {', '.join(models)}; "
                 "see geneval_reward.study.published.published()"
             )

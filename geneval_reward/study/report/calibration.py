@@ -24,10 +24,10 @@ WINDOW: Final = 0.2
 """The histogram reaches so far to both sides of a threshold."""
 
 BIN: Final = 0.025
-"""Width of its bins; ``SHIFT`` is a multiple, so that the band ends where a bin does."""
+"""Width of its bins; `SHIFT` is a multiple, so that the band ends where a bin does."""
 
 RULE_OF_TAG: Final = {True: "counting_confidence", False: "confidence"}
-"""Field of the rules that cuts an image's detections, by whether its tag is ``counting``."""
+"""Field of the rules that cuts an image's detections, by whether its tag is `counting`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class Threshold:
     Attributes:
         field: Its name in the rules.
         value: Where it stands.
-        edges: ``(b + 1,)`` edges of the bins, rising.
-        counts: ``(b,)`` detections of asked classes in each bin.
+        edges: `(b + 1,)` edges of the bins, rising.
+        counts: `(b,)` detections of asked classes in each bin.
         detections: How many there are in all, outside the window too.
         images: Images that it decides.
-        fragile: Of them, how many verdicts flip within ``SHIFT``.
+        fragile: Of them, how many verdicts flip within `SHIFT`.
         lower: Verdicts gained and lost with the lower threshold: wrong to right, right to wrong.
         higher: The same with the higher one.
         unknown: Images where one of the two cannot be known.
@@ -79,7 +79,7 @@ class Threshold:
 
 
 def flip(row: ResultRow, verdict: Verdict) -> Flip:
-    """Whether an image's verdict changes if its threshold moves by :data:`SHIFT`."""
+    """Whether an image's verdict changes if its threshold moves by `SHIFT`."""
     field = RULE_OF_TAG[row.tag == "counting"]
     here = verdict.rules.threshold(row.tag)
     return Flip(*(_flips(row, verdict, field, here + step) for step in (-SHIFT, SHIFT)))
@@ -100,7 +100,7 @@ def calibrate(verdicts: Sequence[Verdict], flips: Sequence[Flip]) -> list[Thresh
 
     Args:
         verdicts: Of images judged by one set of rules.
-        flips: ``(n,)`` what :func:`flip` says of each.
+        flips: `(n,)` what `flip` says of each.
 
     Returns:
         One entry for the tags other than counting and one for counting, where there are such images.

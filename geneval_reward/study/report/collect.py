@@ -1,4 +1,4 @@
-"""``collect``: everything a report says, from results files; pictures and layout come later."""
+"""`collect`: everything a report says, from results files; pictures and layout come later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.vocabulary import COLORS
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.drawing import Box, boxes
@@ -40,9 +40,9 @@ class Shown:
         seed: Its seed, if known.
         correct: The official verdict; None: it could not be scored.
         reasons: Official wording of its failures, or why it could not be scored.
-        causes: Keys of :data:`geneval_reward.study.report.reasons.CAUSES`.
+        causes: Keys of `geneval_reward.study.report.reasons.CAUSES`.
         boxes: What the judge looked at.
-        size: ``(width, height)`` that was judged; None if the file does not say.
+        size: `(width, height)` that was judged; None if the file does not say.
         flip: What a moved threshold would change.
         rewritten: The text that the generator got, where it was not the prompt.
         best_of: Chosen by this metric among so many; 0: not chosen.
@@ -72,11 +72,11 @@ class RunReport:
         results: Its columns.
         summary: Its scores with intervals.
         images: All images, those that could not be scored last.
-        groups: Failures by cause; rows are indices into ``images``.
+        groups: Failures by cause; rows are indices into `images`.
         thresholds: What lies around the thresholds; empty if no detections are stored or judges are mixed.
         published: Scores that others published, to stand beside; empty for another suite than the official one.
         problems: One sentence for everything a reader must know before believing a figure.
-        setup: How the images were generated, as ``generate.json`` beside them says; empty if it is not there.
+        setup: How the images were generated, as `generate.json` beside them says; empty if it is not there.
         sha256: Of the results file.
     """
 
@@ -109,7 +109,7 @@ class Item:
     Attributes:
         record: The prompt's record as JSON; empty for an image that could not be scored.
         index: Number of the image within its prompt; -1 if unknown.
-        sides: Per run the index into its ``images``; None where it has no such image.
+        sides: Per run the index into its `images`; None where it has no such image.
     """
 
     record: str
@@ -156,7 +156,7 @@ class Report:
         return list(dict.fromkeys(said))
 
     def changed(self, other: int) -> tuple[list[Item], list[Item]]:
-        """Items that run number ``other`` has newly right, and newly wrong, against the first."""
+        """Items that run number `other` has newly right, and newly wrong, against the first."""
         right, wrong = [], []
         for item in self.items:
             a, b = item.sides[0], item.sides[other]
@@ -188,7 +188,7 @@ def collect(
         images: Folder of the images of each file; none: looked for beside the file.
         names: What to call the runs; None takes the shortest ends of the paths that tell them apart.
         title: The heading; None makes one of the names.
-        allow: Differences to say instead of refuse, as :func:`geneval_reward.study.compare.compare_files` has it.
+        allow: Differences to say instead of refuse, as `geneval_reward.study.compare.compare_files` has it.
         published: So many published scores stand beside, >= 0.
         models: Only published models with one of these texts in their names.
         draws: Bootstrap draws of the intervals.
@@ -200,16 +200,16 @@ def collect(
         ValueError: If the numbers of files, folders and names differ, or an argument is out of range.
     """
     if not paths:
-        raise ValueError("paths: expected at least one results file, got none")
+        raise UsageError("paths: expected at least one results file, got none")
     if images and len(images) != len(paths):
-        raise ValueError(
+        raise UsageError(
             f"images: expected a folder for each of the {len(paths)} results files, got {len(images)}; "
             "they hold the same names, so one folder cannot serve two runs"
         )
     files = [Path(path) for path in paths]
     labels = short_names(files) if names is None else list(names)
     if len(labels) != len(files) or len(set(labels)) != len(labels):
-        raise ValueError(f"names: expected {len(files)} different names, got {labels}")
+        raise UsageError(f"names: expected {len(files)} different names, got {labels}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cut last line: it stands among the problems
         results = [read_results(file) for file in files]

@@ -1,4 +1,4 @@
-"""A report's figures for papers, as PNG and SVG. Needs matplotlib (extra ``report``)."""
+"""A report's figures for papers, as PNG and SVG. Needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _GREYS: Final = ("#6f7782", "#8d95a0", "#a9b0ba", "#c3c9d1", "#d9dde3")
 def save_figures(report: Report, folder: str | Path) -> list[Path]:
     """Draw a report's figures into a folder, each as PNG and SVG.
 
-    ``scores`` (tasks beside published models), ``failures``, ``confidence`` where detections are stored, and ``comparison``
+    `scores` (tasks beside published models), `failures`, `confidence` where detections are stored, and `comparison`
     where there is one.
 
     Args:
-        report: What :func:`geneval_reward.study.report.collect` gives.
+        report: What `geneval_reward.study.report.collect` gives.
         folder: Made if it is not there; files of the same names are replaced.
 
     Returns:

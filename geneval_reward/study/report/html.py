@@ -1,4 +1,4 @@
-"""``write_html``: a report as one file that needs nothing else, with pictures as large as its size allows."""
+"""`write_html`: a report as one file that needs nothing else, with pictures as large as its size allows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import COLORS, TAGS
 from geneval_reward.results.drawing import PALETTE
@@ -41,20 +42,20 @@ def write_html(
     """Write a report as HTML.
 
     Args:
-        report: What :func:`geneval_reward.study.report.collect` gives.
+        report: What `geneval_reward.study.report.collect` gives.
         path: The file; replaced if it is there.
         max_bytes: Size of the file at most. Thumbnails are as large as it allows; without any it can still be exceeded.
         workers: Decoding threads; None takes one per processor.
-        now: The date on it, in seconds since 1970; None takes ``SOURCE_DATE_EPOCH`` or the clock.
+        now: The date on it, in seconds since 1970; None takes `SOURCE_DATE_EPOCH` or the clock.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If ``max_bytes`` is not positive.
+        ValueError: If `max_bytes` is not positive.
     """
     if max_bytes <= 0:
-        raise ValueError(f"max_bytes: expected a number of bytes > 0, got {max_bytes}")
+        raise UsageError(f"max_bytes: expected a number of bytes > 0, got {max_bytes}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     when = float(os.environ.get("SOURCE_DATE_EPOCH", time.time())) if now is None else now
@@ -64,7 +65,7 @@ def write_html(
 
 
 def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | None, now: float) -> str:
-    """A report as HTML whose links to the images are relative to ``folder``."""
+    """A report as HTML whose links to the images are relative to `folder`."""
     empty = _page(report, {}, folder, now)
     # Base64 makes four characters of three bytes.
     room = int((max_bytes - len(empty.encode())) * 3 / 4 * 0.97)

@@ -12,21 +12,21 @@ from geneval_reward.errors import ResultsError
 def locate(filenames: Sequence[str], results: Path, folder: Path | None = None) -> list[Path | None]:
     """Find image files by the names in a results file.
 
-    Looked for below ``folder``; without one, below the results file's folder and its ``images``. First under the name as it
-    stands, then under its last three parts (``00000/samples/0000.png``: the official script writes the path as it was run),
+    Looked for below `folder`; without one, below the results file's folder and its `images`. First under the name as it
+    stands, then under its last three parts (`00000/samples/0000.png`: the official script writes the path as it was run),
     then, if no two images share it, under the bare name. A name never leads out of the folder: results files come from
     other people, and what is found is shown.
 
     Args:
-        filenames: ``(n,)`` names as the results have them.
+        filenames: `(n,)` names as the results have them.
         results: The results file.
         folder: Where the images are.
 
     Returns:
-        ``(n,)`` paths, None for an image that is not there.
+        `(n,)` paths, None for an image that is not there.
 
     Raises:
-        ResultsError: If ``folder`` is not a folder.
+        ResultsError: If `folder` is not a folder.
     """
     if folder is not None and not folder.is_dir():
         got = "a file" if folder.exists() else "nothing"

@@ -1,6 +1,6 @@
 """Failures grouped by what went wrong, read from the official wording of the reasons.
 
-Works on anybody's results file: the wording is the benchmark's own (djghosh13/geneval ``evaluate_images.py``), and a line
+Works on anybody's results file: the wording is the benchmark's own (djghosh13/geneval `evaluate_images.py`), and a line
 that is worded otherwise is kept under "other".
 """
 
@@ -50,13 +50,13 @@ _EXAMPLES: Final = 5
 
 
 def causes(reason: str) -> list[tuple[str, str]]:
-    """The causes in a row's ``reason``.
+    """The causes in a row's `reason`.
 
     Args:
         reason: One failure a line.
 
     Returns:
-        Key of :data:`CAUSES` and what it was about, for each line.
+        Key of `CAUSES` and what it was about, for each line.
 
     Example:
         >>> causes("expected red dog>=1, found 0 red; and 1 blue")
@@ -114,9 +114,9 @@ def group_failures(reasons: Sequence[str], correct: Sequence[bool], tags: Sequen
     """Group failed images by cause.
 
     Args:
-        reasons: ``(n,)`` official wording, a failure a line.
-        correct: ``(n,)`` verdicts.
-        tags: ``(n,)`` tag names.
+        reasons: `(n,)` official wording, a failure a line.
+        correct: `(n,)` verdicts.
+        tags: `(n,)` tag names.
 
     Returns:
         Groups with at least one image, the largest first. An image with two failures is in two groups; a wrong image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.stats import Estimate
 from geneval_reward.study.compare.render import to_dict
@@ -27,8 +28,8 @@ def render(report: Report, format: str) -> str:
     """A report as text.
 
     Args:
-        report: What :func:`geneval_reward.study.report.collect` gives.
-        format: One of :data:`FORMATS`. LaTeX needs the package ``booktabs``; CSV has one line per run, published model and
+        report: What `geneval_reward.study.report.collect` gives.
+        format: One of `FORMATS`. LaTeX needs the package `booktabs`; CSV has one line per run, published model and
             figure.
 
     Raises:
@@ -36,7 +37,7 @@ def render(report: Report, format: str) -> str:
     """
     makers = {"latex": _latex, "markdown": _markdown, "csv": _csv, "json": _json}
     if format not in makers:
-        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+        raise UsageError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     return makers[format](report)
 
 

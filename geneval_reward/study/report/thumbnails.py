@@ -13,7 +13,7 @@ from typing import Final
 
 from PIL import ExifTags, Image, ImageOps
 
-from geneval_reward.errors import ImageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.vision.images import MAX_PIXELS, load_image
 
 # Longer side in pixels and WebP quality, from generous to what is just recognisable.
@@ -51,7 +51,7 @@ class Thumbnail:
 
     Attributes:
         data: WebP bytes; None if the image is missing or cannot be decoded.
-        size: ``(width, height)`` of the image itself; None if unknown.
+        size: `(width, height)` of the image itself; None if unknown.
         problem: Why there is no picture, in a few words; else empty.
     """
 
@@ -66,23 +66,23 @@ MISSING: Final = Thumbnail(None, None, "image not found")
 def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = None) -> list[Thumbnail]:
     """Make small pictures.
 
-    Side and quality are the same for all of them: the largest of :data:`LADDER` that fits.
+    Side and quality are the same for all of them: the largest of `LADDER` that fits.
 
     Args:
-        paths: ``(n,)`` image files; None for one that is not there.
+        paths: `(n,)` image files; None for one that is not there.
         budget: Bytes for all of them, > 0. A set so large that not even the smallest size fits exceeds it.
         workers: Decoding threads; None takes one per processor.
 
     Returns:
-        ``(n,)`` pictures in the same order.
+        `(n,)` pictures in the same order.
 
     Raises:
         ValueError: If an argument is out of range.
     """
     if budget <= 0:
-        raise ValueError(f"budget: expected a number of bytes > 0, got {budget}")
+        raise UsageError(f"budget: expected a number of bytes > 0, got {budget}")
     if workers is not None and workers < 1:
-        raise ValueError(f"workers: expected a number >= 1, got {workers}")
+        raise UsageError(f"workers: expected a number >= 1, got {workers}")
     there = [i for i, path in enumerate(paths) if path is not None]
     found = [MISSING] * len(paths)
     if not there:
@@ -127,7 +127,7 @@ def _thumbnail(decoded: _Decoded, side: int, quality: int) -> Thumbnail:
 
 
 def _decode(path: Path | None, side: int) -> _Decoded:
-    """An RGB image of at most ``side`` with the size of the file's, or what is wrong with it."""
+    """An RGB image of at most `side` with the size of the file's, or what is wrong with it."""
     if path is None:
         return MISSING.problem
     try:

@@ -1,4 +1,4 @@
-"""``view``: a report's figures in the form that its page lays out."""
+"""`view`: a report's figures in the form that its page lays out."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def _counts(report: Report) -> dict[str, int]:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 image``, ``4 images``."""
+    """A number with its noun: `1 image`, `4 images`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from geneval_reward.errors import UsageError
+
 # Short names for what everyone sweeps; diffusers' own names do as well.
 _ALIASES: Final = {
     "steps": ("num_inference_steps",),
@@ -29,7 +31,7 @@ class Cell:
     """One setting of a sweep.
 
     Attributes:
-        values: Value by the name that the grid gives it, in the grid's order, ``best_of`` among them if it is an axis.
+        values: Value by the name that the grid gives it, in the grid's order, `best_of` among them if it is an axis.
     """
 
     values: tuple[tuple[str, Any], ...]
@@ -41,12 +43,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """``steps=4 guidance=1.5``; ``default`` if there is nothing to say."""
+        """`steps=4 guidance=1.5`; `default` if there is nothing to say."""
         return " ".join(f"{name}={_text(value)}" for name, value in self.values) or "default"
 
     @property
     def rendering(self) -> Cell:
-        """The same without ``best_of``: cells that differ in nothing else share their images."""
+        """The same without `best_of`: cells that differ in nothing else share their images."""
         return Cell(tuple((name, value) for name, value in self.values if name != _BEST_OF))
 
     @property
@@ -59,7 +61,7 @@ class Cell:
         return f"{safe[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arguments for :func:`geneval_reward.generate.load_generator`: of loading, and of each call."""
+        """Arguments for `geneval_reward.generate.load_generator`: of loading, and of each call."""
         loading: dict[str, Any] = {}
         calling: dict[str, Any] = {}
         for name, value in self.rendering.values:
@@ -72,12 +74,12 @@ def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | Non
     """All combinations of a grid, the last axis running fastest.
 
     Args:
-        grid: Values by argument: ``steps``, ``guidance`` (or ``cfg``), ``resolution``, ``precision``, ``checkpoint``,
-            ``lora``, ``lora_scale``, ``best_of``, or any argument of the pipeline's call by its own name.
+        grid: Values by argument: `steps`, `guidance` (or `cfg`), `resolution`, `precision`, `checkpoint`,
+            `lora`, `lora_scale`, `best_of`, or any argument of the pipeline's call by its own name.
         fixed: Arguments that are the same in every cell; only to refuse an axis of the same meaning.
 
     Raises:
-        ValueError: If there is no axis, an axis is empty or holds a value twice, two axes set one argument, or ``best_of``
+        ValueError: If there is no axis, an axis is empty or holds a value twice, two axes set one argument, or `best_of`
             is not an integer >= 1.
 
     Example:
@@ -85,27 +87,27 @@ def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | Non
         ['steps=4 guidance=1', 'steps=4 guidance=3.5', 'steps=8 guidance=1', 'steps=8 guidance=3.5']
     """
     if not grid:
-        raise ValueError("grid: expected at least one axis such as steps=4,8,16, got none")
+        raise UsageError("grid: expected at least one axis such as steps=4,8,16, got none")
     sets: dict[str, str] = {real: name for name in fixed or () for real in _ALIASES.get(name, (name,))}
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ValueError(f"grid: {name}: expected a list of values, got {values!r}")
+            raise UsageError(f"grid: {name}: expected a list of values, got {values!r}")
         texts = [_text(value) for value in values]
         double = next((text for text in texts if texts.count(text) > 1), None)
         if double is not None:
-            raise ValueError(f"grid: {name}: expected every value once, got {double} twice")
+            raise UsageError(f"grid: {name}: expected every value once, got {double} twice")
         if name == _BEST_OF and not all(type(value) is int and value >= 1 for value in values):
-            raise ValueError(f"grid: best_of: expected integers >= 1, got {list(values)!r}")
+            raise UsageError(f"grid: best_of: expected integers >= 1, got {list(values)!r}")
         for real in _ALIASES.get(name, (name,)):
             if real in sets:
-                raise ValueError(f"grid: {name}: expected one axis or fixed value for {real}, got {sets[real]} too")
+                raise UsageError(f"grid: {name}: expected one axis or fixed value for {real}, got {sets[real]} too")
             sets[real] = name
     axes = [[(name, value) for value in values] for name, values in grid.items()]
     return tuple(Cell(values) for values in itertools.product(*axes))
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """Read ``steps=4,8,16``.
+    """Read `steps=4,8,16`.
 
     Numbers, true, false and null are read as JSON has them; everything else is text.
 
@@ -119,7 +121,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     parts = [part.strip() for part in values.split(",")]
     if not equals or not name.strip().isidentifier() or not all(parts):
-        raise ValueError(f"grid: expected name=value,value,... such as steps=4,8,16, got {text!r}")
+        raise UsageError(f"grid: expected name=value,value,... such as steps=4,8,16, got {text!r}")
     return name.strip(), [_value(part) for part in parts]
 
 
@@ -127,8 +129,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Read a sweep's YAML file.
 
     Args:
-        path: The file. Keys: ``grid`` (lists by argument), and optionally ``set`` (fixed arguments), ``model``, ``suite``,
-            ``subset``, ``images_per_prompt``, ``seed``, ``backend``, ``rules``.
+        path: The file. Keys: `grid` (lists by argument), and optionally `set` (fixed arguments), `model`, `suite`,
+            `subset`, `images_per_prompt`, `seed`, `backend`, `rules`.
 
     Raises:
         ValueError: If it is missing, not YAML, or has other keys.
@@ -142,17 +144,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: expected a YAML file, got none ({error.strerror})") from error
+        raise UsageError(f"{path}: expected a YAML file, got none ({error.strerror})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML, got {error}") from error
+        raise UsageError(f"{path}: expected YAML, got {error}") from error
     known = ("grid", "set", "model", "suite", "subset", "images_per_prompt", "seed", "backend", "rules")
     if not isinstance(found, dict) or not isinstance(found.get("grid"), dict):
-        raise ValueError(f"{path}: expected a mapping with 'grid', itself a mapping of lists, got {found!r:.80}")
+        raise UsageError(f"{path}: expected a mapping with 'grid', itself a mapping of lists, got {found!r:.80}")
     unknown = [key for key in found if key not in known]
     if unknown:
-        raise ValueError(f"{path}: expected keys of {', '.join(known)}, got {unknown[0]!r}")
+        raise UsageError(f"{path}: expected keys of {', '.join(known)}, got {unknown[0]!r}")
     if not isinstance(found.get("set", {}), dict):
-        raise ValueError(f"{path}: set: expected a mapping of arguments, got {found['set']!r}")
+        raise UsageError(f"{path}: set: expected a mapping of arguments, got {found['set']!r}")
     return found
 
 

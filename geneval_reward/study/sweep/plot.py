@@ -1,4 +1,4 @@
-"""A sweep as a picture: score against seconds per image, with intervals. Needs matplotlib (extra ``report``)."""
+"""A sweep as a picture: score against seconds per image, with intervals. Needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geneval_reward.errors import UsageError
 from geneval_reward.study.figures import save_figure
 from geneval_reward.study.sweep.table import SweepRow, SweepTable
 
@@ -40,7 +41,7 @@ def plot(table: SweepTable) -> Figure:
         raise ImportError("plot: expected matplotlib, got none; pip install 'geneval-reward[report]'") from error
     rows = [row for row in table.rows if not math.isnan(row.timing.seconds)]
     if not rows:
-        raise ValueError("table: expected a setting with timed images, got none")
+        raise UsageError("table: expected a setting with timed images, got none")
     figure = Figure(figsize=(8.5, 5.5), layout="constrained")
     axes = figure.subplots()
     axis = _color_axis(rows)
@@ -86,7 +87,7 @@ def plot(table: SweepTable) -> Figure:
 
 
 def save_plot(table: SweepTable, path: str | Path) -> Path:
-    """Draw a sweep into a file; the suffix says what kind (``.png``, ``.svg``, ``.pdf``).
+    """Draw a sweep into a file; the suffix says what kind (`.png`, `.svg`, `.pdf`).
 
     Raises:
         ValueError: If matplotlib cannot write that kind, or no setting was timed.

@@ -23,7 +23,7 @@ RESULTS: Final = "results.jsonl"
 TIMES: Final = "times.jsonl"
 
 Progress = Callable[[str, int], None]
-"""Called with what was done (``generate``, ``score``) and to how many images."""
+"""Called with what was done (`generate`, `score`) and to how many images."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sweep:
 
     Attributes:
         root: Folder of the sweep.
-        model: Name of the model, where no cell names its own; see :func:`geneval_reward.generate.load_generator`.
+        model: Name of the model, where no cell names its own; see `geneval_reward.generate.load_generator`.
         cells: The settings; the first is what the others are compared with.
         specs: The prompts.
         numbers: Their numbers in the whole prompt set: names of their folders.
@@ -55,7 +55,7 @@ class Sweep:
     batch_size: int | None = None
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell's images and scores are; cells that differ in ``best_of`` alone share it."""
+        """Where a cell's images and scores are; cells that differ in `best_of` alone share it."""
         return self.root / "cells" / cell.folder
 
     def candidates(self, cell: Cell) -> int:
@@ -181,9 +181,9 @@ class SweepRunner:
 
 
 def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: int) -> int:
-    """Write the images that the metric itself would choose: of every ``best_of`` candidates the one it likes most.
+    """Write the images that the metric itself would choose: of every `best_of` candidates the one it likes most.
 
-    Candidates ``k * best_of .. (k + 1) * best_of - 1`` of a prompt give its image ``k``. The rows say ``best_of``, so that
+    Candidates `k * best_of .. (k + 1) * best_of - 1` of a prompt give its image `k`. The rows say `best_of`, so that
     whatever reads them says that they were chosen.
 
     Args:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.stats import Estimate, Interval, clustered_bootstrap
 
 FOLDS = 5
@@ -31,7 +32,7 @@ class Selection:
         apparent: Its overall score on the prompts that chose it: too high on average.
         held_out: Overall score when each fifth of the prompts is scored by the setting that the other four fifths choose,
             averaged over random divisions: an estimate of what choosing in this way gives on new prompts.
-        chosen: ``(settings,)`` share of these choices that each setting won: how sure the choice is.
+        chosen: `(settings,)` share of these choices that each setting won: how sure the choice is.
     """
 
     best: int
@@ -52,9 +53,9 @@ def select_best(
     """Choose the best of several settings, and score the choice on prompts that had no part in it.
 
     Args:
-        scores: ``(settings, n)`` score of each image; column i is the same prompt and index in every row.
-        prompt_ids: ``(n,)`` equal ids are one prompt.
-        tags: ``(n,)`` task names.
+        scores: `(settings, n)` score of each image; column i is the same prompt and index in every row.
+        prompt_ids: `(n,)` equal ids are one prompt.
+        tags: `(n,)` task names.
         repeats: Random divisions (within tasks), >= 1.
         draws: Bootstrap draws of the interval.
         seed: Of both.
@@ -74,7 +75,7 @@ def select_best(
     """
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or not table.size or table.shape[1] != len(prompt_ids) or len(prompt_ids) != len(tags):
-        raise ValueError(
+        raise UsageError(
             f"scores: expected (settings, images) with one column per prompt id and tag, got {table.shape}, "
             f"{len(prompt_ids)} and {len(tags)}"
         )

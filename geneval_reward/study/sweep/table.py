@@ -1,4 +1,4 @@
-"""``SweepTable``: every setting's score and seconds per image, and what choosing among them costs."""
+"""`SweepTable`: every setting's score and seconds per image, and what choosing among them costs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SweepRow:
         timing: Seconds per image; of a best-of-N setting those of N.
         difference: To the first setting, paired image by image, p-values corrected over the settings; None for the first, and
             for all where a task has a single prompt, whose spread cannot be estimated.
-        selected: Whether it is the best setting of several: its ``overall`` is too high on average.
+        selected: Whether it is the best setting of several: its `overall` is too high on average.
         front: Whether no other setting is both better and faster.
         path: Its results file.
     """
@@ -227,7 +227,7 @@ _HEADER = ("score", "s/image", "change", "note")
 
 
 def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text; :data:`LEGEND` says what they mean."""
+    """Header and rows as text; `LEGEND` says what they mean."""
     names = [name for name, _ in table.rows[0].cell.values]
     header = [*names, *_HEADER]
     rows = []

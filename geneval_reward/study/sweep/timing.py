@@ -34,7 +34,7 @@ class Timing:
     images: int
 
     def times(self, factor: float) -> Timing:
-        """The same for ``factor`` images each."""
+        """The same for `factor` images each."""
         return Timing(self.seconds * factor, self.low * factor, self.high * factor, self.images)
 
 

@@ -1,4 +1,4 @@
-"""``ClipVerifier``: colours as GenEval names them, by CLIP on the object cut out of its image.
+"""`ClipVerifier`: colours as GenEval names them, by CLIP on the object cut out of its image.
 
 Crops of a whole batch go through one forward, and the text side is computed once per class.
 """
@@ -32,7 +32,7 @@ _HUB_FILE: Final = "open_clip_model.safetensors"
 
 
 class ClipVerifier:
-    """Zero-shot colours of objects (reference: ``evaluate_images.py`` of GenEval and CLIP_benchmark's zero-shot head).
+    """Zero-shot colours of objects (reference: `evaluate_images.py` of GenEval and CLIP_benchmark's zero-shot head).
 
     For each colour the normalised embeddings of three sentences are averaged and normalised again; the colour is the
     one with the largest product with the normalised embedding of the crop. Probabilities are the softmax of 100 times
@@ -44,8 +44,8 @@ class ClipVerifier:
         preprocess: A PIL image -> a normalised tensor: the model's own evaluation transform.
         identity: What to call the weights in the fingerprint.
         device: Where it runs.
-        precision: ``auto`` (fp16 autocast on CUDA, fp32 elsewhere), ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
-        background: Colour outside the mask, ``#rgb`` or ``#rrggbb``, or ``original``.
+        precision: `auto` (fp16 autocast on CUDA, fp32 elsewhere), `fp32`, `tf32`, `fp16` or `bf16`.
+        background: Colour outside the mask, `#rgb` or `#rrggbb`, or `original`.
         crop: Whether CLIP sees the box only.
         forward_crops: Crops in one forward; more are cut into several.
         workers: Threads that cut and resize crops.
@@ -100,13 +100,13 @@ class ClipVerifier:
         """Load any open_clip model; by default the benchmark's.
 
         OpenAI's weights were trained with QuickGELU. From version 2.29 on, open_clip builds plain GELU for them under
-        the name ``ViT-L-14`` and only warns; here they always get QuickGELU.
+        the name `ViT-L-14` and only warns; here they always get QuickGELU.
 
         Args:
-            model: A model name of open_clip, ``hf-hub:owner/name`` or ``local-dir:path``.
-            pretrained: A weights tag of open_clip or the path of a file. ``openai`` looks at ``GENEVAL_REWARD_CLIP``
-                (a file, or the folder that holds ``open_clip_model.safetensors``) before the hub. None with
-                ``hf-hub:`` and ``local-dir:``, which bring their weights.
+            model: A model name of open_clip, `hf-hub:owner/name` or `local-dir:path`.
+            pretrained: A weights tag of open_clip or the path of a file. `openai` looks at `GENEVAL_REWARD_CLIP`
+                (a file, or the folder that holds `open_clip_model.safetensors`) before the hub. None with
+                `hf-hub:` and `local-dir:`, which bring their weights.
             device: None: CUDA if there is a device, else the CPU.
             precision: See the class.
             background: See the class.
@@ -149,7 +149,7 @@ class ClipVerifier:
         )
 
     def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
-        """Probabilities of the ten colours; see :class:`geneval_reward.vision.protocols.Verifier`.
+        """Probabilities of the ten colours; see `geneval_reward.vision.protocols.Verifier`.
 
         A box without a pixel has no colour: its row is zero.
         """
@@ -174,7 +174,7 @@ class ClipVerifier:
             return list(pool.map(self._input, queries))
 
     def image_features(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Normalised embeddings ``(n, d)`` float32 of network inputs."""
+        """Normalised embeddings `(n, d)` float32 of network inputs."""
         parts = []
         with precision_scope(self.precision, self.device):
             for start in range(0, len(inputs), self._forward_crops):
@@ -183,7 +183,7 @@ class ClipVerifier:
         return torch.cat(parts)
 
     def classifiers(self, names: Sequence[str]) -> torch.Tensor:
-        """Colour weights ``(n, 10, d)`` float32 of class names; each class is encoded once and kept."""
+        """Colour weights `(n, 10, d)` float32 of class names; each class is encoded once and kept."""
         new = sorted({name for name in names if name not in self._classes})
         if new:
             texts = [form.format(color=color, name=name) for name in new for color in COLORS for form in TEMPLATES]
@@ -200,7 +200,7 @@ class ClipVerifier:
         return torch.stack([self._classes[name] for name in names])
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers; see :class:`geneval_reward.vision.protocols.Verifier`."""
+        """What decides the answers; see `geneval_reward.vision.protocols.Verifier`."""
         if self._digest is None:
             digest = hashlib.sha256()
             for name, tensor in sorted(self._model.state_dict().items()):
@@ -217,7 +217,7 @@ class ClipVerifier:
         }
 
     def to(self, device: torch.device | str) -> ClipVerifier:
-        """Move the weights; ``auto`` precision follows the device. Returns self."""
+        """Move the weights; `auto` precision follows the device. Returns self."""
         self.device = torch.device(device)
         self.precision = resolve_precision(self._asked_precision, self.device)
         self._model.to(self.device)

@@ -21,7 +21,7 @@ def object_crop(query: ColorQuery, background: str = "#999", crop: bool = True) 
 
     Args:
         query: The object.
-        background: ``#rgb`` or ``#rrggbb``, or ``original`` to keep the image.
+        background: `#rgb` or `#rrggbb`, or `original` to keep the image.
         crop: Whether to cut out the box; else the whole image is shown.
 
     Returns:

@@ -37,7 +37,7 @@ _LIMIT: Final = 5.0
 
 @dataclass(frozen=True)
 class ForegroundOptions:
-    """How pixels are told from the ground. The defaults were chosen on the tuning half of ``benchmarks/lite_colors.py``.
+    """How pixels are told from the ground. The defaults were chosen on the tuning half of `benchmarks/lite_colors.py`.
 
     Attributes:
         side: Cells a side, at most, that a box with its surroundings is reduced to.
@@ -70,10 +70,10 @@ class Patch:
     """A box with its surroundings, reduced to a small grid.
 
     Attributes:
-        rgb: ``(h, w, 3)`` float32 in [0, 255].
-        x: ``(w,)`` float32, centres of the columns: -1 and 1 are the sides of the box.
-        y: ``(h,)`` float32, centres of the rows, likewise.
-        mask: ``(h, w)`` float32 in [0, 1], how much of each cell the mask covers, or None.
+        rgb: `(h, w, 3)` float32 in [0, 255].
+        x: `(w,)` float32, centres of the columns: -1 and 1 are the sides of the box.
+        y: `(h,)` float32, centres of the rows, likewise.
+        mask: `(h, w)` float32 in [0, 1], how much of each cell the mask covers, or None.
     """
 
     rgb: npt.NDArray[np.float32]
@@ -92,9 +92,9 @@ def cut_patch(
     """Cut a box and its surroundings out of an image and reduce them.
 
     Args:
-        image: ``(3, H, W)`` uint8, on any device.
-        xyxy: ``(4,)`` pixels, right and bottom exclusive; it may reach beyond the image.
-        mask: ``(H, W)`` bool of the object, or None.
+        image: `(3, H, W)` uint8, on any device.
+        xyxy: `(4,)` pixels, right and bottom exclusive; it may reach beyond the image.
+        mask: `(H, W)` bool of the object, or None.
         side: Cells a side, at most; smaller cuts are left as they are.
         margin: Surroundings on each side, as a part of the box; at least one pixel where the image goes on.
 
@@ -134,11 +134,11 @@ def foreground_weights(patch: Patch, options: ForegroundOptions | None = None) -
     """How much each cell of a patch belongs to the object.
 
     Args:
-        patch: From :func:`cut_patch`. Its mask, if there is one and it is not empty, is the answer.
+        patch: From `cut_patch`. Its mask, if there is one and it is not empty, is the answer.
         options: How to estimate it otherwise.
 
     Returns:
-        ``(h, w)`` float32 in [0, 1], zero outside the box, not all zero.
+        `(h, w)` float32 in [0, 1], zero outside the box, not all zero.
     """
     options = options or ForegroundOptions()
     within_x, within_y = (_within(axis) for axis in (patch.x, patch.y))

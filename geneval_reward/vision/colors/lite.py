@@ -1,8 +1,8 @@
-"""The colour verifier of the ``lite`` backend: the colour of an object from its pixels, named as people name colours.
+"""The colour verifier of the `lite` backend: the colour of an object from its pixels, named as people name colours.
 
-No network, no weights: the object's pixels (:mod:`geneval_reward.vision.colors.foreground`) are named one by one
-(:mod:`geneval_reward.vision.colors.naming`) and the names are counted, lit parts before shaded ones and colours before
-greys. ``docs/lite_colors.md`` has its accuracy and its limits.
+No network, no weights: the object's pixels (`geneval_reward.vision.colors.foreground`) are named one by one
+(`geneval_reward.vision.colors.naming`) and the names are counted, lit parts before shaded ones and colours before
+greys. `docs/lite_colors.md` has its accuracy and its limits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geneval_reward.errors import ImageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.prompts.vocabulary import COLORS
 from geneval_reward.vision.colors.foreground import ForegroundOptions, cut_patch, foreground_weights
 from geneval_reward.vision.colors.naming import NAMES, ColorNaming, srgb_to_lab
@@ -56,13 +56,13 @@ def count_names(
     """The name of an object from its pixels.
 
     Args:
-        rgb: ``(..., 3)`` float32 in [0, 255].
-        weight: ``(...)`` float32, >= 0, how much each pixel belongs to the object; not all zero.
+        rgb: `(..., 3)` float32 in [0, 255].
+        weight: `(...)` float32, >= 0, how much each pixel belongs to the object; not all zero.
         naming: The model that names a pixel.
         options: How they are counted.
 
     Returns:
-        ``(11,)`` float32, sum 1, in the order of :data:`geneval_reward.vision.colors.naming.NAMES`.
+        `(11,)` float32, sum 1, in the order of `geneval_reward.vision.colors.naming.NAMES`.
     """
     options = options or CountingOptions()
     used = weight > 1e-3 * weight.max()
@@ -94,7 +94,7 @@ def _relative(
 
 
 class LiteVerifier:
-    """Names the colour of objects by their pixels. Implements :class:`geneval_reward.vision.protocols.Verifier`.
+    """Names the colour of objects by their pixels. Implements `geneval_reward.vision.protocols.Verifier`.
 
     Each query is answered on its own, on the CPU, the same whatever else is in the batch. A mask is used where there is
     one; without, the object is told from what surrounds its box. Two to three milliseconds each.
@@ -131,11 +131,11 @@ class LiteVerifier:
             queries: Objects. A box that reaches beyond its image is clipped to it; an empty mask counts as none.
 
         Returns:
-            ``(n, 10)`` float32 in the order of :data:`geneval_reward.prompts.COLORS`. Rows sum to at most 1; the rest
+            `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`. Rows sum to at most 1; the rest
             is grey. A box without area inside its image has no colour: its row is zero.
 
         Raises:
-            ImageError: If an image is not ``(3, H, W)`` uint8.
+            ImageError: If an image is not `(3, H, W)` uint8.
             ValueError: If a box is not four finite numbers, or a mask has another size than its image.
         """
         rows = np.zeros((len(queries), len(COLORS)), np.float32)
@@ -177,8 +177,8 @@ def _check(index: int, query: ColorQuery, box: npt.NDArray[np.float32]) -> None:
             "give the whole image as RGB bytes"
         )
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise ValueError(f"queries[{index}].xyxy: expected 4 finite numbers, got {box.tolist()}; check the detector")
+        raise UsageError(f"queries[{index}].xyxy: expected 4 finite numbers, got {box.tolist()}; check the detector")
     if mask is not None and mask.shape != tuple(image.shape[1:]):
-        raise ValueError(
+        raise UsageError(
             f"queries[{index}].mask: expected {tuple(image.shape[1:])}, got {mask.shape}; a mask covers the whole image"
         )

@@ -1,6 +1,6 @@
 """What people call a colour: a density over CIELAB for each of eleven names, from measured names.
 
-The names and where they come from lie in the package data (``data/colors``): the XKCD colour survey, and the blacks,
+The names and where they come from lie in the package data (`data/colors`): the XKCD colour survey, and the blacks,
 whites and greys of the ISCC-NBS system. Every named colour is a Gaussian in CIELAB; the Gaussians of a class make its
 density; Bayes' rule gives the class of a colour. Grey, the eleventh class, takes what is none of the ten.
 """
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import COLORS
 
 NAMES: Final[tuple[str, ...]] = (*COLORS, "grey")
@@ -40,10 +41,10 @@ def srgb_to_lab(rgb: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """CIELAB under D65 of sRGB colours.
 
     Args:
-        rgb: ``(..., 3)`` numbers in [0, 255].
+        rgb: `(..., 3)` numbers in [0, 255].
 
     Returns:
-        ``(..., 3)`` float32: L in [0, 100], a and b.
+        `(..., 3)` float32: L in [0, 100], a and b.
 
     Example:
         >>> srgb_to_lab([255, 0, 0]).round().tolist()
@@ -63,9 +64,9 @@ class NamedColors:
 
     Attributes:
         names: The full names, "dark grass green".
-        rgb: ``(n, 3)`` uint8.
-        label: ``(n,)`` int64, index into :data:`NAMES`.
-        source: Where each comes from: ``xkcd``, ``xkcd-synonym``, ``nbs``, or ``nbs-test``, which no model is made from.
+        rgb: `(n, 3)` uint8.
+        label: `(n,)` int64, index into `NAMES`.
+        source: Where each comes from: `xkcd`, `xkcd-synonym`, `nbs`, or `nbs-test`, which no model is made from.
     """
 
     names: tuple[str, ...]
@@ -93,7 +94,7 @@ class ColorNaming:
     Attributes:
         bandwidth: Standard deviation of the Gaussians, CIELAB units, > 0. About 9 is best leave-one-out.
         prevalence: How much the number of survey names of a class counts as its prior, in [0, 1]: the prior is
-            ``count ** prevalence``. With 0 all classes weigh the same and the few blacks and whites swallow the dark
+            `count ** prevalence`. With 0 all classes weigh the same and the few blacks and whites swallow the dark
             and the pale colours; with 1 they hardly occur. Half way is best leave-one-out.
 
     Example:
@@ -107,9 +108,9 @@ class ColorNaming:
 
     def __post_init__(self) -> None:
         if not self.bandwidth > 0:
-            raise ValueError(f"bandwidth: expected a positive number, got {self.bandwidth}")
+            raise UsageError(f"bandwidth: expected a positive number, got {self.bandwidth}")
         if not 0 <= self.prevalence <= 1:
-            raise ValueError(f"prevalence: expected a number in [0, 1], got {self.prevalence}")
+            raise UsageError(f"prevalence: expected a number in [0, 1], got {self.prevalence}")
 
     @cached_property
     def _points(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -118,7 +119,7 @@ class ColorNaming:
         return srgb_to_lab(table.rgb[used]), table.label[used]
 
     def _classify(self, kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Class probabilities from the kernels ``(m, points)`` of m colours."""
+        """Class probabilities from the kernels `(m, points)` of m colours."""
         _, label = self._points
         count = np.bincount(label, minlength=len(NAMES)).astype(np.float32)
         member = np.zeros((len(label), len(NAMES)), np.float32)
@@ -139,10 +140,10 @@ class ColorNaming:
         """Probability of each name for given colours, computed from all the points.
 
         Args:
-            rgb: ``(..., 3)`` sRGB in [0, 255].
+            rgb: `(..., 3)` sRGB in [0, 255].
 
         Returns:
-            ``(..., 11)`` float32 in the order of :data:`NAMES`; rows sum to 1.
+            `(..., 11)` float32 in the order of `NAMES`; rows sum to 1.
         """
         lab = srgb_to_lab(rgb)
         flat = lab.reshape(-1, 3)
@@ -153,8 +154,8 @@ class ColorNaming:
         """Names every colour of the table by all the others.
 
         Returns:
-            ``(label, named)``: the survey's class of each colour, and the model's, ``(n,)`` each, indices into
-            :data:`NAMES`. They stand in the order of the table's rows without those of ``nbs-test``.
+            `(label, named)`: the survey's class of each colour, and the model's, `(n,)` each, indices into
+            `NAMES`. They stand in the order of the table's rows without those of `nbs-test`.
         """
         points, label = self._points
         square = ((points[:, None] - points[None]) ** 2).sum(-1)
@@ -172,13 +173,13 @@ class ColorNaming:
         return self.posterior(grid).reshape(-1, len(NAMES))
 
     def lookup(self, rgb: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """As :meth:`posterior`, of the nearest colour of a grid with steps of 8: for pixels, by the thousand.
+        """As `posterior`, of the nearest colour of a grid with steps of 8: for pixels, by the thousand.
 
         Args:
-            rgb: ``(..., 3)`` floats in [0, 255].
+            rgb: `(..., 3)` floats in [0, 255].
 
         Returns:
-            ``(..., 11)`` float32.
+            `(..., 11)` float32.
         """
         step = np.rint(rgb * ((_STEPS - 1) / 255)).astype(np.int64).clip(0, _STEPS - 1)
         named: npt.NDArray[np.float32] = self._table[(step[..., 0] * _STEPS + step[..., 1]) * _STEPS + step[..., 2]]

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention with a fraction of the memory, for the modules of ``transformers``' Mask2Former."""
+"""Multi-scale deformable attention with a fraction of the memory, for the modules of `transformers`' Mask2Former."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def sample_levels(
     once: 154 MiB an image and layer at 800 x 800, three times what is held here.
 
     Args:
-        value: ``(B, sum of h*w, heads, d)``.
-        shapes: ``(h, w)`` of each level.
-        locations: ``(B, N, heads, levels, points, 2)``, x and y in [0, 1].
-        weights: ``(B, N, heads, levels, points)``, summing to 1 over levels and points.
+        value: `(B, sum of h*w, heads, d)`.
+        shapes: `(h, w)` of each level.
+        locations: `(B, N, heads, levels, points, 2)`, x and y in [0, 1].
+        weights: `(B, N, heads, levels, points)`, summing to 1 over levels and points.
 
     Returns:
-        ``(B, N, heads * d)``.
+        `(B, N, heads * d)`.
     """
     batch, _, heads, depth = value.shape
     queries = locations.shape[1]
@@ -53,7 +53,7 @@ class LeanDeformableAttention(nn.Module):
 
     Args:
         original: The module to replace.
-        sampler: :func:`sample_levels`, or a compiled form of it.
+        sampler: `sample_levels`, or a compiled form of it.
     """
 
     def __init__(self, original: nn.Module, sampler: Sampler = sample_levels) -> None:
@@ -102,8 +102,8 @@ def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
     """Replace every deformable attention module of a Mask2Former by the lean one.
 
     Args:
-        model: A ``Mask2FormerForUniversalSegmentation``, changed in place.
-        compiled: Whether the sampling goes through ``torch.compile``, which fuses the samples with their sum.
+        model: A `Mask2FormerForUniversalSegmentation`, changed in place.
+        compiled: Whether the sampling goes through `torch.compile`, which fuses the samples with their sum.
 
     Returns:
         The model.

@@ -1,8 +1,8 @@
-"""``LiteDetector``: SSDLite MobileNetV2 with its weights inside the package.
+"""`LiteDetector`: SSDLite MobileNetV2 with its weights inside the package.
 
 Loads in a fraction of a second, without a network, and judges photographs and simple scenes on a laptop's CPU. It is
 a small detector (about 22 mAP on COCO as published, where the benchmark's Mask2Former has far more); published numbers
-come from the ``paper`` backend. docs/lite_detector.md says what it sees and what it misses.
+come from the `paper` backend. docs/lite_detector.md says what it sees and what it misses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_safetensors
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from geneval_reward.errors import SelfTestError, WeightsError
+from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.vision.detectors.onednn import fuse
@@ -52,10 +52,10 @@ _CLASS_IDS[_COCO_IDS] = torch.arange(len(CLASS_NAMES))
 
 
 class LiteDetector:
-    """The ``lite`` backend's detector; see :class:`geneval_reward.vision.protocols.Detector`.
+    """The `lite` backend's detector; see `geneval_reward.vision.protocols.Detector`.
 
     On a CPU in fp32 an image's result is the same to the last bit in whatever batch it comes, elsewhere up to the noise
-    of its precision. Precision stays what was asked for under any outer ``torch.autocast``.
+    of its precision. Precision stays what was asked for under any outer `torch.autocast`.
 
     Example:
         >>> import numpy as np, torch
@@ -72,7 +72,7 @@ class LiteDetector:
     def __init__(
         self, net: SSDLite, *, weights_sha256: str, device: torch.device | str = "cpu", precision: str = "auto"
     ) -> None:
-        """Wraps a loaded network; :meth:`from_pretrained` does the reading."""
+        """Wraps a loaded network; `from_pretrained` does the reading."""
         self._master = net.to("cpu", torch.float32).eval().requires_grad_(False)
         self._sha256 = weights_sha256
         self._asked = precision
@@ -85,7 +85,7 @@ class LiteDetector:
 
         Args:
             device: Where to run.
-            precision: ``"auto"`` is fp32 on a CPU and fp16 on CUDA. ``"tf32"`` is for CUDA only.
+            precision: `"auto"` is fp32 on a CPU and fp16 on CUDA. `"tf32"` is for CUDA only.
 
         Raises:
             WeightsError: The packaged file is missing or damaged.
@@ -104,11 +104,11 @@ class LiteDetector:
 
     @property
     def precision(self) -> str:
-        """What is computed in: ``fp32``, ``tf32``, ``fp16`` or ``bf16``."""
+        """What is computed in: `fp32`, `tf32`, `fp16` or `bf16`."""
         return self._precision
 
     def to(self, device: torch.device | str) -> LiteDetector:
-        """Moves the weights, choosing the precision anew if it is ``"auto"``; returns self."""
+        """Moves the weights, choosing the precision anew if it is `"auto"`; returns self."""
         device = torch.device(device)
         precision = resolve_precision(self._asked, device)
         net = fuse(self._master, _CPU_BATCH) if device.type == "cpu" and precision == "fp32" else None
@@ -130,14 +130,14 @@ class LiteDetector:
         }
 
     def detect(self, images: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
-        """Finds objects; see :meth:`geneval_reward.vision.protocols.Detector.detect`."""
+        """Finds objects; see `geneval_reward.vision.protocols.Detector.detect`."""
         if len(images) != len(wanted):
-            raise ValueError(f"wanted: expected one entry per image ({len(images)}), got {len(wanted)}")
+            raise UsageError(f"wanted: expected one entry per image ({len(images)}), got {len(wanted)}")
         if not images:
             return []
         for index, image in enumerate(images):
             if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
-                raise ValueError(
+                raise UsageError(
                     f"images[{index}]: expected a uint8 tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
                     "convert it to RGB"
                 )

@@ -1,4 +1,4 @@
-"""``Mask2FormerDetector``: the benchmark's own detector weights in ``transformers``, batched, without mmcv."""
+"""`Mask2FormerDetector`: the benchmark's own detector weights in `transformers`, batched, without mmcv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from geneval_reward.errors import SelfTestError, WeightsError
+from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
 from geneval_reward.vision.detectors.deformable import make_lean
@@ -40,7 +40,7 @@ _warned: set[str] = set()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Images of one network input size: uint8 ``(3, Hp, Wp)`` each, their sizes, and their places in the batch."""
+    """Images of one network input size: uint8 `(3, Hp, Wp)` each, their sizes, and their places in the batch."""
 
     pixels: list[torch.Tensor]
     geometries: list[Geometry]
@@ -51,16 +51,16 @@ class Mask2FormerDetector:
     """Mask2Former Swin-S as GenEval runs it: mmdet's weights, pre- and post-processing.
 
     Args:
-        model: A loaded ``transformers`` model of 80 classes.
+        model: A loaded `transformers` model of 80 classes.
         weights_sha256: Of the mmdet checkpoint it came from.
-        weights_status: ``"published"``, or why the weights are not verified.
+        weights_status: `"published"`, or why the weights are not verified.
         device: Where it runs.
-        precision: ``auto`` (fp16 autocast on CUDA, fp32 elsewhere), ``fp32``, ``tf32``, ``fp16`` or ``bf16``. Holds
+        precision: `auto` (fp16 autocast on CUDA, fp32 elsewhere), `fp32`, `tf32`, `fp16` or `bf16`. Holds
             under any outer autocast. Published numbers say which.
         swap_rb: Show the network red and blue swapped, as the public RL rewards do by mistake.
         forward_images: Images of 800 x 800 in one forward (larger inputs count for more). None: 8 on CUDA, else 1.
         chunk_bytes: Memory for masks at full size. None: 512 MiB on CUDA, else 64 MiB.
-        compiled: Run the sampling of deformable attention through ``torch.compile``.
+        compiled: Run the sampling of deformable attention through `torch.compile`.
         workers: Threads that resize images.
 
     Example:
@@ -87,7 +87,7 @@ class Mask2FormerDetector:
         workers: int | None = None,
     ) -> None:
         if forward_images is not None and forward_images < 1:
-            raise ValueError(f"forward_images: expected at least 1, got {forward_images}")
+            raise UsageError(f"forward_images: expected at least 1, got {forward_images}")
         classes = model.config.num_labels
         if classes != len(CLASS_NAMES):
             raise WeightsError(f"checkpoint: expected {len(CLASS_NAMES)} classes (COCO), got {classes}")
@@ -121,8 +121,8 @@ class Mask2FormerDetector:
         """Load the benchmark's weights, or any Mask2Former-Swin checkpoint of mmdet.
 
         Args:
-            checkpoint: A checkpoint of mmdet's (2.x or 3.x names), a converted ``.safetensors`` file or a folder that holds one.
-                None: ``GENEVAL_REWARD_MASK2FORMER``, the cache, then the public address.
+            checkpoint: A checkpoint of mmdet's (2.x or 3.x names), a converted `.safetensors` file or a folder that holds one.
+                None: `GENEVAL_REWARD_MASK2FORMER`, the cache, then the public address.
             device: None: CUDA if there is a device, else the CPU.
             precision: See the class.
             swap_rb: See the class.
@@ -165,16 +165,16 @@ class Mask2FormerDetector:
         return detector
 
     def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
-        """Find objects in a batch; see :class:`geneval_reward.vision.protocols.Detector`.
+        """Find objects in a batch; see `geneval_reward.vision.protocols.Detector`.
 
         Rows come by falling confidence. An image of which nothing is asked costs nothing.
 
         Raises:
-            ImageError: If an image is not uint8 ``(3, H, W)``.
-            ValueError: If ``images`` and ``wanted`` differ in length.
+            ImageError: If an image is not uint8 `(3, H, W)`.
+            ValueError: If `images` and `wanted` differ in length.
         """
         if len(images) != len(wanted):
-            raise ValueError(f"wanted: expected one request for each of {len(images)} images, got {len(wanted)}")
+            raise UsageError(f"wanted: expected one request for each of {len(images)} images, got {len(wanted)}")
         results: list[Detections | None] = [
             None
             if request.class_ids is None or request.class_ids
@@ -215,7 +215,7 @@ class Mask2FormerDetector:
         return batches
 
     def forward(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits ``(B, Q, 81)`` and mask logits ``(B, Q, Hp/4, Wp/4)`` of the last decoder layer."""
+        """Class logits `(B, Q, 81)` and mask logits `(B, Q, Hp/4, Wp/4)` of the last decoder layer."""
         pixels = torch.stack(batch.pixels).to(self.device, non_blocking=True)
         with precision_scope(self.precision, self.device):
             output = self._model(pixel_values=normalise(pixels))
@@ -224,7 +224,7 @@ class Mask2FormerDetector:
     def postprocess(
         self, class_logits: torch.Tensor, mask_logits: torch.Tensor, batch: Prepared, wanted: Sequence[Wanted]
     ) -> list[Detections]:
-        """Detections of each image of ``batch``; ``wanted`` is that of the whole call."""
+        """Detections of each image of `batch`; `wanted` is that of the whole call."""
         limit = self._chunk_bytes or _CHUNK_BYTES.get(self.device.type, 64 << 20)
         with precision_scope("fp32", self.device):
             requests = [wanted[place] for place in batch.places]
@@ -251,7 +251,7 @@ class Mask2FormerDetector:
         logger.info("Self-test passed: %s found with confidence %.3f", expected, best)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers; see :class:`geneval_reward.vision.protocols.Detector`."""
+        """What decides the answers; see `geneval_reward.vision.protocols.Detector`."""
         return {
             "name": self.name,
             "weights_sha256": self._weights[0],
@@ -262,7 +262,7 @@ class Mask2FormerDetector:
         }
 
     def to(self, device: torch.device | str) -> Mask2FormerDetector:
-        """Move the weights; ``auto`` precision follows the device. Returns self."""
+        """Move the weights; `auto` precision follows the device. Returns self."""
         self.device = torch.device(device)
         self.precision = resolve_precision(self._asked_precision, self.device)
         self._model.to(self.device)

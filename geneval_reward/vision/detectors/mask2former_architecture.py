@@ -120,7 +120,7 @@ SWIN_S: Final = Architecture(
 
 
 def random_model(sizes: Architecture) -> Mask2FormerForUniversalSegmentation:
-    """A ``transformers`` model of the given sizes with random weights.
+    """A `transformers` model of the given sizes with random weights.
 
     Raises:
         WeightsError: If the sizes make no Mask2Former.

@@ -1,4 +1,4 @@
-"""From an mmdet checkpoint file to a loaded ``transformers`` model, strictly, with a safetensors cache."""
+"""From an mmdet checkpoint file to a loaded `transformers` model, strictly, with a safetensors cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ConvertedWeights:
         tensors: Name -> tensor, contiguous, on the CPU.
         architecture: Their sizes.
         source_sha256: Of the mmdet checkpoint file.
-        layout: ``"2.x"`` or ``"3.x"``, the checkpoint's names.
+        layout: `"2.x"` or `"3.x"`, the checkpoint's names.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -60,8 +60,8 @@ def load_converted(path: Path, *, cache: bool = True) -> ConvertedWeights:
     """Read a checkpoint, from its safetensors cache where there is one.
 
     Args:
-        path: An mmdet checkpoint (2.x or 3.x names), or a ``.safetensors`` file that :func:`save_converted` wrote.
-        cache: Whether to write (and use) ``<stem>.<sha256[:8]>.safetensors`` beside the checkpoint, or in the user's
+        path: An mmdet checkpoint (2.x or 3.x names), or a `.safetensors` file that `save_converted` wrote.
+        cache: Whether to write (and use) `<stem>.<sha256[:8]>.safetensors` beside the checkpoint, or in the user's
             cache folder where that is not writable.
 
     Raises:
@@ -108,10 +108,10 @@ def check_hash(path: Path) -> str:
 
 
 def convert_checkpoint(path: Path, digest: str) -> ConvertedWeights:
-    """Convert an mmdet checkpoint file; ``digest`` is its sha256.
+    """Convert an mmdet checkpoint file; `digest` is its sha256.
 
     Raises:
-        WeightsError: See :func:`load_converted`.
+        WeightsError: See `load_converted`.
     """
     state_dict, layout = to_3x(_read_state_dict(path))
     try:
@@ -123,7 +123,7 @@ def convert_checkpoint(path: Path, digest: str) -> ConvertedWeights:
 
 
 def build_model(weights: ConvertedWeights) -> Mask2FormerForUniversalSegmentation:
-    """Make the ``transformers`` model and fill every parameter.
+    """Make the `transformers` model and fill every parameter.
 
     Raises:
         WeightsError: If a parameter has no tensor, a tensor no parameter, or a shape differs.
@@ -179,7 +179,7 @@ def save_converted(weights: ConvertedWeights, path: Path) -> None:
 
 
 def read_converted(path: Path) -> ConvertedWeights:
-    """Read what :func:`save_converted` wrote, and check it against its own digest.
+    """Read what `save_converted` wrote, and check it against its own digest.
 
     Raises:
         WeightsError: If the file is missing, damaged or not of this format.

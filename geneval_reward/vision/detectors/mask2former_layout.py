@@ -1,4 +1,4 @@
-"""Names of an mmdet Mask2Former-Swin checkpoint, and their places in ``transformers``' model.
+"""Names of an mmdet Mask2Former-Swin checkpoint, and their places in `transformers`' model.
 
 The correspondence was found by running both implementations on the same seeded weights; docs/paper_backend.md says how.
 Everything here is pure: state dicts in, state dicts out.
@@ -26,8 +26,8 @@ _ENCODER: Final = "model.pixel_level_module.encoder."
 _PIXEL: Final = "model.pixel_level_module.decoder."
 _DECODER: Final = "model.transformer_module."
 
-# (mmdet 3.x prefix, transformers 5 prefix, names below them). ``#`` is a number, ``@`` is ``weight`` or ``bias``.
-# A target with ``{}`` takes a packed query-key-value tensor in three parts; ``~`` marks a patch-merging tensor, whose
+# (mmdet 3.x prefix, transformers 5 prefix, names below them). `#` is a number, `@` is `weight` or `bias`.
+# A target with `{}` takes a packed query-key-value tensor in three parts; `~` marks a patch-merging tensor, whose
 # channels are reordered; an empty target is a buffer that is checked and dropped.
 _SECTIONS: Final[list[tuple[str, str, list[tuple[str, str]]]]] = [
     (
@@ -142,7 +142,7 @@ def to_3x(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
         state_dict: As mmdet 2.x or 3.x saves it.
 
     Returns:
-        The same tensors under 3.x names, and the layout that was found: ``"2.x"`` or ``"3.x"``.
+        The same tensors under 3.x names, and the layout that was found: `"2.x"` or `"3.x"`.
 
     Raises:
         WeightsError: If names of both layouts are mixed.
@@ -168,10 +168,10 @@ def to_transformers(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     """Map mmdet 3.x tensors to the names and layouts of transformers 5, every one of them.
 
     Args:
-        state_dict: Tensors under mmdet 3.x names (:func:`to_3x`).
+        state_dict: Tensors under mmdet 3.x names (`to_3x`).
 
     Returns:
-        Tensors under the names of ``Mask2FormerForUniversalSegmentation``, contiguous.
+        Tensors under the names of `Mask2FormerForUniversalSegmentation`, contiguous.
 
     Raises:
         WeightsError: If a name has no place, or a relative position index is not Swin's.

@@ -1,13 +1,13 @@
 """mmdet's instance post-processing of Mask2Former, for a batch, on its device, for what is asked only.
 
-The steps are those of mmdet 2.x ``MaskFormerFusionHead.instance_postprocess`` and ``mask2bbox``:
+The steps are those of mmdet 2.x `MaskFormerFusionHead.instance_postprocess` and `mask2bbox`:
 
 1. softmax over classes, no-object dropped; the 100 best of all query-class pairs.
 2. mask logits bilinearly to the padded input, cropped to the resized image, bilinearly to the original size.
 3. confidence = class probability x mean mask probability inside the mask; box = the mask's tight box.
 
 Three shortcuts change nothing that is asked. The mean probability is at most 1, so a pair whose class probability does
-not pass ``min_confidence`` is dropped before step 2; pairs of classes that are not asked are dropped there too; and
+not pass `min_confidence` is dropped before step 2; pairs of classes that are not asked are dropped there too; and
 masks at full size are handed out only for the classes that need one. The best 100 are always chosen first.
 """
 
@@ -30,7 +30,7 @@ MAX_DETECTIONS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Query-class pairs of a batch, as parallel tensors ``(n,)``."""
+    """Query-class pairs of a batch, as parallel tensors `(n,)`."""
 
     image: torch.Tensor
     query: torch.Tensor
@@ -42,8 +42,8 @@ def best_pairs(class_logits: torch.Tensor, wanted: Sequence[Wanted]) -> Pairs:
     """The pairs that can become detections someone asked for.
 
     Args:
-        class_logits: ``(B, Q, C + 1)``; the last column is no-object.
-        wanted: ``B`` requests.
+        class_logits: `(B, Q, C + 1)`; the last column is no-object.
+        wanted: `B` requests.
 
     Returns:
         Of each image's 100 most probable pairs those that are asked and probable enough.
@@ -77,9 +77,9 @@ def postprocess(
     """Turn the logits of a batch into detections.
 
     Args:
-        class_logits: ``(B, Q, 81)``.
-        mask_logits: ``(B, Q, h, w)``, at a quarter of the network input.
-        geometries: Sizes of each image; ``padded`` is the same for all.
+        class_logits: `(B, Q, 81)`.
+        mask_logits: `(B, Q, h, w)`, at a quarter of the network input.
+        geometries: Sizes of each image; `padded` is the same for all.
         wanted: What is asked of each image.
         chunk_bytes: About how much memory masks at full size may take at once.
 
@@ -129,11 +129,11 @@ def measure(logits: torch.Tensor, sizes: Geometry) -> tuple[torch.Tensor, torch.
     """Masks at the original size, their scores and boxes.
 
     Args:
-        logits: ``(n, h, w)`` mask logits.
+        logits: `(n, h, w)` mask logits.
         sizes: The image's sizes.
 
     Returns:
-        Mask scores ``(n,)`` in [0, 1], boxes ``(n, 4)`` float32 (zeros for an empty mask), masks ``(n, H, W)`` bool.
+        Mask scores `(n,)` in [0, 1], boxes `(n, 4)` float32 (zeros for an empty mask), masks `(n, H, W)` bool.
     """
     height, width = sizes.resized
     # Two resizes, as in mmdet: one through both scales gives other pixels.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geneval_reward.errors import WeightsError
+from geneval_reward.errors import UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.vision.protocols import Wanted
@@ -34,7 +34,7 @@ class MMDetDetector:
     """mmdet's own inference, one image at a time, all classes, in float32.
 
     Args:
-        infer: ``(H, W, 3)`` uint8 BGR -> what ``inference_detector`` of that version returns for one image.
+        infer: `(H, W, 3)` uint8 BGR -> what `inference_detector` of that version returns for one image.
         major: 2 or 3, mmdet's major version.
         move: Moves the model to a device; None if it cannot move.
         identity: What the fingerprint says about versions and weights.
@@ -53,7 +53,7 @@ class MMDetDetector:
         swap_rb: bool = False,
     ) -> None:
         if major not in _CONFIGS:
-            raise ValueError(f"major: expected mmdet 2 or 3, got {major}")
+            raise UsageError(f"major: expected mmdet 2 or 3, got {major}")
         self._infer = infer
         self._read = from_mmdet2 if major == 2 else from_mmdet3
         self._move = move
@@ -77,10 +77,10 @@ class MMDetDetector:
         Here every parameter of the model must be in the checkpoint.
 
         Args:
-            checkpoint: A file or folder; None: as for ``paper``, the file of the installed generation.
+            checkpoint: A file or folder; None: as for `paper`, the file of the installed generation.
             config: mmdet's config file; None: the one that comes with mmdet.
             device: None: CUDA if there is a device, else the CPU.
-            precision: ``auto`` or ``fp32``: mmdet runs as the benchmark runs it.
+            precision: `auto` or `fp32`: mmdet runs as the benchmark runs it.
             swap_rb: See the class.
             allow_download: Whether the network may be used.
 
@@ -90,7 +90,7 @@ class MMDetDetector:
             WeightsError: If the checkpoint or config cannot be found, or they do not fit each other.
         """
         if precision not in ("auto", "fp32"):
-            raise ValueError(
+            raise UsageError(
                 f"precision: expected 'auto' or 'fp32' for mmdet, got {precision!r}; `paper` has the others"
             )
         try:
@@ -116,7 +116,7 @@ class MMDetDetector:
         )
 
     def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
-        """Find objects; see :class:`geneval_reward.vision.protocols.Detector`."""
+        """Find objects; see `geneval_reward.vision.protocols.Detector`."""
         results = []
         for image, request in zip(images, wanted, strict=True):
             rgb = image.permute(1, 2, 0).cpu().numpy()
@@ -127,7 +127,7 @@ class MMDetDetector:
         return results
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers; see :class:`geneval_reward.vision.protocols.Detector`."""
+        """What decides the answers; see `geneval_reward.vision.protocols.Detector`."""
         return {"name": self.name, "precision": "fp32", "swap_rb": self.swap_rb, **self._identity}
 
     def to(self, device: torch.device | str) -> MMDetDetector:
@@ -141,14 +141,14 @@ def from_mmdet2(result: Any, image_size: tuple[int, int]) -> Detections:
     """Read what mmdet 2.x returns for one image.
 
     Args:
-        result: ``(boxes, masks)``: for each of 80 classes an ``(n, 5)`` array, and a list of ``n`` ``(H, W)`` arrays.
-        image_size: ``(width, height)``.
+        result: `(boxes, masks)`: for each of 80 classes an `(n, 5)` array, and a list of `n` `(H, W)` arrays.
+        image_size: `(width, height)`.
 
     Raises:
         ValueError: If it is not of that form.
     """
     if not isinstance(result, tuple) or len(result) != 2 or not len(result[0]) == len(result[1]) == len(CLASS_NAMES):
-        raise ValueError(
+        raise UsageError(
             f"mmdet: expected (boxes, masks) of {len(CLASS_NAMES)} classes, got {type(result).__name__}; "
             "use an instance segmentation model of COCO"
         )
@@ -165,8 +165,8 @@ def from_mmdet3(result: Any, image_size: tuple[int, int]) -> Detections:
     """Read what mmdet 3.x returns for one image.
 
     Args:
-        result: A ``DetDataSample`` whose ``pred_instances`` has ``bboxes``, ``scores``, ``labels`` and ``masks``.
-        image_size: ``(width, height)``.
+        result: A `DetDataSample` whose `pred_instances` has `bboxes`, `scores`, `labels` and `masks`.
+        image_size: `(width, height)`.
     """
     found = result.pred_instances
     boxes, scores, labels = (_array(found[name]) for name in ("bboxes", "scores", "labels"))

@@ -2,8 +2,8 @@
 
 Eager PyTorch lays out a convolution's weights anew in every call and makes a pass over memory for each activation,
 which costs half as much again for a network as small as SSDLite. The operators here are those that
-``torch.compile`` emits for a frozen CPU model; they are not part of PyTorch's promised interface, so whoever uses
-:func:`fuse` falls back to the plain network where they are missing.
+`torch.compile` emits for a frozen CPU model; they are not part of PyTorch's promised interface, so whoever uses
+`fuse` falls back to the plain network where they are missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class FusedConv(nn.Module):
-    """A :class:`Conv` of fixed float32 weights for inference."""
+    """A `Conv` of fixed float32 weights for inference."""
 
     def __init__(self, conv: nn.Module, input_shape: torch.Size) -> None:
         super().__init__()

@@ -26,11 +26,11 @@ def replay_detector(checkpoint_path: str | os.PathLike[str], image_path: str | o
     Returns:
         A dict of NumPy arrays:
 
-        - ``input_shape`` ``(2,)`` int64: height and width of the network input; ``input_corner`` ``(3, 8, 8)`` float32,
-          its first pixels; ``input_checksum`` float64, the sum of all its values
-        - ``class_logits`` ``(Q, 81)`` float32 and ``mask_logits`` ``(Q, h, w)`` float32, raw outputs
-        - ``labels`` ``(n,)`` int16, ``boxes`` ``(n, 5)`` float32 (x1, y1, x2, y2, confidence) and ``masks``
-          ``(n, H, W)`` bool of the ``n = min(100, 80 Q)`` detections, by falling confidence
+        - `input_shape` `(2,)` int64: height and width of the network input; `input_corner` `(3, 8, 8)` float32,
+          its first pixels; `input_checksum` float64, the sum of all its values
+        - `class_logits` `(Q, 81)` float32 and `mask_logits` `(Q, h, w)` float32, raw outputs
+        - `labels` `(n,)` int16, `boxes` `(n, 5)` float32 (x1, y1, x2, y2, confidence) and `masks`
+          `(n, H, W)` bool of the `n = min(100, 80 Q)` detections, by falling confidence
 
     Raises:
         WeightsError: If the checkpoint cannot be used.

@@ -6,7 +6,7 @@ is folded into the convolutions.
 
 TensorFlow's SAME padding puts the odd zero *after* the image where a stride of 2 meets an even side; PyTorch's
 symmetric padding of a 3 x 3 window effectively puts it *before*. Both agree on the image turned by 180 degrees. So the
-network runs turned: kernels are stored turned, :func:`resize_turned` reads the image turned, and :func:`anchors` counts
+network runs turned: kernels are stored turned, `resize_turned` reads the image turned, and `anchors` counts
 from the last cell. That costs nothing, where padding by hand copies the largest feature maps.
 """
 
@@ -48,7 +48,7 @@ _ANCHORS = (3, 6, 6, 6, 6, 6)  # anchors per cell
 
 
 class Conv(nn.Conv2d):
-    """Convolution with bias and, unless ``linear``, ReLU6; 3 x 3 ones pad by 1 on each side."""
+    """Convolution with bias and, unless `linear`, ReLU6; 3 x 3 ones pad by 1 on each side."""
 
     def __init__(
         self, cin: int, cout: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, linear: bool = False
@@ -94,7 +94,7 @@ class Extra(nn.Sequential):
 
 
 class Head(nn.Module):
-    """A depthwise filter and a linear 1 x 1 convolution: ``(B, C, g, g)`` to ``(B, g * g * anchors, columns)``."""
+    """A depthwise filter and a linear 1 x 1 convolution: `(B, C, g, g)` to `(B, g * g * anchors, columns)`."""
 
     def __init__(self, channels: int, anchors: int, columns: int) -> None:
         super().__init__()
@@ -133,13 +133,13 @@ class SSDLite(nn.Module):
         self.classes = nn.ModuleList(Head(c, a, LABELS) for c, a in zip(_FEATURES, _ANCHORS, strict=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts codes and logits of every anchor, in the order of :func:`anchors`.
+        """Predicts codes and logits of every anchor, in the order of `anchors`.
 
         Args:
-            x: ``(B, 3, 300, 300)`` RGB in [-1, 1], turned by 180 degrees.
+            x: `(B, 3, 300, 300)` RGB in [-1, 1], turned by 180 degrees.
 
         Returns:
-            Codes ``(B, 1917, 4)`` as (ty, tx, th, tw), and logits ``(B, 1917, 91)``.
+            Codes `(B, 1917, 4)` as (ty, tx, th, tw), and logits `(B, 1917, 91)`.
         """
         # The early maps are large (8.6 MB an image): on a CPU they are made for a few images at a time, to stay in cache.
         parts = x.split(_EARLY_BATCH) if x.device.type == "cpu" else (x,)
@@ -166,7 +166,7 @@ class SSDLite(nn.Module):
 
 
 def anchors() -> Tensor:
-    """The default boxes ``(1917, 4)`` as (cy, cx, h, w) in units of the image's sides, cells from last to first.
+    """The default boxes `(1917, 4)` as (cy, cx, h, w) in units of the image's sides, cells from last to first.
 
     Scales run linearly from .2 to .95 over the six maps (SSD paper, equation 4, with TensorFlow's ends). The first
     map has a small square instead of six shapes; each other one a second square at the geometric mean of neighbours.
@@ -188,7 +188,7 @@ def anchors() -> Tensor:
 
 
 def decode(codes: Tensor, anchor: Tensor) -> Tensor:
-    """Turns codes ``(..., 4)`` and their anchors into boxes (x1, y1, x2, y2) in [0, 1], cut at the image's edge."""
+    """Turns codes `(..., 4)` and their anchors into boxes (x1, y1, x2, y2) in [0, 1], cut at the image's edge."""
     cy, cx, h, w = anchor.unbind(-1)
     ty, tx, th, tw = codes.unbind(-1)
     cy, cx = cy + ty / 10 * h, cx + tx / 10 * w  # 10 and 5: the variances of the SSD box code
@@ -200,10 +200,10 @@ def decode(codes: Tensor, anchor: Tensor) -> Tensor:
 def sample_grid(length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where TensorFlow 1's bilinear resize to 300 reads an axis, turned.
 
-    That resize (``align_corners=False``, no half-pixel centres, no smoothing) reads output i at i * length / 300.
+    That resize (`align_corners=False`, no half-pixel centres, no smoothing) reads output i at i * length / 300.
 
     Returns:
-        Indices ``(600,)`` of the first pixels, then of the second ones, and the weights ``(300,)`` of the second.
+        Indices `(600,)` of the first pixels, then of the second ones, and the weights `(300,)` of the second.
     """
     at = torch.arange(SIDE - 1, -1, -1, dtype=torch.float32) * (length / SIDE)
     low = at.floor()
@@ -215,11 +215,11 @@ def resize_turned(images: Sequence[Tensor], device: torch.device | str = "cpu") 
     """Images of any sizes to the network's input, resized and turned, each where it is.
 
     Args:
-        images: uint8 ``(3, H, W)``, on any device.
+        images: uint8 `(3, H, W)`, on any device.
         device: Where the result is wanted.
 
     Returns:
-        ``(B, 3, 300, 300)`` float32 in [-1, 1], channels last.
+        `(B, 3, 300, 300)` float32 in [-1, 1], channels last.
     """
     resized = []
     for image in images:

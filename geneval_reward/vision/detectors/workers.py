@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 def workers() -> int:
-    """How many threads :func:`run_parts` would use: those that PyTorch may use, at most :data:`MAX_WORKERS`."""
+    """How many threads `run_parts` would use: those that PyTorch may use, at most `MAX_WORKERS`."""
     return min(torch.get_num_threads(), MAX_WORKERS)
 
 
@@ -38,7 +38,7 @@ def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
         parts: What to work on. A single part is done in the calling thread, with all of PyTorch's threads.
 
     Returns:
-        The results, in the order of ``parts``.
+        The results, in the order of `parts`.
 
     Example:
         >>> run_parts(len, ["one", "three"])

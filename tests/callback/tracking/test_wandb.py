@@ -25,7 +25,7 @@ _BLOCK, _HEADER, _FILE_HEADER = 32768, 7, 7
 
 
 def records(path: Path) -> Iterator[Any]:
-    """Records of a ``.wandb`` file: protocol buffers in the log format of LevelDB, after seven bytes of the file's own."""
+    """Records of a `.wandb` file: protocol buffers in the log format of LevelDB, after seven bytes of the file's own."""
     from wandb.proto import wandb_internal_pb2
 
     data, at, parts = path.read_bytes(), _FILE_HEADER, b""
@@ -83,7 +83,7 @@ def history(record: ScoreRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def finished(file: Path) -> list[Any]:
-    """All records, once the service has written the last of them, which it may do a little after ``finish`` returns."""
+    """All records, once the service has written the last of them, which it may do a little after `finish` returns."""
     for _ in range(150):
         found = list(records(file))
         if found and found[-1].WhichOneof("record_type") == "exit":

@@ -18,7 +18,7 @@ def _make_scorer():
 
 @pytest.fixture
 def make_reward():
-    """``make_reward(credit)``: lazy and picklable, as a reward by name is."""
+    """`make_reward(credit)`: lazy and picklable, as a reward by name is."""
     made = []
 
     def make(credit="official"):
@@ -32,7 +32,7 @@ def make_reward():
 
 @pytest.fixture
 def pixels():
-    """``pixels(1, 0)``: a bright and a dark picture, ``(n, 3, 16, 16)`` in [0, 1], or uint8 ``(n, 16, 16, 3)``."""
+    """`pixels(1, 0)`: a bright and a dark picture, `(n, 3, 16, 16)` in [0, 1], or uint8 `(n, 16, 16, 3)`."""
 
     def make(*bright, dtype=torch.float32):
         batch = torch.tensor(bright, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)

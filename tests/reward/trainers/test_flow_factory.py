@@ -59,7 +59,7 @@ class RewardModelOutput:
 
 
 def load(path):
-    """As ``flow_factory.rewards.registry.get_reward_model_class`` does for a dotted path."""
+    """As `flow_factory.rewards.registry.get_reward_model_class` does for a dotted path."""
     module, name = path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
 
@@ -92,7 +92,7 @@ def make_model(flow_factory, make_reward, monkeypatch):
 
 
 def processor_calls(model, samples):
-    """As ``RewardProcessor._compute_pointwise_batch``: fields that the signature takes and that no sample lacks."""
+    """As `RewardProcessor._compute_pointwise_batch`: fields that the signature takes and that no sample lacks."""
     names = inspect.signature(model.__call__).parameters
     anything = any(parameter.kind == parameter.VAR_KEYWORD for parameter in names.values())
     fields = [name for name in samples[0] if anything or name in names]

@@ -52,7 +52,7 @@ def test_a_whole_reward_fn(dtype, only_strict, make_reward, pixels):
 
 
 def their_multi_score(geneval):
-    """The shape of their ``multi_score``: the factory's code is looked at, then the parts are weighed."""
+    """The shape of their `multi_score`: the factory's code is looked at, then the parts are weighed."""
     factories = {"geneval": geneval, "other": lambda: lambda images, prompts, metadata: (np.ones(len(images)), {})}
     parts = {
         name: factory("cpu") if "device" in factory.__code__.co_varnames else factory()

@@ -28,7 +28,7 @@ class State:
 
 
 def call(reward_func, prompts, completions, **columns):
-    """As ``GRPOTrainer._calculate_rewards`` calls, sync or async, and turns None into NaN."""
+    """As `GRPOTrainer._calculate_rewards` calls, sync or async, and turns None into NaN."""
     extra, metrics = {}, {}
     arguments = {
         "prompts": prompts,
@@ -129,7 +129,7 @@ def test_counts_must_agree(view, make_reward):
 
 
 def test_each_version_of_trl_knows_the_coroutine(make_reward):
-    """Older versions ask inspect about the callable, newer ones about its ``__call__``; partials are unwrapped."""
+    """Older versions ask inspect about the callable, newer ones about its `__call__`; partials are unwrapped."""
     for function, is_async in ((TRLReward(make_reward()), False), (AsyncTRLReward(make_reward()), True)):
         assert inspect.iscoroutinefunction(function) == is_async
         assert inspect.iscoroutinefunction(function.__call__) == is_async

@@ -109,7 +109,7 @@ def test_lifecycle(make_reward):
 
 
 def test_made_from_yaml_and_registered(monkeypatch):
-    """``cls(**params)`` loads no weights; the registry gets the class."""
+    """`cls(**params)` loads no weights; the registry gets the class."""
     scorer = UniRLScorer(backend="lite", credit="strict", device="cpu")
     assert (scorer.reward.credit, scorer.reward.loaded) == ("strict", False)
     with pytest.raises(ValueError, match="device: expected no options beside a ready reward"):

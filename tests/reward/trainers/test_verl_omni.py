@@ -19,7 +19,7 @@ BRIGHT, DARK = torch.full((3, 16, 16), 255, dtype=torch.uint8), torch.zeros(3, 1
 
 
 async def run_single(function, image, ground_truth, extra_info=None, **more):
-    """As ``VisualRewardManager.run_single`` calls, and what it makes of the answer."""
+    """As `VisualRewardManager.run_single` calls, and what it makes of the answer."""
     extra_info = {} if extra_info is None else extra_info
     extra_info |= {"num_turns": None, "rollout_reward_scores": {}}
     result = await function(

@@ -25,7 +25,7 @@ BY_PROMPT = {spec.prompt: (number, spec) for number, spec in enumerate(SUITE)}
 
 
 def line(prompt, number=0, *, url="x/images/sdv2", **answers):
-    """A line as a person who sees what the record asks would make it, but for ``answers``."""
+    """A line as a person who sees what the record asks would make it, but for `answers`."""
     place, spec = BY_PROMPT[prompt]
     row = dict.fromkeys(HEADER, "")
     row |= {

@@ -29,7 +29,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as open_clip's ``local-dir:`` reads it."""
+    """A model folder as open_clip's `local-dir:` reads it."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)

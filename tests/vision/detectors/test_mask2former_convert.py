@@ -180,7 +180,7 @@ def test_other_sizes_load_strictly(checkpoint_2x: Path, save_checkpoint: Save, c
 
 
 def test_names_of_transformers_4(checkpoint_2x: Path) -> None:
-    """Version 4 has no ``swin`` level and other attention names."""
+    """Version 4 has no `swin` level and other attention names."""
     tensors = load(checkpoint_2x).tensors
     assert to_installed(tensors, ["model.pixel_level_module.encoder.swin.x"]).keys() == tensors.keys()
     renamed = to_installed(tensors, ["model.pixel_level_module.encoder.encoder.layers.0.x"])
