@@ -1,6 +1,6 @@
 """What the `lite` detector makes of the pocket world: how far its scores can be trusted there.
 
-    python recipes/pocket/measure.py --scenes 4 --out out/pocket_measure
+    python tools/pocket/measure.py --scenes 4 --out out/pocket_measure
 
 Prints, and writes as JSON: the score of clean scenes of the pocket suite (the ceiling of any pocket score), by class how
 often single objects are found and their colours named right, which other pocket classes are seen where there is none of

@@ -1,6 +1,6 @@
 """Train the pocket text-to-image model by likelihood, from nothing, on scenes made on the fly.
 
-    python recipes/pocket/train.py fit --config configs/pocket_train.yaml
+    python tools/pocket/train.py fit --config configs/pocket_train.yaml
 
 A rectified flow (Liu et al. 2022; logit-normal times as in Stable Diffusion 3, Esser et al. 2024) over scene latents.
 Captions of the training set are partly wrong, as web captions are, so the model is an honest base: right about single
@@ -206,7 +206,7 @@ class PocketFlow(lightning.LightningModule):
         about = {
             "about": "Weights of the pocket text-to-image model: the moving average of likelihood training, as float16.",
             "licence": "Apache-2.0",
-            "made_by": "python recipes/pocket/train.py fit --config configs/pocket_train.yaml",
+            "made_by": "python tools/pocket/train.py fit --config configs/pocket_train.yaml",
             "seed": {"weights": self.hparams.seed, "data": data.hparams.seed},
             "steps": self.global_step,
             "batch_size": data.hparams.batch_size,
