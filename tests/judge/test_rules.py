@@ -33,6 +33,11 @@ def test_forms() -> None:
     assert Rules.parse("threshold=0.5,position_threshold=0") == Rules(confidence=0.5, position=0)
 
 
+def test_the_lite_profile_is_what_its_benchmark_recommends() -> None:
+    """The row of benchmarks/lite_thresholds.py that docs/lite_detector.md sets in bold."""
+    assert Rules.parse("lite") == Rules(confidence=0.25, counting_confidence=0.25, max_overlap=0.4)
+
+
 def test_the_tag_decides_the_threshold() -> None:
     assert (Rules().threshold("counting"), Rules().threshold("colors")) == (0.9, 0.3)
 
