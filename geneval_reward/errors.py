@@ -6,7 +6,8 @@
      ├── ImageError(ValueError)     an image that cannot be scored
      ├── WeightsError(OSError)      weights that are missing, wrong or damaged
      ├── ScoringError(RuntimeError)  a batch of which some images could not be scored; carries the verdicts of the others
-     ├── ResultsError(ValueError)   a results file that cannot be read
+     ├── FileError(ValueError)      a file whose content is not what it must be
+     │    └── ResultsError          a results file that cannot be read or does not fit
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
      └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
@@ -64,7 +65,11 @@ class ScoringError(GenEvalError, RuntimeError):
         return type(self), (self.verdicts, self.errors)
 
 
-class ResultsError(GenEvalError, ValueError):
+class FileError(GenEvalError, ValueError):
+    """A file, or one line of it, that is not the UTF-8 text or JSON that it must be."""
+
+
+class ResultsError(FileError):
     """A results file that cannot be read or does not fit what is asked of it."""
 
 

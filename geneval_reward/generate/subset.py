@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from geneval_reward.errors import UsageError
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.subset import choose_evenly, parse_size
 from geneval_reward.stats.power import VarianceComponents
 from geneval_reward.stats.simulate import TYPICAL_ACCURACY
 
@@ -69,15 +68,10 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
         >>> subset.prompts_per_tag["counting"], len(subset.specs)
         (10, 60)
     """
-    by_tag: dict[str, list[int]] = {}
-    for number, spec in enumerate(specs):
-        by_tag.setdefault(spec.tag, []).append(number)
-    sizes = {tag: len(numbers) for tag, numbers in by_tag.items()}
-    chosen: list[int] = []
-    for tag, count in _shares(size, sizes).items():
-        order = sorted(by_tag[tag], key=lambda number: _key(seed, specs[number]))
-        chosen += order[:count]
-    chosen.sort()
+    wanted = None if isinstance(size, bool) else parse_size(str(size))
+    if wanted is None:
+        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
+    chosen = choose_evenly(specs, wanted, seed=seed, name="subset")
     return Subset(tuple(specs[number] for number in chosen), tuple(chosen), len(specs), seed)
 
 
@@ -118,38 +112,3 @@ def assumed_parts(tag: str, icc: float = ASSUMED_ICC) -> VarianceComponents:
     accuracy = TYPICAL_ACCURACY.get(tag, 0.5)
     total = accuracy * (1 - accuracy)
     return VarianceComponents(icc * total, (1 - icc) * total)
-
-
-def _shares(size: int | str, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How many prompts of each task."""
-    text = str(size).strip()
-    found = re.fullmatch(r"(\d+)(/tag)?", text)
-    total = sum(sizes.values())
-    if found is None or isinstance(size, bool) or int(found[1]) < 1:
-        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
-    number = int(found[1])
-    if found[2]:
-        short = {tag: count for tag, count in sizes.items() if count < number}
-        if short:
-            tag = next(iter(short))
-            raise UsageError(
-                f"subset: expected at most {short[tag]} prompts of {tag}, as many as there are, got {size!r}"
-            )
-        return dict.fromkeys(sizes, number)
-    if not len(sizes) <= number <= total:
-        raise UsageError(
-            f"subset: expected {len(sizes)} (one per task) to {total} prompts (all), got {number}; leave it out for all"
-        )
-    shares = dict.fromkeys(sizes, 0)
-    left = number
-    while left:
-        # One each in turn, to tasks that still have some: as even as can be.
-        for tag in sizes:
-            if left and shares[tag] < sizes[tag]:
-                shares[tag] += 1
-                left -= 1
-    return shares
-
-
-def _key(seed: int, spec: PromptSpec) -> bytes:
-    return hashlib.sha256(f"geneval-reward subset\0{seed}\0{spec.to_json()}".encode()).digest()

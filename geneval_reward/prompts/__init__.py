@@ -1,5 +1,6 @@
-"""What is asked: prompt records, the official suite, training prompts."""
+"""What is asked: prompt records, the official suite, training prompts, and the grammar that names any of them."""
 
+from geneval_reward.prompts.read import Prompts, read_prompts
 from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec, class_id
 from geneval_reward.prompts.suite import SUITE_SHA256, official_suite, resolve, suite_by_prompt
 from geneval_reward.prompts.training import DEFAULT_MIX, iter_training_prompts, meaning, training_prompts
@@ -18,10 +19,12 @@ __all__ = [
     "Include",
     "Position",
     "PromptSpec",
+    "Prompts",
     "class_id",
     "iter_training_prompts",
     "meaning",
     "official_suite",
+    "read_prompts",
     "resolve",
     "suite_by_prompt",
     "training_prompts",

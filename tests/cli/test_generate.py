@@ -86,9 +86,9 @@ def test_one_folder_holds_one_run(run, few, tmp_path) -> None:
     ("args", "message"),
     [
         (("nothing-here", "--suite", "pocket"), "expected 'pocket', the folder of a diffusers pipeline"),
-        (("pocket", "--suite", "pockets"), "expected official, pocket or a file of records, got 'pockets'"),
+        (("pocket", "--suite", "pockets"), "--suite: expected 'suite', 'pocket', a number of prompts"),
         (("pocket", "--suite", "pocket", "--dtype", "fp8"), "expected auto, fp32, fp16, bf16, got 'fp8'"),
-        (("pocket", "--suite", "empty.jsonl"), "expected at least one record"),
+        (("pocket", "--suite", "empty.jsonl"), "expected at least one prompt, got none"),
         (("pocket", "--suite", "broken.jsonl"), "expected one of single_object"),
     ],
 )

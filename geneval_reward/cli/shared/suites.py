@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from geneval_reward.prompts import PromptSpec, official_suite
+from geneval_reward.prompts import PromptSpec, read_prompts
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Subset
@@ -17,19 +16,14 @@ if TYPE_CHECKING:
 
 def read_suite(name: str) -> tuple[PromptSpec, ...]:
     """The prompts that `--suite` names."""
-    if name == "official":
-        return official_suite()
-    if name == "pocket":
-        from geneval_reward.pocket import pocket_suite
+    return read_prompts(name, suites={"pocket": _pocket_suite}, name="--suite")
 
-        return pocket_suite()
-    path = Path(name)
-    if not path.is_file():
-        raise typer.BadParameter(f"expected official, pocket or a file of records, got {name!r}", param_hint="--suite")
-    specs = tuple(PromptSpec.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not specs:
-        raise typer.BadParameter(f"expected at least one record, got an empty file {name!r}", param_hint="--suite")
-    return specs
+
+def _pocket_suite() -> tuple[PromptSpec, ...]:
+    # The pocket world loads torch, which reading a file of records does not need.
+    from geneval_reward.pocket import pocket_suite
+
+    return pocket_suite()
 
 
 def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | None:
