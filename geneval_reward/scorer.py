@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
-import logging
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict, judge
+from geneval_reward.memory import run_in_batches
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
@@ -28,12 +27,8 @@ from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
 
-_log = logging.getLogger(__name__)
-
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
 _SUSPICIOUS_BATCH: Final = 32
-
-_OUT_OF_MEMORY: Final = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 
 Prompt = PromptSpec | Mapping[str, Any] | str
 """A spec, a record, a record as JSON, or a prompt text of the official suite."""
@@ -213,11 +208,14 @@ class GenEvalScorer:
         parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
             raise UsageError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
-        verdicts: list[Verdict] = []
         with self._lock, _own_numerics():
-            while len(verdicts) < len(tensors):
-                chunk = slice(len(verdicts), len(verdicts) + self.batch_size)
-                verdicts += self._score_within_memory(tensors[chunk], parsed[chunk])
+            verdicts, self.batch_size = run_in_batches(
+                lambda part: self._score_batch(tensors[part], parsed[part]),
+                len(tensors),
+                self.batch_size,
+                name="scorer",
+                describe=lambda index: f"one image of {tensors[index].shape[2]} x {tensors[index].shape[1]}",
+            )
         self._warn_if_all_wrong(verdicts)
         return verdicts
 
@@ -255,27 +253,6 @@ class GenEvalScorer:
 
     def __repr__(self) -> str:
         return f"GenEvalScorer({self.name!r}, batch_size={self.batch_size}, fingerprint={self.fingerprint_id!r})"
-
-    def _score_within_memory(self, images: list[torch.Tensor], specs: list[PromptSpec]) -> list[Verdict]:
-        """Judge a batch; when memory runs out, halve the batch size and judge as much as that."""
-        while True:
-            try:
-                return self._score_batch(images, specs)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if len(images) == 1:
-                    size = f"{images[0].shape[2]} x {images[0].shape[1]}"
-                    raise torch.OutOfMemoryError(
-                        f"scorer: expected room for one image of {size}, got out of memory; free some or use the CPU"
-                    ) from error
-            # Outside of `except`, where the error would keep the failed batch's tensors alive.
-            self.batch_size = max(1, len(images) // 2)
-            images, specs = images[: self.batch_size], specs[: self.batch_size]
-            _log.warning("scorer: out of memory; going on with batches of %d", self.batch_size)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
     def _score_batch(self, images: list[torch.Tensor], specs: list[PromptSpec]) -> list[Verdict]:
         wanted = [self._wanted(spec) for spec in specs]
@@ -365,12 +342,6 @@ def _own_numerics() -> Iterator[None]:
         for device_type in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # Only CUDA's caching allocator has an exception of its own; the CPU's, Metal's, cuBLAS's and cuDNN's say it in words.
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _rebuild(recipe: dict[str, Any]) -> GenEvalScorer:

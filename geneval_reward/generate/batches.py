@@ -1,33 +1,27 @@
-"""Images in batches that shrink when memory runs out: what every generator that runs a model shares."""
+"""Batches of a generator that runs a model, and the checks that all generators share."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Final
 
-import torch
 from PIL import Image
 
 from geneval_reward.errors import UsageError
-
-_log = logging.getLogger(__name__)
-
-_OUT_OF_MEMORY: Final = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
+from geneval_reward.memory import run_in_batches
 
 
 class Batches:
-    """Splits requests into batches, and halves them for good when memory runs out.
+    """Splits requests into batches, and halves the batch for good when memory runs out.
 
     Args:
-        call: Makes one image per prompt from prompts and as many seeds.
-        batch_size: Most images a call, >= 1.
+        call: Makes one image per prompt from a list of prompts and a list of as many seeds.
+        batch_size: Largest number of images per call, >= 1.
 
     Attributes:
-        batch_size: Its present value.
+        batch_size: The largest number of images per call now.
 
     Raises:
-        ValueError: If `batch_size` is not an integer >= 1.
+        UsageError: If `batch_size` is not an integer >= 1.
 
     Example:
         >>> batches = Batches(lambda prompts, seeds: [Image.new("RGB", (4, 4)) for _ in prompts], 2)
@@ -45,35 +39,23 @@ class Batches:
         """Make one image per prompt, in order.
 
         Raises:
-            ValueError: If there are not as many seeds as prompts.
-            TypeError: If a prompt is not text (a single string would be read letter by letter).
+            UsageError: If there are not as many seeds as prompts.
+            TypeError: If a prompt is not a string, or `prompts` is a single string, which would be read letter by letter.
             torch.OutOfMemoryError: If memory runs out with a single image.
         """
         texts, numbers = check_request(prompts, seeds)
-        images: list[Image.Image] = []
-        while len(images) < len(texts):
-            part = slice(len(images), len(images) + self.batch_size)
-            try:
-                images += self._call(texts[part], numbers[part])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.batch_size == 1:
-                    raise
-                # What follows stands outside of this block, so that the failed call's tensors are gone by then.
-            else:
-                continue
-            self.batch_size //= 2
-            _log.warning("out of memory; going on with batches of %d images", self.batch_size)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        images, self.batch_size = run_in_batches(
+            lambda part: self._call(texts[part], numbers[part]), len(texts), self.batch_size, name="generator"
+        )
         return images
 
 
 def check_request(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Prompts and seeds as lists of one length.
+    """Return prompts and seeds as lists of the same length.
 
     Raises:
-        ValueError: If there are not as many seeds as prompts.
-        TypeError: If a prompt is not text (a single string would be read letter by letter).
+        UsageError: If there are not as many seeds as prompts.
+        TypeError: If a prompt is not a string, or `prompts` is a single string, which would be read letter by letter.
     """
     if isinstance(prompts, str):
         raise TypeError("prompts: expected a list of strings, got one string; put it in a list")
@@ -84,10 +66,3 @@ def check_request(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[st
         if not isinstance(prompt, str):
             raise TypeError(f"prompts[{index}]: expected a string, got {type(prompt).__name__}")
     return texts, numbers
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: only CUDA has an exception of its own, others say it in words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

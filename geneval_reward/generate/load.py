@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import json
 import os
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +15,7 @@ import torch
 from geneval_reward.errors import UsageError
 from geneval_reward.generate.diffusers import DiffusersGenerator
 from geneval_reward.generate.generator import Generator
+from geneval_reward.imports import import_object, is_import_path
 from geneval_reward.vision.backends import resolve_device
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -61,7 +59,7 @@ def load_generator(
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
     place = _place(device)
-    if model in NAMED or _is_import_path(model):
+    if model in NAMED or is_import_path(model):
         function = import_object(NAMED.get(model, model), "model")
         own = {} if model in NAMED else _taken(function, arguments)
         arguments = {name: value for name, value in arguments.items() if name not in own}
@@ -81,40 +79,6 @@ def load_generator(
         pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(place) if hasattr(pipe, "to") else pipe
     return DiffusersGenerator(pipe, batch_size=batch_size or _BATCH.get(model, 8), **arguments)
-
-
-def import_object(path: str, name: str) -> Any:
-    """What `module:attribute` or `file.py:attribute` names.
-
-    Args:
-        path: Where it is.
-        name: The argument's name, for the error.
-
-    Raises:
-        ValueError: If it cannot be imported.
-    """
-    source, _, attribute = path.rpartition(":")
-    try:
-        if source.endswith(".py"):
-            file = Path(source).resolve()
-            spec = importlib.util.spec_from_file_location(file.stem, file)
-            if spec is None or spec.loader is None or not file.is_file():
-                raise ImportError("no such file")
-            module = importlib.util.module_from_spec(spec)
-            # Under its name, so that dataclasses and pickles within it find their module.
-            sys.modules.setdefault(file.stem, module)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-        return getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"{name}: expected module:function or file.py:function to import, got {path!r} ({error})"
-        ) from error
-
-
-def _is_import_path(model: str) -> bool:
-    return re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", model) is not None and not Path(model).exists()
 
 
 def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ times in [0, 1]; what a transformer wants besides (timesteps to 1000, packed tok
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
+from geneval_reward.imports import import_object
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FAMILIES = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
@@ -65,15 +65,6 @@ def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline.from_pretrained(source, torch_dtype=DTYPES[dtype])
-
-
-def import_object(path: str, name: str) -> Any:
-    """What `module:attribute` names; the argument's name is for the error."""
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{name}: expected module:attribute that can be imported, got {path!r}; {error}") from error
 
 
 class FlowPolicy:

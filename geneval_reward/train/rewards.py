@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from geneval_reward.errors import UsageError
+from geneval_reward.imports import import_object
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.train.data import record
-from geneval_reward.train.policy import import_object
 
 BACKENDS = ("lite", "paper", "mmdet")
 

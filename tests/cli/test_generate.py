@@ -183,7 +183,7 @@ def test_other_models_and_arguments(run, few, tmp_path) -> None:
     for args, message in [
         (("mine.py:nothing",), "model: expected 'mine.py:nothing' to give a pipeline or an object with generate"),
         (("mine.py:grey", "--steps", 3), "num_inference_steps: expected it to be left out for 'mine.py:grey'"),
-        (("no.such.module:thing",), "model: expected module:function or file.py:function to import"),
+        (("no.such.module:thing",), "model: expected module:attribute or file.py:attribute to import"),
         (("pocket", "--set", "heigth=3"), "heigth: expected an argument that PocketPipeline takes"),
         (("pocket", "--lora", "x"), "lora: expected a pipeline that loads LoRA weights, got PocketPipeline"),
         (("pocket", "--lora-scale", "0.5"), "lora_scale: expected it to be left out without lora"),

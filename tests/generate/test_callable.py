@@ -63,8 +63,8 @@ def test_batches_shrink_when_memory_runs_out() -> None:
 
     generator = CallableGenerator(tight, batch_size=6)
     assert len(generator.generate(["x"] * 5, range(5))) == 5
-    assert calls == [5, 3, 1, 1, 1, 1, 1]
-    assert generator.batch_size == 1
+    assert calls == [5, 2, 2, 1]
+    assert generator.batch_size == 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ takes a replaceable process with it and not the server.
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import os
@@ -18,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ import torch
 from PIL import Image
 
 from geneval_reward.errors import GenEvalError, ImageError, SelfTestError
+from geneval_reward.imports import import_object
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.scorer import GenEvalScorer
@@ -81,9 +81,7 @@ def load(config: dict[str, Any]) -> GenEvalScorer:
         scorer = GenEvalScorer.from_pretrained(config["backend"], device=config["device"], **options)
         known = True
     else:
-        module, _, name = config["factory"].partition(":")
-        factory: Callable[..., GenEvalScorer] = getattr(importlib.import_module(module), name)
-        scorer = factory(**options)
+        scorer = import_object(config["factory"], "scorer")(**options)
         known = False
     self_test(scorer, known=known)
     if config["swap_rb"] and scorer.name in ("paper", "mmdet"):
