@@ -154,7 +154,7 @@ class GenEvalScorer:
             backend: `lite`, `paper` or `mmdet`.
             device: A torch device or `auto`.
             precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
-            rules: What `Rules.parse` takes; None for the backend's own profile.
+            rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
             batch_size: Images a forward; None for what suits the backend.
             min_confidence: See the class.
             all_classes: See the class.

@@ -477,6 +477,9 @@ def test_fakes_and_packaged_parts_keep_the_protocols() -> None:
     lite = GenEvalScorer.from_pretrained("lite", device="cpu")
     assert lite.rules == Rules.parse("lite")
     assert lite.name == "lite"
+    for rules in ("confidence=0.3", {"confidence": 0.3}):
+        changed = GenEvalScorer.from_pretrained("lite", device="cpu", rules=rules).rules
+        assert changed == Rules.parse("lite,confidence=0.3")
 
 
 # --- memory -------------------------------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ def summary(
         list[str] | None,
         typer.Option(
             "--rules",
-            help="A profile (geneval, lite) and/or field=value pairs; or a range, such as confidence=.1:.9:.1, for a table "
-            "and a picture over it. Repeatable.",
+            help="Judge again: field=value pairs that change the file's rules, or a profile (geneval, lite) with pairs after it; "
+            "or a range, such as confidence=.1:.9:.1, for a table and a picture over it. Repeatable.",
         ),
     ] = None,
     credit: Annotated[

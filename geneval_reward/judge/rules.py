@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
 
 _PROFILES: Final[dict[str, dict[str, Any]]] = {
-    # The benchmark's own defaults (evaluate_images.py), set for Mask2Former.
+    # The benchmark's own defaults (evaluate_images.py), which were chosen for Mask2Former.
     "geneval": {},
     # A small detector is less confident; docs/lite_detector.md has the measurement behind these figures.
     "lite": {"confidence": 0.25, "counting_confidence": 0.25, "max_overlap": 0.4},
@@ -27,19 +27,19 @@ _OFFICIAL_NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Thresholds of the judge. The defaults are the benchmark's.
+    """The judge's thresholds. The defaults are the benchmark's.
 
     Attributes:
-        confidence: A detection counts if its confidence is strictly greater, in [0, 1].
-        counting_confidence: The same for records with the tag `counting`.
-        max_objects: At most this many objects of a class, the most confident first, >= 1.
-        max_overlap: Within a class a box is dropped if its IoU with a more confident one reaches this; 1.0: never.
-        position: Dead zone of the position rule as a share of the summed box sizes, >= 0.
-        background: Colour (`#rgb` or `#rrggbb`) on which a masked object is shown to the verifier, or `original`.
-        crop: Whether the verifier sees the box only.
+        confidence: A detection counts if its confidence is strictly greater than this, in [0, 1].
+        counting_confidence: The same threshold for records with the tag `counting`.
+        max_objects: At most this many objects of a class count, the most confident first; >= 1.
+        max_overlap: Within a class, a box is dropped if its IoU with a more confident box reaches this; 1.0 drops none.
+        position: The dead zone of the position rule, as a share of the summed box sizes, >= 0.
+        background: The colour (`#rgb` or `#rrggbb`) on which a masked object is shown to the verifier, or `original`.
+        crop: Whether the verifier sees only the box.
 
     Raises:
-        ValueError: If a value is out of range; the message names the field.
+        UsageError: If a value is out of range; the message names the field.
 
     Example:
         >>> Rules.parse("lite").confidence
@@ -77,23 +77,31 @@ class Rules:
             raise UsageError(f"crop: expected True or False, got {self.crop!r}")
 
     @classmethod
-    def parse(cls, value: Rules | Mapping[str, Any] | str | None) -> Rules:
+    def parse(cls, value: Rules | Mapping[str, Any] | str | None, base: Rules | None = None) -> Rules:
         """Read rules from a profile name, `name=value` pairs or a mapping.
 
         Args:
             value: `"geneval"` or `"lite"`; pairs such as `"confidence=0.5,position=0.2"`, optionally after a
                 profile name; a mapping of field names (the official script's option names are understood too); rules,
-                returned as they are; or None for the benchmark's.
+                which are returned as they are; or None for `base`.
+            base: The rules that pairs and mappings start from, such as those of a results file or backend. They change only
+                the fields that they name. A profile name starts from that profile instead. None takes the benchmark's rules.
 
         Raises:
-            ValueError: For an unknown profile or field, or a value out of range.
+            UsageError: For an unknown profile or field, or a value out of range.
+
+        Example:
+            >>> Rules.parse("confidence=0.3", base=Rules.parse("lite")).counting_confidence
+            0.25
         """
+        base = cls() if base is None else base
         if value is None:
-            return cls()
+            return base
         if isinstance(value, Rules):
             return value
         if isinstance(value, str):
-            value = _parse_text(value)
+            profile, value = _parse_text(value)
+            base = base if profile is None else cls(**_PROFILES[profile])
         if not isinstance(value, Mapping):
             raise UsageError(f"rules: expected a profile, field=value pairs or a mapping, got {type(value).__name__}")
         known = {field.name for field in fields(cls)}
@@ -103,29 +111,31 @@ class Rules:
             raise UsageError(
                 f"rules: expected fields of {', '.join(sorted(known))}, got {', '.join(map(repr, unknown))}"
             )
-        return cls(**arguments)
+        return replace(base, **arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as results files record them."""
+        """All fields as plain values, which is how results files record them."""
         return asdict(self)
 
     def threshold(self, tag: str) -> float:
-        """The confidence threshold for a record of this tag: the tag decides for every class in the image."""
+        """The confidence threshold for a record with this tag. It holds for every class of the record."""
         return self.counting_confidence if tag == "counting" else self.confidence
 
 
-def _parse_text(text: str) -> dict[str, Any]:
+def _parse_text(text: str) -> tuple[str | None, dict[str, Any]]:
+    """The profile, if the text begins with one, and the values of its pairs."""
+    profile = None
     values: dict[str, Any] = {}
     for position, part in enumerate(filter(None, (part.strip() for part in text.split(",")))):
         key, equals, raw = part.partition("=")
-        if not equals:
-            if part not in _PROFILES or position:
-                names = ", ".join(_PROFILES)
-                raise UsageError(f"rules: expected a profile ({names}) first, then field=value pairs, got {part!r}")
-            values.update(_PROFILES[part])
-        else:
+        if equals:
             values[key.strip()] = _parse_value(_OFFICIAL_NAMES.get(key.strip(), key.strip()), raw.strip())
-    return values
+        elif part in _PROFILES and not position:
+            profile = part
+        else:
+            names = ", ".join(_PROFILES)
+            raise UsageError(f"rules: expected a profile ({names}) first, then field=value pairs, got {part!r}")
+    return profile, values
 
 
 def _parse_value(name: str, raw: str) -> Any:

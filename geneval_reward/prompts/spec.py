@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import FileError, SpecError
+from geneval_reward.files import parse_json
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, COLORS, RELATIONS, TAGS
 from geneval_reward.prompts.wording import article, number_word, plural
 
+MAX_CLAUSES: Final = 64
+"""Clauses of a record, `include` and `exclude` together; the official suite has at most two."""
+MAX_POSITIONS: Final = 8
+"""Relations of one include clause; the official suite has at most one. A record has at most `MAX_CLAUSES` of them."""
+MAX_COUNT: Final = 10_000
+"""Objects that one clause asks for; the official suite has at most five."""
+MAX_PROMPT: Final = 8192
+"""Characters of a prompt text. Generators read a few hundred tokens of it at most."""
+
+_LONGEST_WORD: Final = 64  # the search for a similar word costs 44 times the memory of the word
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _INCLUDE_KEYS: Final = ("class", "count", "color", "position")
 _EXCLUDE_KEYS: Final = ("class", "count")
@@ -20,11 +31,11 @@ _EXCLUDE_KEYS: Final = ("class", "count")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A relation of an include clause's objects to those of an earlier clause.
+    """Where an include clause's objects must be, relative to those of an earlier clause.
 
     Attributes:
         relation: One of `left of`, `right of`, `above`, `below`.
-        target: Index of the earlier include clause that the relation points to.
+        target: Index of the earlier include clause.
     """
 
     relation: str
@@ -33,13 +44,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """Objects that must be there: at least `count` of a class, each of a colour, each in its place.
+    """Objects that must be in the image: at least `count` of a class, each with the colour and in the place asked for.
 
     Attributes:
         class_name: One of the 80 class names.
-        count: Required number of objects, >= 1.
+        count: Required number of objects, in 1..`MAX_COUNT`.
         color: One of the ten colour names, or None.
-        positions: Relations to earlier clauses; the official suite has at most one.
+        positions: At most `MAX_POSITIONS` relations to earlier clauses; the official suite has at most one.
     """
 
     class_name: str
@@ -50,11 +61,11 @@ class Include:
 
 @dataclass(frozen=True, slots=True)
 class Exclude:
-    """Objects that must not be there: fewer than `count` of a class.
+    """Objects that must not be in the image: there must be fewer than `count` of a class.
 
     Attributes:
         class_name: One of the 80 class names.
-        count: The number from which on the image fails, >= 1.
+        count: The number of objects at which the image fails, in 1..`MAX_COUNT`.
     """
 
     class_name: str
@@ -70,9 +81,9 @@ class PromptSpec:
     Attributes:
         tag: The task, one of the six GenEval tags. It selects the confidence threshold (`counting` has its own)
             and the group in which the score is averaged.
-        include: Clauses that must hold, at least one.
-        exclude: Clauses that must not hold.
-        prompt: The prompt text that the generator gets.
+        include: What must be in the image; at least one clause.
+        exclude: What must not be in the image. Both together have at most `MAX_CLAUSES` clauses.
+        prompt: The text that the generator gets, at most `MAX_PROMPT` characters.
 
     Example:
         >>> spec = PromptSpec.parse('{"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]}')
@@ -92,15 +103,17 @@ class PromptSpec:
         """Read one GenEval record.
 
         Args:
-            record: A mapping with the keys `tag`, `include`, optional `exclude` and `prompt`; the same as
+            record: A mapping with the keys `tag`, `include`, and optionally `exclude` and `prompt`; the same as
                 a JSON string; or a `PromptSpec`, which is returned as it is. A missing `prompt` is rendered.
-                Keys whose value is None count as missing (Arrow tables fill absent keys so).
+                Keys whose value is None count as missing, because Arrow tables fill absent keys that way. Lists
+                may be NumPy arrays, which is how pandas reads them from parquet files.
 
         Returns:
             The validated spec.
 
         Raises:
-            SpecError: If anything in the record is not as the benchmark defines it; the message names the key.
+            SpecError: If anything in the record is not as the benchmark defines it, or is beyond the bounds above; the
+                message names the key.
         """
         if isinstance(record, PromptSpec):
             return record
@@ -121,7 +134,7 @@ class PromptSpec:
         return json.dumps(self.to_record())
 
     def render(self) -> str:
-        """The prompt text in the benchmark's wording, made from the clauses alone.
+        """Make the prompt text from the clauses, in the benchmark's wording.
 
         For the official suite this equals `prompt`.
         """
@@ -137,39 +150,64 @@ class PromptSpec:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Classes that the record names in `include` or `exclude`, each once, in order of appearance."""
+        """The classes that the record names in `include` or `exclude`, each once, in order of appearance."""
         included = [item.class_name for item in self.include]
         return tuple(dict.fromkeys([*included, *(item.class_name for item in self.exclude)]))
 
     @property
     def colored_class_names(self) -> tuple[str, ...]:
-        """Classes of which a colour is asked, each once, in order of appearance."""
+        """The classes that must have a colour, each once, in order of appearance."""
         return tuple(dict.fromkeys(item.class_name for item in self.include if item.color is not None))
 
 
 def class_id(name: str, where: str = "class") -> int:
-    """Index of a class name in `CLASS_NAMES`.
+    """Look up the index of a class name in `CLASS_NAMES`.
+
+    Args:
+        name: One of the 80 class names.
+        where: What error messages call it.
 
     Raises:
-        SpecError: If the name is not one of the 80; the message gives the nearest known name.
+        SpecError: If the name is not one of the 80; the message suggests the nearest one.
     """
     index = CLASS_IDS.get(name) if isinstance(name, str) else None
     if index is None:
-        raise SpecError(
-            f"{where}: expected one of the 80 GenEval class names, got {name!r}{_hint(name, CLASS_NAMES, COCO_ALIASES)}"
-        )
+        hint = _hint(name, CLASS_NAMES, COCO_ALIASES)
+        raise SpecError(f"{where}: expected one of the 80 GenEval class names, got {_shown(name)}{hint}")
     return index
 
 
 def _hint(word: object, known: Sequence[str], aliases: Mapping[str, str] | None = None) -> str:
-    if not isinstance(word, str):
-        return f"; choose from {', '.join(known)}" if len(known) <= 10 else ""
-    if aliases and word.lower() in aliases:
-        return f"; GenEval calls it {aliases[word.lower()]!r}"
-    near = get_close_matches(word.lower(), known, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; choose from {', '.join(known)}" if len(known) <= 10 else "; see geneval_reward.prompts.CLASS_NAMES"
+    """What the user may have meant, as the end of an error message."""
+    if isinstance(word, str) and len(word) <= _LONGEST_WORD:
+        if aliases and word.lower() in aliases:
+            return f"; GenEval calls it {aliases[word.lower()]!r}"
+        near = get_close_matches(word.lower(), known, n=1)
+        if near:
+            return f"; did you mean {near[0]!r}?"
+    return "; see geneval_reward.prompts.CLASS_NAMES" if len(known) > 10 else ""
+
+
+def _shown(value: object) -> str:
+    """A value for a message; never long, whatever came."""
+    if isinstance(value, str | bytes):
+        return repr(value if len(value) <= 60 else value[:60]) + ("..." if len(value) > 60 else "")
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        # Python refuses to print integers of more than 4,300 digits.
+        return repr(value) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
+    text = repr(value) if _is_short(value) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _is_short(value: object) -> bool:
+    """Whether printing the value costs next to nothing."""
+    return isinstance(value, list | tuple) and len(value) <= 8 and all(_is_plain(item) for item in value)
+
+
+def _is_plain(item: object) -> bool:
+    return (isinstance(item, str) and len(item) <= 60) or (isinstance(item, int) and item.bit_length() <= 128)
 
 
 def _phrase(item: Include) -> str:
@@ -191,14 +229,12 @@ def _include_record(item: Include) -> dict[str, Any]:
     return record
 
 
-def _load_json(text: str | bytes) -> Mapping[str, Any]:
+def _load_json(text: str | bytes) -> Any:
     try:
-        record = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        shown = text[:60]
+        record = parse_json(text)
+    except FileError as error:
         raise SpecError(
-            f"record: expected a JSON object, got {shown!r} ({error}); "
-            "to look up a prompt text of the official suite use geneval_reward.prompts.resolve"
+            f"record: {error}; to look up a prompt text of the official suite use geneval_reward.prompts.resolve"
         ) from error
     if not isinstance(record, dict):
         raise SpecError(f"record: expected a JSON object, got a JSON {type(record).__name__}")
@@ -210,20 +246,25 @@ def _parse_record(record: Any) -> PromptSpec:
         raise SpecError(f"record: expected a mapping, a JSON string or a PromptSpec, got {type(record).__name__}")
     _refuse_unknown_keys(record, _RECORD_KEYS, "record")
     tag = record.get("tag")
-    if tag not in TAGS:
-        raise SpecError(f"tag: expected one of {', '.join(TAGS)}, got {tag!r}{_hint(tag, TAGS)}")
-    items = _sequence(record.get("include"), "include")
+    if not (isinstance(tag, str) and tag in TAGS):
+        raise SpecError(f"tag: expected one of {', '.join(TAGS)}, got {_shown(tag)}{_hint(tag, TAGS)}")
+    items = _sequence(record.get("include"), "include", MAX_CLAUSES)
     if not items:
         raise SpecError("include: expected at least one clause, got an empty list")
     include = tuple(_parse_include(item, index) for index, item in enumerate(items))
+    relations = sum(len(item.positions) for item in include)
+    if relations > MAX_CLAUSES:
+        raise SpecError(f"include: expected at most {MAX_CLAUSES} relations, got {relations}; split the record")
     unwanted = record.get("exclude")
-    items = [] if unwanted is None else _sequence(unwanted, "exclude")
+    items = [] if unwanted is None else _sequence(unwanted, "exclude", MAX_CLAUSES - len(items))
     exclude = tuple(_parse_exclude(item, index) for index, item in enumerate(items))
     prompt = record.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise SpecError(f"prompt: expected a string, got {type(prompt).__name__}")
     if prompt is not None and not prompt.strip():
         raise SpecError("prompt: expected text, got an empty string; leave the key out to have it rendered")
+    if prompt is not None and len(prompt) > MAX_PROMPT:
+        raise SpecError(f"prompt: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}; shorten it")
     spec = PromptSpec(tag, include, exclude, prompt or "")
     return spec if prompt else PromptSpec(tag, include, exclude, spec.render())
 
@@ -234,10 +275,11 @@ def _parse_include(item: Any, index: int) -> Include:
     _refuse_unknown_keys(item, _INCLUDE_KEYS, where)
     class_id(item.get("class"), f"{where}.class")
     color = item.get("color")
-    if color is not None and color not in COLORS:
-        raise SpecError(f"{where}.color: expected one of {', '.join(COLORS)}, got {color!r}{_hint(color, COLORS)}")
+    if color is not None and not (isinstance(color, str) and color in COLORS):
+        hint = _hint(color, COLORS)
+        raise SpecError(f"{where}.color: expected one of {', '.join(COLORS)}, got {_shown(color)}{hint}")
     return Include(
-        item["class"],
+        str(item["class"]),
         _parse_count(item.get("count"), f"{where}.count"),
         color,
         _parse_positions(item.get("position"), index),
@@ -249,48 +291,57 @@ def _parse_exclude(item: Any, index: int) -> Exclude:
     _require_mapping(item, where)
     _refuse_unknown_keys(item, _EXCLUDE_KEYS, where)
     class_id(item.get("class"), f"{where}.class")
-    return Exclude(item["class"], _parse_count(item.get("count"), f"{where}.count"))
+    return Exclude(str(item["class"]), _parse_count(item.get("count"), f"{where}.count"))
+
+
+def _integer(value: Any) -> int | None:
+    """An integer in any form that JSON, NumPy or torch give it; None for anything else, true and false included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _parse_count(value: Any, where: str) -> int:
-    if not isinstance(value, bool):
-        try:
-            count = operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if count >= 1:
-                return count
-    raise SpecError(f"{where}: expected an integer >= 1, got {value!r}")
+    count = _integer(value)
+    if count is None or not 1 <= count <= MAX_COUNT:
+        raise SpecError(f"{where}: expected an integer in 1..{MAX_COUNT:,}, got {_shown(value)}")
+    return count
 
 
 def _parse_positions(value: Any, index: int) -> tuple[Position, ...]:
     if value is None:
         return ()
     where = f"include[{index}].position"
-    pairs = _sequence(value, where)
+    pairs = _sequence(value, where, MAX_POSITIONS)
     if pairs and isinstance(pairs[0], str):
         pairs = [pairs]
     return tuple(_parse_position(pair, index, where) for pair in pairs)
 
 
 def _parse_position(pair: Any, index: int, where: str) -> Position:
+    pair = pair.tolist() if hasattr(pair, "tolist") else pair
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise SpecError(f"{where}: expected [relation, index of an earlier include clause], got {pair!r}")
-    relation, target = pair
-    if relation not in RELATIONS:
-        raise SpecError(
-            f"{where}: expected a relation of {', '.join(RELATIONS)}, got {relation!r}{_hint(relation, RELATIONS)}"
-        )
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < index:
+        raise SpecError(f"{where}: expected [relation, index of an earlier include clause], got {_shown(pair)}")
+    relation, target = pair[0], _integer(pair[1])
+    if not (isinstance(relation, str) and relation in RELATIONS):
+        hint = _hint(relation, RELATIONS)
+        raise SpecError(f"{where}: expected a relation of {', '.join(RELATIONS)}, got {_shown(relation)}{hint}")
+    if target is None or not 0 <= target < index:
         earlier = f"0..{index - 1}" if index else "none: the first clause has no earlier one"
-        raise SpecError(f"{where}: expected the index of an earlier include clause ({earlier}), got {target!r}")
+        raise SpecError(f"{where}: expected the index of an earlier include clause ({earlier}), got {_shown(pair[1])}")
     return Position(relation, target)
 
 
-def _sequence(value: Any, where: str) -> list[Any]:
+def _sequence(value: Any, where: str, most: int) -> list[Any]:
+    # NumPy arrays and torch tensors, without importing either.
+    value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple):
         raise SpecError(f"{where}: expected a list, got {type(value).__name__}")
+    if len(value) > most:
+        raise SpecError(f"{where}: expected a list of at most {most}, got {len(value):,}; split the record")
     return list(value)
 
 
@@ -299,7 +350,9 @@ def _require_mapping(item: Any, where: str) -> None:
         raise SpecError(f"{where}: expected a mapping with 'class' and 'count', got {type(item).__name__}")
 
 
-def _refuse_unknown_keys(item: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def _refuse_unknown_keys(item: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:
     unknown = [key for key, value in item.items() if key not in known and value is not None]
     if unknown:
-        raise SpecError(f"{where}: expected keys of {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+        shown = ", ".join(map(_shown, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
+        hint = _hint(unknown[0], known)
+        raise SpecError(f"{where}: expected keys of {', '.join(known)}, got {shown}{hint}")

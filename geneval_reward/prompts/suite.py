@@ -1,6 +1,6 @@
-"""The official suite of 553 prompts, drawn again from its seed and checked against the published file's sha256.
+"""The official suite of 553 prompts, drawn again from its seed and checked against the sha256 of the published file.
 
-Source: djghosh13/geneval `prompts/create_prompts.py` with its default seed 43; the draw order as facts.
+Source of the seed (43) and the order of the draws: djghosh13/geneval `prompts/create_prompts.py`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def official_suite() -> tuple[PromptSpec, ...]:
     """The benchmark's 553 records in file order.
 
     Returns:
-        80 single_object, 99 two_object, 80 counting, 94 colors, 100 position and 100 color_attr specs.
+        The specs: 80 single_object, 99 two_object, 80 counting, 94 colors, 100 position and 100 color_attr.
 
     Raises:
-        RuntimeError: If the records are not byte for byte those of the published file; the package is damaged then.
+        RuntimeError: If the records are not byte for byte those of the published file, because the package is damaged.
 
     Example:
         >>> len(official_suite()), official_suite()[0].prompt
@@ -52,14 +52,14 @@ def suite_by_prompt() -> Mapping[str, PromptSpec]:
 
 
 def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, PromptSpec] | None = None) -> PromptSpec:
-    """The spec of whatever names one.
+    """Find the spec that a record or a prompt text stands for.
 
     Args:
         prompt: A spec, a record, a record as a JSON string, or a prompt text of the official suite.
-        extra: Further prompt texts with their specs; looked at first.
+        extra: Further prompt texts with their specs; they are looked up first.
 
     Raises:
-        SpecError: If a record is not valid, or a text is in neither.
+        SpecError: If a record is not valid, or a text is neither in `extra` nor in the official suite.
 
     Example:
         >>> resolve("a photo of a bench").tag
@@ -70,14 +70,14 @@ def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, Pr
     spec = (extra or {}).get(prompt) or suite_by_prompt().get(prompt)
     if spec is None:
         raise SpecError(
-            f"prompt: expected a prompt text of the official suite, got {prompt!r}; "
+            f"prompt: expected a prompt text of the official suite, got {prompt[:200]!r}; "
             "pass its record (tag, include, ...) instead, since the text alone does not say what to check"
         )
     return spec
 
 
 def _draw(stream: Stream) -> Iterator[PromptSpec]:
-    """All 580 draws in the benchmark's order; the caller keeps the first of equal ones."""
+    """Make all 580 draws in the benchmark's order; of equal records the caller keeps the first."""
     for a in stream.sample(_CLASSES, _CLASSES):
         yield _spec("single_object", Include(CLASS_NAMES[a]))
     for _ in range(_ROUNDS):
@@ -95,29 +95,29 @@ def _draw(stream: Stream) -> Iterator[PromptSpec]:
 
 
 def two_object(a: int, b: int) -> PromptSpec:
-    """Two classes, by class index."""
+    """Ask for two classes, given by class index."""
     return _spec("two_object", Include(CLASS_NAMES[a]), Include(CLASS_NAMES[b]))
 
 
 def counting(a: int, count: int) -> PromptSpec:
-    """Exactly `count` objects of a class."""
+    """Ask for exactly `count` objects of a class."""
     return _spec("counting", Include(CLASS_NAMES[a], count), exclude=(Exclude(CLASS_NAMES[a], count + 1),))
 
 
 def colors(a: int, color: int) -> PromptSpec:
-    """One object of a colour, by class and colour index."""
+    """Ask for one object of a colour, given by class and colour index."""
     return _spec("colors", Include(CLASS_NAMES[a], 1, COLORS[color]))
 
 
 def position(a: int, b: int, relation: int) -> PromptSpec:
-    """`a` in a relation to `b`: the record names `b` first."""
+    """Ask for `a` in a relation to `b`; the record names `b` first."""
     return _spec(
         "position", Include(CLASS_NAMES[b]), Include(CLASS_NAMES[a], 1, None, (Position(RELATIONS[relation], 0),))
     )
 
 
 def color_attr(a: int, b: int, color_a: int, color_b: int) -> PromptSpec:
-    """Two objects, each of its colour."""
+    """Ask for two objects, each with a colour."""
     return _spec("color_attr", Include(CLASS_NAMES[a], 1, COLORS[color_a]), Include(CLASS_NAMES[b], 1, COLORS[color_b]))
 
 

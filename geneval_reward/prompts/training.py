@@ -1,15 +1,15 @@
 """Training prompts: drawn like the official suite, and never one whose meaning is in it.
 
-The default task mix is that of the public Flow-GRPO training set (position 7 : counting 5 : color_attr 3 : colors 1 :
-two_object 1 : single_object 0); that set removes exact test strings only, this one removes meanings.
+The default mix of tasks is that of the public Flow-GRPO training set (position 7 : counting 5 : color_attr 3 : colors 1 :
+two_object 1 : single_object 0). That set leaves out the exact texts of the test prompts; this module leaves out their meanings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from geneval_reward.errors import UsageError
 from geneval_reward.prompts.spec import PromptSpec
@@ -21,13 +21,13 @@ DEFAULT_MIX: Final[Mapping[str, int]] = MappingProxyType(
     {"position": 7, "counting": 5, "color_attr": 3, "colors": 1, "two_object": 1, "single_object": 0}
 )
 
-# "A left of B" says what "B right of A" says: one of each pair stands for both.
+# "A left of B" means the same as "B right of A", so one relation of each pair stands for both.
 _MIRRORED: Final = {"right of": "left of", "below": "above"}
 
 _CLASSES: Final = len(CLASS_NAMES)
 _COUNTS: Final = (2, 3, 4)
 
-# How many meanings each task has: unordered class pairs, class x count, coloured classes (all but person), ...
+# The number of meanings of each task: unordered pairs of classes, classes times counts, coloured classes (all but person), ...
 _CAPACITY: Final = {
     "single_object": _CLASSES,
     "two_object": _CLASSES * (_CLASSES - 1) // 2,
@@ -39,11 +39,11 @@ _CAPACITY: Final = {
 
 
 class Meaning(NamedTuple):
-    """What a record asks for, free of the order in which it says it; made by `meaning`.
+    """What a record asks for, whatever order it says it in; made by `meaning`.
 
     Attributes:
         objects: `(class, count, colour)` of each include clause, numbered where several are alike.
-        places: `(relation, object, object)` with relation `left of` or `above`.
+        places: `(relation, object, object)`, with the relations `left of` and `above` only.
         excluded: `(class, count)` of each exclude clause.
     """
 
@@ -53,9 +53,10 @@ class Meaning(NamedTuple):
 
 
 def meaning(spec: PromptSpec) -> Meaning:
-    """What a record asks for, whatever order it says it in.
+    """Reduce a record to what it asks for.
 
-    Two objects and two coloured objects mean the same in either order, and "A left of B" the same as "B right of A".
+    Two objects mean the same in either order, and "A left of B" means the same as "B right of A". Where several clauses ask
+    for the same object, they are told apart by their places, not by their order.
 
     Args:
         spec: Any record.
@@ -63,17 +64,58 @@ def meaning(spec: PromptSpec) -> Meaning:
     Returns:
         A key that is equal for records of equal meaning.
     """
-    # An object is named by what is asked of it and, where several are alike, by the place at which it stands.
     names = [(item.class_name, item.count, item.color) for item in spec.include]
-    labels = [(name, names[:index].count(name)) for index, name in enumerate(names)]
-    places: set[tuple[str, Hashable, Hashable]] = set()
+    links = []
     for index, item in enumerate(spec.include):
         for place in item.positions:
-            subject, target = labels[index], labels[place.target]
             mirrored = _MIRRORED.get(place.relation)
-            places.add((place.relation, subject, target) if mirrored is None else (mirrored, target, subject))
+            link = (place.relation, index, place.target)
+            links.append(link if mirrored is None else (mirrored, place.target, index))
+    labels = [(name, number) for name, number in zip(names, _numbers(names, links), strict=True)]
+    places = frozenset((relation, labels[a], labels[b]) for relation, a, b in links)
     excluded = frozenset((item.class_name, item.count) for item in spec.exclude)
-    return Meaning(frozenset(labels), frozenset(places), excluded)
+    return Meaning(frozenset(labels), places, excluded)
+
+
+def _numbers(names: Sequence[tuple[str, int, str | None]], links: Sequence[tuple[str, int, int]]) -> Sequence[int]:
+    """A number for each of several equal names that depends on its links alone: 0 for a name that comes once.
+
+    Objects are split by what they are linked to until nothing changes (colour refinement, Weisfeiler and Leman 1968). Objects
+    that are still alike are exchangeable, so one of them is singled out and the splitting goes on.
+    """
+    if len(set(names)) == len(names):
+        return [0] * len(names)
+    keys: list[Any] = [(name, count, color or "") for name, count, color in names]
+    colors = _ranks(keys)
+    while True:
+        while True:
+            seen = [
+                (
+                    colors[i],
+                    sorted((relation, colors[b]) for relation, a, b in links if a == i),
+                    sorted((relation, colors[a]) for relation, a, b in links if b == i),
+                )
+                for i in range(len(names))
+            ]
+            refined = _ranks(seen)
+            if refined == colors:
+                break
+            colors = refined
+        tied = [color for color in colors if colors.count(color) > 1]
+        if not tied:
+            return [
+                sum(keys[j] == keys[i] and colors[j] < colors[i] for j in range(len(names))) for i in range(len(names))
+            ]
+        chosen = colors.index(min(tied))
+        colors = _ranks([(color, i != chosen) for i, color in enumerate(colors)])
+
+
+def _ranks(keys: Sequence[Any]) -> list[int]:
+    order: list[Any] = []
+    for key in sorted(keys):
+        if not order or key != order[-1]:
+            order.append(key)
+    return [order.index(key) for key in keys]
 
 
 def iter_training_prompts(
@@ -83,20 +125,20 @@ def iter_training_prompts(
     unique: bool = False,
     exclude: Iterable[PromptSpec] | None = None,
 ) -> Iterator[PromptSpec]:
-    """Training prompts without end, or with `unique=True` until every meaning has come.
+    """Draw training prompts without end, or with `unique=True` until every meaning has been drawn.
 
     Args:
-        seed: Seed of the stream; equal seeds give equal prompts on every machine and version of numpy.
+        seed: Seed of the stream; equal seeds give equal prompts on every machine and with every version of NumPy.
         mix: Integer weight >= 0 per task; tasks that are not named have weight 0.
-        unique: Whether each meaning comes at most once. A task that has run out hands its share to the others.
-        exclude: Records whose meaning must not come; the official suite if None, nothing if empty.
+        unique: Whether each meaning is drawn at most once. A task that has run out hands its share to the others.
+        exclude: Records whose meaning must not be drawn; None for the official suite, an empty iterable for none.
 
     Yields:
         Specs with prompt texts in the benchmark's wording.
 
     Raises:
-        ValueError: For an unknown task, a weight that is not an integer >= 0, or tasks with weight of which every
-            meaning is excluded (such as single_object beside the official suite, which holds all 80).
+        UsageError: For an unknown task, a weight that is not an integer >= 0, or a task with a weight whose every meaning is
+            excluded (such as single_object, since the official suite has all 80 of them).
     """
     weights = _check_mix(mix)
     seen = {meaning(spec) for spec in (official_suite() if exclude is None else exclude)}
@@ -125,17 +167,17 @@ def training_prompts(
     unique: bool = False,
     exclude: Iterable[PromptSpec] | None = None,
 ) -> list[PromptSpec]:
-    """The first `n` of `iter_training_prompts`; a longer list with the same seed begins with a shorter one.
+    """Draw `n` prompts from `iter_training_prompts`. A longer list begins with the shorter one of the same seed.
 
     Args:
-        n: How many, >= 0.
+        n: Number of prompts, >= 0.
         seed: Seed of the stream.
         mix: Integer weight per task.
-        unique: Whether each meaning comes at most once.
-        exclude: Records whose meaning must not come; the official suite if None.
+        unique: Whether each meaning is drawn at most once.
+        exclude: Records whose meaning must not be drawn; None for the official suite.
 
     Raises:
-        ValueError: If `n` is negative or more than the number of meanings there are, or the mix is not valid.
+        UsageError: If `n` is negative or more than the number of meanings there are, or the mix is not valid.
 
     Example:
         >>> [spec.prompt for spec in training_prompts(2, seed=1)]
@@ -192,7 +234,7 @@ def _count_excluded(tag: str, seen: set[Meaning]) -> int:
 
 
 def _task_of(known: Meaning) -> str | None:
-    """The task that could draw a meaning, or None for meanings that no task draws."""
+    """The task that could draw a meaning, or None if no task does."""
     names = [name for name, _ in known.objects]
     classes = {class_name for class_name, _, _ in names}
     shades = {color for _, _, color in names}

@@ -206,7 +206,8 @@ class ResultRow:
         """Judge the stored detections again, without a model.
 
         Args:
-            rules: Other rules; None for those it was judged by.
+            rules: Other rules, as `Rules.parse` takes them; pairs and mappings change only the fields that they name. None
+                takes the rules that the row was judged by.
 
         Raises:
             ResultsError: If the file holds no detections (the official script's own), or none as unsure as the rules ask for.
@@ -217,7 +218,7 @@ class ResultRow:
                 f"{self.filename}: expected stored detections, got none; only files of `geneval-reward score` can be "
                 "judged again"
             )
-        rules = Rules.parse(self.rules if rules is None else rules)
+        rules = Rules.parse(rules, base=Rules.parse(self.rules))
         floor = self.min_confidence
         if floor is not None and rules.threshold(self.tag) < floor:
             raise ResultsError(

@@ -16,13 +16,12 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_va
 from geneval_reward.errors import UsageError
 from geneval_reward.judge import CREDITS, Detections, Verdict, judge
 from geneval_reward.prompts import CLASS_IDS, COLORS, PromptSpec
+from geneval_reward.prompts.spec import MAX_PROMPT
 
 SCORE_PATH: Final = "/score"
 REQUEST_PART: Final = "request"
 IMAGE_PART: Final = "image"
 REQUEST_ID_HEADER: Final = "X-Request-ID"
-MAX_PROMPT: Final = 8192
-"""Characters of a prompt text."""
 
 Credit = Literal["official", "strict", "partial", "dense", "flow_grpo"]
 assert Credit.__args__ == CREDITS  # type: ignore[attr-defined]

@@ -123,7 +123,7 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
     count = math.prod(len(values) for values in axes.values())
     if count > MOST:
         raise UsageError(f"rules: expected at most {MOST} combinations, got {count}; take larger steps")
-    base = Rules.parse(",".join(plain)) if plain else stored or Rules()
+    base = Rules.parse(",".join(plain), base=stored)
     # Out of range at either end is told before any work is done.
     for name, values in axes.items():
         for value in (values[0], values[-1]):
@@ -150,7 +150,8 @@ def judge_grid(
     """
     ranges = [text for text in texts if ":" in text]
     stored = None
-    if len(results) and len(ranges) == len(texts):
+    # A file with several judges has no one set of rules to start from, so the texts must name a profile.
+    if len(results) and (len(ranges) == len(texts) or len(results.identities) == 1):
         text = results.identity.rules
         stored = None if text is None else Rules.parse(json.loads(text))
     axes, base = parse_grid(texts, stored)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.judge.rules import Rules
@@ -137,7 +136,8 @@ def summarize(
     Args:
         results: What `geneval_reward.results.read_results` gives.
         credit: What is averaged.
-        rules: Judge the stored detections again by these; None: take the verdicts as they are.
+        rules: Judge the stored detections again by these, starting from the rules of the file; None takes the verdicts as they
+            are.
         draws: Bootstrap draws of the intervals.
 
     Raises:
@@ -153,9 +153,11 @@ def summarize(
         stated = {identity.rules for identity in results.identities}
         shown = _loads(stated.pop()) if len(stated) == 1 else None
     else:
-        parsed = Rules.parse(rules)
-        values = _rejudge(results, credit, parsed)
-        shown = parsed.to_dict()
+        values = np.array([row.verdict(rules).credit(credit) for row in results.rows()])
+        # Pairs change only what they name, so each judge of a mixed file keeps the rest of its own rules.
+        stated = {identity.rules for identity in results.identities}
+        applied = [Rules.parse(rules, base=Rules.parse(_loads(text))) for text in stated]
+        shown = applied[0].to_dict() if len(set(applied)) == 1 else None
     if len(results.identities) > 1:
         parts = "; ".join(results.identities[0].differences(results.identities[1]))
         notes.append(f"more than one judge in this file: {parts}")
@@ -195,10 +197,6 @@ def summarize(
         rewritten=int(results.rewritten.sum()),
         best_of=int(results.best_of.max()),
     )
-
-
-def _rejudge(results: Results, credit: str, rules: Rules) -> npt.NDArray[np.float64]:
-    return np.array([row.verdict(rules).credit(credit) for row in results.rows()])
 
 
 def _loads(text: str | None) -> dict[str, Any] | None:

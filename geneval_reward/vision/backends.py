@@ -48,7 +48,7 @@ def load_backend(
             stack).
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         precision: `auto` (fp16 autocast on CUDA, fp32 on the CPU), `fp32`, `tf32`, `fp16` or `bf16`.
-        rules: What `Rules.parse` takes; None for the backend's own profile.
+        rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
         **options: Passed to the detector (such as `checkpoint`, `swap_rb`).
 
     Raises:
@@ -85,7 +85,7 @@ def _lite(device: torch.device, precision: str, rules: Any, options: dict[str, A
     from geneval_reward.vision.detectors.lite import LiteDetector
 
     detector = LiteDetector.from_pretrained(device=device, precision=cast(Any, precision), **options)
-    return Backend("lite", detector, LiteVerifier(), Rules.parse("lite" if rules is None else rules), 16)
+    return Backend("lite", detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse("lite")), 16)
 
 
 def _paper(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:

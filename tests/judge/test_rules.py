@@ -33,6 +33,15 @@ def test_forms() -> None:
     assert Rules.parse("threshold=0.5,position_threshold=0") == Rules(confidence=0.5, position=0)
 
 
+def test_pairs_change_only_what_they_name() -> None:
+    lite = Rules.parse("lite")
+    assert Rules.parse("confidence=0.3", base=lite) == Rules.parse({"threshold": 0.3}, base=lite)
+    assert Rules.parse("confidence=0.3", base=lite) == Rules.parse("lite,confidence=0.3")
+    assert Rules.parse(None, base=lite) == Rules.parse("", base=lite) == lite
+    assert Rules.parse("geneval,confidence=0.4", base=lite) == Rules(confidence=0.4)
+    assert Rules.parse(Rules(), base=lite) == Rules()
+
+
 def test_the_lite_profile_is_what_its_benchmark_recommends() -> None:
     """The row of benchmarks/lite_thresholds.py that docs/lite_detector.md sets in bold."""
     assert Rules.parse("lite") == Rules(confidence=0.25, counting_confidence=0.25, max_overlap=0.4)

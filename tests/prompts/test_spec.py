@@ -1,10 +1,12 @@
 import json
 import pickle
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +96,59 @@ def test_wording(include: list[dict[str, Any]], text: str) -> None:
     assert PromptSpec.parse(record(*include)).prompt == text
 
 
+def test_records_as_pandas_reads_them_from_parquet() -> None:
+    made = record(obj("cup"), obj("cat", position=np.array(["left of", np.int64(0)], object)), tag="position")
+    made["include"] = np.array(made["include"], object)
+    assert PromptSpec.parse(made).include[1].positions == (Position("left of", 0),)
+    made["include"][1]["position"] = [["left of", torch.tensor(0)]]
+    assert PromptSpec.parse(made).include[1].positions == (Position("left of", 0),)
+
+
+def test_bounds_hold_at_every_door() -> None:
+    """What one record may cost is bounded here and nowhere else."""
+    most = record(*[obj("cup", position=[["above", 0]] * 8 if 0 < n <= 8 else None) for n in range(64)])
+    assert len(PromptSpec.parse(most).include) == 64
+    assert PromptSpec.parse(record(obj(count=10_000), prompt="x" * 8192)).include[0].count == 10_000
+    for bad, message in (
+        (record(*[obj("cup")] * 65), "include: expected a list of at most 64, got 65"),
+        (record(*[obj("cup")] * 60, exclude=[obj("cat")] * 5), "exclude: expected a list of at most 4, got 5"),
+        (
+            record(obj(), obj(position=[["above", 0]] * 9)),
+            r"include\[1\]\.position: expected a list of at most 8, got 9",
+        ),
+        (record(obj(), *[obj(position=[["above", 0]] * 8)] * 9), "include: expected at most 64 relations, got 72"),
+        (record(obj(count=10**400)), r"count: expected an integer in 1\.\.10,000, got an integer of 1329 bits"),
+        (record(obj(count=10**5000)), "got an integer of"),
+        (record(obj(), prompt="x" * 8193), "prompt: expected at most 8,192 characters, got 8,193"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            PromptSpec.parse(bad)
+
+
+@pytest.mark.parametrize("key", ["tag", "class", "color", "relation", "key"])
+def test_a_long_word_costs_what_it_is_and_no_more(key: str) -> None:
+    """difflib indexes every character of a word: 44 times its size."""
+    word = "a" * 3_000_000
+    clause = obj(word if key == "class" else "dog", color=word if key == "color" else None)
+    clause["position"] = [word, 0] if key == "relation" else None
+    made = record(obj(), clause, tag=word if key == "tag" else "colors") | ({word: 1} if key == "key" else {})
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpecError) as caught:
+            PromptSpec.parse(made)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 400
+
+
+def test_arrays_where_text_is_expected_are_refused_as_such() -> None:
+    two = np.array([1, 2])
+    for bad in (record(obj(), tag=two), record(obj(color=two)), record(obj(two))):
+        with pytest.raises(SpecError, match="got a ndarray"):
+            PromptSpec.parse(bad)
+
+
 def test_numpy_counts_and_tuples_are_understood() -> None:
     made = {"tag": "position", "include": (obj("cup"), obj("cat", np.int64(2), position=("left of", 0)))}
     spec = PromptSpec.parse(made)
@@ -109,11 +164,11 @@ def test_prompt_may_differ_from_the_wording() -> None:
 BAD: list[tuple[Any, str]] = [
     (None, r"record: expected a mapping, a JSON string or a PromptSpec, got NoneType"),
     ([obj()], r"record: expected a mapping.* got list"),
-    ("a photo of a dog", r"record: expected a JSON object, got 'a photo of a dog'.*resolve"),
-    ('{"tag": "colors", ', r"record: expected a JSON object, got"),
+    ("a photo of a dog", r"record: expected JSON, got 'a photo of a dog'.*resolve"),
+    ('{"tag": "colors", ', r"record: expected JSON, got"),
     ("[1]", r"record: expected a JSON object, got a JSON list"),
-    (b"\xff\xfe\xfa", r"record: expected a JSON object, got b'"),
-    ("[" * 100_000, r"record: expected a JSON object, got '\[\["),
+    (b"\xff\xfe\xfa", r"record: expected JSON, got"),
+    ("[" * 100_000, r"record: expected JSON, got one that is nested too deeply"),
     ({}, r"tag: expected one of single_object, .*color_attr, got None"),
     (record(obj(), tag="colour"), r"tag: expected one of .*, got 'colour'; did you mean 'colors'\?"),
     (record(obj(), tag=["colors"]), r"tag: expected one of .*, got \['colors'\]"),
@@ -130,12 +185,12 @@ BAD: list[tuple[Any, str]] = [
     (record(obj(), obj("keyboard")), r"include\[1\]\.class: .*GenEval calls it 'computer keyboard'"),
     (record(obj(16)), r"include\[0\]\.class: .*got 16"),
     (record(obj(["dog"])), r"include\[0\]\.class: .*got \['dog'\]"),
-    (record({"class": "dog"}), r"include\[0\]\.count: expected an integer >= 1, got None"),
+    (record({"class": "dog"}), r"include\[0\]\.count: expected an integer in 1\.\.10,000, got None"),
     *(
-        (record(obj(count=n)), rf"include\[0\]\.count: expected an integer >= 1, got {n!r}")
+        (record(obj(count=n)), rf"include\[0\]\.count: expected an integer in 1\.\.10,000, got {n!r}")
         for n in (0, -1, True, 1.5, 1.0)
     ),
-    (record(obj(count="2")), r"include\[0\]\.count: expected an integer >= 1, got '2'"),
+    (record(obj(count="2")), r"include\[0\]\.count: expected an integer in 1\.\.10,000, got '2'"),
     (record(obj(color="gray")), r"include\[0\]\.color: expected one of red, orange, .*white, got 'gray'"),
     (record(obj(color="Red")), r"got 'Red'; did you mean 'red'\?"),
     (record(obj(color=["red"])), r"include\[0\]\.color: expected one of .*, got \['red'\]"),
@@ -147,7 +202,7 @@ BAD: list[tuple[Any, str]] = [
     (record(obj(), exclude=obj()), r"exclude: expected a list, got dict"),
     (record(obj(), exclude=0), r"exclude: expected a list, got int"),
     (record(obj(), exclude=[obj("cta")]), r"exclude\[0\]\.class: .*did you mean 'cat'\?"),
-    (record(obj(), exclude=[obj("cat", 0)]), r"exclude\[0\]\.count: expected an integer >= 1, got 0"),
+    (record(obj(), exclude=[obj("cat", 0)]), r"exclude\[0\]\.count: expected an integer in 1\.\.10,000, got 0"),
     (record(obj(), exclude=[obj("cat", color="red")]), r"exclude\[0\]: expected keys of class, count, got 'color'"),
     (record(obj(), obj(position=["over", 0])), r"include\[1\]\.position: expected a relation of left of, .*got 'over'"),
     (record(obj(), obj(position=["left", 0])), r"got 'left'; did you mean 'left of'\?"),

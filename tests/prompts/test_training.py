@@ -1,6 +1,6 @@
 import json
 from collections import Counter
-from itertools import islice
+from itertools import islice, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -205,3 +205,44 @@ def test_another_object_is_another_meaning(pair: tuple[PromptSpec, PromptSpec], 
     record = pair[0]
     more = PromptSpec(record.tag, (*record.include, Include(name, count)), record.exclude, "x")
     assert meaning(more) != meaning(record)
+
+
+def a(name, *positions, color=None):
+    return {"class": name, "count": 1, "color": color, "position": list(positions) or None}
+
+
+@pytest.mark.parametrize(
+    "include",
+    [
+        # The second cup is the one that a dog is below, whichever cup comes first.
+        [a("cup"), a("cup"), a("dog", ["below", 1])],
+        # Two pairs that are alike, and two that differ further away.
+        [a("cup"), a("cup"), a("dog", ["below", 0]), a("dog", ["below", 1])],
+        [a("cup"), a("cup"), a("dog", ["below", 0]), a("dog", ["below", 1]), a("cat", ["left of", 3])],
+        [a("cup"), a("cup", ["left of", 0]), a("cup", ["left of", 1]), a("cup", ["above", 0])],
+        [a("cup", color="red"), a("cup"), a("cup"), a("bed", ["above", 0], ["above", 1])],
+    ],
+)
+def test_the_order_of_equal_clauses_does_not_matter(include):
+    spec = PromptSpec.parse({"tag": "position", "include": include})
+    size = len(include)
+    links = [(place.relation, i, place.target) for i, item in enumerate(spec.include) for place in item.positions]
+    turned = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    seen = set()
+    for order in permutations(range(size)):
+        # A relation must point to an earlier clause, so it is said from the other side where the order has changed.
+        clauses = [{"class": include[i]["class"], "count": 1, "color": include[i]["color"]} for i in order]
+        for relation, subject, target in links:
+            later, earlier = order.index(subject), order.index(target)
+            if later < earlier:
+                later, earlier, relation = earlier, later, turned[relation]
+            clauses[later].setdefault("position", []).append([relation, earlier])
+        seen.add(meaning(PromptSpec.parse({"tag": "position", "include": clauses})))
+    assert len(seen) == 1
+    assert len(next(iter(seen)).objects) == size
+
+
+def test_equal_clauses_in_different_places_differ():
+    one = PromptSpec.parse({"tag": "position", "include": [a("cup"), a("cup"), a("dog", ["below", 0], ["left of", 1])]})
+    two = PromptSpec.parse({"tag": "position", "include": [a("cup"), a("cup"), a("dog", ["below", 0], ["left of", 0])]})
+    assert meaning(one) != meaning(two)

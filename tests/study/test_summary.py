@@ -8,11 +8,13 @@ from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.cli.shared.tables import summary_text
+from geneval_reward.judge import Rules
 from geneval_reward.prompts import PromptSpec, official_suite
 from geneval_reward.results import ResultWriter, read_results, synthetic_rows
 from geneval_reward.stats import simulate_runs
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
+from geneval_reward.study.rules_grid import judge_grid
 from geneval_reward.study.summary import summarize
 
 WHOLE = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
@@ -92,6 +94,24 @@ def test_one_image_twice_is_named(write, invoke) -> None:
     assert f"1 image occurs more than once and is counted each time: {rows[0].filename}: 2 lines" in found.problems
     assert found.standing == "24 prompts, not the official suite, INCOMPLETE"
     assert invoke(path).exit_code == 1
+
+
+def test_rules_change_only_what_they_name(write) -> None:
+    """A file judged by lite's rules, judged again at its own confidence, keeps its scores."""
+    lite = Rules.parse("lite")
+    runs = simulate_runs([dict.fromkeys(FEW, 0.6)], prompts=FEW, images_per_prompt=2)
+    results = read_results(write([*synthetic_rows(runs, rules=lite)], "lite.jsonl"))
+    own = summarize(results, "partial", draws=100)
+    again = summarize(results, "partial", f"confidence={lite.confidence}", draws=100)
+    assert again.rejudged
+    assert again.rules == own.rules == lite.to_dict()
+    assert {tag: one.value for tag, one in again.scores.tags.items()} == {
+        tag: one.value for tag, one in own.scores.tags.items()
+    }
+    named = summarize(results, rules="geneval,confidence=.5", draws=100).rules
+    assert named == Rules(confidence=0.5).to_dict()
+    grid = judge_grid(results, ["position=.2", "confidence=.3:.5:.2"], draws=100)
+    assert grid.base == dataclasses.replace(lite, position=0.2)
 
 
 def test_captions_say_what_the_numbers_stand_for(write, invoke) -> None:

@@ -18,7 +18,9 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Imag
 RulesText = Annotated[
     str | None,
     typer.Option(
-        "--rules", help="A profile (geneval, lite) and/or field=value pairs, such as 'geneval,confidence=0.5'."
+        "--rules",
+        help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite), "
+        "optionally with pairs after it.",
     ),
 ]
 Checkpoint = Annotated[
