@@ -4,7 +4,7 @@
 
 Writes images in the benchmark's layout to a temporary folder and scores them with the `lite` backend on the CPU by
 (a) one process that does what `geneval-reward score` does, (b) `score_dataset` with one worker, (c) with several; and a batch by
-`GenEvalReward` and `RayGenEvalReward`. Every process gets one thread, so that the figures compare one core with several. The
+a scorer in this process and a `RayScorer`. Every process gets one thread, so that the figures compare one core with several. The
 cluster is started before the clock; loading a scorer is shown apart, since a large data set pays for it once.
 """
 
@@ -25,12 +25,11 @@ import torch
 from PIL import Image
 
 from geneval_reward import GenEvalScorer, official_suite
-from geneval_reward.ray import RayGenEvalReward, score_dataset
+from geneval_reward.ray import RayScorer, score_dataset
 from geneval_reward.ray.shards import open_source
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
-from geneval_reward.reward import GenEvalReward
 from geneval_reward.vision.photos import PHOTOS, photo
 
 
@@ -90,15 +89,12 @@ def main() -> None:
             torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in sorted(root.rglob("*.png"))[:32]
         ]
         specs = [official_suite()[0]] * len(batch)
-        pool = RayGenEvalReward("lite", workers=options.workers, piece=4, device="cpu")
-        for title, reward in {
-            "GenEvalReward": GenEvalReward(scorer),
-            f"RayGenEvalReward, {options.workers} workers": pool,
-        }.items():
-            reward(batch[:4], specs[:4])
+        pool = RayScorer("lite", workers=options.workers, piece=4, device="cpu")
+        for title, judge in {"GenEvalScorer": scorer, f"RayScorer, {options.workers} workers": pool}.items():
+            judge.score(batch[:4], specs[:4])
             start = time.perf_counter()
             for _ in range(3):
-                reward(batch, specs)
+                judge.score(batch, specs)
             report[title] = {"images_per_second": round(3 * len(batch) / (time.perf_counter() - start), 2)}
         ray.shutdown()
     print(json.dumps(report, indent=1))

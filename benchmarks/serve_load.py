@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from geneval_reward import GenEvalScorer
-from geneval_reward.service.client.scorer import RemoteGenEvalReward
+from geneval_reward.service import RemoteScorer
 from geneval_reward.vision.photos import PHOTOS, photo
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -126,7 +126,7 @@ class Client(threading.Thread):
 
     def __init__(self, number: int, url: str, args: argparse.Namespace, data: Any, end: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.reward = RemoteGenEvalReward(url, "dense", timeout=args.timeout, encoding=args.encoding)
+        self.scorer = RemoteScorer(url, timeout=args.timeout, encoding=args.encoding)
         self.rng = np.random.default_rng(number)
         self.args, self.data, self.end = args, data, end
         self.latencies: list[float] = []
@@ -139,16 +139,15 @@ class Client(threading.Thread):
             picked = self.rng.choice(len(images), self.args.per_request, replace=False).tolist()
             begun = time.perf_counter()
             try:
-                batch = self.reward.score([images[i] for i in picked], [records[i] for i in picked])
+                verdicts = self.scorer.score([images[i] for i in picked], [records[i] for i in picked])
             except Exception as error:  # noqa: BLE001  counted
                 self.errors.append(str(error))
                 continue
             self.latencies.append(time.perf_counter() - begun)
-            self.errors += [error for error in batch.errors if error]
             self.scored += len(picked)
-            for index, verdict in zip(picked, batch.verdicts, strict=True):
-                self.wrong += verdict is None or identity(verdict) != expected[index]
-        self.reward.close()
+            for index, verdict in zip(picked, verdicts, strict=True):
+                self.wrong += identity(verdict) != expected[index]
+        self.scorer.close()
 
 
 def identity(verdict: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Scoring on a Ray cluster: whole data sets by resumable shards, and a pool of actors as a reward."""
+"""Scoring on a Ray cluster: a pool of actors as a scorer, and whole data sets by shards that can be resumed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geneval_reward.ray.dataset import DatasetScores, score_dataset
-    from geneval_reward.ray.scorer import RayGenEvalReward
+    from geneval_reward.ray.scorer import RayScorer
 
-__all__ = ["DatasetScores", "RayGenEvalReward", "score_dataset"]
+__all__ = ["DatasetScores", "RayScorer", "score_dataset"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RayGenEvalReward":
-        from geneval_reward.ray.scorer import RayGenEvalReward
+    if name == "RayScorer":
+        from geneval_reward.ray.scorer import RayScorer
 
-        return RayGenEvalReward
+        return RayScorer
     if name in ("DatasetScores", "score_dataset"):
         from geneval_reward.ray import dataset
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from geneval_reward.scorer import GenEvalScorer
 
 _log = logging.getLogger(__name__)
 
-_QUIET_SECONDS: Final = 10.0  # a worker's process takes some to start
+_QUIET_SECONDS: Final = 10.0  # a worker's process takes a few seconds to start
 
 
 def import_ray() -> Any:
@@ -27,42 +27,75 @@ def import_ray() -> Any:
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"ray: expected it to be installed, got no module {error.name!r}; pip install 'geneval-reward[ray]'"
+            f"ray: expected it to be installed, got no module {error.name!r}; pip install 'geneval-reward[ray]'",
+            name=error.name,
         ) from error
     return ray
 
 
-@contextmanager
-def cluster(address: str | None = None) -> Iterator[Any]:
-    """Ray, connected: to the cluster this process is connected to already, else to `address` or `RAY_ADDRESS`, else to a new
-    one on this machine, which ends with the block.
+def connect(address: str | None = None) -> bool:
+    """Connect this process to a cluster, unless it is connected.
+
+    The cluster is the one at `address` or `RAY_ADDRESS`, or else a new one on this machine.
 
     Args:
         address: Such as `auto` or `ray://head:10001`.
-    """
-    ray = import_ray()
-    mine = connect(address)
-    try:
-        yield ray
-    finally:
-        if mine:
-            ray.shutdown()
 
+    Returns:
+        Whether a connection was made, which the caller then has to end by `ray.shutdown()`.
 
-def connect(address: str | None = None) -> bool:
-    """Connect, if this process is not; returns whether it was not.
-
-    Args:
-        address: See `cluster`.
+    Raises:
+        ServiceError: If there is no cluster at the address, or a new one does not start.
     """
     ray = import_ray()
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
-    # Of a cluster that is there, nothing may be set; of a new one, nothing but scoring is wanted.
+    # Nothing may be set for a cluster that exists; a new one needs nothing but scoring.
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
+    except Exception as error:  # Ray raises a dozen types here, each with a page of text
+        ray.shutdown()
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        remedy = (
+            "check that it runs (`ray status`) and that RAY_ADDRESS or address= names it"
+            if address
+            else "free memory and processors, or set RAY_raylet_start_wait_time_s=240 on a busy machine"
+        )
+        place = f"at {address}" if address else "to start on this machine"
+        raise ServiceError(f"ray: expected a cluster {place}, got {reason}; {remedy}") from error
     return True
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers are asked for, and with what.
+
+    Attributes:
+        count: Actors, each with one scorer; None for as many as there is room for.
+        cpus: CPUs of each.
+        gpus: GPUs of each, which may be a fraction; None for one where the cluster has any.
+        start_timeout: Seconds that the cluster may take to find room for them; loading is not counted.
+
+    Raises:
+        UsageError: If a number is out of range.
+    """
+
+    count: int | None = None
+    cpus: float = 1
+    gpus: float | None = None
+    start_timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise UsageError(f"workers: expected an integer >= 1, got {self.count!r}")
+        if self.cpus <= 0 or (self.gpus is not None and self.gpus < 0):
+            raise UsageError(
+                f"cpus_per_worker, gpus_per_worker: expected numbers > 0 and >= 0, got {self.cpus!r} and {self.gpus!r}"
+            )
+        if not 0 < self.start_timeout < math.inf:
+            raise UsageError(f"start_timeout: expected seconds > 0, got {self.start_timeout!r}")
 
 
 @dataclass(frozen=True)
@@ -70,75 +103,80 @@ class Share:
     """How workers share a cluster.
 
     Attributes:
-        workers: Actors, each with one scorer.
+        count: Actors.
         cpus: CPUs of each.
-        gpus: GPUs of each; may be a fraction.
+        gpus: GPUs of each.
     """
 
-    workers: int
+    count: int
     cpus: float
     gpus: float
 
 
-def share(ray: Any, workers: int | None, cpus: float, gpus: float | None) -> Share:
-    """How many workers, with what.
+def share(ray: Any, workers: Workers, at_most: int | None = None) -> Share:
+    """How many workers a cluster has room for, if it is otherwise empty.
 
     Args:
         ray: The module, connected.
-        workers: None: one for each GPU, or, where there are none, one for `cpus` CPUs.
-        cpus: CPUs of each.
-        gpus: GPUs of each; None: one where there are any.
+        workers: What is asked for.
+        at_most: Number of workers that the work at hand can use.
 
     Raises:
-        ValueError: If a number is out of range, or the cluster has not room for one worker.
+        UsageError: If the cluster is too small for one worker.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers: expected an integer >= 1, got {workers!r}")
-    if cpus <= 0 or (gpus is not None and gpus < 0):
-        raise UsageError(f"cpus_per_worker, gpus_per_worker: expected numbers > 0 and >= 0, got {cpus!r} and {gpus!r}")
-    there = ray.cluster_resources()
-    have_cpus, have_gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
-    gpus = (1.0 if have_gpus else 0.0) if gpus is None else gpus
-    room = int(min(have_cpus / cpus, have_gpus / gpus if gpus else float("inf")))
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    gpus_each = (1.0 if gpus else 0.0) if workers.gpus is None else workers.gpus
+    room = int(min(cpus / workers.cpus, gpus / gpus_each if gpus_each else math.inf))
     if room < 1:
         raise UsageError(
-            f"workers: expected a cluster with {cpus:g} CPUs and {gpus:g} GPUs for each, got {have_cpus:g} and {have_gpus:g} "
+            f"workers: expected a cluster with {workers.cpus:g} CPUs and {gpus_each:g} GPUs for each, got {cpus:g} and {gpus:g} "
             "in all; ask for less or add nodes"
         )
-    if workers is not None and workers > room:
-        _log.warning("ray: %d workers asked for, room for %d; going on with those", workers, room)
-    return Share(min(workers or room, room), cpus, gpus)
+    if workers.count is not None and workers.count > room:
+        _log.warning("ray: %d workers asked for, room for %d; going on with those", workers.count, room)
+    return Share(min(workers.count or room, room, at_most or room), workers.cpus, gpus_each)
 
 
-def await_room(ray: Any, started: Sequence[Any], how: Share, timeout: float) -> None:
-    """Wait until every actor has a place: the cluster is large enough, but others may hold it.
+def await_room(
+    ray: Any, first_calls: Sequence[Any], granted: Share, timeout: float, enough: int | None = None
+) -> list[int]:
+    """Wait until actors have a place: the cluster is large enough, but others may hold it.
 
     Args:
         ray: The module, connected.
-        started: The first answer of each actor.
-        how: What they asked for.
+        first_calls: The first call to each actor.
+        granted: What the actors asked for.
         timeout: Seconds.
+        enough: Actors with which to go on when others have no place after ten seconds; None for all.
+
+    Returns:
+        Numbers of the actors that have a place.
 
     Raises:
-        ServiceError: If some have no place when the time is up.
+        ServiceError: If fewer than `enough` have a place when the time is up.
     """
-    # `wait` answers for actors that died as well; what became of those is told by the next call to them.
+    calls = list(first_calls)
+    enough = len(calls) if enough is None else enough
+    # `wait` returns calls to actors that died as well; the next call to them says what became of those.
     patience = min(_QUIET_SECONDS, timeout)
-    _, waiting = ray.wait(list(started), num_returns=len(started), timeout=patience)
-    if waiting and timeout > patience:
-        _log.warning("ray: %d of %d workers wait for room; %s", len(waiting), len(started), _free(ray))
-        _, waiting = ray.wait(list(started), num_returns=len(started), timeout=timeout - patience)
+    placed, waiting = ray.wait(calls, num_returns=len(calls), timeout=patience)
     if waiting:
+        _log.warning("ray: %d of %d workers wait for room; %s", len(waiting), len(calls), _free_resources(ray))
+        if len(placed) < enough and timeout > patience:
+            placed, waiting = ray.wait(calls, num_returns=enough, timeout=timeout - patience)
+    if len(placed) < enough:
         raise ServiceError(
-            f"ray: expected room for {how.workers} workers of {how.cpus:g} CPUs and {how.gpus:g} GPUs within {timeout:g} s, "
-            f"got it for {len(started) - len(waiting)}; {_free(ray)}: leave them some, set workers, cpus_per_worker or "
+            f"ray: expected room for {granted.count} workers of {granted.cpus:g} CPUs and {granted.gpus:g} GPUs within "
+            f"{timeout:g} s, got it for {len(placed)}; {_free_resources(ray)}: leave them some, set workers, cpus_per_worker or "
             "gpus_per_worker lower, or start_timeout higher"
         )
+    return [calls.index(call) for call in placed]
 
 
-def _free(ray: Any) -> str:
-    there, free = ray.cluster_resources(), ray.available_resources()
-    parts = [f"{free.get(kind, 0.0):g} of {there[kind]:g} {kind}s" for kind in ("CPU", "GPU") if kind in there]
+def _free_resources(ray: Any) -> str:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{free.get(kind, 0.0):g} of {total[kind]:g} {kind}s" for kind in ("CPU", "GPU") if kind in total]
     return f"{' and '.join(parts)} are free, others hold the rest"
 
 
@@ -147,8 +185,11 @@ class Recipe:
     """How a worker makes its scorer.
 
     Attributes:
-        scorer: The name of a backend, or a function that makes a scorer; the nodes must be able to import it.
+        scorer: Name of a backend, or a function that makes a scorer; the nodes must be able to import it.
         options: Passed to `GenEvalScorer.from_pretrained` with a name.
+
+    Raises:
+        UsageError: If `scorer` is a ready scorer, or there are options for a function.
     """
 
     scorer: str | Callable[[], GenEvalScorer] = "lite"
@@ -161,9 +202,7 @@ class Recipe:
             raise UsageError("scorer: expected a name or a function, got a scorer; each worker makes its own")
 
     def make(self) -> GenEvalScorer:
-        """A new scorer, here."""
-        return (
-            GenEvalScorer.from_pretrained(self.scorer, **self.options)
-            if isinstance(self.scorer, str)
-            else self.scorer()
-        )
+        """A new scorer in this process."""
+        if isinstance(self.scorer, str):
+            return GenEvalScorer.from_pretrained(self.scorer, **self.options)
+        return self.scorer()

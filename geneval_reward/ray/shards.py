@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,9 @@ from geneval_reward.results.layout import SUFFIXES, ImageItem, read_folder
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")
 _NAME_COLUMNS: Final = ("filename", "file_name", "__key__")
-_ROWS_A_READ: Final = 64
+_ROWS_PER_READ: Final = 64
+_MAX_MEMBER: Final = 512 * 2**20
+"""Bytes of a tar member: a sparse or compressed one may claim a terabyte in a few bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,10 @@ class Sample:
     """One image to score, not decoded.
 
     Attributes:
-        filename: How results call it.
+        filename: Name of the image in the results.
         image: The file, or its bytes.
-        spec: What it was asked to show.
-        index: Its number within its prompt; None: its number among the images of the data set that do not say.
+        spec: What the image was asked to show.
+        index: Number of the image within its prompt; None to count it when the shards are merged.
         seed: The seed it was generated from, if known.
         rewritten: The text that the generator got, where it was not the record's.
     """
@@ -52,10 +55,10 @@ class Shard:
     """A part of a data set.
 
     Attributes:
-        name: Unique within the data set, the same whenever the data set is, and of its results file.
+        name: Unique within the data set, the same as long as the data are the same; names the results file.
         kind: `folder`, `tar` or `parquet`.
         path: The folder or file.
-        items: The images of a folder's shard.
+        items: For a folder, the images of this shard.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Shard:
     items: tuple[ImageItem, ...] = ()
 
     def samples(self) -> Iterator[Sample | FailedImage]:
-        """Its images in order; what cannot be read comes as a failure that says why."""
+        """The images in order; what cannot be read comes as a failure that says why."""
         if self.kind == "folder":
             for item in self.items:
                 yield Sample(item.filename, item.path, item.spec, item.index, item.seed, item.rewritten)
@@ -82,10 +85,10 @@ class Source:
     """A data set.
 
     Attributes:
-        shards: In order; results are merged in it.
-        problems: What should be there and is not, a sentence each; of folders.
-        ignored: Files that are not of a folder's layout.
-        subset: What a folder of generated images says of the subset that it is; see `geneval_reward.results.layout.ImageFolder`.
+        shards: In the order in which results are merged.
+        problems: For a folder, what should be there and is not, one sentence each.
+        ignored: For a folder, the number of files that do not belong to its layout.
+        subset: For a folder of generated images, the subset it is; see `geneval_reward.results.layout.ImageFolder`.
     """
 
     shards: list[Shard]
@@ -106,9 +109,9 @@ def open_source(
     Args:
         source: A folder of images as `geneval_reward.results.layout.read_folder` takes it; a `.tar` or `.parquet` file, a
             folder of such files, or a list of them.
-        metadata: For a flat folder of images, see there.
-        shard_size: Images in a shard of a folder.
-        limit: Only the first so many images; of a folder only.
+        metadata: For a flat folder of images; see `read_folder`.
+        shard_size: Number of images in a shard of a folder.
+        limit: For a folder, take only the first so many images.
 
     Raises:
         ResultsError: If there is nothing to score, or two files have one name.
@@ -173,29 +176,54 @@ def _digest_file(file: Path) -> str:
 
 def _read_tar(path: Path) -> Iterator[Sample | FailedImage]:
     """WebDataset's convention: files of one name up to the first dot, one after another, are one sample."""
+    seen = set[str]()
     with tarfile.open(path) as tar:
-        key, parts = "", dict[str, bytes]()
-        for member in tar:
-            if not member.isfile():
+        for key, members in groupby(filter(_is_member, tar), key=_member_key):
+            if key in seen:
+                list(members)
+                reason = (
+                    f"{path}: {key}: expected the files of a sample one after another, got it in pieces; pack the archive again "
+                    "with `tar --sort=name`"
+                )
+                yield FailedImage(f"{path.stem}/{key}#{len(seen)}", reason)
                 continue
-            folder, _, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            name = f"{folder}/{stem}" if folder else stem
-            if name != key and parts:
-                yield _tar_sample(path, key, parts)
-                parts = {}
-            key = name
-            file = tar.extractfile(member)
-            parts[extension.lower()] = b"" if file is None else file.read()
-        if parts:
-            yield _tar_sample(path, key, parts)
+            seen.add(key)
+            parts = dict[str, bytes]()
+            problem = None
+            for member in members:
+                if member.size > _MAX_MEMBER or member.issparse():
+                    problem = f"expected at most {_MAX_MEMBER:,} bytes in {member.name}, got {member.size:,}"
+                    continue
+                extension = member.name.rpartition("/")[2].partition(".")[2].lower()
+                if extension in parts:
+                    problem = f"expected one file {member.name}, got another of that name"
+                    continue
+                file = tar.extractfile(member)
+                parts[extension] = b"" if file is None else file.read()
+            yield FailedImage(f"{path.stem}/{key}", f"{path}: {problem}") if problem else _tar_sample(path, key, parts)
+
+
+def _is_member(member: tarfile.TarInfo) -> bool:
+    """Whether it belongs to a sample; macOS adds `._name` files and a folder `__MACOSX`."""
+    folder, _, base = member.name.rpartition("/")
+    return member.isfile() and not base.startswith(".") and "__MACOSX" not in folder.split("/")
+
+
+def _member_key(member: tarfile.TarInfo) -> str:
+    folder, _, base = member.name.rpartition("/")
+    stem = base.partition(".")[0]
+    return f"{folder}/{stem}" if folder else stem
 
 
 def _tar_sample(path: Path, key: str, parts: Mapping[str, bytes]) -> Sample | FailedImage:
     suffix = next((name for name in parts if f".{name.rpartition('.')[2]}" in SUFFIXES), None)
     filename = f"{path.stem}/{key}" + (f".{suffix}" if suffix else "")
     if suffix is None:
-        return FailedImage(filename, f"{path}: {key}: expected an image (png, jpg, webp), got {', '.join(parts)}")
+        return FailedImage(
+            filename,
+            f"{path}: {key}: expected an image (png, jpg, webp), got {', '.join(parts)}; "
+            "the files of a sample must follow one another in the archive",
+        )
     try:
         entry: Any = {}
         if "json" in parts:
@@ -217,21 +245,25 @@ def _read_parquet(path: Path) -> Iterator[Sample | FailedImage]:
             raise UsageError(
                 f"expected a column named {', '.join(_IMAGE_COLUMNS)}; it has {', '.join(sorted(columns))}"
             )
-        number = 0
-        for batch in file.iter_batches(batch_size=_ROWS_A_READ):
-            for row in batch.to_pylist():
-                yield _parquet_sample(path, number, row, image)
-                number += 1
+        rows = (row for batch in file.iter_batches(batch_size=_ROWS_PER_READ) for row in batch.to_pylist())
+        names = set[str]()
+        for number, row in enumerate(rows):
+            yield _parquet_sample(path, number, row, image, names)
 
 
-def _parquet_sample(path: Path, number: int, row: dict[str, Any], column: str) -> Sample | FailedImage:
+def _parquet_sample(path: Path, number: int, row: dict[str, Any], column: str, names: set[str]) -> Sample | FailedImage:
     value = row.pop(column)
-    own = next((row[name] for name in _NAME_COLUMNS if isinstance(row.get(name), str)), None)
-    # The form of Hugging Face data sets: {"bytes": ..., "path": ...}.
+    name = next((row[name] for name in _NAME_COLUMNS if isinstance(row.get(name), str)), None)
+    # The form of Hugging Face data sets, {"bytes": ..., "path": ...}, where the path is a base name that may repeat.
     if isinstance(value, Mapping):
-        own = own or value.get("path")
+        name = name or (f"{number:06d}-{value['path']}" if value.get("path") else None)
         value = value.get("bytes")
-    filename = f"{path.stem}/{own or f'{number:06d}'}"
+    if name is None:
+        name = f"{number:06d}"
+    elif name in names:
+        name = f"{number:06d}-{name}"
+    names.add(name)
+    filename = f"{path.stem}/{name}"
     if not isinstance(value, bytes):
         return FailedImage(
             filename, f"{path} row {number}: {column}: expected bytes of an image, got {type(value).__name__}"

@@ -297,3 +297,57 @@ def test_what_cannot_be_merged(folder: Path, tmp_path: Path) -> None:
     assert not out.exists()
     assert merge_shards(paths[:1], out) == 5
     assert not failures_path(out).exists()
+
+
+def test_parquet_as_hugging_face_datasets_embeds_it(tmp_path: Path) -> None:
+    """It keeps base names only, which repeat."""
+    rows = [{"image": {"bytes": picture(), "path": "0000.png"}, **spec.to_record()} for spec in SUITE[:3]]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (shard,) = open_source(tmp_path / "t.parquet").shards
+    assert score_shard(benches(), shard, tmp_path / "out.jsonl").images == 3
+    assert [sample.filename for sample in shard.samples()] == [f"t/{i:06d}-0000.png" for i in range(3)]
+    named = [{"png": picture(), "filename": "a.png", **spec.to_record()} for spec in SUITE[:2]]
+    pq.write_table(pa.Table.from_pylist(named), tmp_path / "n.parquet")
+    (shard,) = open_source(tmp_path / "n.parquet").shards
+    assert [sample.filename for sample in shard.samples()] == ["n/a.png", "n/000001-a.png"]
+
+
+def test_a_tar_made_on_a_mac(tmp_path: Path) -> None:
+    record = SUITE[0].to_json().encode()
+    members = [
+        ("._0.json", b"x"),
+        ("0.json", record),
+        ("._0.png", b"x"),
+        ("0.png", picture()),
+        ("__MACOSX/0.png", b"x"),
+    ]
+    (shard,) = open_source(write_tar(tmp_path / "x.tar", members)).shards
+    (sample,) = shard.samples()
+    assert isinstance(sample, Sample)
+    assert sample.filename == "x/0.png"
+
+
+def test_samples_in_pieces_are_named_as_that(tmp_path: Path) -> None:
+    record = SUITE[0].to_json().encode()
+    members = [("0.json", record), ("1.json", record), ("0.png", picture()), ("1.png", picture())]
+    found = list(open_source(write_tar(tmp_path / "x.tar", members)).shards[0].samples())
+    assert len({sample.filename for sample in found}) == 4
+    assert all(isinstance(sample, FailedImage) for sample in found)
+    assert "must follow one another" in found[0].error
+    assert "tar --sort=name" in found[3].error
+    twice = [("0.json", record), ("0.png", picture()), ("0.png", picture())]
+    (sample,) = open_source(write_tar(tmp_path / "y.tar", twice)).shards[0].samples()
+    assert isinstance(sample, FailedImage)
+    assert "got another of that name" in sample.error
+
+
+def test_a_tar_member_that_claims_too_much_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    info = tarfile.TarInfo("0.png")
+    info.size = 2**30
+    path.write_bytes(info.tobuf())
+    with path.open("r+b") as file:  # a hole that takes no room on the disk
+        file.truncate(512 + 2**30 + 1024)
+    (sample,) = open_source(path).shards[0].samples()
+    assert isinstance(sample, FailedImage)
+    assert "expected at most 536,870,912 bytes in 0.png, got 1,073,741,824" in sample.error

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.errors import ServiceError
-from geneval_reward.ray import RayGenEvalReward, score_dataset
-from geneval_reward.ray.runtime import Recipe, Share, await_room, share
+from geneval_reward.ray import RayScorer, score_dataset
+from geneval_reward.ray.runtime import Recipe, Share, Workers, await_room, connect, share
 from geneval_reward.testing import FakeDetector, scorer_for
 
 
@@ -21,7 +21,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_missing_ray_is_named_with_its_extra(sixteen: Path, tmp_path: Path) -> None:
-    for call in (lambda: score_dataset(sixteen, tmp_path / "out.jsonl"), RayGenEvalReward):
+    for call in (lambda: score_dataset(sixteen, tmp_path / "out.jsonl"), RayScorer):
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'geneval-reward\[ray\]'"):
             call()
     result = CliRunner().invoke(app, ["score", str(sixteen), "--out", str(tmp_path / "out.jsonl"), "--engine", "ray"])
@@ -70,16 +70,17 @@ class Cluster:
 
 def test_how_a_cluster_is_shared(caplog: pytest.LogCaptureFixture) -> None:
     gpus = Cluster(CPU=64.0, GPU=8.0)
-    assert (share(gpus, None, 1, None).workers, share(gpus, None, 1, None).gpus) == (8, 1.0)
-    assert share(gpus, None, 1, 0.5).workers == 16
-    assert share(gpus, None, 1, 0).workers == 64
-    assert share(gpus, 3, 1, None).workers == 3
-    assert share(Cluster(CPU=6.0), None, 2, None).workers == 3
-    assert share(Cluster(CPU=6.0), 9, 2, None).workers == 3
+    assert (share(gpus, Workers()).count, share(gpus, Workers()).gpus) == (8, 1.0)
+    assert share(gpus, Workers(gpus=0.5)).count == 16
+    assert share(gpus, Workers(gpus=0)).count == 64
+    assert share(gpus, Workers(3)).count == 3
+    assert share(gpus, Workers(), at_most=2).count == 2
+    assert share(Cluster(CPU=6.0), Workers(cpus=2)).count == 3
+    assert share(Cluster(CPU=6.0), Workers(9, cpus=2)).count == 3
     assert "9 workers asked for, room for 3" in caplog.text
-    for arguments in ((0, 1, None), (None, 0, None), (None, 1, -1.0), (None, 7, None), (None, 1, 1.0)):
+    for arguments in ((0, 1, None), (None, 0, None), (None, 1, -1.0), (None, 7, None), (None, 1, 1.0), (1, 1, 0, 0)):
         with pytest.raises(ValueError, match="expected"):
-            share(Cluster(CPU=6.0), *arguments)
+            share(Cluster(CPU=6.0), Workers(*arguments))
 
 
 class Crowded(Cluster):
@@ -88,13 +89,14 @@ class Crowded(Cluster):
     def __init__(self, **resources: float) -> None:
         super().__init__(**resources)
         self.waits: list[float] = []
+        self.wanted: list[int] = []
         self.started = 0
 
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 1.0}
 
     def wait(self, references: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
-        assert num_returns == len(references)
+        self.wanted.append(num_returns)
         self.waits.append(timeout)
         self.started += 1
         return references[: self.started], references[self.started :]
@@ -106,6 +108,7 @@ def test_a_wait_for_room_is_told_and_ends(caplog: pytest.LogCaptureFixture) -> N
     with pytest.raises(ServiceError, match=message):
         await_room(ray, [0, 1, 2], Share(3, 1, 1), 120)
     assert ray.waits == [10, 110]
+    assert ray.wanted == [3, 3]
     assert "2 of 3 workers wait for room; 1 of 4 CPUs" in caplog.text
     ray = Crowded(CPU=4.0)
     await_room(ray, [0, 1], Share(2, 1, 0), 60)
@@ -113,3 +116,28 @@ def test_a_wait_for_room_is_told_and_ends(caplog: pytest.LogCaptureFixture) -> N
     ray = Crowded(CPU=4.0)
     await_room(ray, [0], Share(1, 1, 0), 2)
     assert ray.waits == [2]
+
+
+def test_some_workers_are_enough_where_no_number_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    ray = Crowded(CPU=4.0)
+    assert await_room(ray, [0, 1, 2], Share(3, 1, 0), 120, enough=1) == [0]
+    assert ray.waits == [10]
+    ray = Crowded(CPU=4.0)
+    assert await_room(ray, [0, 1, 2], Share(3, 1, 0), 120, enough=2) == [0, 1]
+    assert (ray.waits, ray.wanted) == ([10, 110], [3, 2])
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def fail(**options: object) -> None:
+        raise TimeoutError("a page\nof\n\ntext")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(
+        ServiceError, match=r"^ray: expected a cluster at nowhere:1, got TimeoutError: a page of text; .*RAY_ADDRESS"
+    ):
+        connect("nowhere:1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ServiceError, match=r"to start on this machine, got .*RAY_raylet_start_wait_time_s=240"):
+        connect()

@@ -1,1 +1,1 @@
-"""The HTTP client: a scorer that lives in another process or on another machine."""
+"""The HTTP client: a scorer in another process or on another machine."""

@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from geneval_reward.errors import ServiceError
-from geneval_reward.reward import GenEvalReward
-from geneval_reward.service.client.scorer import RemoteGenEvalReward
+from geneval_reward import GenEvalScorer
+from geneval_reward.errors import ScoringError, ServiceError
+from geneval_reward.service import RemoteScorer
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +42,13 @@ def server(server_with, tmp_path_factory):
 
 @pytest.fixture
 def client(server):
-    reward = RemoteGenEvalReward(server.url, "dense", timeout=200)
-    yield reward
-    reward.close()
+    scorer = RemoteScorer(server.url, timeout=200)
+    yield scorer
+    scorer.close()
+
+
+def dense(verdicts):
+    return [verdict.dense for verdict in verdicts]
 
 
 def exchange(port, *pieces, wait=10.0, pause=0.0):
@@ -64,16 +68,16 @@ def read(sock):
 
 
 def test_concurrent_clients_get_their_own_answers_in_order(server, client, fakes):
-    local = GenEvalReward(fakes.make(), "dense")
+    local = fakes.make()
     values = [[(7 * number + 13 * index) % 200 + 40 for index in range(1 + number % 9)] for number in range(48)]
 
     def one(numbers):
-        return client.score([fakes.picture(value) for value in numbers], [BENCH] * len(numbers)).rewards
+        return dense(client.score([fakes.picture(value) for value in numbers], [BENCH] * len(numbers)))
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(one, values))
     for numbers, answer in zip(values, answers, strict=True):
-        assert answer == local.score([fakes.picture(value) for value in numbers], [BENCH] * len(numbers)).rewards
+        assert answer == dense(local.score([fakes.picture(value) for value in numbers], [BENCH] * len(numbers)))
     metrics = httpx.get(server.url + "/metrics").text
     sizes = {
         line.split()[0]: float(line.split()[1])
@@ -93,7 +97,7 @@ def test_a_killed_worker_costs_no_answer(server, client, fakes):
         for pid in before[-2:]:
             os.kill(pid, signal.SIGKILL)
         answers = [future.result(220) for future in waiting]
-    assert all(answer.errors == [None] * 4 for answer in answers)
+    assert [len(answer) for answer in answers] == [4, 4]
     server.wait_for(rf"(?:worker \d ready[\s\S]*){{{len(before) + 2}}}")
     assert len(set(server.workers)) == len(before) + 2
     assert "its end by signal 9" in server.log
@@ -102,16 +106,16 @@ def test_a_killed_worker_costs_no_answer(server, client, fakes):
 def test_an_image_that_kills_is_found_and_others_are_not_harmed(server, client, fakes):
     images = [fakes.picture(200) for _ in range(6)]
     images[3] = fakes.picture(what=fakes.DIE)
-    batch = client.score(images, [BENCH] * 6)
-    assert [index for index, error in enumerate(batch.errors) if error] == [3]
-    assert "3 workers that died with it" in batch.errors[3]
-    assert client.score([fakes.picture(what=fakes.DIE_ONCE)], [BENCH]).errors == [None]
+    with pytest.raises(ScoringError, match=r"images\[3\]: .*3 workers that died with it") as caught:
+        client.score(images, [BENCH] * 6)
+    assert [index for index, error in enumerate(caught.value.errors) if error] == [3]
+    assert len(client.score([fakes.picture(what=fakes.DIE_ONCE)], [BENCH])) == 1
 
 
 def test_an_image_that_raises_is_its_own_error(client, fakes):
-    batch = client.score([fakes.picture(200), fakes.picture(what=fakes.RAISE)], [BENCH] * 2)
-    assert batch.rewards[0] is not None
-    assert "does not like this image" in batch.errors[1]
+    with pytest.raises(ScoringError, match="does not like this image") as caught:
+        client.score([fakes.picture(200), fakes.picture(what=fakes.RAISE)], [BENCH] * 2)
+    assert caught.value.verdicts[0] is not None
 
 
 def test_slow_heads_and_bodies_are_cut(server, fakes):
@@ -232,7 +236,7 @@ def test_the_server_process_holds_no_detector(server):
 
 def test_sigterm_finishes_what_is_in_flight(server_with, fakes):
     server = server_with("--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1").ready()
-    client = RemoteGenEvalReward(server.url, timeout=100)
+    client = RemoteScorer(server.url, timeout=100)
     with closing(client), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.score, [fakes.picture(200, fakes.SLEEP, 10)] * 3, [BENCH] * 3)
         server.wait_for("ready")
@@ -241,10 +245,10 @@ def test_sigterm_finishes_what_is_in_flight(server_with, fakes):
         time.sleep(0.5)
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + "/health")
-        assert waiting.result(100).rewards == [1.0] * 3
+        assert all(verdict.correct for verdict in waiting.result(100))
     assert server.process.wait(20) == 0
     with (
-        closing(RemoteGenEvalReward(server.url, timeout=1)) as late,
+        closing(RemoteScorer(server.url, timeout=1)) as late,
         pytest.raises(ServiceError, match=rf"{server.url}: expected an answer within 1 s.*no connection"),
     ):
         late.score([fakes.picture()], [BENCH])
@@ -278,15 +282,15 @@ def test_same_verdicts_as_in_process(server_with):
     ).ready()
     images = [photo(name) for name in PHOTOS] * 2
     records = [shot.record for shot in PHOTOS.values()] + [shot.false_record for shot in PHOTOS.values()]
-    ours = GenEvalReward("lite", device="cpu").score(images, records)
-    with closing(RemoteGenEvalReward(server.url, api_key="s" * 32, timeout=120)) as client:
+    ours = GenEvalScorer.from_pretrained("lite", device="cpu").score(images, records)
+    with closing(RemoteScorer(server.url, api_key="s" * 32, timeout=120)) as client:
         theirs = client.score(images, records)
-    assert theirs.credits() == ours.credits()
-    for one, other in zip(ours.verdicts, theirs.verdicts, strict=True):
+    assert [verdict.credits() for verdict in theirs] == [verdict.credits() for verdict in ours]
+    for one, other in zip(ours, theirs, strict=True):
         assert one.reason == other.reason
         assert one.detections.xyxy.tobytes() == other.detections.xyxy.tobytes()
         assert one.detections.confidence.tobytes() == other.detections.confidence.tobytes()
-    with closing(RemoteGenEvalReward(server.url, timeout=5)) as stranger, pytest.raises(ServiceError, match="401"):
+    with closing(RemoteScorer(server.url, timeout=5)) as stranger, pytest.raises(ServiceError, match="401"):
         stranger.score(images, records)
     assert "s" * 32 not in server.read()
 
@@ -332,8 +336,8 @@ def test_flow_grpo_is_answered_by_the_same_workers(server_with, fakes):
     assert reply.status_code == 200
     assert pickle.loads(reply.content)["strict_rewards"] == [0.0, 1.0]
     # Our own protocol is served beside it.
-    with closing(RemoteGenEvalReward(server.url, timeout=120)) as client:
-        assert client.score([fakes.picture(200)], [BENCH]).rewards == [1.0]
+    with closing(RemoteScorer(server.url, timeout=120)) as client:
+        assert client.score([fakes.picture(200)], [BENCH])[0].correct
 
 
 def test_openapi_is_served(server):
