@@ -17,6 +17,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.scorer import GenEvalScorer, Prompt, resolve_all
+from geneval_reward.stats.sums import mean_of_task_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,5 +263,5 @@ def _identity(scorer: GenEvalScorer | str, credit: str, prompts: tuple[PromptSpe
 def _macro(images: torch.Tensor, total: torch.Tensor, steps: int = 1) -> torch.Tensor:
     # On the CPU, since not every device has doubles.
     counts, sums = images.cpu(), total.cpu().double() / steps
-    present = counts > 0
-    return (sums[present] / counts[present]).mean().float().to(images.device)
+    mean = float(mean_of_task_means(sums.numpy(), counts.numpy()))
+    return torch.tensor(mean, dtype=torch.float32, device=images.device)

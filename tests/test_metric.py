@@ -21,7 +21,7 @@ from torchmetrics import Metric, MetricCollection
 from geneval_reward import CREDITS, GenEvalScore, GenEvalScorer, PromptSpec, geneval_score
 from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.prompts import TAGS, official_suite
-from geneval_reward.stats.completeness import Tally
+from geneval_reward.stats import clustered_bootstrap
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
 
 WORKER = Path(__file__).parent / "ddp" / "metric_worker.py"
@@ -164,16 +164,19 @@ def test_forward_after_update_keeps_what_was_counted() -> None:
 
 
 @pytest.mark.parametrize("credit", CREDITS)
-def test_breakdown_is_the_tally(credit: str) -> None:
+def test_breakdown_is_what_a_summary_of_the_same_images_says(credit: str) -> None:
     metric = make(credit)
     verdicts = metric.scorer.score(*inputs(ROWS))
     metric.add(verdicts)
-    parts, tally = metric.breakdown(), Tally.of(verdicts, credit)
-    assert parts["overall"] == pytest.approx(tally.overall) == pytest.approx(float(metric.compute()))
-    assert parts["micro"] == pytest.approx(tally.micro)
-    assert {tag: parts[tag] for tag in TAGS} == pytest.approx(tally.per_tag(), abs=1e-9)
+    parts = metric.breakdown()
+    prompts, tags = [one.spec.to_json() for one in verdicts], [one.spec.tag for one in verdicts]
+    found = clustered_bootstrap([one.credit(credit) for one in verdicts], prompts, tags, draws=100)
+    official = clustered_bootstrap([one.credit("official") for one in verdicts], prompts, tags, draws=100)
+    assert parts["overall"] == pytest.approx(found.overall.value) == pytest.approx(float(metric.compute()))
+    assert parts["micro"] == pytest.approx(found.micro.value)
+    assert {tag: parts[tag] for tag in TAGS} == pytest.approx({t: e.value for t, e in found.tags.items()}, abs=1e-9)
     assert (parts["n"], parts["prompts"]) == (20, 19)
-    assert parts["pass_at_k"] == pytest.approx(Tally.of(verdicts).prompts_solved())
+    assert parts["pass_at_k"] == pytest.approx(official.pass_any.value)
     assert parts["coverage"] == pytest.approx(19 / 553)
     assert list(parts) == ["overall", "micro", *TAGS, "n", "prompts", "pass_at_k", "coverage"]
 

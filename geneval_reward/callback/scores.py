@@ -7,7 +7,7 @@ from typing import Final
 
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.stats import clustered_bootstrap
-from geneval_reward.stats.completeness import Tally
+from geneval_reward.stats.sums import sum_by_prompt
 
 # The interval's own noise is a few per cent of its width with so many draws, and a round is not held up.
 _DRAWS: Final = 2000
@@ -21,16 +21,19 @@ def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> dict[str, 
         verdicts: At least one.
         seconds: What the round took.
     """
-    tally = Tally.of(verdicts)
-    found = clustered_bootstrap(tally.values, tally.prompts, tally.tags, draws=_DRAWS)
+    official, partial = ([verdict.credit(credit) for verdict in verdicts] for credit in ("official", "partial"))
+    # Images with equal records belong to one prompt, as in the benchmark.
+    prompts, tags = [verdict.spec.to_json() for verdict in verdicts], [verdict.spec.tag for verdict in verdicts]
+    found = clustered_bootstrap(official, prompts, tags, draws=_DRAWS)
+    assert found.pass_any is not None  # official credits are 0 or 1
     values = {
-        "overall": tally.overall,
-        **tally.per_tag(),
-        "partial": Tally.of(verdicts, "partial").overall,
-        "pass_at_k": tally.prompts_solved(),
+        "overall": found.overall.value,
+        **{tag: estimate.value for tag, estimate in found.tags.items()},
+        "partial": float(sum_by_prompt(partial, prompts, tags).tag_means.mean()),
+        "pass_at_k": found.pass_any.value,
         "half_width": found.overall.interval.half_width,
-        "n": float(len(tally)),
-        "prompts": float(len(set(tally.prompts))),
+        "n": float(found.overall.images),
+        "prompts": float(found.overall.prompts),
         "seconds": seconds,
     }
     return {f"{name}/{key}": value for key, value in values.items()}

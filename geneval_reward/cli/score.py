@@ -118,7 +118,7 @@ def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> No
     from geneval_reward.study.summary import summarize
 
     found = summarize(read_results(out))
-    print_summary(found, Console(highlight=False), messages)
+    print_summary(found)
     messages.print(f"results: {out}")
     if skipped or not (found.complete or limited):
         raise typer.Exit(1)

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from geneval_reward.cli.shared.rules_grid import print_rules_grid
-from geneval_reward.cli.shared.tables import print_summary, summary_text
+from geneval_reward.cli.shared.tables import (
+    Format,
+    message_console,
+    print_document,
+    print_notes,
+    print_summary,
+    quiet_about_cut_lines,
+)
 from geneval_reward.errors import UsageError
-
-if TYPE_CHECKING:
-    from geneval_reward.results import Results
-
-
-class Format(StrEnum):
-    """How a summary is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
 
 
 def summary(
@@ -49,33 +38,33 @@ def summary(
         Path | None, typer.Option("--plot", help="The picture of a range of rules; NAME.rules.png beside the file.")
     ] = None,
 ) -> None:
-    """Print the score of a results file with intervals and what is missing; --rules judges stored detections again."""
-    from geneval_reward.study.rules_grid import is_grid
+    """Print the score of a results file.
+
+    Every score has an interval, and what is missing from the file is named. `--rules` judges the stored detections again. Exit
+    code 1: the file is not complete.
+    """
+    from geneval_reward.results import read_results
+    from geneval_reward.study import rules_grid
     from geneval_reward.study.summary import summarize
 
-    if is_grid(rules or ()):
-        if not print_rules_grid(_read(results), rules or (), credit, format.value, plot):
-            raise typer.Exit(1)
-        return
-    if plot is not None:
+    with quiet_about_cut_lines():
+        found = read_results(results)
+    if rules_grid.is_grid(rules or ()):
+        grid = rules_grid.judge_grid(found, rules or (), credit)
+        print_document(grid.document(), format)
+        print_notes(grid.notes)
+        messages = message_console()
+        try:
+            picture = plot or results.with_name(f"{results.stem}.rules.png")
+            messages.print(f"picture: {rules_grid.save_plot(grid, picture)}")
+        except ImportError as error:
+            messages.print(f"no picture: {error}")
+        complete = grid.complete
+    elif plot is not None:
         raise UsageError("plot: expected a range of rules to draw, such as --rules confidence=.1:.9:.1, got none")
-    found = summarize(_read(results), credit, ",".join(rules) if rules else None)
-    messages = Console(stderr=True, highlight=False)
-    if format is Format.table:
-        print_summary(found, Console(highlight=False), messages)
     else:
-        sys.stdout.write(summary_text(found, format.value))
-        if format is not Format.json:  # which holds them
-            for problem in found.problems:
-                messages.print(f"note: {problem}", soft_wrap=True)
-    if not found.complete:
+        made = summarize(found, credit, ",".join(rules) if rules else None)
+        print_summary(made, format)
+        complete = made.complete
+    if not complete:
         raise typer.Exit(1)
-
-
-def _read(path: Path) -> Results:
-    from geneval_reward.results import read_results
-
-    with warnings.catch_warnings():
-        # It stands among the notes; other warnings, such as of keys that are not read, do not.
-        warnings.filterwarnings("ignore", "(?s).*the last line is cut off", UserWarning)
-        return read_results(path)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import warnings
 from collections.abc import Callable
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,25 +13,19 @@ import typer
 
 from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import Arguments, BatchSize, SubsetSize
+from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+
+from geneval_reward.errors import ResultsError
 
 if TYPE_CHECKING:
     from geneval_reward.study.sweep import Sweep, SweepTable
 
 
-class Format(StrEnum):
-    """How the table is printed."""
-
-    table = "table"
-    markdown = "markdown"
-    json = "json"
-    csv = "csv"
-
-
 def sweep(
     model: Annotated[
         str | None,
-        typer.Argument(help="As `generate` takes it: 'pocket', a pipeline's folder or hub name, module:function."),
+        typer.Argument(help="A model as `generate` takes it: 'pocket', a pipeline's folder or hub name, module:function."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, scores, table and picture.")] = Path(
         "sweep"
@@ -53,29 +45,30 @@ def sweep(
     arguments: Arguments = None,
     suite: Annotated[str | None, typer.Option("--suite", help="official (the default), pocket, or a file.")] = None,
     subset: SubsetSize = None,
-    images_per_prompt: Annotated[int | None, typer.Option("--images-per-prompt", "-n", min=1, help="4.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0.")] = None,
+    images_per_prompt: Annotated[int | None, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt; 4 if not given.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0 if not given.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="lite (the default), paper or mmdet.")] = None,
-    rules: Annotated[str | None, typer.Option("--rules", help="As `score` takes them.")] = None,
+    rules: Annotated[str | None, typer.Option("--rules", help="Rules as `score` takes them.")] = None,
     batch_size: BatchSize = None,
     device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
     shard: Annotated[
         str | None,
         typer.Option("--shard", help="i/n: only every n-th setting; without a table. torchrun sets its own."),
     ] = None,
-    output: Annotated[Format, typer.Option("--format", "-f", help="How the table is printed.")] = Format.table,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The picture; DIR/sweep.png.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
+    plot: Annotated[Path | None, typer.Option("--plot", help="File for the picture; DIR/sweep.png if not given.")] = None,
 ) -> None:
-    """Generate and score a grid of settings on the same prompts and noise; goes on where it stopped, image by image.
+    """Generate and score a grid of settings on the same prompts and noise.
 
-    The best setting's score is marked as selected, with what the same choice scores on prompts that had no part in it.
+    An interrupted sweep goes on where it stopped, image by image. The best setting is marked as selected, and beside its score
+    stands what the same choice scores on prompts that had no part in it.
     """
-    from rich.console import Console
+    from rich.markup import escape
 
     from geneval_reward.generate import Shard
     from geneval_reward.study.sweep import Sweep, SweepRunner, make_cells, parse_axis, read_config, sweep_table
 
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    messages = message_console()
     given = {} if config is None else read_config(config)
 
     def value(name: str, own: Any, default: Any) -> Any:
@@ -108,7 +101,7 @@ def sweep(
     _check_setup(out, {"model": model, "suite": suite, "seed": plan.seed, "set": fixed} | judge)
     part = Shard.current(shard)
     if part.index == 0:
-        _say(messages, plan, len(whole))
+        _announce(messages, plan, len(whole))
 
     def make_scorer() -> Any:
         from geneval_reward import GenEvalScorer
@@ -121,7 +114,7 @@ def sweep(
         for number, cell in enumerate(renderings, 1):
             count = len(plan.specs) * plan.candidates(cell)
             tasks = {
-                what: bar.add_task(f"{number}/{len(renderings)} {cell.name}: {what}", total=count)
+                what: bar.add_task(escape(f"{number}/{len(renderings)} {cell.name}: {what}"), total=count)
                 for what in ("generate", "score")
             }
             with warnings.catch_warnings():
@@ -138,13 +131,16 @@ def sweep(
         return
     table = sweep_table(plan, len(whole))
     _write(out, table, plot or out / "sweep.png", messages)
-    _print(table, output, messages)
+    document = table.document()
+    print_document(replace(document, problems=()) if format is Format.table else document, format)
+    if format is not Format.json:
+        print_notes(table.notes)
     if failed:
         raise typer.Exit(1)
 
 
 def _reporter(bar: Any, tasks: dict[str, Any]) -> Callable[[str, int], None]:
-    """Moves the bars of one setting."""
+    """Make a function that moves the progress bars of one setting."""
 
     def report(what: str, images: int) -> None:
         bar.update(tasks[what], advance=images)
@@ -152,7 +148,7 @@ def _reporter(bar: Any, tasks: dict[str, Any]) -> Callable[[str, int], None]:
     return report
 
 
-def _say(messages: Any, plan: Sweep, whole: int) -> None:
+def _announce(messages: Any, plan: Sweep, whole: int) -> None:
     from geneval_reward.generate import subset_standard_error
 
     counts: dict[str, int] = {}
@@ -168,14 +164,17 @@ def _say(messages: Any, plan: Sweep, whole: int) -> None:
 
 
 def _check_setup(out: Path, setup: dict[str, Any]) -> None:
-    """One folder holds one sweep; its grid, subset and number of images may grow."""
+    """Refuse a folder of another sweep. The grid, the subset and the number of images of a sweep may grow."""
+    from geneval_reward.files import read_json
     from geneval_reward.generate.write import write_json
 
     path = out / "sweep.json"
-    # As a file holds it: tuples are lists there.
+    # As it is read back from the file, where tuples are lists.
     setup = json.loads(json.dumps(setup))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
+        if not isinstance(before, dict):
+            raise ResultsError(f"{path}: expected an object with the set-up of a sweep, got {before!r:.60}; choose another folder")
         name = next((name for name in setup if before.get(name) != setup[name]), None)
         if name is not None:
             raise typer.BadParameter(
@@ -183,7 +182,7 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 param_hint="--out",
             )
         return
-    # A kill while this very file was written leaves a *.tmp behind.
+    # A run that is killed while it writes this very file leaves a *.tmp behind.
     if out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
         raise typer.BadParameter(
             f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"
@@ -193,45 +192,14 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
 
 
 def _write(out: Path, table: SweepTable, picture: Path, messages: Any) -> None:
-    from geneval_reward.generate.write import write_json
+    from geneval_reward.files import write_whole
+    from geneval_reward.results.tables import render
     from geneval_reward.study.sweep.plot import save_plot
-    from geneval_reward.study.sweep.table import to_csv, to_dict
 
-    write_json(out / "table.json", to_dict(table))
-    (out / "table.csv").write_text(to_csv(table), encoding="utf-8")
+    document = table.document()
+    for kind in ("json", "csv"):
+        write_whole(out / f"table.{kind}", render(document, kind))
     try:
         messages.print(f"picture: {save_plot(table, picture)}; table: {out / 'table.csv'}, {out / 'table.json'}")
     except ImportError as error:
         messages.print(f"no picture: {error}")
-
-
-def _print(table: SweepTable, output: Format, messages: Any) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from geneval_reward.study.sweep.table import LEGEND, cells_of, to_csv, to_dict, to_markdown
-
-    for note in table.notes:
-        messages.print(f"note: {note}")
-    if output is Format.table:
-        header, rows = cells_of(table)
-        grid = Table(*header, box=box.SIMPLE_HEAD)
-        # In a narrow window cells take several lines; an ellipsis would drop digits and words.
-        for column in grid.columns:
-            column.overflow = "fold"
-        for column in grid.columns[:-1]:
-            column.justify = "right"
-        grid.columns[-1].min_width = len("selected")
-        for number, row in enumerate(rows):
-            grid.add_row(*row, style="bold" if number < len(table.rows) and table.rows[number].selected else "")
-        # A file or pipe has no width of its own, unless COLUMNS says so; rich would take it for 80 columns.
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-        Console(highlight=False, width=width).print(grid)
-        messages.print(f"({LEGEND})")
-    elif output is Format.markdown:
-        sys.stdout.write(to_markdown(table))
-    elif output is Format.csv:
-        sys.stdout.write(to_csv(table))
-    else:
-        sys.stdout.write(json.dumps(to_dict(table), indent=2) + "\n")

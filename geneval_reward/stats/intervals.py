@@ -56,6 +56,19 @@ class Estimate:
     images: int
     prompts: int
 
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return value and interval, rounded to six digits, with the numbers of images and prompts.
+
+        Ends of an interval that are not known become None.
+
+        Example:
+            >>> Estimate(0.5, Interval(math.nan, math.nan, 0.95, "none"), 0.1, 4, 1).to_dict()
+            {'value': 0.5, 'low': None, 'high': None, 'images': 4, 'prompts': 1}
+        """
+        numbers = {"value": self.value, "low": self.interval.low, "high": self.interval.high}
+        rounded = {name: round(end, 6) if math.isfinite(end) else None for name, end in numbers.items()}
+        return {**rounded, "images": self.images, "prompts": self.prompts}
+
 
 def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.inf) -> Interval:
     """Wilson's score interval of a proportion.

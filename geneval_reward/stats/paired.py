@@ -61,9 +61,10 @@ class Difference:
         value: `b - a`.
         interval: Its interval, clustered by prompt.
         standard_error: Clustered by prompt, never 0 (see `compare_paired`).
-        p_value: Of "no difference": prompts' signs flipped; two-sided.
-        p_holm: The same, corrected over the tags; for the overall difference equal to `p_value`.
-        detectable: The true difference that this comparison shows with a power of 80 %.
+        p_value: Two-sided p-value of "no difference", from flipping the signs of the prompts' differences.
+        p_holm: The same p-value, corrected over the tags; for the overall difference it equals `p_value`.
+        detectable: The smallest true difference that this comparison shows with a power of 80 %; infinite if even the
+            largest difference that scores in [0, 1] can have would not be shown.
         images: Images of each run behind it (the smaller number if they differ).
         prompts: Prompts behind it.
         counts: Images side by side; None unless paired by image with 0/1 scores.
@@ -110,6 +111,10 @@ class PairedComparison:
     unpaired_standard_error: float
     level: float
 
+    def figures(self) -> dict[str, Difference]:
+        """Every difference by name: the tags, `overall`, and `all images`."""
+        return {**self.tags, "overall": self.overall, "all images": self.micro}
+
 
 def compare_paired(
     a: npt.ArrayLike,
@@ -135,7 +140,7 @@ def compare_paired(
         prompt_ids: `(n,)` hashable; equal ids are one prompt.
         tags: `(n,)` tag names; a prompt has one.
         draws: Resamples and sign flips, >= 100.
-        seed: Of both.
+        seed: Seed of the resamples and the sign flips.
         level: Nominal coverage of the intervals.
 
     Raises:
@@ -164,17 +169,17 @@ def compare_paired(
         return comparison
     row_tag = sums_a.tag[codes]
 
-    def beside(difference: Difference, rows: npt.NDArray[np.bool_] | slice) -> Difference:
+    def with_counts(difference: Difference, rows: npt.NDArray[np.bool_] | slice) -> Difference:
         x, y = first[rows] > 0, second[rows] > 0
         counts = Counts(int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()), int((~x & ~y).sum()))
         return replace(difference, counts=counts, p_mcnemar=mcnemar(counts.only_a, counts.only_b))
 
     return replace(
         comparison,
-        overall=beside(comparison.overall, slice(None)),
-        micro=beside(comparison.micro, slice(None)),
+        overall=with_counts(comparison.overall, slice(None)),
+        micro=with_counts(comparison.micro, slice(None)),
         tags={
-            name: beside(difference, row_tag == index)
+            name: with_counts(difference, row_tag == index)
             for index, (name, difference) in enumerate(comparison.tags.items())
         },
     )
@@ -252,7 +257,7 @@ def compare_unpaired(
         reach = float(stdtrit(df, 0.5 + level / 2)) * error
         p = 2 * float(ndtr(-abs(y - x) / error))
         interval = Interval(y - x - reach, y - x + reach, level, "unpaired, clustered by prompt")
-        seen = minimum_detectable_difference(error, level=level, df=df)
+        interval, seen = _limit(interval, minimum_detectable_difference(error, level=level, df=df), sums)
         return Difference(x, y, y - x, interval, error, p, p, seen, int(images), prompts)
 
     count = len(sums[0].tags)
@@ -310,7 +315,9 @@ def _compare(
             changed = weights_b @ drawn[1] - weights_a @ drawn[0]
             interval = percentile_interval(changed, level, df, "bootstrap, clustered by prompt")
         p = sign_flip(changes, rng, draws)
-        seen = minimum_detectable_difference(error, level=level, df=df)
+        interval, seen = _limit(
+            interval, minimum_detectable_difference(error, level=level, df=df), (sums_a, sums_b)
+        )
         images = int(min(size_a[used].sum(), size_b[used].sum()))
         return Difference(a, b, b - a, interval, error, p, p, seen, images, int(prompts[used].sum()))
 
@@ -320,6 +327,14 @@ def _compare(
     by_tag = [difference(row, row) for row in np.eye(tags)]
     error = math.sqrt(unpaired) / tags
     return PairedComparison(overall, micro, _corrected(sums_a.tags, by_tag), pairing, error, level)
+
+
+def _limit(interval: Interval, detectable: float, runs: Sequence[PromptSums]) -> tuple[Interval, float]:
+    """Keep what is said of a difference of scores in [0, 1] to the differences that such scores can have."""
+    if not all(one.bounded for one in runs):
+        return interval, detectable
+    limited = replace(interval, low=max(interval.low, -1.0), high=min(interval.high, 1.0))
+    return limited, detectable if detectable <= 1 else math.inf
 
 
 def _corrected(names: tuple[str, ...], differences: list[Difference]) -> dict[str, Difference]:

@@ -32,6 +32,7 @@ class PromptSums:
         total: `(p,)` sum of scores.
         squares: `(p,)` sum of squared scores.
         binary: Whether every score is 0 or 1.
+        bounded: Whether every score lies in [0, 1].
     """
 
     prompts: tuple[Hashable, ...]
@@ -41,6 +42,7 @@ class PromptSums:
     total: Floats
     squares: Floats
     binary: bool
+    bounded: bool
 
     def rows(self, tag: int) -> Integers:
         """Indices of the prompts of a tag."""
@@ -56,6 +58,31 @@ class PromptSums:
         """`(t,)` mean score over the images of each tag: the benchmark's task scores."""
         size = len(self.tags)
         return np.bincount(self.tag, self.total, size) / np.bincount(self.tag, self.images, size)
+
+
+def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike) -> Floats:
+    """Average task scores as the benchmark's overall does: every task with images counts alike.
+
+    Args:
+        total: `(..., t)` sum of the scores of each task.
+        images: `(t,)` number of images of each task.
+
+    Returns:
+        `(...)` float64; NaN where no task has images.
+
+    Source:
+        djghosh13/geneval `evaluation/summary_scores.py`.
+
+    Example:
+        >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0]))
+        0.5
+    """
+    sums, counts = np.asarray(total, np.float64), np.asarray(images)
+    present = counts > 0
+    if not present.any():
+        return np.full(sums.shape[:-1], np.nan)
+    means: Floats = (sums[..., present] / counts[present]).mean(axis=-1)
+    return means
 
 
 def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray[Any], tags: Any) -> PromptSums:
@@ -96,6 +123,7 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
         total=np.bincount(codes, values, count).astype(np.float64),
         squares=np.bincount(codes, values * values, count).astype(np.float64),
         binary=bool(np.isin(values, (0.0, 1.0)).all()),
+        bounded=bool((values >= 0).all() and (values <= 1).all()),
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,24 +17,21 @@ from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
+from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap
-from geneval_reward.study.figures import save_figure
+from geneval_reward.study.figures import PALETTE, new_axes, save_figure
 from geneval_reward.study.summary import summarize
+from geneval_reward.study.wording import points_text, rules_text, task_header
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES: Final = ("confidence", "counting_confidence", "max_objects", "max_overlap", "position")
 """Rules that stored detections can be judged by again; the others change what the verifier sees."""
 
-# In 80 columns the tasks' own names do not fit.
-_SHORT: Final = dict(zip(TAGS, ("single", "two", "count", "colors", "place", "attr"), strict=True))
-
 MOST: Final = 2_500
 """Most cells of a grid."""
-
-# Okabe and Ito's palette, told apart by colour-blind readers (jfly.uni-koeln.de/color, 2008).
-_COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,13 @@ class RulesGrid:
     """A file's scores over a grid of rules.
 
     Attributes:
-        axes: Values by rule, one or two axes.
-        cells: In the order of the grid, the last axis running fastest.
-        base: The rules that hold besides.
-        credit: What is averaged.
+        axes: The values of each rule that is varied; one or two rules.
+        cells: The scores in the order of the grid, the last rule varying fastest.
+        base: The rules that hold for everything else.
+        credit: The credit that was averaged.
         images: Number of images.
-        notes: What a reader must know.
-        complete: Whether the file is, as `geneval_reward.study.summary.Summary.complete` has it.
+        notes: Sentences that a reader must know.
+        complete: Whether the file is complete, as `geneval_reward.study.summary.Summary.complete` defines it.
     """
 
     axes: dict[str, tuple[float, ...]]
@@ -76,13 +73,67 @@ class RulesGrid:
 
     @property
     def spread(self) -> float:
-        """Difference of the largest and smallest overall score: what the thresholds alone decide."""
+        """Difference between the largest and the smallest overall score: what the thresholds alone decide."""
         values = [cell.overall.value for cell in self.cells]
         return max(values) - min(values)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "axes": {name: list(values) for name, values in self.axes.items()},
+            "base": self.base.to_dict(),
+            "credit": self.credit,
+            "images": self.images,
+            "notes": list(self.notes),
+            "complete": self.complete,
+            "cells": [
+                {
+                    **{name: getattr(cell.rules, name) for name in self.axes},
+                    "overall": cell.overall.to_dict(),
+                    "tags": {tag: one.to_dict() for tag, one in cell.tags.items()},
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def document(self) -> Document:
+        """The grid as a table: all scores along one rule, or the overall scores over two; CSV has one line per score."""
+        names = list(self.axes)
+        if len(names) == 1:
+            tags = [tag for tag in TAGS if tag in self.cells[0].tags]
+            header = [names[0], "overall", *task_header(tags)]
+            rows = [
+                [
+                    f"{getattr(cell.rules, names[0]):g}",
+                    points_text(cell.overall),
+                    *(f"{100 * cell.tags[tag].value:.1f}" for tag in tags),
+                ]
+                for cell in self.cells
+            ]
+        else:
+            down, across = self.axes.values()
+            header = [" \\ ".join(names), *(f"{value:g}" for value in across)]
+            scores = [f"{100 * cell.overall.value:.1f}" for cell in self.cells]
+            rows = [
+                [f"{value:g}", *scores[i * len(across) : (i + 1) * len(across)]] for i, value in enumerate(down)
+            ]
+        rest = {name: value for name, value in self.base.to_dict().items() if name not in self.axes}
+        title = f"{self.credit} scores in points, {self.images} images JUDGED AGAIN over a grid of rules"
+        keys = ["value", "low", "high", "images", "prompts"]
+        values = [
+            [*(getattr(cell.rules, name) for name in names), figure, *map(one.to_dict().get, keys), rules_text(rest)]
+            for cell in self.cells
+            for figure, one in (("overall", cell.overall), *cell.tags.items())
+        ]
+        return Document(
+            [Table(title, header, rows, [f"all other rules: {rules_text(rest)}"])],
+            Table("", [*names, "name", *keys, "other_rules"], values),
+            self.to_dict(),
+        )
+
 
 def is_grid(texts: Sequence[str]) -> bool:
-    """Whether `--rules` values name a range rather than single rules."""
+    """Tell whether values of `--rules` name a range rather than single rules."""
     return any(":" in text for text in texts)
 
 
@@ -90,14 +141,15 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
     """Read `confidence=.1:.9:.1` (from, to, step; both ends included) and plain rules beside it.
 
     Args:
-        texts: Values of `--rules`: one or two ranges; others are rules as `Rules.parse` takes them.
-        stored: Rules that hold where nothing else is said; None: the benchmark's.
+        texts: Values of `--rules`: one or two ranges; the others are rules as `Rules.parse` takes them.
+        stored: Rules that hold where `texts` say nothing; None takes the benchmark's.
 
     Returns:
-        Values by axis, and the rules that hold besides.
+        The values of each varied rule, and the rules that hold for everything else.
 
     Raises:
-        ValueError: For a range that is not one, a rule that cannot be varied, more than two axes or too many cells.
+        UsageError: If a range is not one, its rule cannot be varied, or there are more than two ranges or too many
+            combinations.
 
     Example:
         >>> parse_grid(["confidence=.1:.3:.1"])[0]
@@ -124,7 +176,7 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
     if count > MOST:
         raise UsageError(f"rules: expected at most {MOST} combinations, got {count}; take larger steps")
     base = Rules.parse(",".join(plain), base=stored)
-    # Out of range at either end is told before any work is done.
+    # A value out of range, at either end, is reported before any work is done.
     for name, values in axes.items():
         for value in (values[0], values[-1]):
             Rules.parse(base.to_dict() | {name: value})
@@ -137,16 +189,16 @@ def judge_grid(
     """Judge the stored detections of a file by every combination of a grid.
 
     Args:
-        results: What `geneval_reward.results.read_results` gives.
-        texts: See `parse_grid`. Without plain rules those of the file hold.
-        credit: What is averaged.
+        results: What `geneval_reward.results.read_results` returns.
+        texts: Ranges and rules, as `parse_grid` takes them.
+        credit: The credit to average.
         draws: Bootstrap draws of each interval.
         level: Nominal level of the intervals.
 
     Raises:
-        ResultsError: If the file holds no detections, the grid asks for less confident ones than were kept, a combination looks
-            at a colour that was never asked, or the file is of several judges and no rules are given.
-        ValueError: For a grid that is not one.
+        ResultsError: If the file holds no detections, the grid asks for less confident ones than were kept, a combination needs
+            a colour that was not asked for, or the file is by several judges and no rules are given.
+        UsageError: If `texts` do not describe a grid.
     """
     ranges = [text for text in texts if ":" in text]
     stored = None
@@ -178,59 +230,13 @@ def judge_grid(
         scores = clustered_bootstrap(line, results.prompt_ids, results.tags, draws=draws, level=level)
         cells.append(GridCell(rules, scores.overall, scores.tags))
     grid = RulesGrid(axes, tuple(cells), base, credit, len(results), ())
-    # Of the file as it stands: what is missing or double is the same under any rules, and its intervals are not shown.
+    # What is missing or double is the same under any rules, and the intervals of this summary are not shown.
     summary = summarize(results, draws=100)
     return dataclasses.replace(grid, notes=(_best(grid), *summary.problems), complete=summary.complete)
 
 
-def cells_of(grid: RulesGrid) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text: all scores along one axis, or the overall scores over two."""
-    names = list(grid.axes)
-    if len(names) == 1:
-        tags = [tag for tag in TAGS if tag in grid.cells[0].tags]
-        header = [names[0], "overall", *(_SHORT[tag] for tag in tags)]
-        rows = [
-            [
-                f"{getattr(cell.rules, names[0]):g}",
-                f"{100 * cell.overall.value:.1f} [{100 * cell.overall.interval.low:.1f}, {100 * cell.overall.interval.high:.1f}]",
-                *(f"{100 * cell.tags[tag].value:.1f}" for tag in tags),
-            ]
-            for cell in grid.cells
-        ]
-        return header, rows
-    down, across = grid.axes.values()
-    header = [f"{names[0]} \\ {names[1]}", *(f"{value:g}" for value in across)]
-    return header, [
-        [
-            f"{value:g}",
-            *(f"{100 * cell.overall.value:.1f}" for cell in grid.cells[i * len(across) : (i + 1) * len(across)]),
-        ]
-        for i, value in enumerate(down)
-    ]
-
-
-def to_dict(grid: RulesGrid) -> dict[str, Any]:
-    """Everything as plain values."""
-    return {
-        "axes": {name: list(values) for name, values in grid.axes.items()},
-        "base": grid.base.to_dict(),
-        "credit": grid.credit,
-        "images": grid.images,
-        "notes": list(grid.notes),
-        "complete": grid.complete,
-        "cells": [
-            {
-                **{name: getattr(cell.rules, name) for name in grid.axes},
-                "overall": _estimate(cell.overall),
-                "tags": {tag: _estimate(one) for tag, one in cell.tags.items()},
-            }
-            for cell in grid.cells
-        ],
-    }
-
-
 def plot(grid: RulesGrid) -> Figure:
-    """Draw a grid: lines with an interval for one axis, a heat map for two. The rules in force are marked.
+    """Draw a grid: lines with an interval for one rule, a heat map for two. The rules in force are marked.
 
     Returns:
         A matplotlib figure.
@@ -238,66 +244,59 @@ def plot(grid: RulesGrid) -> Figure:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot: expected matplotlib, got none; pip install 'geneval-reward[report]'") from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes: Any = figure.subplots()
-    names = list(grid.axes)
-    here = [getattr(grid.base, name) for name in names]
-    if len(names) == 1:
-        x = grid.axes[names[0]]
-        for number, tag in enumerate(tag for tag in TAGS if tag in grid.cells[0].tags):
-            y = [100 * cell.tags[tag].value for cell in grid.cells]
-            axes.plot(x, y, color=_COLORS[number], linewidth=1.2, marker=".", label=tag.replace("_", " "))
-        axes.plot(x, [100 * cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
-        axes.fill_between(
-            x,
-            [100 * cell.overall.interval.low for cell in grid.cells],
-            [100 * cell.overall.interval.high for cell in grid.cells],
-            color="black",
-            alpha=0.12,
-            linewidth=0,
-        )
-        axes.axvline(here[0], color="0.5", linestyle=":", label=f"the rule in force ({here[0]:g})")
-        axes.set_xlabel(names[0].replace("_", " "))
-        axes.set_ylabel(f"{grid.credit} score in points, {grid.cells[0].overall.interval.level:.0%} interval")
-        axes.set_ylim(-2, 102)
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-        return figure
-    down, across = grid.axes.values()
+    figure, axes = new_axes(8, 5)
+    return _draw_lines(grid, figure, axes) if len(grid.axes) == 1 else _draw_map(grid, figure, axes)
+
+
+def _draw_lines(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
+    ((name, x),) = grid.axes.items()
+    for number, tag in enumerate(tag for tag in TAGS if tag in grid.cells[0].tags):
+        y = [100 * cell.tags[tag].value for cell in grid.cells]
+        # Tasks often lie on one another, at 0 or at 100: dashes of their own and ever smaller marks let all be seen.
+        dashes = (number * 2, (6, 2 + 2 * number))
+        size = 9 - number
+        axes.plot(x, y, color=PALETTE[number], lw=1.4, ls=dashes, marker="o", ms=size, label=tag.replace("_", " "))
+    axes.plot(x, [100 * cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
+    ends = [cell.overall.interval for cell in grid.cells]
+    low, high = [100 * one.low for one in ends], [100 * one.high for one in ends]
+    axes.fill_between(x, low, high, color="black", alpha=0.12, linewidth=0)
+    here = getattr(grid.base, name)
+    axes.axvline(here, color="0.5", linestyle=":", label=f"the rule in force ({here:g})")
+    axes.set_xlabel(name.replace("_", " "))
+    axes.set_ylabel(f"{grid.credit} score in points, {ends[0].level:.0%} interval")
+    axes.set_ylim(-2, 102)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_map(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
+    (name_down, down), (name_across, across) = grid.axes.items()
     table = 100 * np.array([cell.overall.value for cell in grid.cells]).reshape(len(down), len(across))
+    axes.grid(visible=False)
     picture = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
     axes.set_xticks(range(len(across)), [f"{value:g}" for value in across])
     axes.set_yticks(range(len(down)), [f"{value:g}" for value in down])
-    axes.set_xlabel(names[1].replace("_", " "))
-    axes.set_ylabel(names[0].replace("_", " "))
+    axes.set_xlabel(name_across.replace("_", " "))
+    axes.set_ylabel(name_down.replace("_", " "))
     if table.size <= 150:
         middle = (table.min() + table.max()) / 2
         for i, j in np.ndindex(table.shape):
             color = "black" if table[i, j] > middle else "white"
             axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", fontsize=8, color=color)
-    near = [[abs(value - own) < 1e-9 for value in values] for values, own in zip((down, across), here, strict=True)]
-    if any(near[0]) and any(near[1]):
-        axes.plot(
-            [near[1].index(True)], [near[0].index(True)], "s", markersize=26, markerfacecolor="none", color="#D55E00"
-        )
+    here = getattr(grid.base, name_across), getattr(grid.base, name_down)
+    place = [
+        [i for i, value in enumerate(values) if abs(value - own) < 1e-9]
+        for values, own in zip((across, down), here, strict=True)
+    ]
+    if all(place):
+        axes.plot(*place, "s", markersize=26, markerfacecolor="none", color=PALETTE[1])
         axes.set_title("square: the rules in force", loc="left", fontsize=9)
     figure.colorbar(picture, label=f"{grid.credit} score in points")
     return figure
 
 
 def save_plot(grid: RulesGrid, path: str | Path) -> Path:
-    """Draw a grid into a file; the suffix says what kind (`.png`, `.svg`, `.pdf`).
-
-    Raises:
-        ValueError: If matplotlib cannot write that kind.
-        ImportError: If matplotlib is not installed.
-    """
+    """Draw a grid into a file; see `geneval_reward.study.figures.save_figure` for what can be written and raised."""
     return save_figure(plot(grid), path)
 
 
@@ -352,10 +351,5 @@ def _best(grid: RulesGrid) -> str:
     where = ", ".join(f"{name} {getattr(best.rules, name):g}" for name in grid.axes)
     return (
         f"the thresholds alone move the overall score by {100 * grid.spread:.1f} points over this grid; the highest, "
-        f"{100 * best.overall.value:.1f} at {where}, was found on these images: as a rule for others check it on others"
+        f"{100 * best.overall.value:.1f} at {where}, was found on these images: check it on others before using it as a rule"
     )
-
-
-def _estimate(one: Estimate) -> Mapping[str, float | None]:
-    ends = {"value": one.value, "low": one.interval.low, "high": one.interval.high}
-    return {name: round(end, 6) if math.isfinite(end) else None for name, end in ends.items()}

@@ -1,9 +1,8 @@
-"""`Summary`: the benchmark's table from a results file, with intervals and what is missing."""
+"""The benchmark's table from one results file, with intervals and with what is missing."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import Results
+from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.completeness import Completeness, completeness
-
-_NAMED = 5  # so many repeated images are named in a note; the rest is counted
+from geneval_reward.study.wording import counted, interval_text, rules_text
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class Summary:
     """The numbers of one results file.
 
     Attributes:
-        credit: What was averaged.
+        credit: The credit that was averaged.
         scores: Overall, micro, per tag and pass@k, each with an interval clustered by prompt.
-        completeness: What is missing or double.
+        completeness: What is missing or too much.
         failed: Images that could not be scored, with the reason.
-        notes: Further things a reader must know: a cut line, chosen or rewritten images, several judges in one file.
-        rules: The rules of the verdicts.
-        backend: What judged; None if the file does not say.
-        fingerprint: Its short id; None if the file does not say.
+        notes: Further sentences that a reader must know: a cut line, chosen or rewritten images, several judges in one file.
+        rules: The rules of the verdicts; None if the file does not record them or holds several.
+        backend: The backend that judged; None if the file does not record one or holds several.
+        fingerprint: Short identifier of the scorer; None likewise.
         rejudged: Whether stored detections were judged again by `rules`.
-        cut: Whether the file's last line is unfinished.
+        cut: Whether the last line of the file is unfinished.
         duplicates: Number of images that occur more than once; each occurrence is counted.
-        rewritten: Number of images generated from rewritten prompts.
-        best_of: Among how many images, at most, one was chosen by this metric; 0 if none was.
+        rewritten: Number of images that were generated from rewritten prompts.
+        best_of: The largest number of candidates among which one image was chosen by this metric; 0 if none was chosen.
     """
 
     credit: str
@@ -58,25 +57,25 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing or double: no failed or repeated image, no cut line, the official suite whole and even.
+        """Whether nothing is missing or double: no failed or repeated image, no cut line, and the official suite whole.
 
-        A custom set is what it is: uneven prompts and absent tasks are noted and do not count. So for such a set this says
-        that the file is sound, not that it is the benchmark; `standing` puts that into words.
+        In a set of one's own, uneven prompts and absent tasks are noted and do not count. For such a set this means that the
+        file is sound, not that it holds the benchmark; `standing` puts that into words.
         """
         whole = self.completeness.suite == "custom" or self.completeness.complete
         return whole and not self.failed and not self.cut and not self.duplicates
 
     @property
     def standing(self) -> str:
-        """What the numbers stand for, for a caption: the suite or not, all of it or not, chosen or rewritten images."""
+        """What the numbers stand for, as a caption says it: which suite, all or part of it, chosen or rewritten images."""
         found = self.completeness
         if found.suite != "official":
-            prompts = "1 prompt" if found.prompts == 1 else f"{found.prompts:,} prompts"
-            parts = [f"{prompts}, not the official suite", *([] if self.complete else ["INCOMPLETE"])]
+            parts = [f"{counted(found.prompts, 'prompt')}, not the official suite"]
+            parts += [] if self.complete else ["INCOMPLETE"]
         elif self.complete:
             parts = ["complete"]
-        elif found.prompts < found.expected:
-            parts = [f"PARTIAL ({found.prompts} of {found.expected} prompts)"]
+        elif found.missing:
+            parts = [f"PARTIAL ({found.covered} of {found.expected} prompts)"]
         else:
             parts = ["INCOMPLETE"]
         if self.rewritten:
@@ -86,29 +85,63 @@ class Summary:
         return ", ".join(parts)
 
     @property
+    def verdict_on_suite(self) -> str:
+        """One sentence on how much of the official suite the file holds."""
+        found = self.completeness
+        if found.suite != "official":
+            return f"{counted(found.prompts, 'prompt')}, not of the official suite"
+        if self.complete:
+            each = counted(found.images_per_prompt, "image")
+            return f"complete: all {found.expected} prompts of the official suite, {each} each"
+        what = "the full suite" if found.missing else "complete"
+        more = "" if found.missing else ", but see the notes"
+        return f"NOT {what}: {found.covered} of {found.expected} prompts{more}"
+
+    @property
+    def overall_label(self) -> str:
+        """The name of the overall score, which says so if tasks are missing."""
+        missing, there = len(self.completeness.missing_tags), len(self.scores.tags)
+        return f"overall of {there} of {there + missing} tasks" if missing else "overall"
+
+    @property
+    def judged_by(self) -> str:
+        """What judged the images, and by which rules, in one sentence."""
+        judge = f"{self.backend or 'an unknown backend'} {self.fingerprint or ''}".strip()
+        if self.rejudged:
+            return f"detections of {judge}, JUDGED AGAIN by the rules {rules_text(self.rules)}"
+        return f"judged by {judge}, rules {rules_text(self.rules)}"
+
+    @property
     def problems(self) -> list[str]:
         """One sentence for everything that keeps this from being the benchmark's full number."""
         lines = self.completeness.problems()
         if self.failed:
             name, reason = next(iter(self.failed.items()))
-            lines.append(f"{len(self.failed)} images could not be scored, such as {name}: {reason}")
+            lines.append(f"{counted(len(self.failed), 'image')} could not be scored, such as {name}: {reason}")
         return lines + list(self.notes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON.
+    def estimates(self) -> dict[str, Estimate]:
+        """Every score by the name that CSV and JSON give it."""
+        scores = self.scores
+        found = {**scores.tags, "overall": scores.overall, "images_correct": scores.micro}
+        found |= {} if scores.pass_any is None else {"prompts_correct": scores.pass_any}
+        return found | {f"pass@{k}": estimate for k, estimate in scores.pass_at_k.items()}
 
-        `complete` is `complete`: true of a custom set says that its file is sound; whether it is the benchmark's
-        full number is `complete` together with `suite == "official"`.
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values.
+
+        `complete` is true of a set of one's own if its file is sound. The numbers are the benchmark's full ones if `complete`
+        is true and `suite` is `official`.
         """
         found = self.completeness
         return {
             "credit": self.credit,
-            "overall": _estimate(self.scores.overall),
+            "overall": self.scores.overall.to_dict(),
             "overall_is_complete": not found.missing_tags,
-            "images_correct": _estimate(self.scores.micro),
-            "tags": {tag: _estimate(self.scores.tags[tag]) for tag in TAGS if tag in self.scores.tags},
-            "prompts_correct": None if self.scores.pass_any is None else _estimate(self.scores.pass_any),
-            "pass_at_k": {str(k): _estimate(estimate) for k, estimate in self.scores.pass_at_k.items()},
+            "images_correct": self.scores.micro.to_dict(),
+            "tags": {tag: self.scores.tags[tag].to_dict() for tag in TAGS if tag in self.scores.tags},
+            "prompts_correct": None if self.scores.pass_any is None else self.scores.pass_any.to_dict(),
+            "pass_at_k": {str(k): estimate.to_dict() for k, estimate in self.scores.pass_at_k.items()},
             "suite": found.suite,
             "prompts": found.prompts,
             "prompts_expected": found.expected,
@@ -123,6 +156,40 @@ class Summary:
             "fingerprint": self.fingerprint,
         }
 
+    def document(self) -> Document:
+        """The table in every format that it can be printed in."""
+        estimates = self.estimates()
+        names = {
+            **{name: name for name in estimates},
+            "overall": self.overall_label,
+            "images_correct": "correct images",
+            "prompts_correct": "correct prompts (any image)",
+        }
+        rows: list[list[object]] = []
+        for name, one in estimates.items():
+            rows += [[]] if name == "overall" else []
+            rows.append([names[name], f"{one.value:.4f}", interval_text(one) or "–", one.images, one.prompts])
+        table = Table(
+            f"GenEval, credit {self.credit}, {self.standing}; {self.scores.overall.interval.level:.0%} intervals, "
+            "clustered by prompt",
+            ["", "score", "95 % interval", "images", "prompts"],
+            rows,
+            [self.judged_by],
+            strong=(len(self.scores.tags) + 1,),
+        )
+        keys = ["value", "low", "high", "images", "prompts"]
+        # Without a column for them, scores under other rules would look like those of the run.
+        again = [rules_text(self.rules)] if self.rejudged else []
+        values = [[name, *map(one.to_dict().get, keys), *again] for name, one in estimates.items()]
+        header = ["name", *keys, *(["rules"] if again else [])]
+        return Document(
+            [table],
+            Table("", header, values),
+            self.to_dict(),
+            problems=self.problems,
+            conclusions=[self.verdict_on_suite],
+        )
+
 
 def summarize(
     results: Results,
@@ -134,60 +201,38 @@ def summarize(
     """Summarise a results file.
 
     Args:
-        results: What `geneval_reward.results.read_results` gives.
-        credit: What is averaged.
-        rules: Judge the stored detections again by these, starting from the rules of the file; None takes the verdicts as they
-            are.
+        results: What `geneval_reward.results.read_results` returns.
+        credit: The credit to average.
+        rules: Rules by which to judge the stored detections again, starting from those of the file; None takes the verdicts as
+            they are.
         draws: Bootstrap draws of the intervals.
 
     Raises:
-        ResultsError: If there is not one row, a credit or detections are not in the file.
-        ValueError: If the rules are not valid, or ask for a colour or confidence that was not stored.
+        ResultsError: If the file has no row, or lacks the credit or the detections that are asked for.
+        UsageError: If the rules are not valid, or ask for a colour or a confidence that was not stored.
     """
     if not len(results):
         raise ResultsError(f"{results.path}: expected at least one scored image, got none; see its failures")
-    notes = []
-    shown: Mapping[str, Any] | None
+    judge = results.identities[0] if len(results.identities) == 1 else None
+    stated = [None if text is None else json.loads(text) for text in dict.fromkeys(one.rules for one in results.identities)]
     if rules is None:
         values = results.credit(credit)
-        stated = {identity.rules for identity in results.identities}
-        shown = _loads(stated.pop()) if len(stated) == 1 else None
+        shown = stated[0] if len(stated) == 1 else None
     else:
         values = np.array([row.verdict(rules).credit(credit) for row in results.rows()])
         # Pairs change only what they name, so each judge of a mixed file keeps the rest of its own rules.
-        stated = {identity.rules for identity in results.identities}
-        applied = [Rules.parse(rules, base=Rules.parse(_loads(text))) for text in stated]
-        shown = applied[0].to_dict() if len(set(applied)) == 1 else None
-    if len(results.identities) > 1:
-        parts = "; ".join(results.identities[0].differences(results.identities[1]))
-        notes.append(f"more than one judge in this file: {parts}")
-    if results.cut is not None:
-        notes.append(f"line {results.cut.number} is cut off and left out; score with --resume")
+        applied = {Rules.parse(rules, base=Rules.parse(own)) for own in stated}
+        shown = applied.pop().to_dict() if len(applied) == 1 else None
     double = results.duplicates()
-    if double:
-        many = f"{len(double):,} images occur" if len(double) > 1 else "1 image occurs"
-        more = f"; and {len(double) - _NAMED:,} more" if len(double) > _NAMED else ""
-        each = "are counted each time" if len(double) > 1 else "is counted each time"
-        notes.append(f"{many} more than once and {each}: {'; '.join(double[:_NAMED])}{more}")
-    if results.rewritten.any():
-        notes.append(f"{int(results.rewritten.sum())} images were generated from rewritten prompts")
-    if results.best_of.any():
-        chosen = results.best_of[results.best_of > 0]
-        notes.append(
-            f"{len(chosen)} images were chosen by this very metric, best of {int(chosen.max())}: "
-            "their score is no measure of the generator"
-        )
     counts: Counter[PromptSpec] = Counter()
     for spec, images in zip(results.specs(), np.bincount(results.prompt_ids).tolist(), strict=True):
         counts[spec] += images
-    scores = clustered_bootstrap(values, results.prompt_ids, results.tags, draws=draws)
-    judge = results.identities[0] if len(results.identities) == 1 else None
     return Summary(
         credit=credit,
-        scores=scores,
+        scores=clustered_bootstrap(values, results.prompt_ids, results.tags, draws=draws),
         completeness=completeness(counts),
         failed=results.failed,
-        notes=tuple(notes),
+        notes=tuple(_notes(results, double)),
         rules=shown,
         backend=None if judge is None else judge.backend,
         fingerprint=None if judge is None else judge.fingerprint,
@@ -199,18 +244,26 @@ def summarize(
     )
 
 
-def _loads(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json.loads(text)
+def _notes(results: Results, double: list[str]) -> list[str]:
+    notes = []
+    if len(results.identities) > 1:
+        parts = "; ".join(results.identities[0].differences(results.identities[1]))
+        notes.append(f"more than one judge in this file: {parts}")
+    if results.cut is not None:
+        notes.append(f"line {results.cut.number} is cut off and left out; score with --resume")
+    if double:
+        occur, are = ("images occur", "are") if len(double) > 1 else ("image occurs", "is")
+        notes.append(f"{len(double):,} {occur} more than once and {are} counted each time: {name_some(double)}")
+    if results.rewritten.any():
+        notes.append(f"{_images_were(int(results.rewritten.sum()))} generated from rewritten prompts")
+    if results.best_of.any():
+        chosen = results.best_of[results.best_of > 0]
+        notes.append(
+            f"{_images_were(len(chosen))} chosen by this very metric, best of {int(chosen.max())}: "
+            "their score is no measure of the generator"
+        )
+    return notes
 
 
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    def plain(value: float) -> float | None:
-        return None if math.isnan(value) else round(value, 6)
-
-    return {
-        "value": plain(estimate.value),
-        "low": plain(estimate.interval.low),
-        "high": plain(estimate.interval.high),
-        "images": estimate.images,
-        "prompts": estimate.prompts,
-    }
+def _images_were(number: int) -> str:
+    return f"{counted(number, 'image')} {'was' if number == 1 else 'were'}"

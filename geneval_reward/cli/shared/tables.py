@@ -1,89 +1,71 @@
-"""Summaries as text."""
+"""Printing what a command found, in the format that the user asked for."""
 
 from __future__ import annotations
 
-import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
-
-from geneval_reward.study.tables import comma_separated, latex, markdown
 
 if TYPE_CHECKING:
-    from geneval_reward.stats import Estimate
+    from geneval_reward.results.tables import Document
     from geneval_reward.study.summary import Summary
 
+# A pipe or a file has no width of its own, and rich would take 80 columns for it.
+_PIPE_WIDTH = 160
 
-def print_summary(summary: Summary, output: Console, messages: Console) -> None:
-    """Print the benchmark's table with intervals on `output`, and what is wrong with it on `messages`."""
-    scores, found = summary.scores, summary.completeness
-    judged = f"{summary.backend or 'unknown backend'} {summary.fingerprint or ''}".strip()
-    table = Table(title=f"GenEval, credit {summary.credit}, judged by {judged}", title_justify="left")
-    for name, justify in (
-        ("", "left"),
-        ("score", "right"),
-        ("95 % interval", "right"),
-        ("images", "right"),
-        ("prompts", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for tag, estimate in scores.tags.items():
-        table.add_row(tag, *_cells(estimate))
-    table.add_section()
-    overall = (
-        "overall"
-        if not found.missing_tags
-        else f"overall of {len(scores.tags)} of {len(scores.tags) + len(found.missing_tags)} tasks"
-    )
-    table.add_row(f"[bold]{overall}[/]", *_cells(scores.overall))
-    table.add_row("correct images", *_cells(scores.micro))
-    if scores.pass_any is not None:
-        table.add_row("correct prompts (any image)", *_cells(scores.pass_any))
-    for k, estimate in scores.pass_at_k.items():
-        if k > 1:
-            table.add_row(f"pass@{k}", *_cells(estimate))
-    output.print(table)
-    if found.suite == "official" and summary.complete:
-        output.print(
-            f"complete: all {found.expected} prompts of the official suite, {found.images_per_prompt} images each"
-        )
-    elif found.suite == "official" and found.prompts >= found.expected:
-        output.print(f"[bold]NOT complete[/]: {found.prompts} of {found.expected} prompts, but see the notes")
-    elif found.suite == "official":
-        output.print(f"[bold]NOT the full suite[/]: {found.prompts} of {found.expected} prompts")
+
+class Format(StrEnum):
+    """The formats in which a table can be printed."""
+
+    table = "table"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
+def message_console() -> Console:
+    """Make the console for messages: standard error, and no text of others is read as markup."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_document(document: Document, format: str) -> None:
+    """Print a document on standard output."""
+    from geneval_reward.results.tables import render, terminal
+
+    if format == Format.table:
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+        Console(highlight=False, width=width).print(terminal(document))
     else:
-        output.print(f"{found.prompts} prompts, not of the official suite")
-    for problem in summary.problems:
-        messages.print(f"note: {problem}", soft_wrap=True)
+        sys.stdout.write(render(document, format))
 
 
-def summary_text(summary: Summary, format: str) -> str:
-    """The table as json, csv (name, value, low, high, images, prompts), markdown or latex (for `booktabs`)."""
-    data = summary.to_dict()
-    if format == "json":
-        return json.dumps(data, indent=2) + "\n"
-    rows = [*data["tags"].items(), ("overall", data["overall"]), ("images_correct", data["images_correct"])]
-    rows += [("prompts_correct", data["prompts_correct"])] if data["prompts_correct"] else []
-    rows += [(f"pass@{k}", estimate) for k, estimate in data["pass_at_k"].items()]
-    keys = ["value", "low", "high", "images", "prompts"]
-    if format == "csv":
-        return comma_separated(["name", *keys], [[name, *(one[key] for key in keys)] for name, one in rows])
-    lines = [[name.replace("_", " "), *(_number(one[key]) for key in keys)] for name, one in rows]
-    title = f"GenEval, credit {summary.credit}, {summary.standing}; 95% intervals, clustered by prompt"
-    header = ["", *keys]
-    return latex(header, lines, title) if format == "latex" else f"{title}\n\n{markdown(header, lines)}"
+def print_summary(summary: Summary, format: str = Format.table) -> None:
+    """Print the table of a results file, and its problems on standard error unless the format has a place for them."""
+    document = summary.document()
+    print_document(replace(document, problems=()) if format == Format.table else document, format)
+    if format != Format.json:
+        print_notes(summary.problems)
 
 
-def _number(value: float | int | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error, one per line."""
+    messages = message_console()
+    for note in notes:
+        messages.print(f"note: {note}")
 
 
-def _cells(estimate: Estimate) -> tuple[str, str, str, str]:
-    interval = estimate.interval
-    return (
-        f"{estimate.value:.4f}",
-        f"{interval.low:.3f} .. {interval.high:.3f}",
-        str(estimate.images),
-        str(estimate.prompts),
-    )
+@contextmanager
+def quiet_about_cut_lines() -> Iterator[None]:
+    """Silence the warning of a results file whose last line is cut off, where the command reports it itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*the last line is cut off", UserWarning)
+        yield
+

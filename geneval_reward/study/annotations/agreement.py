@@ -1,11 +1,12 @@
-"""Verdicts beside what people saw."""
+"""How often verdicts agree with what people saw."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import Results
 from geneval_reward.results.record import index_of
+from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap
 from geneval_reward.study.annotations.read import AnnotatedImage, Criterion
+from geneval_reward.study.wording import judge_text, points_text
 
 PAPER: Final = {"annotators": 0.83, "between annotators": 0.88, "unanimous": 0.91}
-"""As the paper reports them (arXiv 2310.11513)."""
+"""The paper's figures (arXiv 2310.11513)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class TaskAgreement:
         unanimous: The same on images about which all people agree; the paper's 91 %. None if there is none.
         kappa: Cohen's kappa with the majority: agreement beyond what the two rates of "correct" give by chance.
         kappa_low: Lower end of its interval, prompts drawn within tasks; NaN where the draws do not vary.
-        kappa_high: Upper end.
+        kappa_high: Upper end of the interval.
         people: Share of images that most people find correct.
         backend: Share of the same images that the backend finds correct.
         images: Number of images.
@@ -50,22 +53,80 @@ class TaskAgreement:
     backend: float
     images: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        numbers = {name: getattr(self, name) for name in ("kappa", "kappa_low", "kappa_high", "people", "backend")}
+        return {
+            "images": self.images,
+            **{name: None if one is None else one.to_dict() for name, one in self._estimates().items()},
+            **{name: None if math.isnan(number) else round(number, 6) for name, number in numbers.items()},
+        }
+
+    def cells(self) -> list[object]:
+        """The figures in per cent, and kappa, as the table shows them."""
+        kappa = "–" if math.isnan(self.kappa) else f"{self.kappa:.2f}"
+        if not math.isnan(self.kappa_low):
+            kappa += f" ({self.kappa_low:.2f} to {self.kappa_high:.2f})"
+        return [self.images, *map(points_text, self._estimates().values()), kappa]
+
+    def _estimates(self) -> dict[str, Estimate | None]:
+        return {name: getattr(self, name) for name in ("annotators", "between", "majority", "unanimous")}
+
 
 @dataclass(frozen=True)
 class Agreement:
     """A results file beside human annotations.
 
     Attributes:
-        overall: On all images.
-        tags: By task.
+        overall: Agreement on all images.
+        tags: Agreement by task.
         criterion: What makes an image correct in a person's eyes.
         notes: What was left out, and why.
+        absent: Number of annotated images that are not in the results.
+        judged_by: What judged the images, and by which rules.
     """
 
     overall: TaskAgreement
     tags: dict[str, TaskAgreement]
     criterion: Criterion
     notes: tuple[str, ...]
+    absent: int
+    judged_by: str
+
+    def document(self) -> Document:
+        """The agreement in every format; CSV has one line per task."""
+        tasks = {**self.tags, "all": self.overall}
+        paper = [f"{100 * PAPER[key]:.0f}" for key in ("annotators", "between annotators")]
+        header = ["task", "images", "with people", "between people", "majority", "unanimous", "kappa"]
+        table = Table(
+            "per cent that agree, with 95 % intervals over prompts",
+            header,
+            [*([name, *one.cells()] for name, one in tasks.items()), [], ["the paper", "1,200", *paper, "", "91", ""]],
+            [
+                f"people find {100 * self.overall.people:.0f} % correct, the backend {100 * self.overall.backend:.0f} %",
+                f"judged by {self.judged_by}",
+            ],
+            strong=(len(self.tags),),
+        )
+        plain = {
+            name: {
+                f"{key}_{part}" if part else key: number
+                for key, value in one.to_dict().items()
+                for part, number in (value.items() if isinstance(value, dict) else [("", value)])
+            }
+            for name, one in tasks.items()
+        }
+        columns = list(dict.fromkeys(key for values in plain.values() for key in values))
+        record = {
+            "criterion": self.criterion,
+            "overall": self.overall.to_dict(),
+            "tags": {tag: one.to_dict() for tag, one in self.tags.items()},
+            "paper": PAPER,
+            "notes": list(self.notes),
+            "judged_by": self.judged_by,
+        }
+        rows = [[name, *map(values.get, columns)] for name, values in plain.items()]
+        return Document([table], Table("", ["task", *columns], rows), record, problems=self.notes)
 
 
 def agreement(
@@ -79,14 +140,14 @@ def agreement(
     meaningless one.
 
     Args:
-        images: What `read_annotations` gives.
-        results: What `geneval_reward.results.read_results` gives.
-        criterion: See `Answer.correct`.
-        draws: Bootstrap draws; prompts are drawn, within tasks.
+        images: What `read_annotations` returns.
+        results: What `geneval_reward.results.read_results` returns.
+        criterion: What makes an image correct in a person's eyes, as `Answer.correct` takes it.
+        draws: Bootstrap draws; prompts are drawn within tasks.
 
     Raises:
         ResultsError: If no image is in both, or a row's record does not fit the annotated objects.
-        ValueError: For an unknown criterion.
+        UsageError: If the criterion is unknown.
     """
     if criterion not in ("questions", "caption"):
         raise UsageError(f"criterion: expected 'questions' or 'caption', got {criterion!r}")
@@ -131,6 +192,8 @@ def agreement(
         },
         criterion=criterion,
         notes=tuple(notes),
+        absent=absent,
+        judged_by=judge_text(results.identities),
     )
 
 
@@ -163,7 +226,7 @@ def _agreement(table: Sequence[_Row], draws: int) -> TaskAgreement:
 
 
 def _mean(values: Sequence[tuple[PromptSpec, float]], draws: int) -> Estimate:
-    """Mean over images, with an interval that draws prompts within tasks."""
+    """Average over images, with an interval from drawing prompts within tasks."""
     return clustered_bootstrap(
         [value for _, value in values],
         [spec.to_json() for spec, _ in values],
@@ -173,11 +236,12 @@ def _mean(values: Sequence[tuple[PromptSpec, float]], draws: int) -> Estimate:
 
 
 def _kappa(decided: Sequence[tuple[PromptSpec, bool, bool]], draws: int) -> tuple[float, float, float]:
-    """Cohen's kappa of two yes/no judges, with a percentile interval that draws prompts within tasks.
+    """Compute Cohen's kappa of two yes/no judges, with a percentile interval from drawing prompts within tasks.
 
-    Where all draws agree, as they do on few images without a disagreement, the interval is unknown (NaN) and not a point.
+    Where all draws agree, as they do on a few images without a disagreement, the interval is unknown (NaN) and not a point.
 
-    Source: J. Cohen 1960, Educ. Psychol. Meas. 20:37.
+    Source:
+        J. Cohen 1960, Educ. Psychol. Meas. 20:37.
     """
     prompts = {spec: i for i, spec in enumerate(dict.fromkeys(spec for spec, _, _ in decided))}
     # Per prompt: images, both yes, backend yes, people yes.

@@ -41,10 +41,10 @@ class Answer:
     """What one person said of one image.
 
     Attributes:
-        counts: Number of each of the caption's objects, 0 to 5 (5: or more); None where nothing was answered.
-        colors: Colours of each; `gray` may be among them.
-        relations: Where the second object lies as seen from the first: of `left of, right of, above, below`.
-        quality: How well the caption fits: 4 fully, 3 misses one element, 2 misses several, 1 unrelated; or None.
+        counts: Number of each of the caption's objects, 0 to 5, where 5 means 5 or more; None where nothing was answered.
+        colors: Colours of each object; `gray` may be among them.
+        relations: Where the second object lies as seen from the first: any of `left of`, `right of`, `above`, `below`.
+        quality: How well the caption fits: 4 fully, 3 misses one element, 2 misses several, 1 unrelated; None if not answered.
     """
 
     counts: tuple[int | None, int | None]
@@ -53,16 +53,16 @@ class Answer:
     quality: int | None
 
     def correct(self, spec: PromptSpec, criterion: Criterion = "questions") -> bool | None:
-        """Whether this person saw what the record asks for.
+        """Decide whether this person saw what the record asks for.
 
         Args:
-            spec: The record, of at most two clauses.
-            criterion: `questions`: the answers on numbers, colours and places, held against the record as the benchmark
-                holds detections (at least so many, fewer than excluded, the colour among those named, the relation said).
-                `caption`: the caption fits fully (4 of 4).
+            spec: The record, with at most two clauses.
+            criterion: `questions` holds the answers on numbers, colours and places against the record as the benchmark holds
+                detections: at least as many objects as included, fewer than excluded, the colour among those named, and the
+                relation named. `caption` asks whether the caption fits fully (4 of 4).
 
         Returns:
-            True, False, or None if what it takes was not answered.
+            True, False, or None if a question that matters was not answered.
 
         Raises:
             ResultsError: If the record has more than two clauses, which the questions do not cover.
@@ -88,14 +88,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image with its answers.
+    """One image with the answers about it.
 
     Attributes:
-        prompt: The caption: the record's text.
-        number: The image's number among those of its prompt, as its file is called.
-        url: Where the image is.
-        objects: Names of the objects that were asked about.
-        answers: One per person.
+        prompt: The caption, which is the text of the record.
+        number: Number of the image among those of its prompt, after which its file is named.
+        url: Address of the image.
+        objects: Names of the objects that the questions were about.
+        answers: One answer per person.
     """
 
     prompt: str
@@ -109,14 +109,14 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
     """Read an annotation file of the benchmark.
 
     Args:
-        path: CSV with the columns of djghosh13/geneval's files; others are not read.
+        path: A CSV file with the columns of djghosh13/geneval's files; further columns are not read.
 
     Returns:
         Images in order of appearance.
 
     Raises:
-        ResultsError: If the file is missing or empty, a column lacks, or a cell is not what it must be; the message names line
-            and column.
+        ResultsError: If the file is missing or empty, lacks a column, or has a cell that cannot be read; the message names the
+            line and the column.
 
     Example:
         >>> import tempfile, pathlib
@@ -147,8 +147,8 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
                 answers.append(_answer(row, where))
     except OSError as error:
         raise ResultsError(f"{path}: expected an annotation file, got none ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ResultsError(f"{path}: expected text in UTF-8, got something else ({error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path}: expected comma-separated text in UTF-8, got something else ({error})") from error
     if not found:
         raise ResultsError(f"{path}: expected at least one annotated image, got a header only")
     return [AnnotatedImage(*key, url, objects, tuple(answers)) for key, (url, objects, answers) in found.items()]
@@ -185,7 +185,7 @@ def _whole(row: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _number(row: Mapping[str, Any], name: str, where: str) -> int | None:
-    """A number >= 0, also as `1.0`, which pandas makes of columns with gaps; None for an empty cell."""
+    """Read a number >= 0, also written as `1.0`, which pandas makes of columns with gaps; None for an empty cell."""
     value = (row[name] or "").strip()
     if not value:
         return None

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.errors import ResultsError, UsageError
+from geneval_reward.errors import ResultsError, UsageError, name_some
 from geneval_reward.results import Results
 from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
 from geneval_reward.stats.completeness import completeness
@@ -23,13 +23,13 @@ _NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that makes a comparison less than it seems.
+    """Something that makes a comparison weaker than it seems.
 
     Attributes:
-        kind: `prompts`, `rules`, `backend`, `fingerprint` (refused unless allowed); `incomplete`, `failed`,
-            `cut`, `seeds`, `rewritten`, `best_of`, `unknown` (said).
+        kind: `prompts`, `rules`, `backend` and `fingerprint` are refused unless they are allowed; `incomplete`, `failed`,
+            `cut`, `seeds`, `rewritten`, `best_of` and `unknown` are only reported.
         text: One sentence that names the files.
-        serious: Whether it may change the conclusion.
+        serious: Whether the problem may change the conclusion.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Aligned:
 
     Attributes:
         comparison: The statistics.
-        problems: What had to be left out or could not be paired.
+        problems: What was left out or could not be paired.
     """
 
     comparison: PairedComparison
@@ -55,15 +55,15 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
 
     Args:
         runs: Results files.
-        names: What to call them.
-        allow: Kinds of `ALLOWABLE` that are said instead of refused.
+        names: Names of the runs, for messages.
+        allow: Kinds of `ALLOWABLE` to report instead of refusing them.
 
     Returns:
-        What is to be said.
+        The problems to report.
 
     Raises:
         ResultsError: If an image occurs twice in a file, or there is a difference that is not allowed; all are named.
-        ValueError: If `allow` holds an unknown kind.
+        UsageError: If `allow` holds an unknown kind.
     """
     unknown = set(allow) - set(ALLOWABLE)
     if unknown:
@@ -75,16 +75,16 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
         double = run.duplicates()
         if double:
             refusals.append(
-                f"{name}: {len(double)} images occur more than once: {_some(double)}; remove the extra lines"
+                f"{name}: {len(double)} images occur more than once: {name_some(double, shown=_NAMED)}; remove the extra lines"
             )
-    problems = _judges(runs, names) + _prompts(runs, names)
+    problems = _judge_differences(runs, names) + _prompt_differences(runs, names)
     refusals += [problem.text for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
     if refusals:
         kinds = [problem.kind for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
         hint = f"; to compare all the same: --allow {' --allow '.join(dict.fromkeys(kinds))}" if kinds else ""
         raise ResultsError("these results are not comparable: " + "; ".join(refusals) + hint)
     for run, name in zip(runs, names, strict=True):
-        problems += _of_one(run, name)
+        problems += _problems_within(run, name)
     rewritten = [bool(run.rewritten.any()) for run in runs]
     if any(rewritten):
         who = ", ".join(name for name, one in zip(names, rewritten, strict=True) if one)
@@ -107,17 +107,18 @@ def align(
 ) -> Aligned:
     """Compare two checked runs as closely as their images allow.
 
-    Image by image if both say which image is which and, where seeds are recorded, they agree; by prompt if only the
-    prompts agree; not paired if no prompt is common. Images that one of them lacks are left out and counted.
+    Runs are compared image by image if both record the number of each image and their seeds, where recorded, agree; by prompt
+    if only the prompts agree; and without pairing if no prompt is common. Images that one of them lacks are left out and
+    counted.
 
     Args:
         a: The first run.
         b: The second.
-        names: What to call them.
-        credit: Which credit to compare.
-        draws: As in `geneval_reward.stats.compare_paired`.
-        seed: As there.
-        level: As there.
+        names: Names of the runs, for messages.
+        credit: The credit to compare.
+        draws: Bootstrap draws and sign flips.
+        seed: Seed of the draws and flips.
+        level: Nominal coverage of the intervals.
     """
     values = [run.credit(credit) for run in (a, b)]
     common = set(a.records) & set(b.records)
@@ -125,7 +126,7 @@ def align(
         arrays = (values[0], a.prompt_ids, a.tags, values[1], b.prompt_ids, b.tags)
         return Aligned(compare_unpaired(*arrays, level=level), ())
     problems: list[Problem] = []
-    keep = [_of_prompts(run, common) for run in (a, b)]
+    keep = [_with_prompts(run, common) for run in (a, b)]
     rows = _common_images(a, b, keep) if _indexed(a) and _indexed(b) else None
     if rows is None:
         text = f"{names[0]}, {names[1]}: the lines do not say which image of a prompt they are, so they are paired by prompt"
@@ -172,7 +173,7 @@ def align(
     return Aligned(comparison, tuple(problems))
 
 
-def _judges(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
+def _judge_differences(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
     problems = []
     everyone = [(name, identity) for run, name in zip(runs, names, strict=True) for identity in run.identities]
     for kind in ("rules", "backend", "fingerprint"):
@@ -190,7 +191,7 @@ def _judges(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def _prompts(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
+def _prompt_differences(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
     problems = []
     first = set(runs[0].records)
     for run, name in zip(runs[1:], names[1:], strict=True):
@@ -200,17 +201,17 @@ def _prompts(runs: Sequence[Results], names: Sequence[str]) -> list[Problem]:
         ):
             alone = [i for i, record in enumerate(these.records) if record not in those]
             if alone:
-                examples = _some([repr(these.prompt(i)) for i in alone[:_NAMED]], len(alone))
+                examples = name_some([repr(these.prompt(i)) for i in alone[:_NAMED]], len(alone), _NAMED)
                 problems.append(Problem("prompts", f"{len(alone)} prompts of {who} are not in {whom}: {examples}"))
     return problems
 
 
-def _of_one(run: Results, name: str) -> list[Problem]:
+def _problems_within(run: Results, name: str) -> list[Problem]:
     specs = run.specs()
     found = completeness(specs[i] for i in run.prompt_ids.tolist()).problems()
     problems = [Problem("incomplete", f"{name}: {text}") for text in found]
     if run.failed:
-        examples = _some([f"{file} ({error})" for file, error in run.failed.items()])
+        examples = name_some([f"{file} ({error})" for file, error in run.failed.items()], shown=_NAMED)
         problems.append(Problem("failed", f"{name}: {len(run.failed)} images could not be scored: {examples}"))
     if run.cut is not None:
         problems.append(Problem("cut", f"{name}: the last line ({run.cut.number}) is cut off and left out"))
@@ -227,14 +228,14 @@ def _indexed(run: Results) -> bool:
     return bool((run.index >= 0).all())
 
 
-def _of_prompts(run: Results, common: Collection[str]) -> npt.NDArray[np.bool_]:
+def _with_prompts(run: Results, common: Collection[str]) -> npt.NDArray[np.bool_]:
     return np.array([record in common for record in run.records], np.bool_)[run.prompt_ids]
 
 
 def _common_images(
     a: Results, b: Results, keep: Sequence[npt.NDArray[np.bool_]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of `a` and of `b` that are the same image of the same prompt, in the order of `a`."""
+    """Find the rows of `a` and of `b` that are the same image of the same prompt, in the order of `a`."""
     place = {
         (b.records[prompt], index): row
         for row, (prompt, index) in enumerate(zip(b.prompt_ids.tolist(), b.index.tolist(), strict=True))
@@ -249,9 +250,3 @@ def _common_images(
     ]
     table = np.array(pairs, np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
-
-
-def _some(items: Sequence[str], count: int | None = None) -> str:
-    count = len(items) if count is None else count
-    shown = ", ".join(items[:_NAMED])
-    return shown if count <= _NAMED else f"{shown} and {count - _NAMED} more"

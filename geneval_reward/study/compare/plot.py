@@ -6,33 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geneval_reward.study.compare.table import Comparison
-from geneval_reward.study.figures import save_figure
+from geneval_reward.study.figures import error_bars, estimate_bars, new_figure, plain_text, save_figure, style_of, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, told apart by colour-blind readers (jfly.uni-koeln.de/color, 2008).
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def plot(comparison: Comparison) -> Figure:
     """Draw a comparison.
 
     Returns:
-        A matplotlib figure: at the left the scores of every run, at the right each run's difference to the first; a filled
-        mark is a difference that is shown after correction.
+        A matplotlib figure. At the left are the scores of every run, at the right the difference of each run from the first; a
+        filled mark is a difference that is shown after correction.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot: expected matplotlib, got none; pip install 'geneval-reward[report]'") from error
     rows = [*dict.fromkeys(tag for run in comparison.runs for tag in run.scores.tags), "overall"]
-    figure = Figure(figsize=(10, 1.6 + 0.28 * len(rows) * max(2, len(comparison.runs))), layout="constrained")
+    figure = new_figure(10, 1.6 + 0.28 * len(rows) * max(2, len(comparison.runs)))
     scores, differences = figure.subplots(1, 2, sharey=True)
     _draw_scores(scores, comparison, rows)
     _draw_differences(differences, comparison, rows)
@@ -40,41 +32,30 @@ def plot(comparison: Comparison) -> Figure:
     scores.set_ylim(len(rows) - 0.5, -0.5)
     for axes in (scores, differences):
         axes.axhline(len(rows) - 1.5, color="0.6", linewidth=0.8)
-        axes.grid(axis="x", color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "x")
     figure.legend(loc="outside lower center", ncols=min(4, len(comparison.runs)), frameon=False)
     return figure
 
 
 def save_plot(comparison: Comparison, path: str | Path) -> Path:
-    """Draw a comparison into a file; the suffix says what kind (`.png`, `.svg`, `.pdf`).
-
-    Raises:
-        ValueError: If matplotlib cannot write that kind.
-        ImportError: If matplotlib is not installed.
-    """
+    """Draw a comparison into a file; see `geneval_reward.study.figures.save_figure` for what can be written and raised."""
     return save_figure(plot(comparison), path)
 
 
 def _draw_scores(axes: Axes, comparison: Comparison, rows: list[str]) -> None:
     for number, run in enumerate(comparison.runs):
-        shift = _shift(number, len(comparison.runs))
-        estimates = [run.scores.overall if row == "overall" else run.scores.tags.get(row) for row in rows]
-        known = [(i, one) for i, one in enumerate(estimates) if one is not None]
-        x = [100 * one.value for _, one in known]
+        estimates = {**run.scores.tags, "overall": run.scores.overall}
+        known = [(i + _shift(number, len(comparison.runs)), estimates[row]) for i, row in enumerate(rows) if row in estimates]
+        color, mark = style_of(number)
         axes.errorbar(
-            x,
-            [i + shift for i, _ in known],
-            xerr=[
-                [max(0.0, 100 * (one.value - one.interval.low)) for _, one in known],
-                [max(0.0, 100 * (one.interval.high - one.value)) for _, one in known],
-            ],
-            fmt=_MARKS[number % len(_MARKS)],
-            color=_COLORS[number % len(_COLORS)],
+            [100 * one.value for _, one in known],
+            [y for y, _ in known],
+            xerr=estimate_bars([one for _, one in known], 100),
+            fmt=mark,
+            color=color,
             markersize=5,
             capsize=2,
-            label=run.name,
+            label=plain_text(run.name),
         )
     axes.set_xlim(-2, 102)
     axes.set_xlabel(f"score in points, {comparison.level:.0%} intervals")
@@ -83,26 +64,23 @@ def _draw_scores(axes: Axes, comparison: Comparison, rows: list[str]) -> None:
 def _draw_differences(axes: Axes, comparison: Comparison, rows: list[str]) -> None:
     axes.axvline(0, color="0.3", linewidth=1)
     for number, pair in enumerate(comparison.pairs, 1):
-        color = _COLORS[number % len(_COLORS)]
+        color, mark = style_of(number)
+        figures = pair.comparison.figures()
         for i, row in enumerate(rows):
-            one = pair.comparison.overall if row == "overall" else pair.comparison.tags.get(row)
+            one = figures.get(row)
             if one is None:
                 continue
-            y = i + _shift(number - 1, len(comparison.pairs))
             axes.errorbar(
                 [100 * one.value],
-                [y],
-                xerr=[
-                    [max(0.0, 100 * (one.value - one.interval.low))],
-                    [max(0.0, 100 * (one.interval.high - one.value))],
-                ],
-                fmt=_MARKS[number % len(_MARKS)],
+                [i + _shift(number - 1, len(comparison.pairs))],
+                xerr=error_bars([one.value], [one.interval.low], [one.interval.high], 100),
+                fmt=mark,
                 color=color,
                 markerfacecolor=color if one.shown else "white",
                 markersize=5,
                 capsize=2,
             )
-    first = comparison.runs[0].name
+    first = plain_text(comparison.runs[0].name)
     axes.set_xlabel(f"difference to {first} in points (filled: shown after correction)")
 
 

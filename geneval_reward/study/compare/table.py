@@ -1,4 +1,4 @@
-"""`compare_files`: several results files in one table, each against the first."""
+"""Several results files compared, each with the first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from geneval_reward.errors import UsageError
 from geneval_reward.results import Results, RunIdentity, read_results
-from geneval_reward.stats import Difference, PairedComparison, ScoreIntervals, clustered_bootstrap, holm
+from geneval_reward.stats import PairedComparison, ScoreIntervals, clustered_bootstrap, holm
 from geneval_reward.study.compare.align import Problem, align, check
+from geneval_reward.study.wording import detectable_text, difference_interval, difference_text, p_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,12 @@ class Run:
     """One results file.
 
     Attributes:
-        name: What it is called in the table.
+        name: The name of the run in tables.
         path: The file.
         images: Number of scored images.
         prompts: Number of prompts.
-        scores: Its scores with intervals.
-        identity: What judged it; of a mixed file the first.
+        scores: The scores with intervals.
+        identity: What judged the file; the first judge where there are several.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Pair:
     Attributes:
         a: Name of the first run.
         b: Name of the other.
-        comparison: Their difference, `b - a`. The p-values of `overall.p_holm` are corrected over the runs, those of
-            `tags` over the tags.
+        comparison: The difference `b - a`. `overall.p_holm` is corrected over the runs, the p-values of `tags` over the
+            tags.
         message: The conclusion in a sentence.
     """
 
@@ -57,10 +58,10 @@ class Comparison:
     """Results files compared.
 
     Attributes:
-        runs: In the order given; the first is what the others are compared with.
-        pairs: One for each run but the first.
-        problems: What makes it less than it seems.
-        credit: The credit compared.
+        runs: The runs in the order given; the others are compared with the first.
+        pairs: One pair for each run but the first.
+        problems: What makes the comparison weaker than it seems.
+        credit: The credit that was compared.
         level: Nominal level of the intervals.
     """
 
@@ -84,21 +85,21 @@ def compare_files(
     """Compare results files, each with the first.
 
     Args:
-        paths: At least two files, ours or the official script's own.
-        names: What to call them; None takes the shortest part of the paths that tells them apart.
-        allow: Differences to say instead of refuse: `prompts` (only common ones are compared), `rules`, `backend`,
-            `fingerprint`.
-        credit: Which credit to compare.
+        paths: At least two files, ours or those of the official script.
+        names: Names of the runs; None takes the shortest part of the paths that tells them apart.
+        allow: Differences to report instead of refusing them: `prompts` (only common prompts are compared), `rules`,
+            `backend`, `fingerprint`.
+        credit: The credit to compare.
         draws: Bootstrap draws and sign flips.
-        seed: Of both.
+        seed: Seed of the draws and flips.
         level: Nominal coverage of the intervals.
 
     Returns:
-        The comparison; render it with `geneval_reward.study.compare.render`.
+        The comparison; `geneval_reward.study.compare.render.document` makes tables of it.
 
     Raises:
         ResultsError: If a file cannot be read, or the files are not comparable; every reason is named.
-        ValueError: If an argument is out of range.
+        UsageError: If an argument is out of range.
     """
     if len(paths) < 2:
         raise UsageError(f"paths: expected at least two results files, got {len(paths)}")
@@ -123,7 +124,7 @@ def compare_results(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """`compare_files` for files that are read already."""
+    """Compare results that have been read already; the arguments are those of `compare_files`."""
     if len(results) < 2:
         raise UsageError(f"results: expected at least two, got {len(results)}")
     labels = short_names([run.path for run in results]) if names is None else list(names)
@@ -155,10 +156,11 @@ def compare_results(
 
 
 def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
-    """What a comparison shows, in a sentence or two."""
+    """Say what a comparison shows, in a sentence or two."""
     overall = comparison.overall
     numbers = (
-        f"{points(overall.value)} points, {comparison.level:.0%} interval {span(overall)}, {p_text(overall.p_holm)}"
+        f"{difference_text(overall)} points, {comparison.level:.0%} interval {difference_interval(overall)}, "
+        f"{p_text(overall.p_holm)}"
     )
     if overall.shown:
         better, worse = (b, a) if overall.value > 0 else (a, b)
@@ -166,39 +168,18 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
         if 0.0 in overall.interval:
             text += " The interval, which is careful with few prompts, still holds 0: measure more prompts before relying on it."
     else:
-        seen = abs(100 * overall.detectable)
-        told = (
-            f"you could have seen {seen:.1f} points (power 80%)" if seen <= 100 else "so few prompts can show nothing"
-        )
-        text = f"No difference shown: {b} - {a} = {numbers}; {told}."
-    shown = [f"{tag} {points(one.value)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown]
+        seen = "so few prompts can show nothing"
+        if math.isfinite(overall.detectable):
+            seen = f"you could have seen {detectable_text(overall)} points (power 80%)"
+        text = f"No difference shown: {b} - {a} = {numbers}; {seen}."
+    shown = [f"{tag} {difference_text(one)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown]
     if shown:
         text += f" By task, corrected for {len(comparison.tags)} looks: {', '.join(shown)}."
     return text
 
 
-def points(value: float) -> str:
-    """A difference in points, with its sign: `+1.8`."""
-    return f"{100 * value:+.1f}"
-
-
-def span(difference: Difference) -> str:
-    """An interval in points: `-0.4 to +3.9`; of shares it ends where differences of shares do."""
-    low, high = difference.interval.low, difference.interval.high
-    if 0 <= difference.a <= 1 and 0 <= difference.b <= 1:
-        low, high = max(low, -1.0), min(high, 1.0)
-    return f"{points(low)} to {points(high)}"
-
-
-def p_text(p: float) -> str:
-    """A p-value: `p = 0.031`, `p < 0.001`."""
-    if math.isnan(p):
-        return "p unknown"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell them apart, without suffix.
+    """Return the shortest ends of paths that tell them apart, without suffix.
 
     Example:
         >>> short_names([Path("x/base/results.jsonl"), Path("x/lora/results.jsonl")])

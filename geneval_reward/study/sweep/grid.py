@@ -31,29 +31,29 @@ class Cell:
     """One setting of a sweep.
 
     Attributes:
-        values: Value by the name that the grid gives it, in the grid's order, `best_of` among them if it is an axis.
+        values: The value of each axis by the name that the grid gives it, in the grid's order; `best_of` may be one of them.
     """
 
     values: tuple[tuple[str, Any], ...]
 
     @property
     def best_of(self) -> int:
-        """Among how many candidates each image is chosen by the metric; 1: none is chosen."""
+        """Number of candidates among which the metric chooses each image; 1 if it chooses none."""
         return int(dict(self.values).get(_BEST_OF, 1))
 
     @property
     def name(self) -> str:
-        """`steps=4 guidance=1.5`; `default` if there is nothing to say."""
+        """The setting in words, such as `steps=4 guidance=1.5`; `default` without any axis."""
         return " ".join(f"{name}={_text(value)}" for name, value in self.values) or "default"
 
     @property
     def rendering(self) -> Cell:
-        """The same without `best_of`: cells that differ in nothing else share their images."""
+        """The same setting without `best_of`: cells that differ in nothing else share their images."""
         return Cell(tuple((name, value) for name, value in self.values if name != _BEST_OF))
 
     @property
     def folder(self) -> str:
-        """A name for its folder, unique among cells."""
+        """A name for the cell's folder, unique among cells."""
         text = ",".join(f"{name}={_text(value)}" for name, value in self.rendering.values) or "default"
         safe = re.sub(r"[^\w.=,+-]", "_", text)
         if safe == text and len(text) <= 100:
@@ -61,7 +61,7 @@ class Cell:
         return f"{safe[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arguments for `geneval_reward.generate.load_generator`: of loading, and of each call."""
+        """Split the setting into arguments of `geneval_reward.generate.load_generator` and arguments of each call."""
         loading: dict[str, Any] = {}
         calling: dict[str, Any] = {}
         for name, value in self.rendering.values:
@@ -71,15 +71,15 @@ class Cell:
 
 
 def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
-    """All combinations of a grid, the last axis running fastest.
+    """Make all combinations of a grid, the last axis varying fastest.
 
     Args:
         grid: Values by argument: `steps`, `guidance` (or `cfg`), `resolution`, `precision`, `checkpoint`,
             `lora`, `lora_scale`, `best_of`, or any argument of the pipeline's call by its own name.
-        fixed: Arguments that are the same in every cell; only to refuse an axis of the same meaning.
+        fixed: Arguments that are the same in every cell; only used to refuse an axis with the same meaning.
 
     Raises:
-        ValueError: If there is no axis, an axis is empty or holds a value twice, two axes set one argument, or `best_of`
+        UsageError: If there is no axis, an axis is empty or holds a value twice, two axes set one argument, or `best_of`
             is not an integer >= 1.
 
     Example:
@@ -112,7 +112,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     Numbers, true, false and null are read as JSON has them; everything else is text.
 
     Raises:
-        ValueError: If there is no name or no value.
+        UsageError: If there is no name or no value.
 
     Example:
         >>> parse_axis("precision=fp32,bf16"), parse_axis("cfg=1,3.5")
@@ -133,7 +133,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             `subset`, `images_per_prompt`, `seed`, `backend`, `rules`.
 
     Raises:
-        ValueError: If it is missing, not YAML, or has other keys.
+        UsageError: If the file is missing, is not YAML, or has other keys.
         ImportError: If pyyaml is not installed.
     """
     try:
@@ -145,8 +145,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: expected a YAML file, got none ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected YAML, got {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: expected YAML, got some that is nested too deeply") from error
     known = ("grid", "set", "model", "suite", "subset", "images_per_prompt", "seed", "backend", "rules")
     if not isinstance(found, dict) or not isinstance(found.get("grid"), dict):
         raise UsageError(f"{path}: expected a mapping with 'grid', itself a mapping of lists, got {found!r:.80}")

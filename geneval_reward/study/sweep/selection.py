@@ -1,7 +1,7 @@
-"""The best of many settings scores too well: what it scores on prompts that did not choose it.
+"""What the best of many settings scores on prompts that had no part in choosing it.
 
-Of forty settings that are all alike, the best one of a measurement lies two standard errors above the truth. The remedy is
-old: choose on some of the prompts and score on the others (M. Stone 1974, J. R. Stat. Soc. B 36:111).
+The best of forty settings that are all alike scores two standard errors above the truth. The remedy is old: choose on some of
+the prompts and score on the others (M. Stone 1974, J. R. Stat. Soc. B 36:111).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from geneval_reward.errors import UsageError
 from geneval_reward.stats import Estimate, Interval, clustered_bootstrap
+from geneval_reward.stats.sums import mean_of_task_means
 
 FOLDS = 5
-"""Parts of the prompts: each is scored by the setting that the others choose. Halves would choose by too few prompts, and be
-too pessimistic where there is a best one (benchmarks/selection.py)."""
+"""Number of parts that the prompts are divided into; each is scored by the setting that the others choose. Halves would choose by
+too few prompts, and be too pessimistic where one setting is the best (benchmarks/selection.py)."""
 
 REPEATS = 40
-"""So many random divisions are averaged."""
+"""Number of random divisions that are averaged."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Selection:
 
     Attributes:
         best: Index of the setting with the highest overall score.
-        apparent: Its overall score on the prompts that chose it: too high on average.
+        apparent: Overall score of that setting on the prompts that chose it; too high on average.
         held_out: Overall score when each fifth of the prompts is scored by the setting that the other four fifths choose,
-            averaged over random divisions: an estimate of what choosing in this way gives on new prompts.
-        chosen: `(settings,)` share of these choices that each setting won: how sure the choice is.
+            averaged over random divisions. It estimates what choosing in this way gives on new prompts.
+        chosen: `(settings,)` share of these choices that each setting won; it shows how sure the choice is.
     """
 
     best: int
@@ -53,18 +54,18 @@ def select_best(
     """Choose the best of several settings, and score the choice on prompts that had no part in it.
 
     Args:
-        scores: `(settings, n)` score of each image; column i is the same prompt and index in every row.
-        prompt_ids: `(n,)` equal ids are one prompt.
+        scores: `(settings, n)` score of each image; a column is the same prompt and image index in every row.
+        prompt_ids: `(n,)` prompt of each image; equal ids are one prompt.
         tags: `(n,)` task names.
-        repeats: Random divisions (within tasks), >= 1.
+        repeats: Number of random divisions (within tasks), >= 1.
         draws: Bootstrap draws of the interval.
-        seed: Of both.
+        seed: Seed of the divisions and of the draws.
 
     Returns:
         The selection; None if a task has a single prompt, which cannot be split.
 
     Raises:
-        ValueError: If the shapes do not fit, or there is no setting.
+        UsageError: If the shapes do not fit, or there is no setting.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -108,9 +109,9 @@ def select_best(
 
 
 def _not_narrower(held: Estimate, own: Estimate) -> Estimate:
-    """The held-out score, with an interval at least as wide as a single setting's.
+    """Widen the interval of the held-out score to that of a single setting.
 
-    An average over many settings that were chosen now and then varies less than the one that is used in the end.
+    The average over settings that were each chosen now and then varies less than the one setting that is used in the end.
     """
     if not own.interval.half_width > held.interval.half_width:
         return held
@@ -126,15 +127,14 @@ def _overall(
     tag_of: npt.NDArray[np.int64],
     use: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float64]:
-    """Mean of the task means of every setting, on some of the prompts."""
+    """Average the task means of every setting, on some of the prompts."""
     count = int(tag_of.max()) + 1
     total = np.stack([np.bincount(tag_of[use], row[use], count) for row in sums])
-    means: npt.NDArray[np.float64] = (total / np.bincount(tag_of[use], images[use], count)).mean(axis=1)
-    return means
+    return mean_of_task_means(total, np.bincount(tag_of[use], images[use], count))
 
 
 def _folds(rng: np.random.Generator, tag_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A random fold for every prompt, equally many of each task in each as far as that goes."""
+    """Deal the prompts to random folds, as evenly within each task as its number of prompts allows."""
     fold = np.zeros(len(tag_of), np.int64)
     for tag in range(int(tag_of.max()) + 1):
         own = rng.permutation(np.flatnonzero(tag_of == tag))

@@ -1,11 +1,9 @@
-"""`SweepTable`: every setting's score and seconds per image, and what choosing among them costs."""
+"""The score and the seconds per image of every setting, and what choosing among them costs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +12,13 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import Results, read_results
+from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Difference, Estimate, clustered_bootstrap, compare_paired, holm
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.run import RESULTS, TIMES, Sweep, choose_best_of
 from geneval_reward.study.sweep.selection import Selection, select_best
 from geneval_reward.study.sweep.timing import Timing, read_batches, timing
+from geneval_reward.study.wording import difference_text, judge_text, points_text
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class SweepRow:
 
     Attributes:
         cell: The setting.
-        overall: Its score, with an interval as if it had been chosen beforehand.
+        overall: The score, with an interval as if the setting had been chosen beforehand.
         tags: Task scores.
-        timing: Seconds per image; of a best-of-N setting those of N.
-        difference: To the first setting, paired image by image, p-values corrected over the settings; None for the first, and
-            for all where a task has a single prompt, whose spread cannot be estimated.
-        selected: Whether it is the best setting of several: its `overall` is too high on average.
+        timing: Seconds per image; in a best-of-N setting, those of all N candidates.
+        difference: Difference from the first setting, paired image by image, with p-values corrected over the settings. None
+            for the first, and for all where a task has a single prompt, whose spread cannot be estimated.
+        selected: Whether this is the best setting of several, so that its `overall` is too high on average.
         front: Whether no other setting is both better and faster.
-        path: Its results file.
+        path: The results file.
     """
 
     cell: Cell
@@ -48,7 +48,7 @@ class SweepRow:
 
     @property
     def best_of(self) -> int:
-        """Among how many candidates the metric chose each image; 1: not chosen."""
+        """Number of candidates among which the metric chose each image; 1 if it chose none."""
         return self.cell.best_of
 
 
@@ -58,13 +58,14 @@ class SweepTable:
 
     Attributes:
         rows: The settings in the order of the grid.
-        selection: What choosing the best is worth; None with a single setting or too few prompts. Settings whose images the
-            metric chose take no part, unless there are no others.
+        selection: What choosing the best setting is worth; None with a single setting or too few prompts. Settings whose images
+            the metric chose take no part, unless there are no others.
         prompts: Number of prompts that all settings have.
         whole: Number of prompts of the whole set.
-        images_per_prompt: Images of each that count.
+        images_per_prompt: Number of images per prompt that count.
         level: Nominal level of the intervals.
-        notes: What a reader must know.
+        notes: Sentences that a reader must know.
+        judged_by: What judged the images, and by which rules.
     """
 
     rows: tuple[SweepRow, ...]
@@ -74,19 +75,51 @@ class SweepTable:
     images_per_prompt: int
     level: float
     notes: tuple[str, ...]
+    judged_by: str
 
     @property
     def selected(self) -> SweepRow | None:
         """The best setting, if there was something to choose from."""
         return next((row for row in self.rows if row.selected), None)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values; numbers that are not finite become None."""
+        return {
+            "prompts": self.prompts,
+            "prompts_of_the_set": self.whole,
+            "images_per_prompt": self.images_per_prompt,
+            "level": self.level,
+            "judged_by": self.judged_by,
+            "notes": list(self.notes),
+            "held_out": None if self.selection is None else self.selection.held_out.to_dict(),
+            "rows": [_record(self, row) for row in self.rows],
+        }
+
+    def document(self) -> Document:
+        """The table in every format; CSV has one line per setting."""
+        record = self.to_dict()
+        names = [name for name, _ in self.rows[0].cell.values]
+        rows = [_cells(row) for row in self.rows]
+        if self.selection is not None:
+            held_out = ["held out", *[""] * (len(names) - 1)]
+            rows.append([*held_out, points_text(self.selection.held_out), "", "", "choice"])
+        strong = [number for number, row in enumerate(self.rows) if row.selected]
+        header = [*names, "score", "s/image", "change", "note"]
+        values = [_values(row) for row in record["rows"]]
+        return Document(
+            [Table("", header, rows, [f"judged by {self.judged_by}", LEGEND], strong)],
+            Table("", list(values[0]), [list(row.values()) for row in values]),
+            record,
+            problems=self.notes,
+        )
+
 
 def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float = 0.95) -> SweepTable:
-    """Read the cells of a finished sweep.
+    """Read the results of a finished sweep.
 
     Args:
-        sweep: What was swept.
-        whole: Number of prompts of the whole set, to say of which part this is.
+        sweep: The sweep.
+        whole: Number of prompts in the whole set, to say which part of it was used.
         draws: Bootstrap draws.
         level: Nominal level of the intervals.
 
@@ -120,7 +153,7 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
         notes.append(
             f"{sweep.cells[best].name} is the best of {len(plain)} settings on these prompts: its score is too high on average"
             + (
-                f" ({100 * selection.apparent:.1f} here; {_score(selection.held_out)} for a choice by four fifths of the "
+                f" ({100 * selection.apparent:.1f} here; {points_text(selection.held_out)} for a choice by four fifths of the "
                 "prompts, scored on the last fifth)"
                 if selection
                 else "; a task has a single prompt, so it cannot be said by how much"
@@ -150,7 +183,14 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
         for i, cell in enumerate(sweep.cells)
     )
     return SweepTable(
-        rows, selection, len(set(prompt_ids.tolist())), whole, sweep.images_per_prompt, level, tuple(notes)
+        rows=rows,
+        selection=selection,
+        prompts=len(set(prompt_ids.tolist())),
+        whole=whole,
+        images_per_prompt=sweep.images_per_prompt,
+        level=level,
+        notes=tuple(notes),
+        judged_by=judge_text(list(dict.fromkeys(one for results, _ in found for one in results.identities))),
     )
 
 
@@ -158,7 +198,7 @@ _Scores = dict[tuple[int, int], float]
 
 
 def _read(sweep: Sweep, cell: Cell) -> tuple[Results, _Scores]:
-    """A cell's verdicts by (number of the prompt in the sweep, index)."""
+    """Read a cell's verdicts by (number of the prompt in the sweep, index of the image)."""
     path = sweep.folder(cell) / RESULTS
     if cell.best_of > 1:
         source, path = path, path.with_name(f"best_of_{cell.best_of}.jsonl")
@@ -193,11 +233,11 @@ def _differences(
     level: float,
     notes: list[str],
 ) -> list[Difference | None]:
-    """Each setting against the first, which nobody chose after the fact; p-values corrected over the settings."""
+    """Compare each setting with the first, which was not picked by its score; p-values are corrected over the settings."""
     lone = [tag for tag in np.unique(tags) if len(np.unique(prompt_ids[tags == tag])) < 2]
     if lone and len(scores) > 1:
         notes.append(
-            f"no change to the first setting is given: expected at least two prompts of every task, got one of "
+            f"no change from the first setting is given: expected at least two prompts of every task, got one of "
             f"{', '.join(lone)}; sweep more prompts"
         )
         return [None] * len(scores)
@@ -207,7 +247,7 @@ def _differences(
 
 
 def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[int]) -> set[int]:
-    """Settings that no other one beats in score and seconds at once, by the points as measured."""
+    """Find the settings that no other one beats in score and in seconds at once, by the values as measured."""
 
     def beaten(i: int) -> bool:
         return any(
@@ -219,98 +259,61 @@ def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[in
 
 
 LEGEND = (
-    "score in points with its interval; change: to the first setting, * if it is shown (paired by prompt, corrected over the "
-    "settings); selected: the best of this grid, so optimistic; held out: the best setting by four fifths of the prompts, "
-    "scored on the last fifth; front: no setting is both better and faster"
+    "score: in points with its interval; change: from the first setting, * if it is shown (paired by prompt, corrected over the "
+    "settings); selected: the best of this grid, so its score is optimistic; held out: the best setting by four fifths of the "
+    "prompts, scored on the last fifth; front: no setting is both better and faster"
 )
-_HEADER = ("score", "s/image", "change", "note")
 
 
-def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text; `LEGEND` says what they mean."""
-    names = [name for name, _ in table.rows[0].cell.values]
-    header = [*names, *_HEADER]
-    rows = []
-    for row in table.rows:
-        one, time = row.overall, row.timing
-        change = "" if row.difference is None else _change(row.difference)
-        marks = ["selected"] if row.selected else []
-        marks += [f"best of {row.best_of}"] if row.best_of > 1 else []
-        marks += ["front"] if row.front else []
-        values = [str(value) for _, value in row.cell.values]
-        rows.append([*values, _score(one), _seconds(time), change, ", ".join(marks)])
-    if table.selection is not None:
-        rows.append([*(["held out"] + [""] * (len(names) - 1)), _score(table.selection.held_out), "", "", "choice"])
-    return header, rows
+def _cells(row: SweepRow) -> list[object]:
+    marks = ["selected"] if row.selected else []
+    marks += [f"best of {row.best_of}"] if row.best_of > 1 else []
+    marks += ["front"] if row.front else []
+    change = ""
+    if row.difference is not None:
+        change = difference_text(row.difference) + (" *" if row.difference.shown else "")
+    values = [str(value) for _, value in row.cell.values]
+    return [*values, points_text(row.overall), _seconds(row.timing), change, ", ".join(marks)]
 
 
-def to_markdown(table: SweepTable) -> str:
-    """A Markdown table, the notes above it."""
-    header, rows = cells_of(table)
-    lines = [f"> {note}" for note in table.notes]
-    lines += ["", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + f"\n\n{LEGEND}\n"
-
-
-def to_dict(table: SweepTable) -> dict[str, Any]:
-    """Everything as plain values; numbers that are not finite become None."""
-    held = None if table.selection is None else _estimate(table.selection.held_out)
+def _record(table: SweepTable, row: SweepRow) -> dict[str, Any]:
+    difference = row.difference
     return {
-        "prompts": table.prompts,
-        "prompts_of_the_set": table.whole,
-        "images_per_prompt": table.images_per_prompt,
-        "level": table.level,
-        "notes": list(table.notes),
-        "held_out": held,
-        "rows": [
-            {
-                "setting": dict(row.cell.values),
-                "overall": _estimate(row.overall),
-                "tags": {tag: _estimate(one) for tag, one in row.tags.items()},
-                "seconds_per_image": _number(row.timing.seconds),
-                "seconds_low": _number(row.timing.low),
-                "seconds_high": _number(row.timing.high),
-                "images_timed": row.timing.images,
-                "difference_to_first": None
-                if row.difference is None
-                else {
-                    "value": _number(row.difference.value),
-                    "low": _number(row.difference.interval.low),
-                    "high": _number(row.difference.interval.high),
-                    "p_holm": _number(row.difference.p_holm),
-                    "shown": row.difference.shown,
-                },
-                "selected": row.selected,
-                "chosen_share": _share(table, row),
-                "best_of": row.best_of if row.best_of > 1 else None,
-                "front": row.front,
-                "results": row.path,
-            }
-            for row in table.rows
-        ],
+        "setting": dict(row.cell.values),
+        "overall": row.overall.to_dict(),
+        "tags": {tag: one.to_dict() for tag, one in row.tags.items()},
+        "seconds_per_image": _number(row.timing.seconds),
+        "seconds_low": _number(row.timing.low),
+        "seconds_high": _number(row.timing.high),
+        "images_timed": row.timing.images,
+        "difference_to_first": None
+        if difference is None
+        else {
+            "value": _number(difference.value),
+            "low": _number(difference.interval.low),
+            "high": _number(difference.interval.high),
+            "p_holm": _number(difference.p_holm),
+            "shown": difference.shown,
+        },
+        "selected": row.selected,
+        "chosen_share": _share(table, row),
+        "best_of": row.best_of if row.best_of > 1 else None,
+        "front": row.front,
+        "results": row.path,
     }
 
 
-def to_csv(table: SweepTable) -> str:
-    """A line per setting."""
-    buffer = io.StringIO()
-    writer = None
-    for record in to_dict(table)["rows"]:
-        difference = record["difference_to_first"] or {}
-        line = {
-            **record["setting"],
-            **{name: record["overall"][name] for name in ("value", "low", "high", "images", "prompts")},
-            **{name: record[name] for name in ("seconds_per_image", "seconds_low", "seconds_high")},
-            "difference": difference.get("value"),
-            "p_holm": difference.get("p_holm"),
-            **{name: record[name] for name in ("selected", "front", "results")},
-        }
-        if writer is None:
-            writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(line)
-    return buffer.getvalue()
+def _values(record: Mapping[str, Any]) -> dict[str, object]:
+    """Pick the columns of the CSV file from a row's record."""
+    difference = record["difference_to_first"] or {}
+    return {
+        **record["setting"],
+        **record["overall"],
+        **{name: record[name] for name in ("seconds_per_image", "seconds_low", "seconds_high")},
+        "difference": difference.get("value"),
+        "p_holm": difference.get("p_holm"),
+        **{name: record[name] for name in ("selected", "front", "results")},
+    }
 
 
 def _share(table: SweepTable, row: SweepRow) -> float | None:
@@ -320,29 +323,11 @@ def _share(table: SweepTable, row: SweepRow) -> float | None:
     return round(table.selection.chosen[plain.index(row)], 4)
 
 
-def _change(difference: Difference) -> str:
-    return f"{100 * difference.value:+.1f}{' *' if difference.shown else ''}"
-
-
-def _score(one: Estimate) -> str:
-    return f"{100 * one.value:.1f} [{100 * one.interval.low:.1f}, {100 * one.interval.high:.1f}]"
-
-
 def _seconds(time: Timing) -> str:
     if math.isnan(time.seconds):
         return "?"
     half = time.high - time.seconds
     return f"{time.seconds:.3g}" if math.isnan(half) else f"{time.seconds:.3g} ± {half:.1g}"
-
-
-def _estimate(one: Estimate) -> dict[str, Any]:
-    return {
-        "value": _number(one.value),
-        "low": _number(one.interval.low),
-        "high": _number(one.interval.high),
-        "images": one.images,
-        "prompts": one.prompts,
-    }
 
 
 def _number(value: float) -> float | None:

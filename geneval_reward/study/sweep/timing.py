@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 from geneval_reward.errors import ResultsError
 
 ENOUGH: Final = 4
-"""So many batches are needed for an interval: with two, a t quantile of 12.7 makes it meaningless."""
+"""Number of batches from which an interval is given: with two, a t quantile of 12.7 makes it meaningless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Timing:
     """How long an image took.
 
     Attributes:
-        seconds: Per image; NaN if none was timed.
-        low: Lower end of the 95 % interval; NaN with fewer than four batches, which say too little of how they vary.
-        high: Upper end.
+        seconds: Seconds per image; NaN if none was timed.
+        low: Lower end of the interval; NaN with fewer than four batches, which say too little about how they vary.
+        high: Upper end of the interval.
         images: Number of timed images.
     """
 
@@ -34,18 +34,18 @@ class Timing:
     images: int
 
     def times(self, factor: float) -> Timing:
-        """The same for `factor` images each."""
+        """Return the time of `factor` images for each one."""
         return Timing(self.seconds * factor, self.low * factor, self.high * factor, self.images)
 
 
 def note_batch(path: Path, images: int, seconds: float) -> None:
-    """Append one batch."""
+    """Append the time of one batch to a file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"images": images, "seconds": round(seconds, 6)}) + "\n")
 
 
 def read_batches(path: Path) -> list[tuple[int, float]]:
-    """Images and seconds of every batch; a line that a kill cut off is left out.
+    """Read images and seconds of every batch; a line that a kill cut off is left out.
 
     Raises:
         ResultsError: If another line is damaged.
@@ -60,7 +60,7 @@ def read_batches(path: Path) -> list[tuple[int, float]]:
         try:
             record = json.loads(line)
             found.append((int(record["images"]), float(record["seconds"])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ResultsError(
@@ -70,7 +70,7 @@ def read_batches(path: Path) -> list[tuple[int, float]]:
 
 
 def timing(batches: Sequence[tuple[int, float]], level: float = 0.95) -> Timing:
-    """Seconds per image: all seconds by all images, with a t interval over batches (at least four).
+    """Divide all seconds by all images, with a t interval over the batches if there are at least four.
 
     Source:
         The standard error of a ratio, linearised (W. G. Cochran, Sampling Techniques, 3rd ed., 6.4).

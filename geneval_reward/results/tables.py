@@ -1,0 +1,259 @@
+r"""Tables for people and for programs: the terminal, Markdown, LaTeX, CSV and JSON.
+
+Prompts, file names and names of runs are written by other people. This is the only place where text is escaped for the
+format that it goes into, so a cell stays a cell whatever it holds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from geneval_reward.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+FORMATS: Final = ("table", "markdown", "latex", "csv", "json")
+
+_LATEX: Final = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+}
+# Spreadsheets take a cell that begins with one of these for a formula; the wide forms are those of Asian keyboards.
+_FORMULA: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header.
+
+    Attributes:
+        title: What the table shows; empty for none.
+        header: Column names. The first column is set left, the others right.
+        rows: Cells, as many as the header has. A row without cells is a rule. None is an empty cell.
+        notes: Sentences to print under the table.
+        strong: Numbers of the rows that a terminal shows in bold.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str] = ()
+    strong: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a command prints, whichever format is asked for.
+
+    Attributes:
+        tables: Tables with formatted cells, for the terminal, Markdown and LaTeX.
+        values: One table of plain values, for CSV.
+        record: Plain values by name, for JSON; numbers that are not finite become null.
+        title: Heading of the Markdown form; empty for none.
+        problems: Sentences that a reader must know before the tables.
+        conclusions: Sentences that follow the tables.
+    """
+
+    tables: Sequence[Table]
+    values: Table
+    record: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    problems: Sequence[str] = ()
+    conclusions: Sequence[str] = ()
+
+
+def render(document: Document, format: str, *, width: int = 160) -> str:
+    r"""Turn a document into text.
+
+    Args:
+        document: What to print.
+        format: One of `FORMATS`. LaTeX needs the package `booktabs`.
+        width: Columns of the terminal; only used by the format `table`.
+
+    Returns:
+        Text that ends with a newline.
+
+    Raises:
+        UsageError: If the format is unknown.
+
+    Example:
+        >>> table = Table("", ["model", "score"], [["a|b", "0.5"]])
+        >>> print(render(Document([table], table), "markdown"), end="")
+        | model | score |
+        |---|---:|
+        | a\|b | 0.5 |
+    """
+    if format == "table":
+        from rich.console import Console
+
+        console = Console(width=width, file=io.StringIO(), highlight=False)
+        with console.capture() as capture:
+            console.print(terminal(document))
+        return capture.get()
+    if format == "markdown":
+        return _markdown(document)
+    if format == "latex":
+        return _latex(document)
+    if format == "csv":
+        return _csv(document.values)
+    if format == "json":
+        return json.dumps(finite(document.record), indent=2, allow_nan=False) + "\n"
+    raise UsageError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+
+
+def terminal(document: Document) -> Group:
+    """Build what `rich` prints in a terminal; no cell is read as markup."""
+    from rich import box
+    from rich import table as rich_table
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [Text(_plain(f"! {problem}"), style="bold yellow") for problem in document.problems]
+    for table in document.tables:
+        rows = [[_plain(_text(cell)) for cell in row] for row in table.rows]
+        title = Text(_plain(table.title), style="bold") if table.title else None
+        grid = rich_table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for number, name in enumerate(table.header):
+            cells = [len(row[number]) for row in rows if row]
+            # Long headers take several lines, so that a table of many columns still fits into 80 characters.
+            lines = textwrap.wrap(_plain(name), max([8, *cells]), break_long_words=False) or [""]
+            grid.add_column(Text("\n".join(lines)), justify="right" if number else "left", overflow="fold")
+        for number, row in enumerate(rows):
+            if row:
+                grid.add_row(*map(Text, row), style="bold" if number in table.strong else "")
+            else:
+                grid.add_section()
+        parts += [grid, *(Text(_plain(note)) for note in table.notes)]
+    parts += [Text(_plain(conclusion)) for conclusion in document.conclusions]
+    return Group(*parts)
+
+
+def finite(value: Any) -> Any:
+    """Copy nested mappings and sequences with None in the place of numbers that are not finite.
+
+    Example:
+        >>> finite({"low": float("nan"), "values": (1, float("inf"))})
+        {'low': None, 'values': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _markdown(document: Document) -> str:
+    blocks = [f"# {_markdown_cell(document.title)}"] if document.title else []
+    if document.problems:
+        blocks.append("\n>\n".join(f"> **!** {_markdown_cell(problem)}" for problem in document.problems))
+    for table in document.tables:
+        blocks += [f"**{_markdown_cell(table.title)}**"] if table.title else []
+        blocks.append(markdown_table(table.header, table.rows))
+        blocks += [_markdown_cell(note) for note in table.notes]
+    blocks += [_markdown_cell(conclusion) for conclusion in document.conclusions]
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    r"""Render a table alone as Markdown, without a newline at its end.
+
+    Args:
+        header: Column names; the first column is set left, the others right.
+        rows: Cells, as many as the header has.
+
+    Example:
+        >>> print(markdown_table(["prompt"], [["<b>bold</b> | [link](x)"]]))
+        | prompt |
+        |---|
+        | &lt;b&gt;bold&lt;/b&gt; \| [link]\(x) |
+    """
+    lines = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in (header, *rows) if row]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
+
+
+def _markdown_cell(cell: object) -> str:
+    """Text that cannot end a cell or a line, and cannot become HTML, a link or an image."""
+    text = _plain(_text(cell)).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _latex(document: Document) -> str:
+    parts = [_latex_comment(problem) for problem in document.problems]
+    for table in document.tables:
+        columns = "l" + "r" * (len(table.header) - 1)
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.header), r"\midrule"]
+        lines += [_latex_row(row) if row else r"\midrule" for row in table.rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        if table.title:
+            caption = rf"\caption{{{_latex_cell(table.title)}}}"
+            lines = [r"\begin{table}", r"\centering", caption, *lines, r"\end{table}"]
+        parts += [*lines, *map(_latex_comment, table.notes), ""]
+    return "\n".join([*parts, *map(_latex_comment, document.conclusions)]).rstrip("\n") + "\n"
+
+
+def _latex_comment(text: str) -> str:
+    # A comment ends with its line, so no line break may be left in the text.
+    return "% " + " ".join(text.split())
+
+
+def _latex_row(cells: Sequence[object]) -> str:
+    line = " & ".join(map(_latex_cell, cells)) + r" \\"
+    # After `\\` and `\midrule` a bracket would begin an optional argument, and a star would be swallowed.
+    return "{}" + line if line.startswith(("[", "*")) else line
+
+
+def _latex_cell(cell: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in _plain(_text(cell)))
+
+
+def _csv(table: Table) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([_csv_cell(cell) for cell in row] for row in (table.header, *table.rows) if row)
+    return buffer.getvalue()
+
+
+def _csv_cell(cell: object) -> object:
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
+    if isinstance(cell, str) and cell.lstrip().startswith(_FORMULA) and not _is_number(cell):
+        # With an apostrophe before it, a spreadsheet shows the text instead of calculating it.
+        return "'" + cell
+    return cell
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _plain(text: str) -> str:
+    """A text in one line, without the control characters that move a terminal's cursor."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).split())
