@@ -12,7 +12,7 @@ import typer
 
 
 class Format(StrEnum):
-    """What a report is written as."""
+    """The formats in which a report can be written."""
 
     html = "html"
     latex = "latex"
@@ -25,27 +25,32 @@ def report(
     files: Annotated[list[Path], typer.Argument(help="Results files; several are compared with the first.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", "-i", help="Folder of a file's images, once per file; else looked for beside it."),
+        typer.Option(
+            "--images",
+            "-i",
+            help="Folder with the images of a file, once per file; by default they are looked for beside it.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; report.html for HTML, else standard output.")
+        Path | None,
+        typer.Option("--out", "-o", help="The file; by default report.html for HTML, and standard output for tables."),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="html, or tables alone.")] = Format.html,
+    format: Annotated[Format, typer.Option("--format", "-f", help="A page (html), or tables alone.")] = Format.html,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Also write the figures as PNG and SVG into this folder.")
     ] = None,
-    name: Annotated[list[str] | None, typer.Option("--name", help="What to call each file, in order.")] = None,
+    name: Annotated[list[str] | None, typer.Option("--name", help="A name for each file, in order.")] = None,
     title: Annotated[str | None, typer.Option("--title", help="The page's heading.")] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", help="Compare in spite of a difference in: prompts, rules, backend or fingerprint."),
     ] = None,
-    published: Annotated[int, typer.Option("--published", min=0, help="So many published models stand beside.")] = 5,
+    published: Annotated[int, typer.Option("--published", min=0, help="Number of published models to show.")] = 5,
     beside: Annotated[
-        list[str] | None, typer.Option("--beside", help="Only published models with this in their names.")
+        list[str] | None, typer.Option("--beside", help="Show only published models with this in their names.")
     ] = None,
     max_mb: Annotated[
-        float, typer.Option("--max-mb", min=0.2, help="Size of the page at most; larger shows more.")
+        float, typer.Option("--max-mb", min=0.2, help="Largest size of the page; larger pages show larger pictures.")
     ] = 5.0,
 ) -> None:
     """Write a report: scores with intervals beside published models, failures by reason, every image with its boxes.
@@ -70,14 +75,16 @@ def report(
         path = write_html(made, out or Path("report.html"), max_bytes=int(max_mb * 1e6))
         typer.echo(f"report: {path}")
     else:
-        from geneval_reward.study.report.text import render
+        from geneval_reward.files import write_whole
+        from geneval_reward.results.tables import render
+        from geneval_reward.study.report.text import document
 
-        text = render(made, format.value)
+        text = render(document(made), format.value)
         if out is None:
             typer.echo(text, nl=False)
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text, encoding="utf-8")
+            write_whole(out, text)
             typer.echo(f"report: {out}", err=True)
     if figures is not None:
         from geneval_reward.study.report.figures import save_figures

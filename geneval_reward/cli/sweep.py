@@ -13,9 +13,8 @@ import typer
 
 from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import Arguments, BatchSize, SubsetSize
-from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
-
+from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes
 from geneval_reward.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 def sweep(
     model: Annotated[
         str | None,
-        typer.Argument(help="A model as `generate` takes it: 'pocket', a pipeline's folder or hub name, module:function."),
+        typer.Argument(
+            help="A model as `generate` takes it: 'pocket', a pipeline's folder or hub name, module:function."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, scores, table and picture.")] = Path(
         "sweep"
@@ -45,8 +46,12 @@ def sweep(
     arguments: Arguments = None,
     suite: Annotated[str | None, typer.Option("--suite", help="official (the default), pocket, or a file.")] = None,
     subset: SubsetSize = None,
-    images_per_prompt: Annotated[int | None, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt; 4 if not given.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0 if not given.")] = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt; 4 if not given.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0 if not given.")
+    ] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="lite (the default), paper or mmdet.")] = None,
     rules: Annotated[str | None, typer.Option("--rules", help="Rules as `score` takes them.")] = None,
     batch_size: BatchSize = None,
@@ -56,7 +61,9 @@ def sweep(
         typer.Option("--shard", help="i/n: only every n-th setting; without a table. torchrun sets its own."),
     ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
-    plot: Annotated[Path | None, typer.Option("--plot", help="File for the picture; DIR/sweep.png if not given.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="File for the picture; DIR/sweep.png if not given.")
+    ] = None,
 ) -> None:
     """Generate and score a grid of settings on the same prompts and noise.
 
@@ -174,7 +181,9 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     if path.exists():
         before = read_json(path)
         if not isinstance(before, dict):
-            raise ResultsError(f"{path}: expected an object with the set-up of a sweep, got {before!r:.60}; choose another folder")
+            raise ResultsError(
+                f"{path}: expected an object with the set-up of a sweep, got {before!r:.60}; choose another folder"
+            )
         name = next((name for name in setup if before.get(name) != setup[name]), None)
         if name is not None:
             raise typer.BadParameter(

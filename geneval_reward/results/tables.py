@@ -240,10 +240,12 @@ def _csv(table: Table) -> str:
 def _csv_cell(cell: object) -> object:
     if isinstance(cell, float) and not math.isfinite(cell):
         return None
-    if isinstance(cell, str) and cell.lstrip().startswith(_FORMULA) and not _is_number(cell):
-        # With an apostrophe before it, a spreadsheet shows the text instead of calculating it.
-        return "'" + cell
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    # The csv module does not quote a lone carriage return, which readers take for the end of a line.
+    text = cell.replace("\r", " ")
+    # With an apostrophe before it, a spreadsheet shows the text instead of calculating it.
+    return "'" + text if text.lstrip().startswith(_FORMULA) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -315,9 +315,7 @@ def _compare(
             changed = weights_b @ drawn[1] - weights_a @ drawn[0]
             interval = percentile_interval(changed, level, df, "bootstrap, clustered by prompt")
         p = sign_flip(changes, rng, draws)
-        interval, seen = _limit(
-            interval, minimum_detectable_difference(error, level=level, df=df), (sums_a, sums_b)
-        )
+        interval, seen = _limit(interval, minimum_detectable_difference(error, level=level, df=df), (sums_a, sums_b))
         images = int(min(size_a[used].sum(), size_b[used].sum()))
         return Difference(a, b, b - a, interval, error, p, p, seen, images, int(prompts[used].sum()))
 

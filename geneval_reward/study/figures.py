@@ -1,4 +1,4 @@
-"""What the figures of this package have in common: palette, bare axes, error bars and files. Needs matplotlib (extra `report`)."""
+"""What the figures of this package share: palette, axes, error bars and files. Needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 

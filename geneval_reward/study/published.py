@@ -1,7 +1,7 @@
-"""GenEval scores that others published, to put beside one's own.
+"""GenEval scores that others published, to show beside one's own.
 
-They come from papers, model cards and issue threads, each with its source. Few say how many images stand behind them, and
-re-runs of one model differ by several points: read a neighbour as a neighbour, not as a rank.
+They come from papers, model cards and issue threads, each with its source. Few sources say how many images they scored, and
+repeated runs of one model differ by several points. So a model with a similar score is not a better or worse one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from geneval_reward.prompts.vocabulary import TAGS
 
 @dataclass(frozen=True, slots=True)
 class PublishedScore:
-    """A published row.
+    """The published scores of one model.
 
     Attributes:
-        model: The model, with what was done to it.
-        overall: The overall score as printed, in [0, 1]; None if only task scores were.
+        model: Name of the model, with what was done to it.
+        overall: The overall score as printed, in [0, 1]; None if only task scores were printed.
         tags: Task scores as printed, by tag; tags that were not printed are left out.
-        rewritten: Whether the prompts were rewritten, usually by a language model: another measurement than on the prompts
-            themselves.
-        source: Who published it.
-        read_at: Where the figure was read.
-        note: What to know about it, such as search at test time; may be empty.
+        rewritten: Whether the prompts were rewritten, usually by a language model, which makes it another measurement.
+        source: The publication.
+        read_at: Where the scores were read.
+        note: What else to know, such as search at test time; may be empty.
     """
 
     model: str
@@ -37,11 +36,6 @@ class PublishedScore:
     source: str
     read_at: str
     note: str
-
-    @property
-    def mean_of_tags(self) -> float | None:
-        """Mean of the six task scores; None unless all six were printed. Differs from `overall` by rounding, or more."""
-        return sum(self.tags.values()) / len(TAGS) if len(self.tags) == len(TAGS) else None
 
 
 @cache
@@ -68,7 +62,7 @@ def published(
     rewritten: bool | None = None,
     model: str | None = None,
 ) -> list[PublishedScore]:
-    """Published rows, by falling overall; rows without an overall come last.
+    """Return published scores, the highest overall first; rows without an overall come last.
 
     Args:
         minimum: Only rows with at least this overall, in [0, 1].
@@ -77,7 +71,7 @@ def published(
         model: Only rows whose model name contains this text, whatever its case.
 
     Raises:
-        ValueError: If a bound is not a share.
+        UsageError: If a bound is not a share.
 
     Example:
         >>> [row.overall for row in published(model="stable diffusion v")]
@@ -96,26 +90,3 @@ def published(
         and (model is None or model.lower() in row.model.lower())
     ]
     return sorted(rows, key=lambda row: -1.0 if row.overall is None else row.overall, reverse=True)
-
-
-def neighbours(overall: float, count: int = 6, *, rewritten: bool | None = False) -> list[PublishedScore]:
-    """The published rows nearest to a score, by falling overall.
-
-    Args:
-        overall: The score, in [0, 1].
-        count: How many rows, >= 1. A model is listed once, with its nearest figure.
-        rewritten: As in `published`; by default only figures on the prompts themselves.
-
-    Example:
-        >>> [row.model for row in neighbours(0.43, 1)]
-        ['Stable Diffusion v1.5']
-    """
-    if not 0 <= overall <= 1:
-        raise UsageError(f"overall: expected a share in [0, 1], got {overall!r}; 66 points are 0.66")
-    if count < 1:
-        raise UsageError(f"count: expected an integer >= 1, got {count!r}")
-    rows = published(minimum=0.0, rewritten=rewritten)
-    nearest: dict[str, PublishedScore] = {}
-    for row in sorted(rows, key=lambda row: abs((row.overall or 0.0) - overall)):
-        nearest.setdefault(row.model, row)
-    return sorted(list(nearest.values())[:count], key=lambda row: row.overall or 0.0, reverse=True)

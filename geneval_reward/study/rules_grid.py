@@ -114,9 +114,7 @@ class RulesGrid:
             down, across = self.axes.values()
             header = [" \\ ".join(names), *(f"{value:g}" for value in across)]
             scores = [f"{100 * cell.overall.value:.1f}" for cell in self.cells]
-            rows = [
-                [f"{value:g}", *scores[i * len(across) : (i + 1) * len(across)]] for i, value in enumerate(down)
-            ]
+            rows = [[f"{value:g}", *scores[i * len(across) : (i + 1) * len(across)]] for i, value in enumerate(down)]
         rest = {name: value for name, value in self.base.to_dict().items() if name not in self.axes}
         title = f"{self.credit} scores in points, {self.images} images JUDGED AGAIN over a grid of rules"
         keys = ["value", "low", "high", "images", "prompts"]

@@ -214,7 +214,9 @@ def summarize(
     if not len(results):
         raise ResultsError(f"{results.path}: expected at least one scored image, got none; see its failures")
     judge = results.identities[0] if len(results.identities) == 1 else None
-    stated = [None if text is None else json.loads(text) for text in dict.fromkeys(one.rules for one in results.identities)]
+    stated = [
+        None if text is None else json.loads(text) for text in dict.fromkeys(one.rules for one in results.identities)
+    ]
     if rules is None:
         values = results.credit(credit)
         shown = stated[0] if len(stated) == 1 else None

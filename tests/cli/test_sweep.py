@@ -4,9 +4,9 @@ import json
 
 import pytest
 import typer
-from rich.console import Console
 
-from geneval_reward.cli.sweep import Format, _check_setup, _print
+from geneval_reward.cli.shared.tables import Format, print_document
+from geneval_reward.cli.sweep import _check_setup
 from geneval_reward.stats import Estimate, Interval
 from geneval_reward.study.sweep import SweepRow, SweepTable, Timing, make_cells
 
@@ -26,6 +26,9 @@ def test_a_small_sweep(run, tmp_path) -> None:
     assert "selected" in result.stdout
     assert "best of 2" in result.stdout
     assert (tmp_path / "s" / "sweep.png").stat().st_size > 10_000
+    assert "judged by lite" in result.stdout
+    assert "counting_confidence=" in result.stdout
+    assert not [path.name for path in (tmp_path / "s").iterdir() if "tmp" in path.name]
     record = json.loads((tmp_path / "s" / "table.json").read_text())
     assert [row["setting"] for row in record["rows"]] == [
         {"steps": steps, "best_of": best} for steps in (1, 6) for best in (1, 2)
@@ -68,7 +71,7 @@ def test_notes_are_never_cut(monkeypatch, capsys, columns) -> None:
     axes = {"resolution": [512], "guidance_scale": [3.5], "num_inference_steps": [28], "best_of": [2]}
     (cell,) = make_cells(axes)
     row = SweepRow(cell, same, {}, time, None, True, True, "results.jsonl")
-    _print(SweepTable((row,), None, 10, 10, 1, 0.95, ()), Format.table, Console(stderr=True))
+    print_document(SweepTable((row,), None, 10, 10, 1, 0.95, (), "lite").document(), Format.table)
     text = capsys.readouterr().out
     assert "…" not in text
     assert "selected" in text

@@ -1,6 +1,8 @@
 """Threshold grids over stored detections."""
 
+import csv
 import dataclasses
+import io
 import json
 
 import pytest
@@ -10,11 +12,11 @@ from typer.testing import CliRunner
 from geneval_reward.cli import app
 from geneval_reward.errors import ResultsError
 from geneval_reward.judge import Rules
-from geneval_reward.prompts import PromptSpec
+from geneval_reward.prompts import TAGS, PromptSpec
 from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.synthetic import synthetic_rows
 from geneval_reward.stats import simulate_runs
-from geneval_reward.study.rules_grid import cells_of, is_grid, judge_grid, parse_grid, plot, save_plot, to_dict
+from geneval_reward.study.rules_grid import is_grid, judge_grid, parse_grid, plot, save_plot
 from geneval_reward.study.summary import summarize
 
 SIZES = dict.fromkeys(("single_object", "two_object", "counting", "colors", "position", "color_attr"), 5)
@@ -124,18 +126,20 @@ def test_what_cannot_be_judged_again_is_refused(tmp_path, results) -> None:
 
 def test_tables_and_pictures(tmp_path, results) -> None:
     one = judge_grid(results, ["confidence=.1:.9:.2"], draws=100)
-    header, rows = cells_of(one)
-    assert header == ["confidence", "overall", "single", "two", "count", "colors", "place", "attr"]
+    (table,) = one.document().tables
+    header, rows = table.header, table.rows
+    assert header == ["confidence", "overall", *(tag.replace("_", " ") for tag in TAGS)]
     assert [row[0] for row in rows] == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     axes = plot(one).axes[0]
     assert len(axes.lines) == 8, "six tasks, the overall and the rule in force"
     two = judge_grid(results, ["confidence=.1:.9:.2", "position=0:.3:.1"], draws=100)
-    header, rows = cells_of(two)
+    (table,) = two.document().tables
+    header, rows = table.header, table.rows
     assert header == ["confidence \\ position", "0", "0.1", "0.2", "0.3"]
     assert len(rows) == 5
     assert rows[1][2] == f"{100 * two.cells[5].overall.value:.1f}"
     assert plot(two).axes[0].images[0].get_array().shape == (5, 4)
-    record = to_dict(two)
+    record = two.to_dict()
     assert json.loads(json.dumps(record)) == record
     with Image.open(save_plot(two, tmp_path / "x.png")) as image:
         assert image.width > 800
@@ -154,7 +158,7 @@ def test_command(tmp_path, results, monkeypatch) -> None:
     assert "overall" in shown.stdout
     assert "was found on these images" in " ".join(shown.stderr.split())
     assert (tmp_path / "r.rules.png").exists()
-    for form in ("json", "csv", "markdown"):
+    for form in ("json", "csv", "markdown", "latex"):
         text = run(
             "--rules",
             "confidence=.1:.9:.4",
@@ -169,7 +173,10 @@ def test_command(tmp_path, results, monkeypatch) -> None:
         assert len(json.loads(text.stdout)["cells"]) == 6 if form == "json" else "0.9" in text.stdout
     assert (tmp_path / "p.svg").exists()
     assert isinstance(run("--plot", "p.png").exception, ValueError)
-    assert isinstance(run("--rules", "confidence=.1:.9:.4", "-f", "latex").exception, ValueError)
+    rows = list(csv.DictReader(io.StringIO(run("--rules", "confidence=.1:.9:.4", "-f", "csv").stdout)))
+    assert [row["name"] for row in rows if row["confidence"] == "0.5"] == ["overall", *TAGS]
+    assert all(0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1 for row in rows)
+    assert all("counting_confidence=0.9" in row["other_rules"] for row in rows)
     # Plain rules still judge once, also when given in parts.
     one = json.loads(run("--rules", "geneval,confidence=0.9", "-f", "json").stdout)
     parts = json.loads(run("--rules", "geneval", "--rules", "confidence=0.9", "-f", "json").stdout)
@@ -188,7 +195,7 @@ def test_what_weakens_a_summary_weakens_its_grid(tmp_path) -> None:
     for words in ("523 of 553 prompts are missing", "best of 4", "rewritten prompts", "1 image occurs more than once"):
         assert any(words in note for note in grid.notes)
     assert not grid.complete
-    assert to_dict(grid)["complete"] is False
+    assert grid.to_dict()["complete"] is False
 
 
 def test_a_sound_set_of_ones_own_ends_well(tmp_path) -> None:

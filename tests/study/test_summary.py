@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
-from geneval_reward.cli.shared.tables import summary_text
 from geneval_reward.judge import Rules
 from geneval_reward.prompts import PromptSpec, official_suite
 from geneval_reward.results import ResultWriter, read_results, synthetic_rows
+from geneval_reward.results.tables import render
 from geneval_reward.stats import simulate_runs
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
@@ -69,7 +69,7 @@ def test_a_doubled_file_is_not_complete(doubled, invoke) -> None:
     (note,) = found.problems
     assert note.startswith("553 images occur more than once and are counted each time: ")
     assert note.count(": 2 lines") == 5
-    assert note.endswith("; and 548 more")
+    assert note.endswith(" and 548 more")
     shown = invoke(doubled)
     assert shown.exit_code == 1
     assert "NOT complete: 553 of 553 prompts" in shown.stdout
@@ -126,7 +126,7 @@ def test_captions_say_what_the_numbers_stand_for(write, invoke) -> None:
     assert data["standing"] == "24 prompts, not the official suite"
 
     part = summarize(read_results(write(made(FEW, 2), "part.jsonl")), draws=100)
-    assert "credit official, PARTIAL (24 of 553 prompts); 95" in summary_text(part, "markdown")
+    assert "credit official, PARTIAL (24 of 553 prompts); 95" in render(part.document(), "markdown")
 
     rows = made(WHOLE, 1)
     assert "official, complete; 95" in invoke(write(rows, "whole.jsonl"), "-f", "latex").stdout

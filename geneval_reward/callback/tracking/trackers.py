@@ -12,6 +12,7 @@ from geneval_reward.callback.tracking.disk import write_round
 from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord
 from geneval_reward.callback.tracking.weights_and_biases import WandbTracker
 from geneval_reward.results.drawing import draw_verdict
+from geneval_reward.results.tables import markdown_table
 
 
 class Tracker(Protocol):
@@ -146,8 +147,5 @@ def markdown(record: ScoreRecord) -> str:
     """The table of samples without pictures, as Markdown."""
     columns = [name for name in TABLE_COLUMNS if name != "image"]
     picked = [TABLE_COLUMNS.index(name) for name in columns]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    for row in record.table():
-        cells = [str(row[at]).replace("|", "\\|").replace("\n", "; ") for at in picked]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [[str(row[at]).replace("\n", "; ") for at in picked] for row in record.table()]
+    return markdown_table(columns, rows)

@@ -68,4 +68,3 @@ def quiet_about_cut_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*the last line is cut off", UserWarning)
         yield
-

@@ -11,12 +11,13 @@ from PIL import Image
 
 from geneval_reward.demo.training.record import Point, RunRecord
 from geneval_reward.demo.training.run import TrainingDemo
+from geneval_reward.study.figures import PALETTE, error_bars, new_figure, tidy
 from geneval_reward.study.report.page import Card, Command, Picture, Section, Table, judged_page
 
 _SHOWN_PER_TAG = 3
 _SMOOTH = 5  # epochs; the share in one rollout of a dozen prompts says little
 _NAMES = {"nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
-_COLORS = {"nft": "#0072B2", "flow-grpo": "#D55E00"}  # two that colour-blind readers can tell apart (Okabe and Ito)
+_COLORS = dict(zip(_NAMES, PALETTE, strict=False))
 
 AUDIT_NAMES = {
     "geneval/audited_score": "first judge, which gives the rewards",
@@ -123,9 +124,7 @@ def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tupl
 
 def curves(runs: Sequence[RunRecord]) -> Image.Image:
     """Reward and held-out score of runs against images sampled and against seconds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
+    figure = new_figure(10, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds of wall time")):
         for run in runs:
@@ -137,7 +136,7 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
             axes.errorbar(
                 ends,
                 [value for value, _, _ in values],
-                [[value - low for value, low, _ in values], [high - value for value, _, high in values]],
+                error_bars(*([value[i] for value in values] for i in range(3))),
                 color=color,
                 fmt="o",
                 ms=7,
@@ -146,12 +145,11 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
                 label=_NAMES[run.method],
             )
         axes.set(xlabel=label, ylim=(0, 1))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "both")
     left.set_ylabel("share of right images")
     right.legend(loc="lower right", frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=120)
     return Image.open(buffer)
 
 

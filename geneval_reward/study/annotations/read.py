@@ -148,7 +148,9 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
     except OSError as error:
         raise ResultsError(f"{path}: expected an annotation file, got none ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path}: expected comma-separated text in UTF-8, got something else ({error})") from error
+        raise ResultsError(
+            f"{path}: expected text in UTF-8 with comma-separated cells, got something else ({error})"
+        ) from error
     if not found:
         raise ResultsError(f"{path}: expected at least one annotated image, got a header only")
     return [AnnotatedImage(*key, url, objects, tuple(answers)) for key, (url, objects, answers) in found.items()]

@@ -45,7 +45,9 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
 def _draw_scores(axes: Axes, comparison: Comparison, rows: list[str]) -> None:
     for number, run in enumerate(comparison.runs):
         estimates = {**run.scores.tags, "overall": run.scores.overall}
-        known = [(i + _shift(number, len(comparison.runs)), estimates[row]) for i, row in enumerate(rows) if row in estimates]
+        known = [
+            (i + _shift(number, len(comparison.runs)), estimates[row]) for i, row in enumerate(rows) if row in estimates
+        ]
         color, mark = style_of(number)
         axes.errorbar(
             [100 * one.value for _, one in known],

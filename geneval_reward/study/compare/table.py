@@ -172,7 +172,9 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
         if math.isfinite(overall.detectable):
             seen = f"you could have seen {detectable_text(overall)} points (power 80%)"
         text = f"No difference shown: {b} - {a} = {numbers}; {seen}."
-    shown = [f"{tag} {difference_text(one)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown]
+    shown = [
+        f"{tag} {difference_text(one)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown
+    ]
     if shown:
         text += f" By task, corrected for {len(comparison.tags)} looks: {', '.join(shown)}."
     return text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
+from geneval_reward.files import write_whole
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import COLORS, TAGS
 from geneval_reward.results.drawing import PALETTE
@@ -60,7 +61,7 @@ def write_html(
     path.parent.mkdir(parents=True, exist_ok=True)
     when = float(os.environ.get("SOURCE_DATE_EPOCH", time.time())) if now is None else now
     html = render_html(report, path.parent.resolve(), max_bytes=max_bytes, workers=workers, now=when)
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html)
     return path
 
 

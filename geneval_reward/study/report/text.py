@@ -1,155 +1,97 @@
-"""A report's figures as LaTeX, Markdown, CSV or JSON."""
+"""A report's figures as tables: LaTeX, Markdown, CSV or JSON."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
+from typing import Any
 
-from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.stats import Estimate
-from geneval_reward.study.compare.render import to_dict
-from geneval_reward.study.compare.table import p_text, points, span
+from geneval_reward.results.tables import Document, Table
+from geneval_reward.study.compare.render import difference_table, to_dict
+from geneval_reward.study.report.calibration import SHIFT
 from geneval_reward.study.report.collect import Report, RunReport
-from geneval_reward.study.tables import comma_separated, latex, latex_text, markdown, markdown_cell
-
-FORMATS: Final = ("latex", "markdown", "csv", "json")
-_SHORT: Final = {
-    "single_object": "single",
-    "two_object": "two",
-    "counting": "count.",
-    "colors": "colours",
-    "position": "position",
-    "color_attr": "attr.",
-}
+from geneval_reward.study.wording import judge_text, p_text, share_text, task_header
 
 
-def render(report: Report, format: str) -> str:
-    """A report as text.
-
-    Args:
-        report: What `geneval_reward.study.report.collect` gives.
-        format: One of `FORMATS`. LaTeX needs the package `booktabs`; CSV has one line per run, published model and
-            figure.
-
-    Raises:
-        ValueError: For another format.
-    """
-    makers = {"latex": _latex, "markdown": _markdown, "csv": _csv, "json": _json}
-    if format not in makers:
-        raise UsageError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    return makers[format](report)
-
-
-def _latex(report: Report) -> str:
-    # A comment ends with its line, so a line break in a file's text must not leave it.
-    parts = [f"% {' '.join(problem.split())}" for problem in report.problems]
-    caption = (
-        "GenEval scores with 95% intervals (bootstrap clustered by prompt), beside published models. "
-        "(r): rewritten prompts."
+def document(report: Report) -> Document:
+    """Build the tables of a report in every format; CSV has one line per run, published model, difference and figure."""
+    pairs = report.comparison.pairs if report.comparison else ()
+    return Document(
+        tables=[_scores(report), *map(difference_table, pairs), _failures(report)],
+        values=_values(report),
+        record=_record(report),
+        title=f"GenEval: {report.title}",
+        problems=report.problems,
+        conclusions=[*(pair.message for pair in pairs), *([f"made by: {report.command}"] if report.command else [])],
     )
-    own, others = _score_rows(report)
-    parts.append(
-        latex(["model", *(_SHORT[tag] for tag in TAGS), "overall"], [*own, [], *others] if others else own, caption)
+
+
+def _scores(report: Report) -> Table:
+    rows: list[list[object]] = []
+    for run in report.runs:
+        scores = run.summary.scores
+        mark = " (r)" if run.results.rewritten.any() else ""
+        mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
+        mark += "" if run.summary.complete else " (PARTIAL)"
+        rows.append([run.name + mark, *(share_text(scores.tags.get(tag)) for tag in TAGS), share_text(scores.overall)])
+    rows += [[]] if report.published else []
+    for row in report.published:
+        shares = [*map(row.tags.get, TAGS), row.overall]
+        texts = ["–" if share is None else f"{share:.2f}" for share in shares]
+        rows.append([row.model + (" (r)" if row.rewritten else ""), *texts])
+    notes = [f"{run.name}: judged by {judge_text(run.results.identities)}" for run in report.runs]
+    notes += dict.fromkeys(f"source of {row.model}: {row.source}" for row in report.published)
+    return Table(
+        "GenEval scores with 95% intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
+        ["model", *task_header(TAGS), "overall"],
+        rows,
+        notes,
     )
-    sources = [f"{row.model}: {row.source}" for row in report.published]
-    parts += [f"% source: {' '.join(text.split())}" for text in dict.fromkeys(sources)]
-    for title, header, rows in _difference_tables(report):
-        parts.append(latex(header, rows, title))
-    parts += [f"% {latex_text(pair.message)}" for pair in report.comparison.pairs] if report.comparison else []
-    parts.append(latex(*_failures(report), caption="Failed images by reason. An image can fail in two ways."))
-    return "\n".join(parts)
 
 
-def _markdown(report: Report) -> str:
-    parts = [f"# GenEval: {markdown_cell(report.title)}\n"]
-    if report.problems:
-        parts.append(
-            "".join(f"> **!** {markdown_cell(problem)}\n>\n" for problem in report.problems).removesuffix(">\n")
-        )
-    own, others = _score_rows(report)
-    parts.append("Scores with 95% intervals; (r): rewritten prompts.\n")
-    parts.append(markdown(["model", *TAGS, "overall"], [*own, *others]))
-    sources = dict.fromkeys(f"{row.model}: {row.source}" for row in report.published)
-    parts.append("".join(f"- {markdown_cell(source)}\n" for source in sources))
-    for title, header, rows in _difference_tables(report):
-        parts += [f"**{markdown_cell(title)}**\n", markdown(header, rows)]
-    parts += [markdown_cell(pair.message) + "\n" for pair in report.comparison.pairs] if report.comparison else []
-    parts += ["Failed images by reason; an image can fail in two ways.\n", markdown(*_failures(report))]
-    lines = [
-        f"- {markdown_cell(run.name)}: {one.fragile} of {one.images} verdicts flip if {one.field} {one.value:g} moves by .05\n"
+def _failures(report: Report) -> Table:
+    counts = [{group.cause: group.images for group in run.groups} for run in report.runs]
+    rows: list[list[object]] = [
+        [cause.title, *(found.get(cause, 0) for found in counts)]
+        for cause in dict.fromkeys(key for found in counts for key in found)
+    ]
+    rows.append(["wrong images", *(int((~run.results.correct).sum()) for run in report.runs)])
+    notes = [
+        f"{run.name}: {one.fragile} of {one.images} verdicts flip if {one.field} {one.value:g} moves by {SHIFT:g}"
         for run in report.runs
         for one in run.thresholds
     ]
-    parts += ["".join(lines)] if lines else []
-    parts += [f"    {report.command}\n"] if report.command else []
-    return "\n".join(part for part in parts if part)
-
-
-def _csv(report: Report) -> str:
-    rows: list[list[object]] = []
-    for run in report.runs:
-        rewritten = bool(run.results.rewritten.any())
-        for name, one in _estimates(run):
-            bounds = [_plain(one.interval.low), _plain(one.interval.high)]
-            rows.append(
-                [
-                    run.name,
-                    "run",
-                    name,
-                    _plain(one.value),
-                    *bounds,
-                    one.images,
-                    one.prompts,
-                    rewritten,
-                    run.results.path.name,
-                ]
-            )
-        rows += [
-            [
-                run.name,
-                "failures",
-                group.cause.key,
-                group.images,
-                None,
-                None,
-                len(run.results),
-                None,
-                rewritten,
-                run.results.path.name,
-            ]
-            for group in run.groups
-        ]
-    for row in report.published:
-        figures = [*row.tags.items(), *([("overall", row.overall)] if row.overall is not None else [])]
-        rows += [
-            [row.model, "published", name, value, None, None, None, None, row.rewritten, row.source]
-            for name, value in figures
-        ]
-    for pair in report.comparison.pairs if report.comparison else ():
-        both = pair.comparison
-        for name, d in (*both.tags.items(), ("overall", both.overall), ("all images", both.micro)):
-            bounds = [_plain(d.interval.low), _plain(d.interval.high)]
-            rows.append(
-                [
-                    f"{pair.b} - {pair.a}",
-                    "difference",
-                    name,
-                    _plain(d.value),
-                    *bounds,
-                    d.images,
-                    d.prompts,
-                    None,
-                    p_text(d.p_holm),
-                ]
-            )
-    return comma_separated(
-        ["name", "kind", "figure", "value", "low", "high", "images", "prompts", "rewritten", "source"], rows
+    return Table(
+        "Failed images by reason. An image can fail in two ways.", ["", *(run.name for run in report.runs)], rows, notes
     )
 
 
-def _json(report: Report) -> str:
-    record: dict[str, Any] = {
+def _values(report: Report) -> Table:
+    header = ["name", "kind", "figure", "value", "low", "high", "images", "prompts", "rewritten", "source"]
+    rows: list[list[object]] = []
+    for run in report.runs:
+        origin = [bool(run.results.rewritten.any()), run.results.path.name]
+        for name, one in run.summary.estimates().items():
+            if not name.startswith("pass@"):
+                rows.append([run.name, "run", name, *one.to_dict().values(), *origin])
+        images = len(run.results)
+        rows += [
+            [run.name, "failures", one.cause.key, one.images, None, None, images, None, *origin] for one in run.groups
+        ]
+    for row in report.published:
+        for name, value in {**row.tags, "overall": row.overall}.items():
+            if value is not None:
+                rows.append([row.model, "published", name, value, None, None, None, None, row.rewritten, row.source])
+    for pair in report.comparison.pairs if report.comparison else ():
+        for name, d in pair.comparison.figures().items():
+            numbers = [round(number, 6) for number in (d.value, d.interval.low, d.interval.high)]
+            rows.append(
+                [f"{pair.b} - {pair.a}", "difference", name, *numbers, d.images, d.prompts, None, p_text(d.p_holm)]
+            )
+    return Table("", header, rows)
+
+
+def _record(report: Report) -> dict[str, Any]:
+    return {
         "title": report.title,
         "command": report.command,
         "complete": report.complete,
@@ -168,7 +110,6 @@ def _json(report: Report) -> str:
         ],
         "comparison": None if report.comparison is None else to_dict(report.comparison),
     }
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
 def _run(run: RunReport) -> dict[str, Any]:
@@ -178,12 +119,7 @@ def _run(run: RunReport) -> dict[str, Any]:
         "sha256": run.sha256,
         "summary": run.summary.to_dict(),
         "failures": [
-            {
-                "cause": group.cause.key,
-                "images": group.images,
-                "tags": group.tags,
-                "details": dict(group.details),
-            }
+            {"cause": group.cause.key, "images": group.images, "tags": group.tags, "details": dict(group.details)}
             for group in run.groups
         ],
         "thresholds": [
@@ -206,71 +142,3 @@ def _run(run: RunReport) -> dict[str, Any]:
         "rewritten": int(run.results.rewritten.sum()),
         "best_of": int(run.results.best_of.max()) if len(run.results) else 0,
     }
-
-
-def _estimates(run: RunReport) -> list[tuple[str, Estimate]]:
-    scores = run.summary.scores
-    rows = [*scores.tags.items(), ("overall", scores.overall), ("images_correct", scores.micro)]
-    return rows if scores.pass_any is None else [*rows, ("prompts_correct", scores.pass_any)]
-
-
-def _score_rows(report: Report) -> tuple[list[list[str]], list[list[str]]]:
-    own = []
-    for run in report.runs:
-        scores = run.summary.scores
-        mark = " (r)" if run.results.rewritten.any() else ""
-        mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
-        mark += "" if run.summary.complete else " (PARTIAL)"
-        cells = [_cell(scores.tags.get(tag)) for tag in TAGS]
-        own.append([run.name + mark, *cells, _cell(scores.overall)])
-    others = [
-        [
-            row.model + (" (r)" if row.rewritten else ""),
-            *(f"{row.tags[tag]:.2f}" if tag in row.tags else "–" for tag in TAGS),
-            "–" if row.overall is None else f"{row.overall:.2f}",
-        ]
-        for row in report.published
-    ]
-    return own, others
-
-
-def _difference_tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
-    tables = []
-    for pair in report.comparison.pairs if report.comparison else ():
-        one = pair.comparison
-        rows = [
-            [
-                name,
-                points(d.value),
-                span(d),
-                p_text(d.p_holm).removeprefix("p = ").removeprefix("p "),
-                f"{100 * d.detectable:.1f}",
-            ]
-            for name, d in (*one.tags.items(), ("overall", one.overall))
-        ]
-        title = (
-            f"{pair.b} - {pair.a} in points; p corrected over tasks; last: what could have been seen with power 80%."
-        )
-        tables.append((title, ["", "difference", "95% interval", "p", "could have seen"], rows))
-    return tables
-
-
-def _failures(report: Report) -> tuple[list[str], list[list[str]]]:
-    causes = list(dict.fromkeys(group.cause for run in report.runs for group in run.groups))
-    rows = []
-    for cause in causes:
-        groups = [next((group for group in run.groups if group.cause == cause), None) for run in report.runs]
-        rows.append([cause.title, *("0" if group is None else str(group.images) for group in groups)])
-    rows.append(["wrong images", *(str(int((~run.results.correct).sum())) for run in report.runs)])
-    return ["", *(run.name for run in report.runs)], rows
-
-
-def _cell(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    low, high = estimate.interval.low, estimate.interval.high
-    return f"{estimate.value:.3f}" if low != low else f"{estimate.value:.3f} ({low:.2f}–{high:.2f})"
-
-
-def _plain(value: float) -> float | None:
-    return None if value != value else round(value, 6)

@@ -7,11 +7,18 @@ from typing import Any, Final
 
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.stats import Difference, Estimate
-from geneval_reward.study.compare.table import p_text, points, span
 from geneval_reward.study.published import PublishedScore
 from geneval_reward.study.report.calibration import SHIFT, Threshold
 from geneval_reward.study.report.collect import Report, RunReport
 from geneval_reward.study.report.reasons import CAUSES
+from geneval_reward.study.wording import (
+    counted,
+    detectable_text,
+    difference_interval,
+    difference_text,
+    interval_text,
+    p_text,
+)
 
 _EXAMPLES: Final = 4
 _PAIRS: Final = 6
@@ -27,7 +34,7 @@ def view(report: Report, card: Card) -> dict[str, Any]:
     """
     rows = report.published
     return {
-        "heroes": [_hero(run) for run in report.runs],
+        "heroes": [_headline(run) for run in report.runs],
         "problems": report.problems,
         "panels": _panels(report, rows),
         "published": [(number, row) for number, row in enumerate(rows, 1)],
@@ -43,21 +50,20 @@ def view(report: Report, card: Card) -> dict[str, Any]:
     }
 
 
-def _hero(run: RunReport) -> dict[str, Any]:
+def _headline(run: RunReport) -> dict[str, Any]:
     summary = run.summary
     found = summary.completeness
-    there = len(summary.scores.tags)
     if found.suite == "official":
         whole = summary.complete
         badge = (
             f"complete: {found.expected} prompts, {counted(found.images_per_prompt, 'image')} each"
             if whole
-            else f"PARTIAL: {found.prompts} of {found.expected} prompts"
-            if found.prompts < found.expected
+            else f"PARTIAL: {found.covered} of {found.expected} prompts"
+            if found.missing
             else "INCOMPLETE"
         )
     else:
-        whole, badge = False, f"not the official suite: {found.prompts} prompts"
+        whole, badge = False, f"not the official suite: {counted(found.prompts, 'prompt')}"
     facts = [("correct images", estimate_text(summary.scores.micro))]
     if summary.scores.pass_any is not None:
         facts.append(("prompts with a correct image", estimate_text(summary.scores.pass_any)))
@@ -66,9 +72,7 @@ def _hero(run: RunReport) -> dict[str, Any]:
         facts.append((f"verdicts that a threshold moved by {SHIFT:.2f} would flip", f"{run.fragile:,}"))
     return {
         "run": run,
-        "label": "overall"
-        if not found.missing_tags
-        else f"overall of {there} of {there + len(found.missing_tags)} tasks",
+        "label": summary.overall_label,
         "overall": summary.scores.overall,
         "badge": badge,
         "whole": whole,
@@ -202,8 +206,10 @@ def _differences(report: Report) -> list[dict[str, Any]]:
     found = []
     for pair in report.comparison.pairs:
         one = pair.comparison
-        rows = [("overall", one.overall), *one.tags.items(), ("all images", one.micro)]
+        rows = list({"overall": one.overall, **one.figures()}.items())
         widest = max(max(abs(d.interval.low), abs(d.interval.high), abs(d.value)) for _, d in rows) or 1.0
+        # Differences of shares end at one, and so does the scale.
+        reach = 1.0 if 1 / 1.05 < widest <= 1 else 1.05 * widest
         found.append(
             {
                 "pair": pair,
@@ -212,8 +218,8 @@ def _differences(report: Report) -> list[dict[str, Any]]:
                     "prompt": "the same prompts, other noise",
                     "none": "not paired: no common prompt",
                 }[one.pairing],
-                "rows": [_difference(name, d, widest * 1.05) for name, d in rows],
-                "reach": 100 * widest * 1.05,
+                "rows": [_difference(name, d, reach) for name, d in rows],
+                "reach": 100 * reach,
             }
         )
     return found
@@ -225,10 +231,10 @@ def _difference(name: str, d: Difference, reach: float) -> dict[str, Any]:
 
     return {
         "name": name,
-        "text": points(d.value),
-        "span": span(d),
+        "text": difference_text(d),
+        "span": difference_interval(d),
         "p": p_text(d.p_holm),
-        "detectable": f"{100 * d.detectable:.1f}",
+        "detectable": detectable_text(d),
         "shown": d.shown,
         "better": d.value > 0,
         "at": place(d.value),
@@ -306,14 +312,7 @@ def _counts(report: Report) -> dict[str, int]:
     }
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 image`, `4 images`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def estimate_text(estimate: Estimate) -> str:
-    """A score with its interval."""
-    low, high = estimate.interval.low, estimate.interval.high
-    if low != low:
-        return f"{estimate.value:.3f} (no interval: {estimate.interval.method.removeprefix('none: ')})"
-    return f"{estimate.value:.3f} ({low:.3f} to {high:.3f})"
+    """Write a score with its interval, or say why there is none."""
+    interval = interval_text(estimate) or f"no interval: {estimate.interval.method.removeprefix('none: ')}"
+    return f"{estimate.value:.3f} ({interval})"

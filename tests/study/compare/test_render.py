@@ -5,14 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from geneval_reward.results import write_synthetic
+from geneval_reward.results.tables import render
 from geneval_reward.stats import TYPICAL_ACCURACY, simulate_runs
 from geneval_reward.study.compare import compare_files
 from geneval_reward.study.compare.plot import plot, save_plot
-from geneval_reward.study.compare.render import to_json, to_markdown, to_rich
-from geneval_reward.study.compare.table import p_text, short_names
+from geneval_reward.study.compare.render import document
+from geneval_reward.study.compare.table import short_names
+from geneval_reward.study.wording import p_text
 
 BETTER = {tag: min(1.0, share + 0.15) for tag, share in TYPICAL_ACCURACY.items()}
 
@@ -30,11 +31,8 @@ def comparison(tmp_path_factory):
     return compare_files(files, draws=2000)
 
 
-def printed(comparison, width=140):
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(to_rich(comparison))
-    return capture.get()
+def printed(comparison, format="table"):
+    return render(document(comparison), format)
 
 
 def test_a_difference_is_stated_with_its_interval(comparison):
@@ -67,7 +65,7 @@ def test_the_table_holds_every_task_and_run(comparison):
 
 
 def test_markdown_is_a_table_whatever_the_names(comparison):
-    text = to_markdown(comparison)
+    text = printed(comparison, "markdown")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert "a\\|b" in table[0]
     widths = {line.replace("\\|", "").count("|") for line in table[:12]}
@@ -75,7 +73,7 @@ def test_markdown_is_a_table_whatever_the_names(comparison):
 
 
 def test_json_holds_everything_and_is_json(comparison):
-    record = json.loads(to_json(comparison))
+    record = json.loads(printed(comparison, "json"))
     assert [run["name"] for run in record["runs"]] == ["base", "lora", "a|b"]
     assert record["runs"][0]["identity"]["rules"]["confidence"] == 0.3
     pair = record["pairs"][0]

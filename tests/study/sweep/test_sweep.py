@@ -13,10 +13,10 @@ from geneval_reward.generate import CallableGenerator
 from geneval_reward.judge import Detections
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
+from geneval_reward.results.tables import render
 from geneval_reward.study.sweep import Sweep, SweepRunner, make_cells, sweep_table
 from geneval_reward.study.sweep import run as sweep_run
 from geneval_reward.study.sweep.plot import plot, save_plot
-from geneval_reward.study.sweep.table import cells_of, to_csv, to_dict, to_markdown
 
 SPECS = tuple(
     PromptSpec.parse({"tag": tag, "include": [{"class": name, "count": 1}]})
@@ -97,13 +97,14 @@ def test_scores_times_and_selection(world, tmp_path) -> None:
     assert [row.timing.images for row in table.rows] == [36] * 3
     assert all(row.timing.seconds > 0 for row in table.rows)
     assert any("is the best of 3 settings on these prompts: its score is too high" in note for note in table.notes)
-    record = to_dict(table)
+    record = table.to_dict()
     assert json.loads(json.dumps(record)) == record
     assert [row["selected"] for row in record["rows"]] == [False, False, True]
     assert record["held_out"]["value"] == pytest.approx(table.selection.held_out.value, abs=1e-6)
-    assert to_csv(table).count("\n") == 4
-    assert "| held out |" in to_markdown(table)
-    header, rows = cells_of(table)
+    assert render(table.document(), "csv").count("\n") == 4
+    assert "| held out |" in render(table.document(), "markdown")
+    (shown,) = table.document().tables
+    header, rows = shown.header, shown.rows
     assert header == ["quality", "score", "s/image", "change", "note"]
     assert "selected" in rows[2][-1]
 
@@ -131,7 +132,7 @@ def test_an_interrupted_sweep_goes_on_image_by_image(world, tmp_path) -> None:
     before = world.made
     again = run_all(world, sweep)
     assert world.made == before, "a finished sweep makes nothing"
-    assert to_dict(again) == to_dict(table)
+    assert again.to_dict() == table.to_dict()
 
 
 def test_a_damaged_results_file_is_completed(world, tmp_path) -> None:
@@ -165,7 +166,7 @@ def test_best_of_is_flagged_and_takes_no_part_in_the_choice(world, tmp_path) -> 
         assert one == any(correct[int(prompt), 3 * int(index) + i] for i in range(3))
     assert [row.selected for row in table.rows] == [False, False, True, False]
     assert any("chosen by this very metric" in note for note in table.notes)
-    assert [record["best_of"] for record in to_dict(table)["rows"]] == [None, 3, None, 3]
+    assert [record["best_of"] for record in table.to_dict()["rows"]] == [None, 3, None, 3]
     assert not chosen.front
 
 
@@ -219,8 +220,8 @@ def test_one_prompt_a_task_gives_a_table_without_differences(world, tmp_path) ->
     assert [row.difference for row in table.rows] == [None, None]
     assert [row.overall.images for row in table.rows] == [4, 4]
     assert any("got one of counting, single_object; sweep more prompts" in note for note in table.notes)
-    assert to_csv(table).count("\n") == 3
-    assert cells_of(table)[1][1][-2] == ""
+    assert render(table.document(), "csv").count("\n") == 3
+    assert table.document().tables[0].rows[1][-2] == ""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
