@@ -133,10 +133,11 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
             _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=3, lw=0, alpha=0.8)
             ends = [0.0, float(run.images)] if name == "images" else [0.0, run.total_seconds]
             values = [run.before, run.after]
+            own = [value for value, _, _ in values]
             axes.errorbar(
                 ends,
-                [value for value, _, _ in values],
-                error_bars(*([value[i] for value in values] for i in range(3))),
+                own,
+                error_bars(own, [low for _, low, _ in values], [high for _, _, high in values]),
                 color=color,
                 fmt="o",
                 ms=7,

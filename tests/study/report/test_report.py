@@ -160,8 +160,8 @@ def test_failed_rewritten_and_chosen_images_are_flagged(tmp_path, rows, page):
         writer.write([*changed, FailedImage("x/9.png", "cannot be decoded")])
     shown, report = page([path])
     for words in (
-        "1 images were generated from rewritten prompts",
-        "1 images were chosen by this very metric, best of 4",
+        "1 image was generated from rewritten prompts",
+        "1 image was chosen by this very metric, best of 4",
         "1 images could not be scored, such as x/9.png: cannot be decoded",
         "rewritten prompts best of 4 1 not scored",
     ):
@@ -279,7 +279,7 @@ def test_a_custom_suite_has_no_published_neighbours(write, rows, page):
     shown, report = page([write("a", mine, pictures=False)])
     assert report.runs[0].published == ()
     assert "these are not the official prompts" in shown.words
-    assert "not the official suite: 1 prompts" in shown.words
+    assert "not the official suite: 1 prompt" in shown.words
 
 
 def test_a_run_without_all_tasks_is_not_put_beside_whole_scores(write, rows, page):
