@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from geneval_reward.cli.shared.options import Checkpoint, Device
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+from geneval_reward.vision.formats import SUFFIXES, is_image_name
 
 
 def parity(
@@ -57,13 +56,13 @@ def _find(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in _SUFFIXES)
+            files += sorted(entry for entry in path.rglob("*") if is_image_name(entry.name))
         elif path.is_file():
             files.append(path)
         else:
             raise typer.BadParameter(f"IMAGES: expected a file or folder, got nothing at {path}")
     if not files:
-        raise typer.BadParameter(f"IMAGES: expected image files ({', '.join(sorted(_SUFFIXES))}), got none")
+        raise typer.BadParameter(f"IMAGES: expected image files ({', '.join(SUFFIXES)}), got none")
     return files
 
 

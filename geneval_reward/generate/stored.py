@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from geneval_reward.errors import ImageError, ResultsError
 from geneval_reward.generate.batches import check_request
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.results.layout import ImageItem, read_folder
+from geneval_reward.vision.formats import damaged, open_image
 
 
 class FolderGenerator:
@@ -140,8 +141,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
+    with open_image(path) as image:
+        try:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"{path}: expected an image, got a file that cannot be read ({error})") from error
+        except Exception as error:
+            raise ImageError(damaged(str(path), error)) from error

@@ -19,7 +19,8 @@ from geneval_reward.errors import GenEvalError, ResultsError, SpecError, UsageEr
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.results import FailedImage
-from geneval_reward.results.layout import SUFFIXES, ImageItem, read_folder
+from geneval_reward.results.layout import ImageItem, read_folder
+from geneval_reward.vision.formats import SUFFIXES
 
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")

@@ -135,17 +135,8 @@ def _decode(sample: Sample | FailedImage) -> torch.Tensor | FailedImage:
     if isinstance(sample, FailedImage):
         return sample
     try:
-        return load_image(sample.image if isinstance(sample.image, Path) else _Named(sample.image, sample.filename))  # type: ignore[arg-type]
+        if isinstance(sample.image, Path):
+            return load_image(sample.image)
+        return load_image(BytesIO(sample.image), sample.filename)
     except ImageError as error:
         return FailedImage(sample.filename, str(error))
-
-
-class _Named(BytesIO):
-    """Bytes that errors call by a name."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name

@@ -1,33 +1,36 @@
-"""Folders of images with their records: the benchmark's own layout, or a flat folder with a metadata file.
+"""Folders of images with their records: the benchmark's layout, a Hugging Face image folder, or images and a metadata file.
 
-Source of the layout: djghosh13/geneval `evaluate_images.py`: `<digits>/metadata.jsonl` (one record) beside
-`<digits>/samples/<digits>.png`. Unlike the benchmark, whatever is left out is named.
+Source of the benchmark's layout: djghosh13/geneval `evaluate_images.py`: `<digits>/metadata.jsonl` (one record) beside
+`<digits>/samples/<digits>.png`. Unlike in the benchmark, whatever is left out is named.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from geneval_reward.errors import ResultsError, SpecError
+from geneval_reward.errors import FileError, ResultsError, SpecError
+from geneval_reward.files import parse_json, read_json, read_lines
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import resolve
+from geneval_reward.results.dealing import deal
+from geneval_reward.results.entries import name_of, read_entry
 from geneval_reward.results.record import index_of
+from geneval_reward.vision.formats import SUFFIXES, is_image_name
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 GENERATE_SETUP: Final = "generate.json"
 """Beside the prompts' folders: how `geneval-reward generate` made them."""
 GENERATION: Final = "generation.json"
 """Beside a prompt's `metadata.jsonl`: the text that the generator got, whether it was rewritten, and the images' seeds."""
 GENERATE_LOCK: Final = "generate.lock"
+"""Beside the prompts' folders while `geneval-reward generate` writes them."""
 _OWN: Final = (GENERATE_SETUP, GENERATE_LOCK)
 
-_SAMPLE: Final = re.compile(r"\d+\.(png|jpe?g|webp)", re.IGNORECASE)
-_FILENAME_KEYS: Final = ("filename", "file_name")
+_SAMPLE: Final = re.compile(r"[0-9]+\.(png|jpe?g|webp)", re.IGNORECASE)
+_FOREIGN: Final = ("__MACOSX", "lost+found")
+_LONGEST_LINE: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,12 @@ class ImageItem:
 
     Attributes:
         path: The file.
-        filename: Its path below the folder, with forward slashes: how results call it.
-        spec: What it was asked to show.
-        index: Its number among the images of its prompt: in the benchmark's layout that of its file name (`0002.png` is 2,
-            whatever else is there), in a flat folder its place among the lines of its record, from 0.
+        filename: Its path below the folder, with forward slashes, which is its name in results.
+        spec: What the image was asked to show.
+        index: Its number among the images of its prompt: in the benchmark's layout the number in its name (`0002.png` is 2,
+            whatever else is there), in other folders its place among the lines of its record, from 0.
         seed: The seed it was generated from, if the metadata says.
-        rewritten: The text that the generator got, where it was not the record's.
+        rewritten: The text that the generator got, if it was not the record's.
     """
 
     path: Path
@@ -58,15 +61,17 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        items: Images in the order of folders and of the numbers in file names.
-        problems: One sentence for each thing that should be there and is not, naming it. Nothing is dropped silently.
-        ignored: Number of files that are not images of the layout.
-        subset: What `geneval-reward generate --subset` says of it; None: not a subset, or unknown.
+        items: The images, in the order of folders and of the numbers in file names.
+        problems: One sentence for each thing that should be there and is not. Nothing is dropped without one.
+        notes: Sentences that a user should read, though nothing is wrong.
+        ignored: Number of files and folders that are not part of the layout.
+        subset: What `geneval-reward generate --subset` says of the folder; None if it is not a subset, or unknown.
     """
 
     root: Path
     items: list[ImageItem] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     ignored: int = 0
     subset: str | None = None
 
@@ -74,26 +79,34 @@ class ImageFolder:
 def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFolder:
     """List the images of a folder with their records.
 
+    Hidden files and folders, and what notebooks, file managers and the benchmark's script leave among images
+    (`.ipynb_checkpoints`, `._0000.png`, `@eaDir`, `__MACOSX`, `grid.png` beside `samples/`), are no samples.
+
     Args:
-        root: The benchmark's layout; or, with `metadata`, any folder of images.
-        metadata: JSON lines. Each is a record, with its image's name below `root` under `filename` or `file_name`
-            (and optionally `seed`, and `rewritten`: the text that the generator got). If no line names a file, the images
-            in order of their names are dealt to the lines in equal shares.
+        root: The benchmark's layout; a Hugging Face image folder (`metadata.jsonl` with `file_name`, at the top or in each
+            split); or, with `metadata`, any folder of images.
+        metadata: JSON lines, as `geneval_reward.results.entries.read_entry` reads them. Each names its image under
+            `file_name` or `filename`, as a path below `root`. If no line names one, the names of the images must tell which
+            line they belong to, as `geneval_reward.results.dealing.deal` describes.
 
     Returns:
         Images and problems.
 
     Raises:
-        ResultsError: If the folder or metadata file is missing, or there is not one image with a record in it.
+        ResultsError: If the folder or metadata file is missing, there is not one image with a record in it, or it is not
+            certain which image belongs to which line.
     """
     root = Path(root)
     if not root.is_dir():
         raise ResultsError(f"{root}: expected a folder of images, got {'a file' if root.exists() else 'nothing'}")
     folder = ImageFolder(root)
-    if metadata is None:
-        _read_benchmark_layout(folder)
+    if metadata is not None:
+        _read_flat(folder, Path(metadata), root)
+    elif own := _is_image_folder(root):
+        for file in own:
+            _read_flat(folder, file, file.parent)
     else:
-        _read_flat(folder, Path(metadata))
+        _read_benchmark_layout(folder)
     if not folder.items:
         found = f"; {folder.problems[0]}" if folder.problems else ""
         layout = "<digits>/metadata.jsonl and <digits>/samples/0000.png" if metadata is None else "the named images"
@@ -107,15 +120,15 @@ def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path
 
     Args:
         root: The folder of the whole set.
-        number: The prompt's number, from 0; its folder is that in five digits.
-        spec: The record, written as `metadata.jsonl`.
+        number: The prompt's number, from 0, which in five digits is the name of its folder.
+        spec: The record, which is written to `metadata.jsonl`.
 
     Returns:
         The `samples` folder, into which images go as `0000.png`, `0001.png`, ...
     """
     samples = Path(root) / f"{number:05d}" / "samples"
     samples.mkdir(parents=True, exist_ok=True)
-    (samples.parent / "metadata.jsonl").write_text(spec.to_json() + "\n")
+    (samples.parent / "metadata.jsonl").write_text(spec.to_json() + "\n", encoding="utf-8")
     return samples
 
 
@@ -139,12 +152,15 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
             continue
         seeds, rewritten = _read_generation(path, spec, folder)
         for index, name in _numbered(images, f"{path.name}/samples", folder):
+            if not os.path.isfile(samples / name):
+                folder.problems.append(f"{path.name}/samples/{name}: expected an image file, got no regular file")
+                continue
             seed = seeds.get(name)
             folder.items.append(ImageItem(samples / name, f"{path.name}/samples/{name}", spec, index, seed, rewritten))
 
 
 def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[int, str]]:
-    """Images with their numbers: those of the names, so that a missing file does not shift the ones after it."""
+    """Images with the numbers in their names, so that a missing file does not shift the ones after it."""
     images = sorted(images, key=_natural)
     found: dict[int, str] = {}
     for name in images:
@@ -160,33 +176,35 @@ def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[
 
 
 def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Sorts by the numbers in names: `10.png` after `2.png`."""
-    # Odd parts are the digits; the name itself settles 1.png and 01.png.
+    """A sort key by the numbers in a name: `10.png` comes after `2.png`."""
+    # The odd parts are the digits; the name itself decides between 1.png and 01.png.
     parts = re.split(r"([0-9]+)", name)
     return tuple((int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)), name
 
 
 def _read_subset(setup: Path) -> str | None:
-    """One sentence on the subset that a folder is, by its `generate.json`; None if it is none."""
+    """One sentence on the subset that a folder is, from its `generate.json`; None if it is none."""
+    if not setup.is_file():
+        return None
     try:
-        found = json.loads(setup.read_text(encoding="utf-8")).get("subset")
+        found = read_json(setup).get("subset")
         return f"{found['prompts']} of {found['of']} prompts of the {found['suite']} suite" if found else None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return None  # not ours: it says nothing about a subset
+    except (OSError, FileError, AttributeError, KeyError, TypeError):
+        return None  # a file of the same name by another program, which says nothing about a subset
 
 
 def _read_generation(path: Path, spec: PromptSpec, folder: ImageFolder) -> tuple[dict[str, int], str | None]:
     """Seeds by file name, and the rewritten text; nothing if the folder does not say."""
     file = path / GENERATION
+    if not file.exists():
+        return {}, None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}
-        text = found["text"]
+        found = read_json(file) if file.is_file() else None
+        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}  # type: ignore[index]
+        text = found["text"]  # type: ignore[index]
         if not isinstance(text, str):
             raise TypeError(f"text is {text!r}")
-    except FileNotFoundError:
-        return {}, None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         folder.problems.append(
             f"{path.name}/{GENERATION}: expected text and seeds, got something else ({error}); seeds and rewriting of its "
             "images are unknown"
@@ -197,91 +215,132 @@ def _read_generation(path: Path, spec: PromptSpec, folder: ImageFolder) -> tuple
 
 def _read_record(path: Path, folder: ImageFolder) -> PromptSpec | None:
     file = path / "metadata.jsonl"
-    try:
-        return PromptSpec.parse(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
+        got = "something that is no file" if file.exists() else "none"
         folder.problems.append(
-            f"{path.name}: expected metadata.jsonl with the record, got none; its images are skipped"
+            f"{path.name}: expected metadata.jsonl with the record, got {got}; its images are skipped"
         )
-    except (SpecError, UnicodeDecodeError) as error:
+        return None
+    try:
+        return PromptSpec.parse(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except (OSError, SpecError) as error:
         folder.problems.append(f"{path.name}/metadata.jsonl: {error}; its images are skipped")
     return None
 
 
-def _read_flat(folder: ImageFolder, metadata: Path) -> None:
+def _is_image_folder(root: Path) -> list[Path]:
+    """The metadata files of a Hugging Face image folder: `metadata.jsonl` with `file_name`, at the top or in each split."""
+    found = []
+    for file in (root / "metadata.jsonl", *sorted(root.glob("*/metadata.jsonl"))):
+        if not file.is_file():
+            continue
+        try:
+            with file.open("rb") as lines:
+                first = parse_json(lines.readline(_LONGEST_LINE).removeprefix(b"\xef\xbb\xbf"))
+        except (OSError, FileError):
+            continue
+        if name_of(first) is not None:
+            found.append(file)
+    return found
+
+
+def _read_flat(folder: ImageFolder, metadata: Path, root: Path) -> None:
+    """Read a folder of images, `root`, which is `folder.root` or a split below it."""
     try:
-        lines = metadata.read_text(encoding="utf-8").splitlines()
+        if metadata.exists() and not metadata.is_file():
+            raise ResultsError(f"{metadata}: expected a file of JSON lines, got something that is no file")
+        lines = read_lines(metadata)
     except OSError as error:
         raise ResultsError(f"{metadata}: expected a file of JSON lines, got none ({error.strerror})") from error
-    entries: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                folder.problems.append(f"{metadata.name} line {number}: expected a JSON object, got {error}")
-                continue
-            if isinstance(entry, dict):
-                entries.append((number, entry))
-            else:
-                folder.problems.append(f"{metadata.name} line {number}: expected a JSON object, got {entry!r}")
-    named = [any(key in entry for key in _FILENAME_KEYS) for _, entry in entries]
-    pairs = _named(folder, entries) if any(named) else _dealt(folder, metadata, entries)
+    entries: list[tuple[str, Any]] = []
+    for number, line in lines:
+        where = f"{metadata.name} line {number}"
+        try:
+            entry = parse_json(line)
+            if not isinstance(entry, dict):
+                raise FileError(f"expected a JSON object, got a JSON {type(entry).__name__}")
+        except FileError as error:
+            # The line keeps its place, so that images which are dealt by place do not move to other lines.
+            folder.problems.append(f"{where}: {error}; its image is skipped")
+            entry = None
+        entries.append((where, entry))
+    images = _images_below(root, folder)
+    if any(name_of(entry) is not None for _, entry in entries):
+        pairs = _named(folder, entries, images)
+    else:
+        pairs = _dealt(folder, metadata, entries, images)
     counts: dict[PromptSpec, int] = {}
-    for number, filename, entry in pairs:
-        _add_flat(folder, f"{metadata.name} line {number}", filename, entry, counts)
+    for where, filename, entry in pairs:
+        _add_flat(folder, root, where, filename, entry, counts)
 
 
-def _named(folder: ImageFolder, entries: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, str, dict[str, Any]]]:
-    pairs = []
-    for number, entry in entries:
-        filename = next((entry[key] for key in _FILENAME_KEYS if key in entry), None)
-        if isinstance(filename, str):
-            pairs.append((number, filename, entry))
+def _named(folder: ImageFolder, entries: list[tuple[str, Any]], images: list[str]) -> list[tuple[str, str, Any]]:
+    pairs: dict[str, tuple[str, str, Any]] = {}
+    for where, entry in entries:
+        if entry is None:
+            continue
+        filename = name_of(entry)
+        if not isinstance(filename, str):
+            folder.problems.append(f"{where}: expected the image's name under 'file_name', got {str(filename)[:60]!r}")
+        elif filename in pairs:
+            folder.problems.append(
+                f"{where}: expected each image once, got {filename[:100]}, which {pairs[filename][0]} names; it is skipped"
+            )
         else:
-            folder.problems.append(f"line {number}: expected the image's name under 'filename', got {filename!r}")
-    listed = {filename for _, filename, _ in pairs}
-    unlisted = [name for name in _images_below(folder.root) if name not in listed]
+            pairs[filename] = where, filename, entry
+    unlisted = [name for name in images if name not in pairs]
     if unlisted:
         folder.problems.append(f"{len(unlisted)} images are not in the metadata file, such as {unlisted[0]}")
-    return pairs
+    return list(pairs.values())
 
 
 def _dealt(
-    folder: ImageFolder, metadata: Path, entries: list[tuple[int, dict[str, Any]]]
-) -> list[tuple[int, str, dict[str, Any]]]:
-    images = _images_below(folder.root)
-    if not entries or not images or len(images) % len(entries):
-        raise ResultsError(
-            f"{metadata}: expected 'filename' in each line, or a number of images that is a multiple of the lines; "
-            f"got {len(images)} images and {len(entries)} lines without names"
-        )
-    share = len(images) // len(entries)
-    return [(*entries[index // share][:1], name, entries[index // share][1]) for index, name in enumerate(images)]
+    folder: ImageFolder, metadata: Path, entries: list[tuple[str, Any]], images: list[str]
+) -> list[tuple[str, str, Any]]:
+    owners, note = deal(images, len(entries), str(metadata))
+    if note is not None:
+        folder.notes.append(note)
+    order = sorted(range(len(images)), key=lambda i: (owners[i], _natural(images[i])))
+    return [(entries[owners[i]][0], images[i], entries[owners[i]][1]) for i in order]
 
 
-def _images_below(root: Path) -> list[str]:
-    files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted((path.relative_to(root).as_posix() for path in files), key=_natural)
+def _images_below(root: Path, folder: ImageFolder) -> list[str]:
+    """The names of the images below a folder, without what file managers, notebooks and the benchmark's script leave there."""
+    found = []
+    for path, folders, files in os.walk(root, followlinks=False):
+        skipped = [name for name in folders if name.startswith((".", "@", "$")) or name in _FOREIGN]
+        folder.ignored += len(skipped)
+        # Changing the list in place tells os.walk where to go.
+        folders[:] = sorted(set(folders) - set(skipped))
+        for name in files:
+            if not name.lower().endswith(SUFFIXES):
+                continue
+            if not is_image_name(name) or (os.path.splitext(name)[0] == "grid" and "samples" in folders):
+                folder.ignored += 1
+            elif os.path.isfile(os.path.join(path, name)):
+                found.append(Path(path, name).relative_to(root).as_posix())
+    return sorted(found, key=_natural)
 
 
 def _add_flat(
-    folder: ImageFolder, where: str, filename: str, entry: Mapping[str, Any], counts: dict[PromptSpec, int]
+    folder: ImageFolder, root: Path, where: str, filename: str, entry: Any, counts: dict[PromptSpec, int]
 ) -> None:
-    record = {key: value for key, value in entry.items() if key not in (*_FILENAME_KEYS, "seed", "rewritten")}
-    path = folder.root / filename
+    if entry is None:
+        return
+    shown = filename if len(filename) <= 200 else filename[:200] + "..."
     try:
-        # A line with nothing but a prompt text is enough for the official suite.
-        spec = resolve(record["prompt"] if set(record) == {"prompt"} else record)
+        found = read_entry(entry)
     except SpecError as error:
-        folder.problems.append(f"{where}: {error}; its image is skipped")
+        folder.problems.append(f"{where}: {error}; its image {shown} is skipped")
         return
-    # A line counts whether or not its file is there, so that a missing one does not shift those after it.
-    index = counts.get(spec, 0)
-    counts[spec] = index + 1
-    if not path.is_file():
-        folder.problems.append(f"{where}: expected the image {filename}, got no such file")
+    # A line counts whether or not its image is there, so that a missing one does not change the numbers of those after it.
+    index = counts.get(found.spec, 0)
+    counts[found.spec] = index + 1
+    path = root / filename
+    if not os.path.isfile(path):
+        folder.problems.append(f"{where}: expected the image {shown}, got no such file")
         return
-    seed, text = entry.get("seed"), entry.get("rewritten")
-    rewritten = text if isinstance(text, str) and text != spec.prompt else None
-    folder.items.append(ImageItem(path, filename, spec, index, seed if isinstance(seed, int) else None, rewritten))
+    below = (Path(os.path.relpath(root, folder.root)) / filename).as_posix()
+    folder.items.append(
+        ImageItem(path, below, found.spec, index if found.index is None else found.index, found.seed, found.rewritten)
+    )

@@ -159,6 +159,7 @@ def failures_path(path: Path) -> Path:
 
 
 def index_of(filename: str) -> int | None:
-    """Number of the image within its prompt by its name: `samples/0002.png` is 2; None if the name is not a number."""
+    """The number of an image within its prompt, from its name: `samples/0002.png` is 2; None if the name is not a number."""
     stem = PurePosixPath(filename.replace("\\", "/")).stem
-    return int(stem) if re.fullmatch(r"[0-9]+", stem) else None
+    # The limit keeps it in 64 bits.
+    return int(stem) if re.fullmatch(r"0*[0-9]{1,18}", stem) else None

@@ -1,42 +1,40 @@
-"""Images in, uint8 RGB tensors out; what cannot be scored is refused with its index or file.
+"""Images in, uint8 RGB tensors out. What cannot be scored is refused, naming its index or file.
 
-As the benchmark does: EXIF rotation is applied, alpha is dropped (not composited), other modes are converted to RGB.
+As in the benchmark, EXIF rotation is applied, alpha is dropped (not composited), and other modes are converted to RGB.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from geneval_reward.errors import ImageError
+from geneval_reward.vision.formats import MAX_PIXELS, damaged, open_image
 
-MAX_PIXELS: Final = 100_000_000
-"""Images of more pixels are refused: a detector sees at most about a million, and one such image fills the memory."""
-
-# Floats that went through a resize or half precision may leave [0, 1] by a hair.
+# Floats that went through a resize or half precision may leave [0, 1] slightly.
 _FLOAT_SLACK: Final = 2e-3
 _CHANNELS: Final = (1, 3, 4)
 
 
 def as_images(images: Any) -> list[torch.Tensor]:
-    """A batch of images in any accepted form as uint8 RGB tensors.
+    """Convert a batch of images in any accepted form to uint8 RGB tensors.
 
     Args:
         images: A sequence of images, or one array `(n, h, w, c)` or `(n, c, h, w)`. An image is a PIL image, or a
             numpy array or torch tensor `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 in 0..255 or floating
-            in [0, 1]. Where both readings of a shape are possible, a tensor is channels first, an array channels last.
+            in [0, 1]. Where a shape can be read both ways, a tensor is channels first and an array is channels last. Pillow's
+            16-bit modes are reduced to 8 bits by their high byte.
 
     Returns:
-        One `(3, h, w)` uint8 tensor per image, on the device where it was.
+        One `(3, h, w)` uint8 tensor per image, on the image's device.
 
     Raises:
-        ImageError: For anything else; the message names the index, what was expected and what came.
+        ImageError: If something is not such an image; the message names its index, what was expected and what came.
     """
     if isinstance(images, torch.Tensor | np.ndarray):
         if images.ndim != 4:
@@ -50,11 +48,11 @@ def as_images(images: Any) -> list[torch.Tensor]:
 
 
 def as_image(image: Any, where: str = "image") -> torch.Tensor:
-    """One image as a `(3, h, w)` uint8 RGB tensor.
+    """Convert one image to a `(3, h, w)` uint8 RGB tensor.
 
     Args:
-        image: See `as_images`.
-        where: How errors call it.
+        image: An image in any form that `as_images` accepts.
+        where: What error messages call it.
 
     Raises:
         ImageError: If it is not an image, or its values, type or shape are not accepted.
@@ -68,39 +66,19 @@ def as_image(image: Any, where: str = "image") -> torch.Tensor:
     raise ImageError(f"{where}: expected a PIL image, numpy array or torch tensor, got {type(image).__name__}")
 
 
-def load_image(path: str | Path) -> torch.Tensor:
+def load_image(path: str | Path | BinaryIO, where: str | None = None) -> torch.Tensor:
     """Read an image file as a `(3, h, w)` uint8 RGB tensor.
 
     Args:
-        path: A file that Pillow can read.
+        path: A PNG, JPEG or WebP file, or an open binary file.
+        where: What error messages call it; the path if None.
 
     Raises:
-        ImageError: If it is missing, truncated, no image, or larger than `MAX_PIXELS`; the message names it.
+        ImageError: If the file is missing, damaged, not an image, or has more than `MAX_PIXELS` pixels; the message names it.
     """
-    try:
-        with warnings.catch_warnings():
-            # The size is checked below, before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _from_pil(image, str(path))
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more ({error}); scale it down"
-        ) from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: expected an image file, got nothing; check the path") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: expected an image that Pillow can read, got something else") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise ImageError(f"{path}: expected a file that can be read, got {error.strerror}; check the path") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(_damaged(str(path), error)) from error
-
-
-def _damaged(where: str, error: Exception) -> str:
-    return f"{where}: expected a whole image, got a damaged one ({error}); generate it again"
+    where = str(path) if where is None else where
+    with open_image(path, where) as image:
+        return _from_pil(image, where)
 
 
 def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
@@ -110,11 +88,12 @@ def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
     if width * height == 0:
         raise ImageError(f"{where}: expected at least one pixel, got {width} x {height}")
     try:
-        # An image that Pillow opened lazily is decoded only here.
+        # An image that Pillow opened lazily is decoded only here. Damaged files make decoders raise all kinds of errors
+        # (struct.error from odd EXIF data, for example), and each of them is that file's error.
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(_damaged(where, error)) from error
-    image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise ImageError(damaged(where, error)) from error
     if image.mode.startswith("I") or image.mode == "F":
         return torch.from_numpy(_deep_to_rgb(np.asarray(image), where))
     try:
@@ -125,10 +104,20 @@ def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
 
 
 def _deep_to_rgb(values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
-    """16-bit grey to 8 bits by its high byte, as OpenCV reads it; Pillow's own conversion clips at 255."""
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+    """Reduce grey values of 16 bits to 8 by their high byte, as OpenCV does; Pillow's own conversion clips at 255.
+
+    Pillow's modes `I` (int32) and `I;16` do not say whether values of 0..255 are 8-bit values or nearly black 16-bit ones.
+    Their high bytes would be a black image, so they are refused; an image of zeros is black in either reading.
+    """
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" or low < 0 or high > 0xFFFF:
         raise ImageError(
-            f"{where}: expected 8 or 16 bits a channel, got values from {values.min()} to {values.max()}; convert it to RGB"
+            f"{where}: expected 8 or 16 bits per channel, got values from {low} to {high}; convert it to RGB"
+        )
+    if 0 < high <= 0xFF:
+        raise ImageError(
+            f"{where}: expected 16-bit values up to 65535, got at most {high}, which would be black; "
+            "convert it to 8 bits (mode L or RGB) if that is what they are"
         )
     return np.repeat((values.astype(np.uint32) >> 8).astype(np.uint8)[None], 3, axis=0)
 

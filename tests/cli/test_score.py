@@ -123,7 +123,7 @@ class TestFlat:
         text = "\n".join(folder.problems)
         assert "meta.jsonl line 3: expected the image gone.png" in text
         assert "meta.jsonl line 4: prompt: expected a prompt text of the official suite" in text
-        assert "meta.jsonl line 5: expected a JSON object" in text
+        assert "meta.jsonl line 5: expected JSON, got" in text
 
     def test_unlisted_images_are_said(self, flat, tmp_path):
         folder = read_folder(flat, self.write(tmp_path, '{"filename": "a.png", "prompt": "a photo of a bench"}'))
@@ -138,6 +138,8 @@ class TestFlat:
         _, code, message = run("score", flat, "--metadata", meta)
         assert code == 2
         assert "3 images and 2 lines without names" in message
+        assert "a.png and b.png, which are not named alike" in message
+        assert '"file_name"' in message
 
     def test_scored(self, flat, tmp_path, run, lines):
         meta = self.write(tmp_path, f'{{"filename": "a.png", {self.RECORD}}}')

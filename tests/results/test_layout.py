@@ -1,12 +1,14 @@
 """Folders of images: numbers come from file names, so that a missing file shifts nothing."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from geneval_reward.errors import ResultsError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results.layout import read_folder, write_prompt_folder
 
@@ -73,3 +75,128 @@ def test_numbers_are_those_of_the_names_in_any_width(tmp_path_factory, numbers, 
     for number in numbers:
         (samples / f"{number:0{width}d}.png").touch()
     assert [item.index for item in read_folder(root).items] == sorted(numbers)
+
+
+# --- what is no sample, and files that are dealt ------------------------------------------------------------------------
+
+SUITE = official_suite()
+
+
+def paint(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+
+
+def write_lines(path, specs, **more):
+    path.write_text("".join(json.dumps(spec.to_record() | more, ensure_ascii=False) + "\n" for spec in specs), "utf-8")
+    return path
+
+
+def owners(folder):
+    return {item.filename: item.spec for item in folder.items}
+
+
+@pytest.mark.parametrize(
+    "twin",
+    ["._{name}", ".ipynb_checkpoints/{stem}-checkpoint.png", "@eaDir/{name}", "__MACOSX/{name}", ".cache/{name}"],
+)
+def test_twins_of_images_are_no_samples(tmp_path, twin) -> None:
+    root = tmp_path / "root"
+    for number in range(4):
+        paint(root / f"{number:05d}.png")
+        paint(root / twin.format(name=f"{number:05d}.png", stem=f"{number:05d}"))
+    folder = read_folder(root, write_lines(tmp_path / "m.jsonl", SUITE[:4]))
+    assert owners(folder) == {f"{number:05d}.png": SUITE[number] for number in range(4)}
+    assert folder.problems == folder.notes == []
+    assert folder.ignored
+    # The same where the lines name the images.
+    named = [spec.to_record() | {"file_name": f"{n:05d}.png"} for n, spec in enumerate(SUITE[:4])]
+    (tmp_path / "named.jsonl").write_text("".join(json.dumps(line) + "\n" for line in named))
+    assert read_folder(root, tmp_path / "named.jsonl").problems == []
+
+
+def test_the_benchmarks_layout_with_one_metadata_file(tmp_path) -> None:
+    root = tmp_path / "root"
+    for number in range(4):
+        paint(root / f"{number:05d}" / "grid.png")
+        for index in (0, 1, 3):
+            paint(root / f"{number:05d}" / "samples" / f"{index:05d}.png")
+    folder = read_folder(root, write_lines(tmp_path / "m.jsonl", SUITE[:4]))
+    assert len(folder.items) == 12
+    assert folder.problems == []
+    assert all(item.spec == SUITE[int(item.filename[:5])] for item in folder.items)
+
+
+def test_twins_in_the_benchmarks_layout(put) -> None:
+    root = put("0000.png", "0001.png")
+    paint(root / "00000" / "grid.png")
+    paint(root / "00000" / "samples" / "._0000.png")
+    paint(root / "00000" / "samples" / ".ipynb_checkpoints" / "0000-checkpoint.png")
+    folder = read_folder(root)
+    assert found(folder) == [("0000.png", 0), ("0001.png", 1)]
+    assert folder.problems == []
+
+
+@pytest.mark.parametrize("bad", ["{broken", "[1]", '"text"', "[" * 100_000, '{"tag": "[/x]", "include": 1}'])
+def test_a_bad_line_keeps_its_images_and_shifts_no_others(tmp_path, bad) -> None:
+    root = tmp_path / "root"
+    for number in range(6):
+        paint(root / f"{number}.png")
+    lines = [SUITE[0].to_json(), bad, SUITE[2].to_json()]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), "utf-8-sig")
+    folder = read_folder(root, tmp_path / "m.jsonl")
+    assert owners(folder) == {"0.png": SUITE[0], "1.png": SUITE[0], "4.png": SUITE[2], "5.png": SUITE[2]}
+    assert any("m.jsonl line 2: " in problem for problem in folder.problems)
+
+
+def test_a_line_separator_in_a_prompt_is_no_line_end(tmp_path) -> None:
+    paint(tmp_path / "root" / "a.png")
+    record = SPEC.to_record() | {"prompt": "a\u2028dog\x85.", "filename": "a.png"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(record, ensure_ascii=False), "utf-8-sig")
+    folder = read_folder(tmp_path / "root", tmp_path / "m.jsonl")
+    assert [item.spec.prompt for item in folder.items] == ["a\u2028dog\x85."]
+    assert folder.problems == []
+
+
+def test_a_byte_order_mark_in_the_benchmarks_layout(put) -> None:
+    root = put("0000.png")
+    (root / "00000" / "metadata.jsonl").write_text(SPEC.to_json(), "utf-8-sig")
+    assert owners(read_folder(root)) == {"00000/samples/0000.png": SPEC}
+
+
+def test_a_hugging_face_image_folder_needs_no_option(tmp_path) -> None:
+    for split in ("", "train/", "test/"):
+        root = tmp_path / f"set{len(split)}"
+        paint(root / split / "b.png")
+        paint(root / split / "c" / "a.jpg")
+        lines = [
+            {"file_name": "b.png", "text": "x", **SUITE[0].to_record()},
+            {"file_name": "c/a.jpg", "metadata": SUITE[1].to_json()},
+        ]
+        (root / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert owners(read_folder(root)) == {f"{split}b.png": SUITE[0], f"{split}c/a.jpg": SUITE[1]}
+
+
+def test_an_image_named_twice_is_judged_once(tmp_path) -> None:
+    paint(tmp_path / "root" / "a.png")
+    folder = read_folder(tmp_path / "root", write_lines(tmp_path / "m.jsonl", SUITE[:2], file_name="a.png"))
+    assert owners(folder) == {"a.png": SUITE[0]}
+    assert "line 2: expected each image once, got a.png, which m.jsonl line 1 names" in folder.problems[0]
+
+
+def test_odd_names_and_pipes_are_problems(tmp_path, put) -> None:
+    root = put("0000.png")
+    os.mkfifo(root / "00000" / "samples" / "0001.png")
+    os.mkfifo(root / "00000" / "generation.json")
+    folder = read_folder(root)
+    assert found(folder) == [("0000.png", 0)]
+    assert any("0001.png: expected an image file, got no regular file" in problem for problem in folder.problems)
+    lines = [SPEC.to_record() | {"file_name": name} for name in ("00000/samples/0000.png", "x" * 5000, "a\0b", 3, "..")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = read_folder(root, tmp_path / "m.jsonl")
+    assert len(folder.items) == 1
+    assert len(folder.problems) == 4
+    assert max(map(len, folder.problems)) < 400
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ResultsError, match="something that is no file"):
+        read_folder(root, tmp_path / "pipe")

@@ -1,4 +1,5 @@
 import io
+import os
 import random
 import struct
 import warnings
@@ -201,9 +202,19 @@ def test_sixteen_bit_grey_is_read_by_its_high_byte(tmp_path: Path) -> None:
 )
 def test_deeper_images_are_refused(values: np.ndarray) -> None:
     with pytest.raises(
-        ImageError, match=r"images\[0\]: expected 8 or 16 bits a channel, got values from .* convert it"
+        ImageError, match=r"images\[0\]: expected 8 or 16 bits per channel, got values from .* convert it"
     ):
         as_images([Image.fromarray(values)])
+
+
+def test_dark_sixteen_bit_images_are_refused_rather_than_black() -> None:
+    """Values of 0..255 under a 16-bit mode are 8-bit values as a rule, whose high bytes are all 0."""
+    for dtype in (np.int32, np.uint16):
+        with pytest.raises(
+            ImageError, match=r"expected 16-bit values up to 65535, got at most 255, which would be black"
+        ):
+            as_image(Image.fromarray(np.array([[0, 255]], dtype)))
+        assert not as_image(Image.fromarray(np.zeros((2, 2), dtype))).any()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -228,11 +239,13 @@ def test_a_mode_that_pillow_cannot_convert_is_refused() -> None:
 # --- files --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "gif", "bmp"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "mpo"])
 def test_truncated_and_damaged_files_raise_image_errors_only(kind: str, tmp_path: Path) -> None:
     whole = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x829A] = 6, "a camera", 0.01
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(
-        whole, {"jpg": "JPEG"}.get(kind, kind)
+        whole, {"jpg": "JPEG"}.get(kind, kind), exif=exif
     )
     data, chance = whole.getvalue(), random.Random(0)
     path = tmp_path / f"bad.{kind}"
@@ -275,8 +288,8 @@ def test_a_truncated_png_names_the_file_and_what_to_do(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, r"x\.png: expected an image file, got nothing; check the path"),
-        (b"", r"x\.png: expected an image that Pillow can read, got something else"),
-        (b"not an image at all", r"x\.png: expected an image that Pillow can read, got something else"),
+        (b"", r"x\.png: expected an image \(PNG, JPEG or WebP\), got something else"),
+        (b"not an image at all", r"x\.png: expected an image \(PNG, JPEG or WebP\), got something else"),
     ],
 )
 def test_files_that_are_no_images(content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -286,6 +299,48 @@ def test_files_that_are_no_images(content: bytes | None, message: str, tmp_path:
     for form in (path, str(path)):
         with pytest.raises(ImageError, match=message):
             load_image(form)
+
+
+def test_a_png_that_is_postscript_starts_no_ghostscript(tmp_path: Path, monkeypatch) -> None:
+    spy = tmp_path / "bin" / "gs"
+    spy.parent.mkdir()
+    spy.write_text(f"#!/bin/sh\necho called >> {tmp_path}/called\nexit 1\n")
+    spy.chmod(0o755)
+    monkeypatch.setenv("PATH", str(spy.parent), prepend=os.pathsep)
+    path = tmp_path / "x.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ImageError, match="expected an image"):
+        load_image(path)
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0000.png")
+    with pytest.raises(ImageError, match="no regular file"):
+        load_image(tmp_path / "0000.png")
+
+
+def test_a_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(RGB).save(whole, "JPEG", progressive=True)
+    data = whole.getvalue()
+    last = data.rindex(b"\xff\xda")
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(data)
+    assert load_image(path).shape[0] == 3
+    path.write_bytes(data[:last] + 200 * data[last:-2] + data[-2:])
+    with pytest.raises(ImageError, match=r"at most 100 scans, got 2\d\d"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("error", [struct.error("x"), RuntimeError("x"), NotImplementedError("x"), MemoryError()])
+def test_whatever_a_decoder_raises_is_the_error_of_its_file(error: Exception, tmp_path: Path, monkeypatch) -> None:
+    path = saved(Image.fromarray(RGB), tmp_path / "a.png")
+    for where in ("PIL.Image.open", "PIL.PngImagePlugin.PngImageFile.load", "PIL.ImageOps.exif_transpose"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, lambda *args, **more: (_ for _ in ()).throw(error))
+            with pytest.raises(ImageError, match=r"a\.png: expected a whole image, got a damaged one"):
+                load_image(path)
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.vision.images import MAX_PIXELS, load_image
+from geneval_reward.errors import UsageError
+from geneval_reward.vision.formats import open_image
+from geneval_reward.vision.images import load_image
 
 # Longer side in pixels and WebP quality, from generous to what is just recognisable.
 LADDER: Final = (
@@ -131,9 +132,7 @@ def _decode(path: Path | None, side: int) -> _Decoded:
     if path is None:
         return MISSING.problem
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return f"image of {image.width} x {image.height} pixels is too large"
+        with open_image(path) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             size = (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
             if image.mode.startswith(("I", "F")):
@@ -143,8 +142,9 @@ def _decode(path: Path | None, side: int) -> _Decoded:
             small = (ImageOps.exif_transpose(image) if orientation != 1 else image).convert("RGB")
             small.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
             return small, size
-    except (OSError, ValueError, SyntaxError, ImageError, Image.DecompressionBombError) as error:
-        return f"image cannot be read: {type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - a decoder raises whatever a damaged file makes it raise
+        kind = error.__cause__ or error
+        return "image cannot be read: " + ("not an image" if isinstance(kind, UnidentifiedImageError) else "damaged")
 
 
 def _deep(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:

@@ -137,7 +137,7 @@ def test_pictures_that_are_gone_or_broken_or_others(write, rows, page):
     assert "p" not in sides[0]
     assert "u" not in sides[0]
     assert sides[0]["b"]
-    assert sides[1]["m"] == "image cannot be read: UnidentifiedImageError"
+    assert sides[1]["m"] == "image cannot be read: not an image"
     assert sides[2]["m"] == "the file is 128 x 64 pixels now and was 512 x 512 when it was judged: another image?"
     assert f"1 of {len(rows[0])} images were not found beside the results" in shown.words
     assert report.runs[0].missing == 1

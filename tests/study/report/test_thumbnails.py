@@ -62,8 +62,8 @@ def test_what_is_wrong_is_said(tmp_path):
     text.write_text("no image")
     found = thumbnails([None, broken, text, tmp_path / "a.png"], 50_000)
     assert found[0] == MISSING
-    assert found[1].problem == "image cannot be read: OSError"
-    assert found[2].problem == "image cannot be read: UnidentifiedImageError"
+    assert found[1].problem == "image cannot be read: damaged"
+    assert found[2].problem == "image cannot be read: not an image"
     assert found[3].data is not None
     assert thumbnails([], 10) == []
     assert thumbnails([None], 10) == [MISSING]

@@ -1,0 +1,95 @@
+"""One image's entry in a metadata file, tar or parquet file: its record, and what else is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+from geneval_reward.errors import SpecError
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import resolve
+
+FILENAME_KEYS: Final = ("filename", "file_name")
+"""Keys of the image's name. The second is that of Hugging Face image folders."""
+
+_RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
+_OWN_KEYS: Final = (*FILENAME_KEYS, "seed", "rewritten", "index", "metadata", "image")
+_LARGEST: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is said of one image.
+
+    Attributes:
+        spec: What the image was asked to show.
+        index: Its number among the images of its prompt, if it is given.
+        seed: The seed it was generated from, if it is given.
+        rewritten: The text that the generator got, if it was not the record's.
+    """
+
+    spec: PromptSpec
+    index: int | None = None
+    seed: int | None = None
+    rewritten: str | None = None
+
+
+def read_entry(entry: Any) -> Entry:
+    """Read one entry.
+
+    The record stands under `metadata` (as an object or as JSON), or its keys `tag`, `include`, `exclude` and `prompt` are
+    among those of the entry; a `prompt` alone must be a text of the official suite. Other keys are left alone unless they look
+    like a misspelled key of a record.
+
+    Args:
+        entry: A JSON object, or a row of a table.
+
+    Raises:
+        SpecError: If there is no valid record, or `index` or `seed` is not an integer of 64 bits.
+    """
+    if not isinstance(entry, Mapping):
+        raise SpecError(f"expected a JSON object, got a JSON {type(entry).__name__}")
+    spec = _spec(entry)
+    text = entry.get("rewritten")
+    rewritten = text if isinstance(text, str) and text != spec.prompt else None
+    return Entry(spec, _number(entry, "index"), _number(entry, "seed"), rewritten)
+
+
+def name_of(entry: Any) -> Any:
+    """The image's name that an entry gives; None if it gives none."""
+    if not isinstance(entry, Mapping):
+        return None
+    return next((entry[key] for key in FILENAME_KEYS if entry.get(key) is not None), None)
+
+
+def _spec(entry: Mapping[str, Any]) -> PromptSpec:
+    if entry.get("metadata") is not None:
+        return resolve(entry["metadata"])
+    for key, value in entry.items():
+        if isinstance(key, str) and value is not None and key not in (*_RECORD_KEYS, *_OWN_KEYS):
+            near = get_close_matches(key[:32], _RECORD_KEYS, n=1, cutoff=0.75)
+            if near:
+                raise SpecError(
+                    f"record: expected keys of {', '.join(_RECORD_KEYS)}, got {key[:32]!r}; did you mean {near[0]!r}?"
+                )
+    record = {key: entry[key] for key in _RECORD_KEYS if entry.get(key) is not None}
+    if set(record) == {"prompt"}:
+        if not isinstance(record["prompt"], str):
+            raise SpecError(f"prompt: expected a string, got {type(record['prompt']).__name__}")
+        return resolve(record["prompt"])
+    if not record:
+        names = ", ".join(str(key)[:32] for key in list(entry)[:8])
+        raise SpecError(f"record: expected metadata, tag and include, or prompt, got {names or 'nothing'}")
+    return PromptSpec.parse(record)
+
+
+def _number(entry: Mapping[str, Any], key: str) -> int | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        shown = "a number out of range" if isinstance(value, int) and not isinstance(value, bool) else repr(value)[:60]
+        raise SpecError(f"{key}: expected an integer in 0..2**63-1, got {shown}")
+    return value
