@@ -10,9 +10,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from geneval_reward.errors import FileError
 
@@ -91,12 +91,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file so that it holds either its old content or all of the new one.
-
-    The content goes into a temporary file in the same folder, which then takes the place of `path`. If anything fails (a full
-    disk, for example), the old file is untouched and no temporary file is left. The file keeps its mode if it
-    exists; a new one gets the mode that `open` would give it. A symbolic link stays, and what it points to is replaced.
-    Paths that are not regular files, such as `/dev/stdout`, are written to directly.
+    """Write a file so that it holds either its old content or all of the new one, as `open_whole` describes.
 
     Args:
         path: The file to write; its folder must exist.
@@ -112,15 +107,34 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         >>> page.read_text()
         '<p>all of it</p>'
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    with open_whole(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for writing; it changes only when the `with` block ends without an error.
+
+    The content goes into a temporary file in the same folder, which then takes the place of `path`. If anything fails (a full
+    disk, for example), the old file is untouched and no temporary file is left. The file keeps its mode if it
+    exists; a new one gets the mode that `open` would give it. A symbolic link stays, and what it points to is replaced.
+    Paths that are not regular files, such as `/dev/stdout`, are written to directly.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        target.write_bytes(data)
+        with target.open("wb") as direct:
+            yield direct
         return
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=temporary_prefix(target), suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, file_mode(target))
@@ -129,6 +143,11 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def temporary_prefix(path: Path) -> str:
+    """How the names of the temporary files of `open_whole` begin; a killed process may leave one, which ends in `.tmp`."""
+    return f".{path.name[:100]}."
 
 
 def file_mode(path: Path) -> int:

@@ -1,5 +1,4 @@
-"""The checks that a record makes, each with its finding: the one walk over a record that official, strict and graded
-credits are read from.
+"""The checks of a record, each with its finding. Official, strict and graded credits all come from this one walk over a record.
 
 Source of the order and the wording: djghosh13/geneval `evaluate_images.py` (official) and the Flow-GRPO reward server
 (strict).
@@ -26,11 +25,11 @@ class Finding:
 
     Attributes:
         kind: What is checked.
-        index: Position of the clause in `include` (`exclude` for kind `exclude`).
-        passed: Whether it holds; None if it was not looked at because an earlier check of the clause failed.
-        found: How many objects fulfil it (position: of the pairs up to the first that fails).
-        required: How many must.
-        reason: The benchmark's wording of the failure, else an empty string.
+        index: Index of the clause in `include`, or in `exclude` for the kind `exclude`.
+        passed: Whether the check holds; None if it was not made because an earlier check of the clause failed.
+        found: Number of objects that fulfil it; for positions, those before the first that fails.
+        required: Number of objects that must fulfil it.
+        reason: The benchmark's wording of the failure; empty if there is none.
     """
 
     kind: Kind
@@ -41,7 +40,7 @@ class Finding:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As results files record it."""
+        """The finding as plain values, which is how results files record it."""
         return {
             "kind": self.kind,
             "index": self.index,
@@ -58,12 +57,12 @@ def find(spec: PromptSpec, evidence: Evidence, *, exact: bool) -> list[Finding]:
     Args:
         spec: The record.
         evidence: The image's ranked objects.
-        exact: False for the benchmark's rule (at least `count` objects, the `count` most confident are looked at);
+        exact: False for the benchmark's rule (at least `count` objects, of which the `count` most confident are looked at);
             True for Flow-GRPO's (exactly `count`), where an exclude clause that an exact count already settles is
             left out.
 
     Returns:
-        A finding per check, in the benchmark's order: per include clause count, colour, position; then excludes.
+        One finding per check, in the benchmark's order: count, colour and positions of each include clause, then excludes.
     """
     findings: list[Finding] = []
     groups: list[list[int] | None] = []

@@ -1,8 +1,8 @@
 """Graded credits: numbers between wrong and right.
 
-`partial` and `flow_grpo` count objects; `dense` is smooth in what detector and verifier are unsure of.
+`partial` and `flow_grpo` count objects. `dense` is smooth in the confidences of detector and verifier.
 
-Source of `flow_grpo`: the public Flow-GRPO / DiffusionNFT reward (`gen_eval.py`), its quirks included.
+Source of `flow_grpo`: the public Flow-GRPO and DiffusionNFT reward (`gen_eval.py`), with its quirks.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.geometry import component
 from geneval_reward.prompts.spec import Include, PromptSpec
 
-# A colour probability or a position component from which on dense credit is full. Both lie above what the official
-# rule needs (the largest of ten; 0.5), so that full credit means right with a margin.
+# Dense credit is full from this colour probability and this position component on. Both are above what the official rule
+# needs (the largest of ten, and 0.5), so full credit means right with a margin.
 FULL_COLOR: Final = 0.9
 FULL_COMPONENT: Final = 0.75
 
 
 def flow_grpo_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Finding]) -> float:
-    """The public RL reward, bit for bit: unbounded below, and a wrong relation earns 0.75 of a position prompt.
+    """Compute the public RL reward, bit for bit: unbounded below, and a wrong relation still earns 0.75 on a position prompt.
 
     Args:
         spec: The record.
@@ -54,7 +54,7 @@ def flow_grpo_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Fi
 
 
 def partial_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Finding]) -> float:
-    """Mean of clause credits, each in [0, 1], a relation counted once.
+    """Compute the mean of clause credits, each in [0, 1], with every relation counted once.
 
     Per include clause with `n` objects required and `k` found: a count credit `max(0, 1 - |n - k| / n)`; a colour
     credit, the share of the `n` objects that have it; a credit of 0 or 1 per relation. Colour and relations of a
@@ -85,7 +85,7 @@ def partial_credit(spec: PromptSpec, evidence: Evidence, findings: Sequence[Find
 
 
 def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
-    """Mean of smooth clause credits, each in [0, 1].
+    """Compute the mean of smooth clause credits, each in [0, 1].
 
     Per include clause: *presence*, the mean over the `n` most confident boxes of `min(1, confidence / c)` with
     `c` halfway between the threshold and 1 (a missing box is 0); *colour*, the mean of presence times
@@ -98,7 +98,7 @@ def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
 
     Args:
         spec: The record.
-        evidence: The image's ranked objects, those below the threshold included.
+        evidence: The image's ranked objects, including those below the threshold.
 
     Returns:
         The credit in [0, 1]; 1 only if every clause is confidently right.
@@ -125,7 +125,7 @@ def dense_credit(spec: PromptSpec, evidence: Evidence) -> float:
 
 def _presence(evidence: Evidence, row: int) -> float:
     if evidence.threshold >= 1.0:
-        return 0.0  # No object can pass it, so the surest of them earns nothing either.
+        return 0.0  # No object can pass the threshold, so even the most confident one earns nothing.
     return min(1.0, evidence.confidence(row) / ((1.0 + evidence.threshold) / 2))
 
 

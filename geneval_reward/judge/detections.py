@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,25 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from geneval_reward.errors import UsageError
-from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS
+from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLORS
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Objects of one image, unsorted and raw: whatever its confidence, every row counts until a rule drops it.
+    """The objects found in one image, unsorted and raw: no row has been dropped by its confidence.
 
     The field names follow `supervision.Detections`. Arrays are checked and cast on construction.
 
     Attributes:
         xyxy: Boxes `(n, 4)` float32 in pixels of the original image, x right, y down, right and bottom exclusive.
         confidence: `(n,)` float32 in [0, 1].
-        class_id: `(n,)` int64, index into `geneval_reward.prompts.CLASS_NAMES`.
+        class_id: `(n,)` int64, indices into `geneval_reward.prompts.CLASS_NAMES`.
         image_size: `(width, height)` in pixels.
-        mask: `(n, height, width)` bool, or None where the detector gives none. Rows of classes whose colour nobody
-            asks for may be empty.
+        mask: `(n, height, width)` bool, or None if the detector gives none. Rows of classes whose colour is not asked for
+            may be empty.
         color: Colour probabilities `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`, or
-            None if no colour was asked. A row of NaN: not asked. A row may sum to less than 1; the rest is "none of the
-            ten".
+            None if no colour was asked for. A row whose colour was not asked for is NaN. A row may sum to less than 1; the
+            rest is the probability of "none of the ten".
+
+    Raises:
+        UsageError: If the arrays are not parallel, or a value is out of range.
     """
 
     xyxy: npt.NDArray[np.float32]
@@ -66,14 +69,14 @@ class Detections:
             color = np.asarray(self.color, dtype=np.float32)
             color = color if color.size else color.reshape(0, len(COLORS))
             _check_shape("color", color, (n, len(COLORS)))
-            _check_range("color", color, "apply the softmax; leave a row NaN whose colour was not asked")
+            _check_range("color", color, "apply the softmax; leave the row of a colour that was not asked for NaN")
             object.__setattr__(self, "color", color)
 
     def __len__(self) -> int:
         return len(self.confidence)
 
     def __getitem__(self, index: Any) -> Detections:
-        """Rows by slice, boolean array or integer array."""
+        """Select rows by a slice, a boolean array or an integer array."""
         return Detections(
             self.xyxy[index],
             self.confidence[index],
@@ -85,25 +88,75 @@ class Detections:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int]) -> Detections:
-        """No objects in an image of `(width, height)`."""
+        """Make detections without any object, for an image of `(width, height)`."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), image_size)
 
     def with_color(self, color: npt.ArrayLike | None) -> Detections:
-        """A copy whose `color` is the given `(n, 10)` array."""
+        """Copy the detections with another `color`, an `(n, 10)` array or None."""
         return replace(self, color=None if color is None else np.asarray(color, dtype=np.float32))
 
     def without_masks(self) -> Detections:
-        """A copy without masks: what is kept once colours are known."""
+        """Copy the detections without masks, which nobody needs once colours are known."""
         return self if self.mask is None else replace(self, mask=None)
 
     @property
     def class_names(self) -> list[str]:
-        """Class name of each row."""
+        """The class name of each row."""
         return [CLASS_NAMES[index] for index in self.class_id.tolist()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the masks and the image size as plain lists, for JSON.
+
+        Numbers have the shortest digits that are read back as the same float32.
+
+        Returns:
+            The parallel lists `xyxy`, `confidence`, `class` (names) and `color`, in which None stands for a colour that was not
+            asked for.
+        """
+        color = self.color
+        return {
+            "xyxy": [shortest(box) for box in self.xyxy],
+            "confidence": shortest(self.confidence),
+            "class": self.class_names,
+            "color": None if color is None else [None if np.isnan(row[0]) else shortest(row) for row in color],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], image_size: Sequence[int]) -> Detections:
+        """Make detections from the lists of `to_dict`.
+
+        Args:
+            record: What `to_dict` gave, or the same read from JSON.
+            image_size: `(width, height)` in pixels.
+
+        Raises:
+            UsageError: If the lists are not parallel, or hold something else.
+        """
+        try:
+            color = record["color"]
+            rows = None if color is None else [[np.nan] * len(COLORS) if row is None else row for row in color]
+            width, height = image_size
+            return cls(
+                xyxy=np.array(record["xyxy"], np.float32).reshape(-1, 4),
+                confidence=np.array(record["confidence"], np.float32),
+                class_id=np.array([CLASS_IDS[name] for name in record["class"]], np.int64),
+                image_size=(width, height),
+                color=None if rows is None else np.array(rows, np.float32).reshape(-1, len(COLORS)),
+            )
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+            text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(
+                f"detections: expected parallel lists xyxy, confidence, class, color, got {text[:200]}"
+            ) from error
+
+
+def shortest(values: npt.ArrayLike) -> list[float]:
+    """Write float32 numbers with their shortest digits, as floats: half as long in JSON, and read back as the same float32."""
+    return [float(str(value)) for value in np.asarray(values, np.float32).ravel()]
 
 
 def _check_range(name: str, array: npt.NDArray[np.float32], remedy: str) -> None:
-    # Half precision may round a probability up by a hair. NaN passes: a colour that was not asked.
+    # Half precision may round a probability up slightly. NaN passes, since it stands for a colour that was not asked for.
     outside = array[(array < 0) | (array > 1.001)]
     if outside.size:
         raise UsageError(f"{name}: expected numbers in [0, 1], got {outside[0]:.4g}; {remedy}")

@@ -1,4 +1,4 @@
-"""`Evidence`: the detections of one image, ranked per class, with colours named; every credit is computed from it."""
+"""`Evidence`: the detections of one image, ranked by class and with their colours named. Every credit is computed from it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLORS
 class Evidence:
     """Ranked objects of one image.
 
-    Objects of a class are ranked by falling confidence, cut at `max_objects` and thinned by overlap. Doing so before
-    the threshold gives the benchmark's objects (threshold first) as a prefix, since each step only looks upwards in
-    confidence; the rest is what smooth credits look at.
+    The objects of a class are ranked by falling confidence, cut at `max_objects` and thinned by overlap. Each step looks only
+    at more confident objects, so the benchmark's objects (it applies the threshold first) are the first of these, and the rest is
+    what smooth credits look at.
 
-    Exact ties, arbitrary in the benchmark, are broken by the boxes, so that the order of detections never matters.
+    Objects with exactly the same confidence are ranked by their boxes, so that the order of the detections never matters.
+    The benchmark takes `numpy.argsort(confidence)[::-1]`, in which such a tie depends on that order and on the version of
+    NumPy. A verdict can differ only if a tie decides which objects are looked at: more than a clause asks for, or than
+    `max_objects`.
     """
 
     __slots__ = ("_by_class", "_confidence", "_ranked", "detections", "rules", "threshold")
@@ -28,7 +31,7 @@ class Evidence:
     def __init__(self, detections: Detections, rules: Rules, tag: str) -> None:
         self.detections = detections
         self.rules = rules
-        # Compared in float32, as the benchmark's arrays do: a confidence of float32(0.3) is not above 0.3.
+        # The benchmark compares float32 arrays: a confidence of float32(0.3) is not above 0.3.
         self.threshold = float(np.float32(rules.threshold(tag)))
         self._confidence: list[float] = detections.confidence.tolist()
         self._by_class: dict[int, list[int]] = {}
@@ -37,30 +40,30 @@ class Evidence:
         self._ranked: dict[str, list[int]] = {}
 
     def ranked(self, class_name: str) -> list[int]:
-        """Rows of a class by falling confidence, whatever their confidence."""
+        """All rows of a class, by falling confidence."""
         rows = self._ranked.get(class_name)
         if rows is None:
             rows = self._ranked[class_name] = self._rank(self._by_class.get(CLASS_IDS[class_name], []))
         return rows
 
     def objects(self, class_name: str) -> list[int]:
-        """Rows of a class that count as objects: above the threshold, by falling confidence."""
+        """The rows of a class that count as objects, which are those above the threshold, by falling confidence."""
         return [row for row in self.ranked(class_name) if self._confidence[row] > self.threshold]
 
     def kept(self) -> dict[str, int]:
-        """Number of objects of each class that has any, in class order."""
+        """The number of objects of each class that has any, in the order of the classes."""
         names = [CLASS_NAMES[class_id] for class_id in sorted(self._by_class)]
         return {name: count for name in names if (count := len(self.objects(name)))}
 
     def confidence(self, row: int) -> float:
-        """Confidence of a row."""
+        """The confidence of a row."""
         return self._confidence[row]
 
     def color(self, row: int) -> str | None:
-        """Name of a row's colour, or None if it is none of the ten.
+        """The name of a row's colour, or None if it is none of the ten.
 
         Raises:
-            ValueError: If the colour of this row was never asked of the verifier.
+            UsageError: If the verifier was not asked for the colour of this row.
         """
         probabilities = self._color_row(row)
         best = int(probabilities.argmax())
@@ -68,15 +71,15 @@ class Evidence:
         return COLORS[best] if probabilities[best] >= 1.0 - float(probabilities.sum()) - 1e-6 else None
 
     def color_probability(self, row: int, color: str) -> float:
-        """Probability that a row has the colour.
+        """The probability that a row has the colour.
 
         Raises:
-            ValueError: If the colour of this row was never asked of the verifier.
+            UsageError: If the verifier was not asked for the colour of this row.
         """
         return float(self._color_row(row)[COLORS.index(color)])
 
     def direction(self, subject: int, target: int) -> tuple[float, float]:
-        """Direction from the target row to the subject row under the position rule."""
+        """The direction from the target row to the subject row by the position rule."""
         xyxy = self.detections.xyxy
         return offset_direction(xyxy[subject], xyxy[target], self.rules.position)
 

@@ -1,4 +1,4 @@
-"""Where one box lies relative to another, and how much two boxes overlap. float32, as in the benchmark.
+"""Where one box lies relative to another, and how much two boxes overlap, in float32 as in the benchmark.
 
 Source: the position rule and IoU of djghosh13/geneval `evaluation/evaluate_images.py`.
 """
@@ -16,21 +16,21 @@ Box = npt.NDArray[np.float32]
 RELATION_COMPONENT: Final = 0.5
 """A relation holds if the unit offset's component along it is greater than this."""
 
-# Relation -> (axis, sign) of the component that must be large. Left/right come before above/below, which fixes the
+# The axis and the sign of the component that must be large. Left and right come before above and below, which fixes the
 # wording of reasons where the benchmark's own order is arbitrary.
 _DIRECTIONS: Final = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 
 
 def offset_direction(subject: Box, target: Box, dead_zone: float) -> tuple[float, float]:
-    """Direction from the target to the subject, shortened by a dead zone.
+    """Compute the direction from the target to the subject, shortened by a dead zone.
 
-    With centres' offset `o`, each axis gives `r = sign(o) * max(|o| - dead_zone * (size_subject + size_target), 0)`
+    With the offset `o` of the centres, each axis gives `r = sign(o) * max(|o| - dead_zone * (size_subject + size_target), 0)`
     and the result is `r / ||o||`: the norm is that of the raw offset.
 
     Args:
-        subject: Box of the object whose place is asked.
-        target: Box of the object that it is compared with.
-        dead_zone: Share of the summed sizes within which an offset counts as none.
+        subject: Box of the object whose place is asked for.
+        target: Box of the object that its place is relative to.
+        dead_zone: Offsets within this share of the summed sizes count as none.
 
     Returns:
         `(dx, dy)`, each in [-1, 1]; `(0, 0)` if both components of `r` are below a thousandth of a pixel.
@@ -47,18 +47,18 @@ def offset_direction(subject: Box, target: Box, dead_zone: float) -> tuple[float
 
 
 def component(direction: tuple[float, float], relation: str) -> float:
-    """How far a direction points along a relation, in [-1, 1]."""
+    """Compute how far a direction points along a relation, in [-1, 1]."""
     axis, sign = _DIRECTIONS[relation]
     return sign * direction[axis]
 
 
 def relations(direction: tuple[float, float]) -> list[str]:
-    """The relations that a direction satisfies: none, one or two, left/right before above/below."""
+    """List the relations that a direction satisfies: none, one or two, left or right before above or below."""
     return [name for name in _DIRECTIONS if component(direction, name) > RELATION_COMPONENT]
 
 
 def iou(box: Box, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intersection over union with inclusive (+1) widths.
+    """Compute the intersection over union with inclusive (+1) widths.
 
     Args:
         box: `(4,)` float32.

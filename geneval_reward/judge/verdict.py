@@ -1,4 +1,4 @@
-"""`Verdict` and `judge`: a record and detections in, a verdict with its reasons out. No pixels, no weights."""
+"""`Verdict` and `judge`: a record and detections become a verdict with its reasons. No pixels, no weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CREDITS: Final[tuple[str, ...]] = ("official", "strict", "partial", "dense", "fl
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the judge says of one image, kept whole so that any rule can be applied again without a model.
+    """What the judge says of one image, with everything that other rules need to judge it again without a model.
 
-    Built by `judge`. Only the official verdict is computed at once; the rest on first use.
+    Made by `judge`. Only the official verdict is computed at once; everything else is computed on first use.
 
     Attributes:
         spec: The record.
-        detections: Everything the detector saw of what was asked, with the colours that were asked; no masks.
-        rules: The rules it was judged by.
-        findings: The official checks, one by one (see `geneval_reward.judge.Finding`).
+        detections: What the detector saw of the classes that the record names, with the colours that it asks for; no masks.
+        rules: The rules that the image was judged by.
+        findings: The official checks, one by one.
 
     Example:
         >>> import numpy as np
@@ -47,22 +47,22 @@ class Verdict:
 
     @cached_property
     def correct(self) -> bool:
-        """The benchmark's verdict: at least the asked objects, right colours and places, nothing excluded."""
+        """The benchmark's verdict: at least the objects asked for, with the right colours and places, and nothing excluded."""
         return not any(finding.reason for finding in self.findings)
 
     @cached_property
     def reason(self) -> str:
-        """The benchmark's wording of every failure, one a line; empty if correct."""
+        """The benchmark's wording of every failure, one per line; empty if the image is correct."""
         return "\n".join(finding.reason for finding in self.findings if finding.reason)
 
     @cached_property
     def strict(self) -> bool:
-        """Flow-GRPO's verdict: exactly the asked number of objects, and nothing excluded."""
+        """Flow-GRPO's verdict: exactly the number of objects asked for, and nothing excluded."""
         return not any(finding.reason for finding in self.strict_findings)
 
     @cached_property
     def strict_reason(self) -> str:
-        """Why it is not strictly correct, one failure a line."""
+        """Why the image is not strictly correct, one failure per line."""
         return "\n".join(finding.reason for finding in self.strict_findings if finding.reason)
 
     @cached_property
@@ -72,17 +72,17 @@ class Verdict:
 
     @cached_property
     def kept(self) -> dict[str, int]:
-        """Objects per class after threshold, limit and overlap; classes without any are left out."""
+        """The number of objects of each class after threshold, limit and overlap; classes without any are left out."""
         return self._evidence.kept()
 
     @cached_property
     def partial(self) -> float:
-        """Mean of clause credits in [0, 1]; see `geneval_reward.judge.credit.partial_credit`."""
+        """The mean of clause credits, in [0, 1], as `geneval_reward.judge.credit.partial_credit` computes it."""
         return partial_credit(self.spec, self._evidence, self.strict_findings)
 
     @cached_property
     def dense(self) -> float:
-        """Smooth credit in [0, 1]; see `geneval_reward.judge.credit.dense_credit`."""
+        """The smooth credit, in [0, 1], as `geneval_reward.judge.credit.dense_credit` computes it."""
         return dense_credit(self.spec, self._evidence)
 
     @cached_property
@@ -91,13 +91,13 @@ class Verdict:
         return flow_grpo_credit(self.spec, self._evidence, self.strict_findings)
 
     def credit(self, name: str) -> float:
-        """A credit by name.
+        """Look up a credit by name.
 
         Args:
             name: One of `CREDITS`.
 
         Raises:
-            ValueError: For another name.
+            UsageError: If there is no credit of that name.
         """
         if name == "official":
             return float(self.correct)
@@ -110,21 +110,25 @@ class Verdict:
         return {name: self.credit(name) for name in CREDITS}
 
     def rejudge(self, rules: Rules | Mapping[str, Any] | str) -> Verdict:
-        """The verdict on the same detections under other rules.
+        """Judge the same detections by other rules.
+
+        Args:
+            rules: What `Rules.parse` takes, starting from the rules of this verdict: pairs and mappings change only the
+                fields that they name.
 
         Raises:
-            ValueError: If the new rules look at a box whose colour was never asked.
+            UsageError: If the new rules look at a box whose colour was not asked for.
         """
-        return judge(self.spec, self.detections, rules)
+        return judge(self.spec, self.detections, Rules.parse(rules, base=self.rules))
 
     def objects(self) -> dict[str, list[list[float]]]:
-        """Boxes `[x1, y1, x2, y2, confidence]` of the objects that count, per class, most confident first."""
+        """Boxes `[x1, y1, x2, y2, confidence]` of the objects that count, by class, the most confident first."""
         rows = {name: self._evidence.objects(name) for name in self.kept}
         xyxy, confidence = self.detections.xyxy, self.detections.confidence
         return {name: [[*xyxy[i].tolist(), float(confidence[i])] for i in indices] for name, indices in rows.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Derived values are recomputed on demand; a verdict that crosses processes carries only what it was made of.
+        # Derived values are computed again on demand, so a pickled verdict carries only what it was made from.
         return {name: self.__dict__[name] for name in ("spec", "detections", "rules", "findings")}
 
     @cached_property
@@ -136,15 +140,15 @@ def judge(spec: PromptSpec, detections: Detections, rules: Rules | Mapping[str, 
     """Judge one image.
 
     Args:
-        spec: What was asked.
-        detections: What was seen, raw and in any order, with `color` where the record asks for colours.
-        rules: Thresholds; the benchmark's if None. Everything `Rules.parse` takes.
+        spec: What the image was asked to show.
+        detections: What was detected, raw and in any order, with `color` if the record asks for colours.
+        rules: What `Rules.parse` takes; None for the benchmark's.
 
     Returns:
         The verdict.
 
     Raises:
-        ValueError: If a colour must be known that the verifier was not asked for, or the rules are not valid.
+        UsageError: If a colour is needed that the verifier was not asked for, or the rules are not valid.
     """
     rules = Rules.parse(rules)
     detections = detections.without_masks()

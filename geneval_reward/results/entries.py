@@ -16,7 +16,6 @@ FILENAME_KEYS: Final = ("filename", "file_name")
 
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _OWN_KEYS: Final = (*FILENAME_KEYS, "seed", "rewritten", "index", "metadata", "image")
-_LARGEST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,14 @@ def read_entry(entry: Any) -> Entry:
         entry: A JSON object, or a row of a table.
 
     Raises:
-        SpecError: If there is no valid record, or `index` or `seed` is not an integer of 64 bits.
+        SpecError: If there is no valid record, or `index` or `seed` is not an integer of at most 64 bits.
     """
     if not isinstance(entry, Mapping):
         raise SpecError(f"expected a JSON object, got a JSON {type(entry).__name__}")
     spec = _spec(entry)
     text = entry.get("rewritten")
     rewritten = text if isinstance(text, str) and text != spec.prompt else None
-    return Entry(spec, _number(entry, "index"), _number(entry, "seed"), rewritten)
+    return Entry(spec, _number(entry, "index", 63), _number(entry, "seed", 64), rewritten)
 
 
 def name_of(entry: Any) -> Any:
@@ -85,11 +84,12 @@ def _spec(entry: Mapping[str, Any]) -> PromptSpec:
     return PromptSpec.parse(record)
 
 
-def _number(entry: Mapping[str, Any], key: str) -> int | None:
+def _number(entry: Mapping[str, Any], key: str, bits: int) -> int | None:
     value = entry.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        shown = "a number out of range" if isinstance(value, int) and not isinstance(value, bool) else repr(value)[:60]
-        raise SpecError(f"{key}: expected an integer in 0..2**63-1, got {shown}")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SpecError(f"{key}: expected an integer >= 0, got {repr(value)[:60]}")
+    if not 0 <= value < 2**bits:
+        raise SpecError(f"{key}: expected an integer in 0..2**{bits}-1, got one out of range")
     return value

@@ -1,27 +1,25 @@
-"""`merge_shards`: the results files of shards to one, which `summary` and `compare` read like any other."""
+"""`merge_shards`: make one results file of those of shards; `summary` and `compare` read it like any other."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from geneval_reward.errors import ResultsError
+from geneval_reward.files import open_whole, write_whole
 from geneval_reward.results import Results, RunIdentity, read_results
-from geneval_reward.results.record import dump_record, failures_path
+from geneval_reward.results.record import dump_record, failures_path, load_line
 
 
 def merge_shards(paths: Sequence[Path], out: Path) -> int:
-    """Write the rows of all shards, in order, to one file; all or nothing.
+    """Write the rows of all shards, in order, to one file, or write nothing at all.
 
-    Images that do not say their number within their prompt get it here, in the order of the shards.
+    Images that do not say their number within their prompt get one here, in the order of the shards.
 
     Args:
-        paths: Results files of shards. One that is not there, or empty, has no rows.
-        out: The file; replaced if it is there. Failed images go beside it, as ever.
+        paths: Results files of shards. A file that does not exist, or is empty, has no rows.
+        out: The file; it is replaced if it exists. Failed images go into the file beside it.
 
     Returns:
         Number of rows.
@@ -33,9 +31,8 @@ def merge_shards(paths: Sequence[Path], out: Path) -> int:
     homes: dict[str, Path] = {}
     numbers: Counter[str] = Counter()
     failures: list[bytes] = []
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=out.name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open_whole(out) as file:
             for path in paths:
                 failed = failures_path(path)
                 if failed.exists():
@@ -56,17 +53,11 @@ def merge_shards(paths: Sequence[Path], out: Path) -> int:
                             f"{path}: expected an image once, got {filename} in {homes[filename].name} too; rename one"
                         )
                     homes[filename] = path
-                for line in _lines(results, numbers):
-                    file.write(line)
-        if not homes:
-            raise ResultsError(
-                f"{out}: expected at least one image that was scored, got none; see {failures_path(out).name}"
-            )
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+                file.writelines(_lines(results, numbers))
+            if not homes:
+                raise ResultsError(
+                    f"{out}: expected at least one image that was scored, got none; see {failures_path(out).name}"
+                )
     finally:
         _write_failures(out, failures)
     return len(homes)
@@ -79,7 +70,7 @@ def _lines(results: Results, numbers: Counter[str]) -> list[bytes]:
             file.seek(offset)
             line = file.readline().rstrip(b"\r\n") + b"\n"
             if results.index[i] < 0:
-                record = json.loads(line)
+                record = load_line(line.decode(), str(results.path))
                 record["index"] = numbers[record["metadata"]]
                 numbers[record["metadata"]] += 1
                 line = dump_record(record, record["filename"]).encode() + b"\n"
@@ -91,10 +82,6 @@ def _write_failures(out: Path, failures: Sequence[bytes]) -> None:
     path = failures_path(out)
     path.unlink(missing_ok=True)
     if any(failures):
-        path.write_bytes(b"".join(failures))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        # A killed writer leaves an unfinished last line, which must not be glued to the next shard's first.
+        whole = (text if text.endswith(b"\n") else text[: text.rfind(b"\n") + 1] for text in failures)
+        write_whole(path, b"".join(whole))

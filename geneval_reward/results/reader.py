@@ -1,4 +1,4 @@
-"""`read_results`: a results file as columns. Heavy parts of a line are parsed only when its row is asked for."""
+"""`read_results`: a results file as columns. The heavy parts of a line are parsed only when its row is asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from geneval_reward.errors import ResultsError, SpecError
+from geneval_reward.files import split_lines
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.columns import CutLine, Results
 from geneval_reward.results.record import FIRST_HEAVY_KEY, check_record, failures_path, index_of, load_line, scan_object
@@ -20,6 +21,7 @@ _HEAVY = f',"{FIRST_HEAVY_KEY}":'.encode()
 _RUN = b',"rules":'
 _PROMPT = b',"metadata":'
 _AFTER_PROMPT = b',"details":'
+_BOM = b"\xef\xbb\xbf"
 
 
 def read_results(path: str | Path) -> Results:
@@ -40,8 +42,12 @@ def read_results(path: str | Path) -> Results:
     path = Path(path)
     columns = _Columns(path)
     try:
+        if path.exists() and not path.is_file():
+            raise ResultsError(f"{path}: expected a results file, got something that is no regular file")
         with path.open("rb") as file:
-            offset = 0
+            # Windows editors put a byte order mark in front.
+            offset = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+            file.seek(offset)
             for number, line in enumerate(file, 1):
                 columns.add(line, number, offset)
                 offset += len(line)
@@ -110,11 +116,21 @@ class _Columns:
 
     def add_failures(self) -> None:
         path = failures_path(self.path)
-        if path.exists():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                where = f"{path} line {number}"
+        if not path.is_file():
+            return
+        content = path.read_bytes()
+        for number, line in split_lines(content, str(path)):
+            where = f"{path} line {number}"
+            if not line.strip():
+                continue
+            try:
                 failed = read_failed(load_line(line, where), where)
-                self.failed[failed.filename] = failed.error
+            except ResultsError:
+                # The unfinished last line of a killed writer; its image is tried again anyway.
+                if content.endswith(line.encode()):
+                    return
+                raise
+            self.failed[failed.filename] = failed.error
 
     def _append(self, record: dict[str, Any], number: int, offset: int) -> None:
         ours = "schema" in record
@@ -205,7 +221,7 @@ class _Columns:
 def read_failed(record: dict[str, Any], where: str) -> FailedImage:
     """The failed image of a line's object."""
     if not isinstance(record.get("filename"), str) or not isinstance(record.get("error"), str):
-        raise ResultsError(f"{where}: expected strings filename and error, got {record!r}")
+        raise ResultsError(f"{where}: expected strings filename and error, got keys {', '.join(record)[:60]}")
     return FailedImage(record["filename"], record["error"])
 
 

@@ -1,14 +1,15 @@
-"""The JSON object of a line: its keys and types, read strictly and written compactly."""
+"""The JSON object of one line of a results file: its keys, types and bounds, read strictly and written compactly."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from geneval_reward.errors import ResultsError, UsageError
+from geneval_reward.errors import FileError, ResultsError
 from geneval_reward.prompts.vocabulary import TAGS
 
 SCHEMA: Final = 1
@@ -57,43 +58,63 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 
 
 _NUMBERS: Final = frozenset((float, int))
+_PLAIN: Final = frozenset((float, int, str, bool, type(None)))
 _CHECKED: Final[set[tuple[Any, ...]]] = set()
 
 
 def _refuse_constant(name: str) -> float:
-    raise UsageError(f"{name} is not JSON")
+    raise FileError(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise FileError(f"a number beyond the range of 64 bits: {text[:20]}")
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**64
+    if not -(2**63) <= value < 2**64:
+        raise FileError(f"an integer that does not fit 64 bits: {text[:20]}")
+    return value
+
+
+# Numbers are bounded here, once, so that no column, array or statistic overflows later.
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
 
 
 def scan_object(text: str) -> dict[str, Any]:
-    """The object that a text without spaces around it holds; NaN and Infinity are refused.
+    """Parse a text that is one JSON object without spaces around it; NaN, Infinity and numbers beyond 64 bits are refused.
 
     Raises:
         ValueError: If it is not exactly one JSON object.
     """
-    # Without `decode`'s search for space around the value, which our own lines do not have.
-    record, end = _DECODER.raw_decode(text)
+    # `decode` would search for space around the value, which our own lines do not have.
+    try:
+        record, end = _DECODER.raw_decode(text)
+    except RecursionError as error:
+        raise FileError("JSON that is nested too deeply") from error
     if end != len(text) or type(record) is not dict:
-        raise UsageError(f"expected one JSON object, got something else or more, up to character {end}")
+        raise FileError(f"expected one JSON object, got something else or more, up to character {end}")
     return record
 
 
 def load_line(line: str, where: str) -> dict[str, Any]:
-    """A line's JSON object; NaN and Infinity are refused."""
+    """Parse a line that is a JSON object; NaN, Infinity and numbers beyond 64 bits are refused."""
     try:
         record = _DECODER.decode(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         shown = line if len(line) <= 60 else line[:57] + "..."
-        raise ResultsError(f"{where}: expected a JSON object, got {shown!r} ({error})") from error
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ResultsError(f"{where}: expected a JSON object, got {shown!r} ({why})") from error
     if not isinstance(record, dict):
         raise ResultsError(f"{where}: expected a JSON object, got a JSON {type(record).__name__}")
     return record
 
 
 def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) -> list[str]:
-    """Refuse a record that is not a row.
+    """Check that a record is a row of a results file.
 
     Args:
         record: A line's object.
@@ -104,27 +125,46 @@ def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) 
         Keys that an official file has no place for and that are not read; always empty for a file of ours.
 
     Raises:
-        ResultsError: For a missing or unknown key, a wrong type, an unknown tag or a newer schema.
+        ResultsError: For a missing or unknown key, a wrong type or range, an unknown tag or a newer schema.
     """
     ours = "schema" in record
-    # Lines of one file look alike: what was checked once for the same keys and types need not be checked again.
+    # The lines of a file are alike, and keys and types that were checked once need not be checked again.
     shape = (light, tuple(record), tuple(map(type, record.values())))
     if shape not in _CHECKED:
         _check_shape(record, where, _names(ours=ours, light=light))
         if len(_CHECKED) < 1000:
             _CHECKED.add(shape)
     if record["tag"] not in TAGS:
-        raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {record['tag']!r}")
+        raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {_shown(record['tag'])}")
     if not ours:
         return [] if len(record) == len(OFFICIAL_KEYS) else [name for name in record if name not in OFFICIAL_KEYS]
     if record["schema"] > SCHEMA:
         raise ResultsError(
             f"{where}: schema: expected {SCHEMA} or older, got {record['schema']}; update geneval-reward to read it"
         )
+    for name in ("index", "best_of"):
+        if record[name] is not None and not 0 <= record[name] < 2**63:
+            raise ResultsError(f"{where}: {name}: expected an integer in 0..2**63-1 or null, got {record[name]}")
+    size = record["image_size"]
+    if size is not None and not (
+        len(size) == 2 and type(size[0]) is type(size[1]) is int and 0 < min(size) <= max(size) < 2**31
+    ):
+        raise ResultsError(f"{where}: image_size: expected [width, height] or null, got {_shown(size)}")
+    floor = record["min_confidence"]
+    if floor is not None and not 0 <= floor <= 1:
+        raise ResultsError(f"{where}: min_confidence: expected a number in [0, 1] or null, got {floor}")
+    rules = record["rules"]
+    if rules is not None and not _PLAIN.issuperset(map(type, rules.values())):
+        raise ResultsError(f"{where}: rules: expected an object of plain values, got {_shown(rules)}")
     if not _NUMBERS.issuperset(map(type, record["credits"].values())):
         name, value = next((name, value) for name, value in record["credits"].items() if type(value) not in _NUMBERS)
-        raise ResultsError(f"{where}: credits: {name}: expected a number, got {value!r}")
+        raise ResultsError(f"{where}: credits: {name}: expected a number, got {_shown(value)}")
     return []
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _names(*, ours: bool, light: bool) -> tuple[str, ...]:
@@ -139,14 +179,14 @@ def _check_shape(record: Mapping[str, Any], where: str, names: tuple[str, ...]) 
             raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
         kinds, meaning = _TYPES[name]
         if type(record[name]) not in kinds:
-            raise ResultsError(f"{where}: {name}: expected {meaning}, got {record[name]!r}")
+            raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
     if "schema" in record and len(record) > len(names):
         unknown = [name for name in record if name not in names]
         raise ResultsError(f"{where}: expected the keys of schema {record['schema']}, got also {', '.join(unknown)}")
 
 
 def dump_record(record: Mapping[str, Any], filename: str) -> str:
-    """A line without its newline; numbers that are not finite are refused, naming `filename`."""
+    """Write a record as a line without its newline; numbers that are not finite are refused, naming `filename`."""
     try:
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
@@ -154,7 +194,7 @@ def dump_record(record: Mapping[str, Any], filename: str) -> str:
 
 
 def failures_path(path: Path) -> Path:
-    """Where the failed images of a results file stand: beside it, so that the official script reads the file as it is."""
+    """The file of the images that failed: beside the results file, so that the official script can read that as it is."""
     return path.with_name(f"{path.stem}.failed{path.suffix}")
 
 

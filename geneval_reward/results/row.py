@@ -1,25 +1,22 @@
 """`ResultRow`: one line of a results file, and `FailedImage`: the line of an image that could not be scored.
 
 The first seven keys of a row are those of the benchmark's own `results.jsonl`, so its summary script reads our files as
-they are (djghosh13/geneval `evaluation/evaluate_images.py`, `summary_scores.py`). What follows is ours. Heavy keys
-come last, so that a reader in a hurry can stop before them.
+they are (djghosh13/geneval `evaluation/evaluate_images.py`, `summary_scores.py`). The other keys are ours. Heavy keys
+come last, so that a reader that does not need them can stop before them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from geneval_reward.errors import ResultsError, UsageError
+from geneval_reward.errors import ResultsError, SpecError, UsageError
 from geneval_reward.judge import Detections, Rules, Verdict, judge
+from geneval_reward.judge.detections import shortest
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.vocabulary import CLASS_IDS
 from geneval_reward.results.record import (
     OFFICIAL_KEYS,
     OUR_KEYS,
@@ -28,6 +25,7 @@ from geneval_reward.results.record import (
     dump_record,
     index_of,
     load_line,
+    scan_object,
 )
 
 
@@ -47,12 +45,12 @@ class RunIdentity:
 
     @classmethod
     def of(cls, rules: Rules | Mapping[str, Any] | None, backend: str | None, fingerprint: str | None) -> RunIdentity:
-        """Make one from rules in any form."""
+        """Make an identity from rules in any form."""
         values = rules.to_dict() if isinstance(rules, Rules) else rules
         return cls(None if values is None else json.dumps(values, sort_keys=True), backend, fingerprint)
 
     def differences(self, other: RunIdentity) -> list[str]:
-        """One clause for each part that differs."""
+        """Name each part that differs, with both values."""
         found = []
         if self.rules != other.rules:
             ours, theirs = json.loads(self.rules or "{}"), json.loads(other.rules or "{}")
@@ -71,18 +69,18 @@ class RunIdentity:
 
 @dataclass(frozen=True, slots=True)
 class FailedImage:
-    """An image that could not be scored: no verdict, never a zero.
+    """An image that could not be scored. It has no verdict, and is never counted as a zero.
 
     Attributes:
-        filename: Its name, as a row would have it.
-        error: Why.
+        filename: The image's name, as in a row.
+        error: Why it could not be scored.
     """
 
     filename: str
     error: str
 
     def to_json(self) -> str:
-        """Its line, without the newline."""
+        """Write the row as a line without its newline."""
         return dump_record({"filename": self.filename, "error": self.error, "schema": SCHEMA}, self.filename)
 
 
@@ -157,18 +155,18 @@ class ResultRow:
         best_of: int | None = None,
         min_confidence: float | None = None,
     ) -> ResultRow:
-        """The row of a verdict.
+        """Make the row of a verdict.
 
         Args:
             verdict: What the scorer said.
             filename: The image's name; also gives `index` if that is None and the name is a number.
-            index: See the class.
-            seed: See the class.
-            backend: See the class.
-            fingerprint: See the class.
-            rewritten: See the class.
-            best_of: See the class.
-            min_confidence: See the class.
+            index: Number of the image within its prompt.
+            seed: The seed it was generated from.
+            backend: Name of the backend.
+            fingerprint: Short id of what judged.
+            rewritten: The text that the generator got, if it was not the record's.
+            best_of: Number of candidates from which the image was chosen by this very metric.
+            min_confidence: Detections at or below it were not kept.
         """
         return cls(
             filename=filename,
@@ -177,7 +175,7 @@ class ResultRow:
             correct=verdict.correct,
             reason=verdict.reason,
             metadata=verdict.spec.to_json(),
-            details=json.dumps({name: [_short(box) for box in boxes] for name, boxes in verdict.objects().items()}),
+            details=json.dumps({name: [shortest(box) for box in boxes] for name, boxes in verdict.objects().items()}),
             index=index_of(filename) if index is None else index,
             seed=seed,
             credits=verdict.credits(),
@@ -195,23 +193,42 @@ class ResultRow:
     @cached_property
     def spec(self) -> PromptSpec:
         """The record, parsed."""
-        return PromptSpec.parse(self.metadata)
+        try:
+            return PromptSpec.parse(self.metadata)
+        except SpecError as error:
+            raise ResultsError(f"{self.filename}: metadata: {error}") from error
 
     @property
     def identity(self) -> RunIdentity:
-        """What judged it."""
+        """What judged the image."""
         return RunIdentity.of(self.rules, self.backend, self.fingerprint)
 
+    def counted(self) -> dict[str, list[list[float]]]:
+        """The boxes `[x1, y1, x2, y2, confidence]` of the objects that counted, by class, from `details`.
+
+        Raises:
+            ResultsError: If `details` holds something else.
+        """
+        try:
+            found = scan_object(self.details.strip())
+            return {name: [[float(value) for value in box] for box in boxes] for name, boxes in found.items()}
+        except (TypeError, ValueError) as error:
+            raise ResultsError(
+                f"{self.filename}: details: expected an object of lists [x1, y1, x2, y2, confidence], "
+                f"got {self.details[:60]!r}"
+            ) from error
+
     def verdict(self, rules: Rules | Mapping[str, Any] | str | None = None) -> Verdict:
-        """Judge the stored detections again, without a model.
+        """Judge the stored detections, without a model.
 
         Args:
             rules: Other rules, as `Rules.parse` takes them; pairs and mappings change only the fields that they name. None
                 takes the rules that the row was judged by.
 
         Raises:
-            ResultsError: If the file holds no detections (the official script's own), or none as unsure as the rules ask for.
-            ValueError: If the rules look at a box whose colour was never asked.
+            ResultsError: If the file holds no detections (it is the official script's own), or the rules ask for less confident
+                ones than were kept.
+            UsageError: If the rules are not valid, or look at a box whose colour was not asked for.
         """
         if self.detections is None:
             raise ResultsError(
@@ -228,7 +245,7 @@ class ResultRow:
         return judge(self.spec, self.detections, rules)
 
     def to_json(self) -> str:
-        """Its line, without the newline.
+        """Write the row as a line without its newline.
 
         Raises:
             ResultsError: If a number is not finite.
@@ -248,13 +265,13 @@ class ResultRow:
                 "best_of": self.best_of,
                 "min_confidence": self.min_confidence,
                 "clauses": [dict(clause) for clause in self.clauses],
-                "detections": None if self.detections is None else _detections_record(self.detections),
+                "detections": None if self.detections is None else self.detections.to_dict(),
             }
         return dump_record(record, self.filename)
 
     @classmethod
     def from_json(cls, line: str, where: str = "line") -> ResultRow:
-        """Read a line.
+        """Read a row from its line.
 
         Args:
             line: JSON; our keys, or only the official seven.
@@ -269,7 +286,7 @@ class ResultRow:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> ResultRow:
-        """A row from a checked record (`check_record`)."""
+        """Make a row from a record that `check_record` has checked."""
         values = {name: record[name] for name in OFFICIAL_KEYS}
         if "schema" not in record:
             return cls(**values, index=index_of(record["filename"]), schema=None)
@@ -278,42 +295,26 @@ class ResultRow:
             **values,
             **{name: record[name] for name in OUR_KEYS if name not in ("image_size", "detections", "clauses")},
             image_size=None if size is None else (int(size[0]), int(size[1])),
-            clauses=tuple(record["clauses"]),
+            clauses=_check_clauses(record["clauses"], where),
             detections=_read_detections(record["detections"], size, where),
         )
 
 
-def _short(values: Any) -> list[float]:
-    """float32 numbers by their shortest digits: half as long in the file, and read back to the same float32."""
-    return [float(str(value)) for value in np.asarray(values, np.float32).ravel()]
-
-
-def _detections_record(detections: Detections) -> dict[str, Any]:
-    color = detections.color
-    return {
-        "xyxy": [_short(box) for box in detections.xyxy],
-        "confidence": _short(detections.confidence),
-        "class": detections.class_names,
-        "color": None if color is None else [None if math.isnan(row[0]) else _short(row) for row in color.tolist()],
-    }
+def _check_clauses(clauses: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    for clause in clauses:
+        if not isinstance(clause, Mapping):
+            raise ResultsError(
+                f"{where}: clauses: expected a list of objects, got a JSON {type(clause).__name__} in it"
+            )
+    return tuple(clauses)
 
 
 def _read_detections(record: Mapping[str, Any] | None, size: Sequence[int] | None, where: str) -> Detections | None:
     if record is None:
         return None
+    if size is None:
+        raise ResultsError(f"{where}: detections: expected parallel lists and an image_size, got null for that")
     try:
-        if size is None:
-            raise UsageError("image_size is null")
-        color = record["color"]
-        rows = None if color is None else [[math.nan] * 10 if row is None else row for row in color]
-        return Detections(
-            xyxy=np.array(record["xyxy"], np.float32).reshape(-1, 4),
-            confidence=np.array(record["confidence"], np.float32),
-            class_id=np.array([CLASS_IDS[name] for name in record["class"]], np.int64),
-            image_size=(size[0], size[1]),
-            color=None if rows is None else np.array(rows, np.float32).reshape(-1, 10),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ResultsError(
-            f"{where}: detections: expected parallel lists xyxy, confidence, class, color, got {error}"
-        ) from error
+        return Detections.from_dict(record, size)
+    except UsageError as error:
+        raise ResultsError(f"{where}: {error}") from error

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import glob
 import os
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 from geneval_reward.errors import ResultsError, UsageError
+from geneval_reward.files import open_whole, temporary_prefix
 from geneval_reward.results.columns import Results
+from geneval_reward.results.lock import WriterLock
 from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import failures_path
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
 
 
 class ResultWriter:
-    """Appends rows to a results file; what was written is on disk when `write` returns.
+    """Appends rows to a results file. What `write` was given has left the process when it returns.
 
     Use it in a `with` statement. While it is open, `<path>.lock` keeps other writers away.
 
@@ -29,8 +30,9 @@ class ResultWriter:
         path: The file.
         resume: Go on with a file that is there. An unfinished last line is cut off, and failed images are tried again.
         overwrite: Begin anew even if the file is there.
-        identity: What judges in this run, to refuse a file of another judge before any work is done. None: what the file's
-            or the first row says.
+        identity: What judges in this run, to refuse a file of another judge before any work is done. None takes it from the
+            file or the first row.
+        again: With `resume`, names of images whose rows are dropped because they are to be scored again.
 
     Attributes:
         path: The file.
@@ -41,6 +43,7 @@ class ResultWriter:
         ResultsError: If the file is there and neither `resume` nor `overwrite` is set, if it was judged by another
             backend, fingerprint or rules, holds an image twice, is damaged before its last line, or is being written by
             another process.
+        OSError: If the file cannot be written.
 
     Example:
         >>> import tempfile, pathlib
@@ -57,7 +60,13 @@ class ResultWriter:
     """
 
     def __init__(
-        self, path: str | Path, *, resume: bool = False, overwrite: bool = False, identity: RunIdentity | None = None
+        self,
+        path: str | Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        identity: RunIdentity | None = None,
+        again: Collection[str] = (),
     ) -> None:
         if resume and overwrite:
             raise UsageError("resume, overwrite: expected at most one of the two, got both")
@@ -67,27 +76,22 @@ class ResultWriter:
         self._identity = identity
         self._failures = failures_path(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(f"{self.path}.lock")
+        self._lock = WriterLock(self.path)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ResultsError(
-                f"{self.path}: expected to be its only writer, got a lock of another process; give each process its own file"
-            ) from error
-        try:
-            if self.path.exists() and self.path.stat().st_size:
+            self._remove_leftovers()
+            if self.path.exists() and (not self.path.is_file() or self.path.stat().st_size):
                 if resume:
-                    self._take_up()
-                elif not overwrite:
+                    self._take_up(frozenset(again))
+                elif not overwrite or not self.path.is_file():
                     raise ResultsError(
                         f"{self.path}: expected a new file, got one that is there; resume it, overwrite it or name another"
                     )
             # Failed images are tried again.
             self._failures.unlink(missing_ok=True)
-            # Unbuffered: a kill leaves at most the last batch unfinished.
+            # Unbuffered, so that a kill leaves at most the last batch unfinished.
             self._file = self.path.open("ab" if resume else "wb", buffering=0)
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
     def write(self, rows: Iterable[ResultRow | FailedImage]) -> None:
@@ -96,6 +100,7 @@ class ResultWriter:
         Raises:
             ResultsError: If an image has a row already, or a row was judged by another judge than the file's. Nothing of
                 the batch is written then.
+            OSError: If the disk is full or the file cannot be written; the error names the file.
         """
         lines, names, failed = [], set[str](), list[FailedImage]()
         for row in rows:
@@ -107,20 +112,27 @@ class ResultWriter:
                 self._check(row.identity, row.filename)
                 names.add(row.filename)
                 lines.append(row.to_json() + "\n")
-        data = memoryview("".join(lines).encode())
-        while data:
-            data = data[self._file.write(data) :]
-        self.done |= names
-        if failed:
-            with self._failures.open("a", encoding="utf-8") as file:
-                file.writelines(row.to_json() + "\n" for row in failed)
-            self.failed |= {row.filename: row.error for row in failed}
+        try:
+            _write_all(self._file, "".join(lines).encode())
+            self.done |= names
+            if failed:
+                with self._failures.open("ab", buffering=0) as file:
+                    _write_all(file, "".join(row.to_json() + "\n" for row in failed).encode())
+                self.failed |= {row.filename: row.error for row in failed}
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(
+                error.errno, f"{error.strerror}; resume the file once it can be written", str(self.path)
+            ) from error
 
     def close(self) -> None:
         """Close the file and let others write it."""
         if not self._file.closed:
-            self._file.close()
-            self._release()
+            try:
+                self._file.close()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +142,10 @@ class ResultWriter:
     ) -> None:
         self.close()
 
-    def _release(self) -> None:
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files of a writer that was killed; the lock says that it writes no more."""
+        for file in self.path.parent.glob(f"{glob.escape(temporary_prefix(self.path))}*.tmp"):
+            file.unlink(missing_ok=True)
 
     def _check(self, identity: RunIdentity, what: str) -> None:
         if self._identity is None:
@@ -143,7 +156,7 @@ class ResultWriter:
                 f"{self.path}: expected one judge in a file, got {what} with another: {parts}; write to another file"
             )
 
-    def _take_up(self) -> None:
+    def _take_up(self, again: frozenset[str]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the cut line, which is mended here
             results = read_results(self.path)
@@ -160,17 +173,14 @@ class ResultWriter:
             )
         if results.identities:
             self._check(results.identity, "its lines")
-        self.done = set(results.filenames)
+        self.done = set(results.filenames) - again
         self._mend(results)
 
     def _mend(self, results: Results) -> None:
-        """Cut off an unfinished last line and take out the lines of images that are to be tried again."""
-        if results.failed or len(results) == 0:
-            keep = b"".join(_lines(self.path, results))
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(keep)
-            os.replace(name, self.path)
+        """Cut off an unfinished last line and take out the lines of images that are to be scored again."""
+        if results.failed or len(self.done) < len(results) or len(results) == 0:
+            with open_whole(self.path) as file:
+                file.writelines(_lines(self.path, results, self.done))
         elif results.cut is not None:
             os.truncate(self.path, results.cut.offset)
         else:
@@ -180,8 +190,16 @@ class ResultWriter:
                     file.write(b"\n")
 
 
-def _lines(path: Path, results: Results) -> Iterable[bytes]:
+def _lines(path: Path, results: Results, names: set[str]) -> Iterator[bytes]:
     with path.open("rb") as file:
-        for offset in results.offsets.tolist():
-            file.seek(offset)
-            yield file.readline().rstrip(b"\r\n") + b"\n"
+        for name, offset in zip(results.filenames, results.offsets.tolist(), strict=True):
+            if name in names:
+                file.seek(offset)
+                yield file.readline().rstrip(b"\r\n") + b"\n"
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write all of it: an unbuffered file may take a part only."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge import CREDITS, Detections, Verdict, judge
-from geneval_reward.prompts import CLASS_IDS, COLORS, PromptSpec
+from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.spec import MAX_PROMPT
 
 SCORE_PATH: Final = "/score"
@@ -99,34 +98,22 @@ class DetectionsPayload(_Model):
 
     @classmethod
     def of(cls, detections: Detections) -> DetectionsPayload:
-        """From the arrays; float32 values cross unchanged."""
-        color = detections.color
-        rows = None if color is None else [None if row[0] != row[0] else row for row in color.tolist()]
+        """Make the payload of detections; float32 values cross unchanged."""
+        record = detections.to_dict()
         return cls.model_construct(
-            xyxy=[tuple(box) for box in detections.xyxy.tolist()],
-            confidence=detections.confidence.tolist(),
-            class_name=detections.class_names,
-            color=rows,
+            xyxy=[tuple(box) for box in record["xyxy"]],
+            confidence=record["confidence"],
+            class_name=record["class"],
+            color=record["color"],
         )
 
     def detections(self, image_size: tuple[int, int]) -> Detections:
-        """Back to arrays.
+        """Make the arrays again.
 
         Raises:
-            ValueError: If the lists are not parallel or a class is unknown.
+            UsageError: If the lists are not parallel or a class is unknown.
         """
-        unknown = next((name for name in self.class_name if name not in CLASS_IDS), None)
-        if unknown is not None:
-            raise UsageError(f"class: expected one of the 80 class names, got {unknown!r}")
-        color = self.color
-        rows = None if color is None else [[np.nan] * len(COLORS) if row is None else row for row in color]
-        return Detections(
-            xyxy=np.array(self.xyxy, np.float32).reshape(-1, 4),
-            confidence=np.array(self.confidence, np.float32),
-            class_id=np.array([CLASS_IDS[name] for name in self.class_name], np.int64),
-            image_size=image_size,
-            color=None if rows is None else np.array(rows, np.float32).reshape(-1, len(COLORS)),
-        )
+        return Detections.from_dict(self.model_dump(by_alias=True), image_size)
 
 
 class VerdictPayload(_Model):

@@ -288,16 +288,13 @@ def _look(row: ResultRow) -> tuple[tuple[Box, ...], tuple[int, int] | None, Any]
             pass  # Rules below what the file keeps: what counted stands in `details`.
     names = {name: order for order, name in enumerate(row.spec.class_names)}
     found = []
-    try:
-        for name, rows in json.loads(row.details).items():
-            for x1, y1, x2, y2, *rest in rows if name in names else ():
-                corners = (float(x1), float(y1), float(x2), float(y2))
-                share = float(rest[0]) if rest else float("nan")
-                found.append(Box(names[name], name, corners, share, True, None, float("nan")))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{row.filename}: details: expected an object of lists [x1, y1, x2, y2, confidence], got {row.details[:60]!r}"
-        ) from error
+    for name, rows in row.counted().items():
+        for box in rows if name in names else ():
+            if len(box) < 4:
+                raise ResultsError(f"{row.filename}: details: expected boxes of 4 or 5 numbers, got {len(box)}")
+            corners = (box[0], box[1], box[2], box[3])
+            share = box[4] if len(box) > 4 else float("nan")
+            found.append(Box(names[name], name, corners, share, True, None, float("nan")))
     return tuple(found), row.image_size, None
 
 
