@@ -81,30 +81,28 @@ def main() -> None:
     x = (torch.rand(args.batch, 3, SIDE, SIDE, generator=generator) * 2 - 1).contiguous(
         memory_format=torch.channels_last
     )
-    plain = detector._master
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ssdlite.onnx"
-        export(plain, path, args.batch)
+        export(detector.master, path, args.batch)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     @torch.inference_mode()
     def network(part: torch.Tensor) -> object:
-        return detector._net(part)
+        return detector.net(part)
 
     feed = {"x": x.contiguous().numpy()}
 
     with torch.inference_mode():
         gap = max(
             float(np.abs(ours.numpy() - theirs).max())
-            for ours, theirs in zip(detector._net(x), session.run(None, feed), strict=True)
+            for ours, theirs in zip(detector.net(x), session.run(None, feed), strict=True)
         )
         contenders: dict[str, Callable[[], object]] = {
             "onnxruntime": lambda: session.run(None, feed),
             "lite, network alone": lambda: run_parts(network, x.chunk(args.threads)),
             "lite, 512x512 uint8 to objects": lambda: detector.detect(images, wanted),
-            "plain eager module": lambda: plain(x),
         }
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for work in contenders.values():

@@ -128,14 +128,16 @@ def write(state: dict[str, torch.Tensor], package_licence: bytes, out: Path) -> 
     (out / "PROVENANCE.json").write_text(json.dumps(provenance, indent=2) + "\n")
     (out / "LICENSE.txt").write_text(
         f"The weights are those of {UPSTREAM}\n"
-        "(Copyright 2020-2021 RangiLyu), under the Apache License 2.0, whose text follows. They were taken from the npm\n"
+        "(Copyright 2021 RangiLyu), under the Apache License 2.0, whose text follows. They were taken from the npm\n"
         f"package {PACKAGE} {VERSION}, whose licence stands at the end.\n\n"
         f"{(ROOT / 'LICENSE').read_text().strip()}\n\n{'=' * 78}\n\n{package_licence.decode().strip()}\n"
     )
     print(f"{out / WEIGHTS}: {(out / WEIGHTS).stat().st_size:,} bytes, sha256 {provenance['sha256']}")
 
 
-def run_original(files: dict[str, bytes], tfjs: Path, inputs: list[torch.Tensor]) -> list[tuple[np.ndarray, np.ndarray]]:
+def run_original(
+    files: dict[str, bytes], tfjs: Path, inputs: list[torch.Tensor]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Distance logits and class probabilities of each input, from the graph as it is in the tarball."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -194,7 +196,9 @@ def verify(files: dict[str, bytes], state: dict[str, torch.Tensor], tfjs: Path, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tarball", type=Path)
-    parser.add_argument("--verify", type=Path, metavar="TFJS", help="run the original graph in this TensorFlow.js tarball")
+    parser.add_argument(
+        "--verify", type=Path, metavar="TFJS", help="run the original graph in this TensorFlow.js tarball"
+    )
     parser.add_argument("--golden", type=Path, help="with --verify: keep a part of the original's answers in this .npz")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

@@ -123,7 +123,7 @@ def _print(report: dict[str, Any]) -> None:
     for device in report["devices"]:
         console.print(f"  {device}")
     console.print("weights")
-    console.print("  lite: inside the package")
+    console.print("  lite, nanodet: inside the package")
     for file in report["weights"]:
         console.print(f"  {file['for']}: {file['path'] or 'not here; geneval-reward weights fetch'}")
     test = report["self_test"]

@@ -18,7 +18,7 @@ def parity(
     backends: Annotated[
         str,
         typer.Option(
-            help="Two of paper, mmdet and lite, with a precision if wished: 'paper,mmdet', 'paper@fp32,paper@fp16'."
+            help="Two of paper, mmdet, lite and nanodet, with a precision if wished: 'paper,mmdet', 'paper@fp32,paper@fp16'."
         ),
     ] = "paper,mmdet",
     checkpoint: Checkpoint = None,
@@ -81,7 +81,11 @@ def _load(name: str, device: str, checkpoint: str | None) -> Any:
         from geneval_reward.vision.detectors.lite import LiteDetector
 
         return LiteDetector.from_pretrained(device=place or "cpu", precision=precision or "fp32")
-    raise typer.BadParameter(f"--backends: expected paper, mmdet or lite, got {kind!r}")
+    if kind == "nanodet":
+        from geneval_reward.vision.detectors.nanodet import NanoDetDetector
+
+        return NanoDetDetector.from_pretrained(device=place or "cpu", precision=precision or "fp32")
+    raise typer.BadParameter(f"--backends: expected paper, mmdet, lite or nanodet, got {kind!r}")
 
 
 def _line(row: dict[str, Any]) -> str:

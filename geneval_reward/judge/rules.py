@@ -14,6 +14,8 @@ _PROFILES: Final[dict[str, dict[str, Any]]] = {
     "geneval": {},
     # A small detector is less confident; docs/lite_detector.md has the measurement behind these figures.
     "lite": {"confidence": 0.25, "counting_confidence": 0.25, "max_overlap": 0.4},
+    # The same for a detector with other confidences; docs/second_detector.md.
+    "nanodet": {"confidence": 0.2, "counting_confidence": 0.2, "max_overlap": 0.4},
 }
 
 # The official script's option names, as they stand in golden files and in `--options`.

@@ -17,7 +17,7 @@ from geneval_reward.imports import import_object
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.train.data import record
 
-BACKENDS = ("lite", "paper", "mmdet")
+BACKENDS = ("lite", "nanodet", "paper", "mmdet")
 
 
 Credit = str | dict[str, float]

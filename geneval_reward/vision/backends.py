@@ -19,7 +19,7 @@ class Backend:
     """A detector and a verifier that belong together.
 
     Attributes:
-        name: `lite`, `paper` or `mmdet`.
+        name: `lite`, `nanodet`, `paper` or `mmdet`.
         detector: Finds objects.
         verifier: Names colours.
         rules: The rules that this detector was given thresholds for.
@@ -44,8 +44,8 @@ def load_backend(
     """Load a backend's weights.
 
     Args:
-        name: `lite` (inside the package, no download), `paper` (the benchmark's own weights) or `mmdet` (the original
-            stack).
+        name: `lite` (inside the package, no download), `nanodet` (likewise; another network, for audits of what `lite`
+            rewards), `paper` (the benchmark's own weights) or `mmdet` (the original stack).
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         precision: `auto` (fp16 autocast on CUDA, fp32 on the CPU), `fp32`, `tf32`, `fp16` or `bf16`.
         rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
@@ -88,6 +88,14 @@ def _lite(device: torch.device, precision: str, rules: Any, options: dict[str, A
     return Backend("lite", detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse("lite")), 16)
 
 
+def _nanodet(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
+    from geneval_reward.vision.colors.lite import LiteVerifier
+    from geneval_reward.vision.detectors.nanodet import NanoDetDetector
+
+    detector = NanoDetDetector.from_pretrained(device=device, precision=cast(Any, precision), **options)
+    return Backend("nanodet", detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse("nanodet")), 16)
+
+
 def _paper(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
     from geneval_reward.vision.colors.clip import ClipVerifier
     from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
@@ -123,5 +131,7 @@ def _clip(kind: Any, device: torch.device, precision: str, rules: Rules, names: 
 PRECISIONS: Final = ("auto", "fp32", "tf32", "fp16", "bf16")
 
 _Loader = Callable[[torch.device, str, Any, dict[str, Any]], Backend]
-BACKENDS: Final[Mapping[str, _Loader]] = MappingProxyType({"lite": _lite, "paper": _paper, "mmdet": _mmdet})
+BACKENDS: Final[Mapping[str, _Loader]] = MappingProxyType(
+    {"lite": _lite, "nanodet": _nanodet, "paper": _paper, "mmdet": _mmdet}
+)
 """Loaders by name."""

@@ -117,7 +117,7 @@ def test_parity(call: Call, pictures: Path, checkpoint: Path) -> None:
     ("arguments", "match"),
     [
         (("--backends", "paper"), "expected two"),
-        (("--backends", "paper,nonsense"), "expected paper, mmdet or lite"),
+        (("--backends", "paper,nonsense"), "expected paper, mmdet, lite or nanodet"),
         (("nowhere.png",), "got nothing at"),
     ],
 )

@@ -71,7 +71,7 @@ def test_text_and_mapping_give_the_same_rules(rules: Rules) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("papr", r"rules: expected a profile \(geneval, lite\) first, .*got 'papr'"),
+        ("papr", r"rules: expected a profile \(geneval, lite, nanodet\) first, .*got 'papr'"),
         ("confidence=0.5,lite", r"rules: expected a profile .* first, then field=value pairs, got 'lite'"),
         ("confidence=high", r"rules: expected a value for confidence, got 'high'"),
         ("max_objects=3.5", r"rules: expected a value for max_objects, got '3.5'"),

@@ -80,7 +80,7 @@ def test_every_backend_refuses_options_that_it_does_not_know(name: str) -> None:
 
 
 def test_names_are_checked_before_anything_is_loaded() -> None:
-    with pytest.raises(ValueError, match=r"backend: expected one of lite, paper, mmdet, got 'light'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of lite, nanodet, paper, mmdet, got 'light'"):
         load_backend("light")
     with pytest.raises(ValueError, match=r"precision: expected one of auto, fp32, tf32, fp16, bf16, got 'fp8'"):
         load_backend("paper", precision="fp8")

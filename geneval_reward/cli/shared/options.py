@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 Backend = Annotated[
-    str, typer.Option("--backend", "-b", help="lite (inside the package), paper (the benchmark's weights) or mmdet.")
+    str,
+    typer.Option(
+        "--backend", "-b", help="lite or nanodet (inside the package), paper (the benchmark's weights) or mmdet."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")]
 Precision = Annotated[
@@ -19,7 +22,7 @@ RulesText = Annotated[
     str | None,
     typer.Option(
         "--rules",
-        help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite), "
+        help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite, nanodet), "
         "optionally with pairs after it.",
     ),
 ]

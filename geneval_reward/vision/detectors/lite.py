@@ -51,7 +51,7 @@ class LiteDetector(PackagedDetector):
         return resize_turned(images, device)
 
     @staticmethod
-    def boxes(codes: Tensor, anchor: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG004
+    def boxes(codes: Tensor, anchor: Tensor, height: int, width: int) -> Tensor:
         """Boxes in units of the image's sides; the network sees those as 1 x 1 whatever the image."""
         return decode(codes, _anchors()[anchor])
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 
 from geneval_reward.errors import SelfTestError, WeightsError
 from geneval_reward.prompts import CLASS_NAMES
-from geneval_reward.vision.detectors import lite
+from geneval_reward.vision.detectors import packaged
 from geneval_reward.vision.detectors.lite import LiteDetector
 from geneval_reward.vision.detectors.ssdlite import GRIDS, anchors, decode, resize_turned
 from geneval_reward.vision.photos import PHOTOS, photo
@@ -63,7 +63,7 @@ def test_equals_the_original_graph(detector, name):
         pixels[0].permute(1, 2, 0).flip(0, 1)[::23, ::23].numpy(), golden[f"{name}/pixels"], atol=1e-6
     )
     with torch.inference_mode():
-        codes, logits = detector._net(pixels)
+        codes, logits = detector.net(pixels)
     boxes = decode(codes[0], anchors())[rows][:, [1, 0, 3, 2]].numpy()
     codes, logits = codes[0, rows].numpy(), logits[0, rows].numpy()
     # The original graph with our float16-rounded weights in it: the same network, to float noise.
@@ -100,7 +100,7 @@ def test_self_test_passes(detector):
 
 def test_self_test_names_what_it_expected_and_got():
     broken = LiteDetector.from_pretrained()
-    for head in broken._master.classes:
+    for head in broken.master.classes:
         head.predict.bias += 1
     broken.to("cpu")
     with pytest.raises(SelfTestError, match=r"expected one cat .* got .*cat"):
@@ -140,7 +140,7 @@ def test_reports_only_what_is_asked(detector, images):
 
 def test_limits_of_confidence_number_and_overlap(detector, images):
     [many] = detector.detect(images[:1], [Wanted(None)])
-    assert len(many) == lite.MAX_DETECTIONS
+    assert len(many) == detector.max_detections
     assert (np.diff(many.confidence) <= 0).all()
     inside = [0, 0, *many.image_size] - many.xyxy
     assert (inside[:, :2] <= 0).all()
@@ -149,7 +149,7 @@ def test_limits_of_confidence_number_and_overlap(detector, images):
         boxes = torch.from_numpy(many.xyxy[many.class_id == class_id])
         overlap = box_iou(boxes, boxes)
         overlap.fill_diagonal_(0)
-        assert overlap.max() <= lite.NMS_IOU + 1e-4
+        assert overlap.max() <= detector.nms_iou + 1e-4
     [few] = detector.detect(images[:1], [Wanted(None, min_confidence=float(many.confidence[3]))])
     assert len(few) == 3
 
@@ -170,15 +170,6 @@ def test_outer_autocast_changes_nothing(detector, images):
         [inside] = detector.detect(images[:1], [ALL])
     np.testing.assert_array_equal(plain.confidence, inside.confidence)
     np.testing.assert_array_equal(plain.xyxy, inside.xyxy)
-
-
-def test_plain_network_gives_the_fused_ones_result(detector, images, monkeypatch):
-    monkeypatch.setattr(lite, "fuse", lambda net, batch: None)
-    plain = LiteDetector.from_pretrained()
-    for one, other in zip(detector.detect(images, [ALL] * 4), plain.detect(images, [ALL] * 4), strict=True):
-        assert one.class_names == other.class_names
-        np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-5)
-        np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.01)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -210,7 +201,8 @@ def test_bad_arguments_are_named(detector, images):
 
 
 def test_damaged_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(lite, "_provenance", lambda: {"sha256": "0" * 64})
+    found = packaged.provenance("lite") | {"sha256": "0" * 64}
+    monkeypatch.setattr(packaged, "provenance", lambda name: found)
     with pytest.raises(WeightsError, match="expected sha256 000"):
         LiteDetector.from_pretrained()
 
@@ -220,7 +212,7 @@ def test_damaged_weights_are_refused(monkeypatch):
 
 def test_weights_and_provenance_are_packaged():
     folder = files("geneval_reward") / "data" / "lite"
-    provenance = lite._provenance()
+    provenance = packaged.provenance("lite")
     blob = (folder / provenance["file"]).read_bytes()
     assert hashlib.sha256(blob).hexdigest() == provenance["sha256"]
     assert len(blob) < 10e6
@@ -228,9 +220,9 @@ def test_weights_and_provenance_are_packaged():
 
 
 def test_coco_ids_skip_the_unused_ones():
-    assert len(lite._COCO_IDS) == 80
+    assert len(LiteDetector.columns) == 80
     # Well-known ids of the COCO annotation files.
     known = {1: "person", 13: "stop sign", 17: "cat", 47: "cup", 67: "dining table", 90: "toothbrush"}
     for coco_id, name in known.items():
-        assert CLASS_NAMES[lite._COCO_IDS.index(coco_id)] == name
-    assert all(a < b for a, b in itertools.pairwise(lite._COCO_IDS))
+        assert CLASS_NAMES[LiteDetector.columns.tolist().index(coco_id)] == name
+    assert all(a < b for a, b in itertools.pairwise(LiteDetector.columns))

@@ -4,7 +4,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneval_reward.vision.detectors.onednn import FusedConv, fuse
 from geneval_reward.vision.detectors.ssdlite import SIDE, SSDLite, anchors, decode, resize_turned
 
 
@@ -80,30 +79,3 @@ def test_padding_is_tensorflows_on_the_upright_image():
         torch.nn.functional.pad(x, (0, 1, 0, 1)), net.stem.weight.flip(2, 3), net.stem.bias, stride=2
     ).clamp(0, 6)
     torch.testing.assert_close(net.stem(x.flip(2, 3)).flip(2, 3), upright)
-
-
-def test_fused_network_computes_the_same_at_any_batch_size():
-    net = random_net()
-    fused = fuse(net, 8)
-    if fused is None:
-        pytest.skip("this PyTorch has no fused oneDNN convolutions")
-    assert any(isinstance(module, FusedConv) for module in fused.modules())
-    x = torch.rand(3, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        for ours, plain in zip(fused(x), net(x), strict=True):
-            torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
-
-
-def test_fusing_declines_without_onednn(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert fuse(random_net(), 8) is None
-
-
-def test_fusing_declines_where_the_operators_are_gone(monkeypatch):
-    def gone(*_: object) -> None:
-        raise AttributeError("no such operator")
-
-    monkeypatch.setattr(FusedConv, "forward", gone)
-    threads = torch.get_num_threads()
-    assert fuse(random_net(), 8) is None
-    assert torch.get_num_threads() == threads
