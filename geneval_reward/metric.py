@@ -16,8 +16,8 @@ from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.scorer import GenEvalScorer, Prompt, resolve_all
 from geneval_reward.stats.sums import mean_of_task_means
+from geneval_reward.scorer import LazyScorer, Prompt, Scorer, resolve_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ class GenEvalScore(Metric):
 
     def __init__(
         self,
-        scorer: GenEvalScorer | str = "lite",
+        scorer: Scorer | str = "lite",
         credit: str = "official",
         prompts: Sequence[PromptSpec] | None = None,
         **kwargs: Any,
@@ -88,10 +88,8 @@ class GenEvalScore(Metric):
         super().__init__(**kwargs)
         if credit not in CREDITS:
             raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
-        if not isinstance(scorer, GenEvalScorer | str):
-            raise UsageError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
         self.credit = credit
-        self._scorer = scorer
+        self._scorer = LazyScorer(scorer)
         self.prompts = tuple(official_suite() if prompts is None else prompts)
         self._by_text = {spec.prompt: spec for spec in self.prompts}
         self._row = {spec: row for row, spec in enumerate(self.prompts)}
@@ -106,11 +104,9 @@ class GenEvalScore(Metric):
         self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
 
     @property
-    def scorer(self) -> GenEvalScorer:
+    def scorer(self) -> Scorer:
         """The scorer; loaded now if the metric was made with a backend's name."""
-        if isinstance(self._scorer, str):
-            self._scorer = GenEvalScorer.from_pretrained(self._scorer)
-        return self._scorer
+        return self._scorer.load()
 
     def update(self, images: Any, prompts: Sequence[Prompt] | str) -> None:
         """Score images and count their verdicts.
@@ -225,7 +221,7 @@ class GenEvalScore(Metric):
 
 
 def geneval_score(
-    images: Any, prompts: Sequence[Prompt] | str, scorer: GenEvalScorer | str = "lite", credit: str = "official"
+    images: Any, prompts: Sequence[Prompt] | str, scorer: Scorer | str = "lite", credit: str = "official"
 ) -> torch.Tensor:
     """The GenEval score of a set of images: the functional twin of `GenEvalScore`.
 
@@ -243,9 +239,7 @@ def geneval_score(
         SpecError: If a prompt is not valid or not known.
         ValueError: If there are not as many prompts as images, or the credit or backend is unknown.
     """
-    if isinstance(scorer, str):
-        scorer = GenEvalScorer.from_pretrained(scorer)
-    verdicts = scorer.score(images, [prompts] if isinstance(prompts, str) else prompts)
+    verdicts = LazyScorer(scorer).load().score(images, [prompts] if isinstance(prompts, str) else prompts)
     counts = torch.zeros(len(TAGS), dtype=torch.int64)
     total = torch.zeros(len(TAGS), dtype=torch.float64)
     for verdict in verdicts:
@@ -254,7 +248,7 @@ def geneval_score(
     return _macro(counts, total)
 
 
-def _identity(scorer: GenEvalScorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
+def _identity(scorer: Scorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
     """Eight bytes as int64: torchmetrics compares states with a relative tolerance, which small integers withstand."""
     text = f"{scorer if isinstance(scorer, str) else id(scorer)} {credit} {hash(prompts)}"
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.int64)

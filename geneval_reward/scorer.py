@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -80,6 +81,81 @@ class Scorer(Protocol):
 def fingerprint_id(scorer: Scorer) -> str:
     """Twelve hex digits of a scorer's `fingerprint()`; results with equal ones are comparable."""
     return hashlib.sha256(json.dumps(scorer.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class LazyScorer:
+    """A scorer that is loaded when it is first needed, once for everybody who shares this object.
+
+    Copies share what was loaded. Pickled, it takes along only what it was made from.
+
+    Args:
+        source: A scorer, a function that makes one, or the name of a backend.
+        **options: Keyword arguments of `GenEvalScorer.from_pretrained`; only with the name of a backend.
+
+    Raises:
+        UsageError: If `source` is none of these, or there are options for a scorer that exists already.
+    """
+
+    def __init__(self, source: Scorer | Callable[[], Scorer] | str, **options: Any) -> None:
+        self.source = source
+        self.options = options
+        self._lock = threading.Lock()
+        self._loaded: Scorer | None = None
+        if options and not isinstance(source, str):
+            raise UsageError(
+                f"{next(iter(options))}: expected no options beside a ready scorer; give them to the scorer"
+            )
+        if isinstance(source, str):
+            return
+        missing = _missing_members(source)
+        if not missing:
+            self._loaded = source  # type: ignore[assignment]
+        elif not callable(source):
+            raise UsageError(
+                f"scorer: expected a scorer or the name of a backend, got {type(source).__name__}, which lacks "
+                f"{', '.join(missing)}; see geneval_reward.Scorer"
+            )
+
+    @property
+    def loaded(self) -> Scorer | None:
+        """The scorer, if there is one already."""
+        return self._loaded
+
+    def load(self, device: torch.device | str | None = None) -> Scorer:
+        """Return the scorer, loading it now if need be.
+
+        Args:
+            device: Where to load a backend; None for the `device` among the options, or `auto`. A scorer that exists
+                already stays where it is.
+        """
+        with self._lock:
+            if self._loaded is None:
+                if isinstance(self.source, str):
+                    options = self.options if device is None else {**self.options, "device": device}
+                    self._loaded = GenEvalScorer.from_pretrained(self.source, **options)
+                else:
+                    self._loaded = self.source()  # type: ignore[operator]
+            return self._loaded
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyScorer:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _lazy, (self.source, self.options)
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+
+def _lazy(source: Any, options: dict[str, Any]) -> LazyScorer:
+    return LazyScorer(source, **options)
+
+
+def _missing_members(scorer: Any) -> list[str]:
+    """Names of the `Scorer` protocol that an object lacks, without evaluating properties, which may ask a server."""
+    members = ("name", "rules", "score", "fingerprint", "to")
+    absent = object()
+    return [name for name in members if inspect.getattr_static(scorer, name, absent) is absent]
 
 
 class GenEvalScorer:

@@ -14,7 +14,6 @@ from geneval_reward.callback.base import LightningCallback, put_in_order, refuse
 from geneval_reward.callback.budget import Budget
 from geneval_reward.callback.plan import Job, plan_jobs, read_prompts, waves
 from geneval_reward.callback.progress import RoundBar
-from geneval_reward.callback.ranks import Ranks
 from geneval_reward.callback.round import Judged, Round, Timings
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
@@ -23,7 +22,9 @@ from geneval_reward.errors import RoundError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.ranks import gather, raise_together, rank, world_size
+from geneval_reward.reward import GenEvalReward
+from geneval_reward.scorer import LazyScorer, Scorer, fingerprint_id
 
 _DRY_RUN_PROMPTS = 2
 
@@ -53,7 +54,8 @@ class GenEvalCallback(LightningCallback):
     `<trainer.log_dir>/geneval/step-<step>/` on disk.
 
     Args:
-        scorer: A `GenEvalScorer`, or the name of a backend, which is loaded on the trainer's device.
+        scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), or the name of a backend, which is loaded on
+            the trainer's device.
         prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
             the suite) a line; or a list of specs, records or such texts.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
@@ -99,7 +101,7 @@ class GenEvalCallback(LightningCallback):
 
     def __init__(
         self,
-        scorer: GenEvalScorer | str = "lite",
+        scorer: Scorer | str = "lite",
         prompts: int | str | Sequence[PromptSpec | Mapping[str, Any] | str] = "suite",
         images_per_prompt: int = 1,
         seed: int = 0,
@@ -133,15 +135,14 @@ class GenEvalCallback(LightningCallback):
         ):
             if choice not in choices:
                 raise UsageError(f"{key}: expected {' or '.join(map(repr, choices))}, got {choice!r}")
-        if not isinstance(scorer, GenEvalScorer | str):
-            raise UsageError(f"scorer: expected a GenEvalScorer or the name of a backend, got {type(scorer).__name__}")
         if rules is not None and not isinstance(scorer, str):
             raise UsageError(
                 "rules: expected None, since the given scorer has its own, got rules; give them to the scorer"
             )
         if not name or name.strip("/") != name:
             raise UsageError(f"name: expected a prefix without slashes around it, got {name!r}")
-        self.scorer = scorer
+        options = {"rules": rules} if rules is not None else {}
+        self._lazy = LazyScorer(scorer, **options)
         self.rules = rules
         self.specs = read_prompts(prompts, seed)
         self.images_per_prompt = images_per_prompt
@@ -164,6 +165,35 @@ class GenEvalCallback(LightningCallback):
         self._dry_run_done = False
 
     @property
+    def scorer(self) -> Scorer:
+        """The scorer; loaded by `setup`, or now if something needs it before."""
+        return self._lazy.load()
+
+    def reward(self, credit: str = "official") -> GenEvalReward:
+        """A reward that uses this callback's scorer, so that one process loads it only once.
+
+        A recipe without a `reward` of its own takes this one from the `GenEvalCallback` in its Trainer.
+
+        Args:
+            credit: See `GenEvalReward`.
+
+        Raises:
+            UsageError: If the callback keeps its scorer on the CPU between rounds.
+
+        Example:
+            >>> from geneval_reward.callback import GenEvalCallback
+            >>> callback = GenEvalCallback("lite", prompts=12, every_n_epochs=1)
+            >>> callback.reward("strict").loaded  # by the trainer's setup, or the first rewards
+            False
+        """
+        if self.offload:
+            raise UsageError(
+                "offload: expected False for a callback whose scorer also gives the rewards, got True; rewards are needed "
+                "all the time, so leave the scorer on the device"
+            )
+        return GenEvalReward(self._lazy, credit)
+
+    @property
     def state_key(self) -> str:
         """Tells this callback's state from that of others in a checkpoint."""
         return self._generate_state_key(name=self.name)
@@ -176,8 +206,8 @@ class GenEvalCallback(LightningCallback):
         # A new list: Lightning is going through the old one.
         trainer.callbacks = put_in_order(trainer.callbacks)
         self._dry_run_done = False
-        if isinstance(self.scorer, str):
-            self._load_scorer(self.scorer, trainer)
+        if isinstance(self._lazy.source, str):
+            self._load_scorer(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count time; show a resumed run's last scores to what monitors them."""
@@ -231,14 +261,16 @@ class GenEvalCallback(LightningCallback):
         self.best_step = int(state_dict["best_step"])
         self.last_metrics = dict(state_dict["last_metrics"])
 
-    def _load_scorer(self, backend: str, trainer: Any) -> None:
-        ranks, error = Ranks(), None
+    def _load_scorer(self, trainer: Any) -> None:
+        error = None
         try:
-            scorer = GenEvalScorer.from_pretrained(backend, device=trainer.strategy.root_device, rules=self.rules)
-            self.scorer = scorer.to("cpu") if self.offload else scorer
-        except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+            device = trainer.strategy.root_device
+            # A reward that was used before the trainer started has loaded it somewhere already.
+            self._lazy.load(device).to("cpu" if self.offload else device)
+        except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
             error = caught
-        ranks.agree(error, f"GenEvalCallback {self.name!r} could not load its scorer {backend!r}")
+        what = f"GenEvalCallback {self.name!r} could not load its scorer {self._lazy.source!r}"
+        raise_together(error, what, kind=RoundError)
 
     def _dry_run(self, trainer: Any, pl_module: Any) -> None:
         if not self._dry_run_done:
@@ -246,30 +278,29 @@ class GenEvalCallback(LightningCallback):
             self._round(trainer, pl_module)
 
     def _round(self, trainer: Any, pl_module: Any) -> None:
-        began, ranks = time.monotonic(), Ranks()
+        began = time.monotonic()
         what = f"GenEvalCallback {self.name!r} at step {trainer.global_step}"
         # Rank 0's clock decides for all.
-        allowed, self._budget.fixed_seconds = ranks.gather((self._budget.allowed(), self._budget.fixed_seconds))[0]
+        allowed, self._budget.fixed_seconds = gather((self._budget.allowed(), self._budget.fixed_seconds))[0]
         if not self._budget.permits_round(allowed):
             tell(
                 f"{what}: left out, since max_fraction={self._budget.max_fraction} leaves {max(allowed, 0.0):.2g} s now"
             )
             return
         try:
-            self._play(trainer, pl_module, ranks, what, allowed, began)
+            self._play(trainer, pl_module, what, allowed, began)
         except RoundError as error:
             if self.on_error == "raise":
                 raise
-            if ranks.rank == 0:
+            if rank() == 0:
                 warnings.warn(f"{error}; training goes on without it (on_error='warn')", stacklevel=2)
         finally:
             self.timings.total = time.monotonic() - began
             self._budget.spent_seconds += self.timings.total
 
-    def _play(self, trainer: Any, pl_module: Any, ranks: Ranks, what: str, allowed: float, began: float) -> None:
-        assert isinstance(self.scorer, GenEvalScorer)
+    def _play(self, trainer: Any, pl_module: Any, what: str, allowed: float, began: float) -> None:
         jobs = self._jobs(trainer)
-        plan = self._waves(jobs, ranks.world_size)
+        plan = self._waves(jobs)
         round_ = Round(
             trainer,
             pl_module,
@@ -283,8 +314,8 @@ class GenEvalCallback(LightningCallback):
         )
         self.timings = round_.timings
         with RoundBar(trainer, self.name, len(jobs)) as bar:
-            judged = round_.play(plan, self._budget, allowed, ranks, bar)
-        seconds = max(ranks.gather(time.monotonic() - began))
+            judged = round_.play(plan, self._budget, allowed, bar)
+        seconds = max(gather(time.monotonic() - began))
         metrics = scores(self.name, [item.verdict for item in judged], seconds)
         if len(judged) < len(jobs):
             per_tag = {tag: sum(item.job.spec.tag == tag and not item.job.index for item in judged) for tag in TAGS}
@@ -295,7 +326,7 @@ class GenEvalCallback(LightningCallback):
             return
         if trainer.state.fn == "fit":
             self._remember(metrics, trainer.global_step)
-        self._show(trainer, judged, metrics, ranks, what)
+        self._show(trainer, judged, metrics, what)
         # What every round costs besides its waves.
         self._budget.fixed_seconds = time.monotonic() - began - self.timings.waves
 
@@ -304,12 +335,12 @@ class GenEvalCallback(LightningCallback):
             return plan_jobs(self.specs[:_DRY_RUN_PROMPTS], 1, self.seed, 0)
         return plan_jobs(self.specs, self.images_per_prompt, self.seed, self.log_images)
 
-    def _waves(self, jobs: list[Job], world_size: int) -> list[list[Job]]:
+    def _waves(self, jobs: list[Job]) -> list[list[Job]]:
         if not self._budget.limited:
             return [jobs]
         tags = len({job.spec.tag for job in jobs})
         # About one sampling call for each rank, so that a budget does not cost the use of batches.
-        prompts_per_tag = max(1, round(self.batch_size * world_size / (tags * self.images_per_prompt)))
+        prompts_per_tag = max(1, round(self.batch_size * world_size() / (tags * self.images_per_prompt)))
         return waves(jobs, self.images_per_prompt, prompts_per_tag)
 
     def _publish(self, trainer: Any, metrics: Mapping[str, float]) -> None:
@@ -325,11 +356,10 @@ class GenEvalCallback(LightningCallback):
         if not overall <= self.best_score:
             self.best_score, self.best_step = overall, step
 
-    def _show(self, trainer: Any, judged: Sequence[Judged], metrics: dict[str, float], ranks: Ranks, what: str) -> None:
-        assert isinstance(self.scorer, GenEvalScorer)
+    def _show(self, trainer: Any, judged: Sequence[Judged], metrics: dict[str, float], what: str) -> None:
         began, error = time.monotonic(), None
         log_dir = trainer.log_dir or trainer.default_root_dir  # asks all ranks
-        if ranks.rank == 0:
+        if rank() == 0:
             record = ScoreRecord(
                 self.name,
                 trainer.global_step,
@@ -337,14 +367,14 @@ class GenEvalCallback(LightningCallback):
                 tuple(self._sample(item) for item in judged),
                 self.scorer.name,
                 self.scorer.fingerprint(),
-                self.scorer.fingerprint_id,
+                fingerprint_id(self.scorer),
             )
             try:
                 folder = round_folder(log_dir, self.name, trainer.global_step)
                 self._tracking.show(record, trainer.loggers, folder)
             except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
                 error = caught
-        ranks.agree(error, what)
+        raise_together(error, what, kind=RoundError)
         self.timings.logging = time.monotonic() - began
 
     def _sample(self, item: Judged) -> Sample:

@@ -15,11 +15,12 @@ from geneval_reward.callback.budget import Budget
 from geneval_reward.callback.give_back import give_back
 from geneval_reward.callback.plan import Job, chunks, share
 from geneval_reward.callback.progress import RoundBar
-from geneval_reward.callback.ranks import Ranks, describe, synchronise
 from geneval_reward.callback.sampler import Sampler
 from geneval_reward.callback.weights import averaged_modules, weights_in_place
+from geneval_reward.errors import RoundError
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.ranks import describe, gather, raise_together, rank, world_size
+from geneval_reward.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Round:
 
     trainer: Any
     pl_module: Any
-    scorer: GenEvalScorer
+    scorer: Scorer
     weights: str
     sample_fn: Any
     sample_kwargs: dict[str, Any]
@@ -84,16 +85,13 @@ class Round:
     what: str
     timings: Timings = field(default_factory=Timings)
 
-    def play(
-        self, waves: Sequence[Sequence[Job]], budget: Budget, allowed: float, ranks: Ranks, bar: RoundBar
-    ) -> list[Judged]:
+    def play(self, waves: Sequence[Sequence[Job]], budget: Budget, allowed: float, bar: RoundBar) -> list[Judged]:
         """Do as many waves as the budget allows.
 
         Args:
             waves: Jobs of all ranks, the same on each.
             budget: Decides on further waves, and learns what one costs.
             allowed: Seconds for the round, the same on each rank.
-            ranks: All ranks; each must call this.
             bar: Shows the progress.
 
         Returns:
@@ -106,11 +104,11 @@ class Round:
         error: Exception | None = None
         try:
             with ExitStack() as stack:
-                done = self._waves(stack, waves, budget, allowed, ranks, bar)
+                done = self._waves(stack, waves, budget, allowed, bar)
         except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
             error = caught
         # What fails on the way out (giving back, moving the scorer) fails after the last wave's report.
-        ranks.agree(error, self.what)
+        raise_together(error, self.what, kind=RoundError)
         return sorted(done, key=lambda item: item.job.number)
 
     def _waves(
@@ -119,7 +117,6 @@ class Round:
         waves: Sequence[Sequence[Job]],
         budget: Budget,
         allowed: float,
-        ranks: Ranks,
         bar: RoundBar,
     ) -> list[Judged]:
         error: Exception | None = None
@@ -134,11 +131,11 @@ class Round:
             mine: list[Judged] = []
             if sampler is not None:
                 try:
-                    mine = self._judge(share(wave, ranks.rank, ranks.world_size), sampler, bar, ranks.world_size)
+                    mine = self._judge(share(wave, rank(), world_size()), sampler, bar)
                 except Exception as caught:  # noqa: BLE001
                     error = caught
-            reports = ranks.gather((describe(error), mine, time.monotonic() - wave_began))
-            ranks.raise_any([report[0] for report in reports], error, self.what)
+            reports = gather((describe(error), mine, time.monotonic() - wave_began))
+            raise_together(error, self.what, reports=[report[0] for report in reports], kind=RoundError)
             done += [item for report in reports for item in report[1]]
             budget.wave_seconds = max(report[2] for report in reports)
             self.timings.waves += budget.wave_seconds
@@ -157,7 +154,7 @@ class Round:
             self.scorer.to(self._device)
         return sampler
 
-    def _judge(self, jobs: list[Job], sampler: Sampler, bar: RoundBar, world_size: int) -> list[Judged]:
+    def _judge(self, jobs: list[Job], sampler: Sampler, bar: RoundBar) -> list[Judged]:
         done: list[Judged] = []
         for chunk in chunks(jobs, self.batch_size):
             began = time.monotonic()
@@ -166,7 +163,8 @@ class Round:
             # As in a validation step: mixed precision is on while sampling; the scorer sees to its own.
             with self.trainer.precision_plugin.forward_context():
                 images = sampler.sample([job.spec.prompt for job in chunk], [job.seed for job in chunk], self._device)
-            synchronise(self._device)
+            if self._device.type == "cuda":  # so that the clock measures what was done
+                torch.cuda.synchronize(self._device)
             sampled = time.monotonic()
             verdicts = self.scorer.score(images, [job.spec for job in chunk])
             self.timings.sampling += sampled - began
@@ -174,7 +172,7 @@ class Round:
             for job, image, verdict in zip(chunk, images, verdicts, strict=True):
                 picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) if job.shown else None
                 done.append(Judged(job, verdict, picture))
-            bar.advance(len(chunk) * world_size)
+            bar.advance(len(chunk) * world_size())
         return done
 
     def _offload(self) -> None:

@@ -1,59 +1,60 @@
-"""A batch before it is scored, and after."""
+"""The `Reward` protocol that recipes take, and the batch that a reward answers with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-import torch
-
-from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.judge.verdict import CREDITS, Verdict
-from geneval_reward.prompts.spec import PromptSpec
 
 
-@dataclass(frozen=True)
-class PreparedBatch:
-    """Images and what is asked of them; three columns of equal length.
+class Reward(Protocol):
+    """What a training recipe asks for rewards: `GenEvalReward`, `CompositeReward`, or a class of your own.
 
-    Attributes:
-        images: uint8 `(3, h, w)`, or None where there is an error.
-        specs: What is asked, or None where there is an error.
-        errors: Why a sample can never be scored, or None.
+    A class of your own needs `submit` and `close` and no base class. `submit` must not block: a recipe hands in one
+    batch after the other while it generates, and collects the futures at the end.
+
+    Example:
+        >>> from concurrent.futures import Future
+        >>> from geneval_reward.reward import RewardBatch
+        >>> class Constant:
+        ...     def submit(self, images, specs):
+        ...         future = Future()
+        ...         future.set_result(RewardBatch([1.0] * len(specs), [None] * len(specs), [None] * len(specs)))
+        ...         return future
+        ...     def close(self):
+        ...         pass
+        >>> Constant().submit([], ["a photo of a bench"]).result().rewards
+        [1.0]
     """
 
-    images: list[torch.Tensor | None]
-    specs: list[PromptSpec | None]
-    errors: list[str | None]
+    def submit(self, images: Any, specs: Sequence[Any], /) -> Future[RewardBatch]:
+        """Score images in the background.
 
-    @property
-    def usable(self) -> list[int]:
-        """Numbers of the samples without an error."""
-        return [index for index, error in enumerate(self.errors) if error is None]
+        Args:
+            images: One image per spec: uint8, or floats in [0, 1], in any form that
+                `geneval_reward.vision.images.as_images` takes.
+            specs: A `PromptSpec`, record or known prompt text per image.
 
+        Returns:
+            A future of the batch; its `result()` raises what scoring raised.
+        """
+        ...
 
-def refuse_hopeless(errors: Sequence[str | None]) -> None:
-    """Raise if not one sample of a batch can be scored.
-
-    Raises:
-        ImageError, SpecError: With the first reason. Where all prompts are known, the images are at fault; a batch of another
-            task has no prompt that is.
-    """
-    if not errors or not all(errors):
-        return
-    reason = next((error for error in errors if error and error.startswith("images[")), None) or str(errors[0])
-    raise (ImageError if reason.startswith("images[") else SpecError)(
-        f"batch: expected at least one sample that can be scored, got {len(errors)} that cannot; the first: {reason}"
-    )
+    def close(self) -> None:
+        """End the worker threads after what they have begun."""
+        ...
 
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Rewards of a batch with what they were made from.
+    """Rewards of a batch with what they were made from; three lists with one entry per image.
 
     Attributes:
-        rewards: One per image; None where an image or its prompt could not be scored.
-        verdicts: The verdict of each image, or None.
+        rewards: The reward; None where an image or its prompt could not be scored.
+        verdicts: The verdict, or None.
         errors: Why an image could not be scored, or None.
     """
 
@@ -62,7 +63,16 @@ class RewardBatch:
     errors: list[str | None]
 
     def credits(self) -> dict[str, list[float | None]]:
-        """Every credit of every image by name, for logging or for normalising each apart."""
+        """Every credit of every image by name, for logging or for normalising each on its own."""
         return {
             name: [None if verdict is None else verdict.credit(name) for verdict in self.verdicts] for name in CREDITS
         }
+
+    def mean_credits(self) -> dict[str, float]:
+        """The mean of each column of `credits` over the images that have a value; columns without any are left out."""
+        means = {}
+        for name, column in self.credits().items():
+            known = [value for value in column if value is not None]
+            if known:
+                means[name] = sum(known) / len(known)
+        return means

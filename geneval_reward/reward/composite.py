@@ -6,16 +6,18 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Literal
 
-import torch
-
 from geneval_reward.errors import GenEvalError, ImageError, SpecError, UsageError
-from geneval_reward.judge.verdict import CREDITS
-from geneval_reward.reward.inputs import prompt_texts
-from geneval_reward.reward.parts import Column, CompositeBatch, column, named, taken
+from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import resolve
+from geneval_reward.reward.batch import RewardBatch
+from geneval_reward.reward.inputs import prompt_texts, text_of
+from geneval_reward.reward.parts import Column, CompositeBatch, accepted_arguments, as_column, with_part_name
 from geneval_reward.reward.reward import GenEvalReward
+from geneval_reward.reward.worker import Worker
 from geneval_reward.rl import GroupAdvantages, gdpo_advantages
 
 _log = logging.getLogger(__name__)
@@ -88,15 +90,13 @@ class CompositeReward:
             raise UsageError(f"group_size: expected >= 2 and normalize='gdpo', got {group_size} with {normalize!r}")
         self.parts = dict(parts)
         self.normalize, self.group_size, self.missing = normalize, group_size, missing
-        self._takes = {part: taken(part, function) for part, function in self.parts.items()}
+        self._takes = {part: accepted_arguments(part, function) for part, function in self.parts.items()}
         self.__name__ = name
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
         self._locks = {part: threading.Lock() for part in self.parts}
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._streams: dict[str, Any] = {}
+        self._workers = {part: Worker(f"reward-{part}") for part in self.parts if not _scores_itself(self.parts[part])}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -130,10 +130,8 @@ class CompositeReward:
         batch = self.score(images if images is not None else completions, prompts, metadata, columns.get("groups"))
         log_metric = columns.get("log_metric")
         if callable(log_metric):
-            for name, values in batch.credits().items():
-                known = [value for value in values if value is not None]
-                if known:
-                    log_metric(f"{self.__name__}/{name}", sum(known) / len(known))
+            for name, mean in batch.mean_credits().items():
+                log_metric(f"{self.__name__}/{name}", mean)
         return batch.rewards
 
     def score(
@@ -176,13 +174,12 @@ class CompositeReward:
         """
         self._check(images)
         given = {"images": images, "prompts": prompts, "metadata": metadata}
-        ready = None
-        if torch.cuda.is_available():
-            ready = torch.cuda.Event()
-            ready.record()
         whole: Future[CompositeBatch] = Future()
         whole.set_running_or_notify_cancel()
-        futures = {part: self._begin(part, given, ready) for part in self.parts}
+        futures: dict[str, Future[Any]] = {}
+        for part, function in self.parts.items():
+            worker = self._workers.get(part)
+            futures[part] = function.submit(**given) if worker is None else worker.submit(self._run, part, given)  # type: ignore[attr-defined]
         left, lock = [len(futures)], threading.Lock()
 
         def finish(_: Future[Any]) -> None:
@@ -226,21 +223,15 @@ class CompositeReward:
         return gdpo_advantages(filled, groups, weights=self.weights, clip=clip)
 
     def close(self) -> None:
-        """End the workers after what they have begun; they start again when they are needed."""
-        with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown(wait=True)
+        """End the threads after what they have begun; they start again when they are needed."""
+        for worker in self._workers.values():
+            worker.close()
         for function in self.parts.values():
             if hasattr(function, "close"):
                 function.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_lock", "_locks", "_pools", "_streams")
-        }
+        return {name: value for name, value in self.__dict__.items() if name not in ("_locks", "_workers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -256,33 +247,18 @@ class CompositeReward:
 
     def _run(self, part: str, given: Mapping[str, Any]) -> Any:
         function: Any = self.parts[part]
-        if hasattr(function, "score") and hasattr(function, "submit"):  # has its own lock
+        if _scores_itself(function):
             return function.score(**given)
+        given = dict(given)
+        prompts = given["prompts"]
+        if prompts is not None and any(isinstance(prompt, PromptSpec) for prompt in prompts):
+            # Other people's rewards know texts and records.
+            specs = [resolve(text_of(prompt)) for prompt in prompts]
+            given["prompts"] = [spec.prompt for spec in specs]
+            if given["metadata"] is None and "metadata" in self._takes[part]:
+                given["metadata"] = [spec.to_record() for spec in specs]
         with self._locks[part]:
             return function(**{name: given[name] for name in self._takes[part]})
-
-    def _begin(self, part: str, given: Mapping[str, Any], ready: Any) -> Future[Any]:
-        function: Any = self.parts[part]
-        if hasattr(function, "submit"):
-            found: Future[Any] = function.submit(**given)
-            return found
-        with self._lock:
-            if part not in self._pools:
-                self._pools[part] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"reward-{part}")
-            pool = self._pools[part]
-        return (
-            pool.submit(self._run, part, given)
-            if ready is None
-            else pool.submit(self._run_on_stream, part, given, ready)
-        )
-
-    def _run_on_stream(self, part: str, given: Mapping[str, Any], ready: Any) -> Any:
-        # Only this part's one worker is here, so the stream needs no lock.
-        if part not in self._streams:
-            self._streams[part] = torch.cuda.Stream()
-        with torch.cuda.stream(self._streams[part]):
-            self._streams[part].wait_event(ready)
-            return self._run(part, given)
 
     def _combine(
         self, answers: Mapping[str, Any], given: Mapping[str, Any], groups: Sequence[Hashable] | None
@@ -290,16 +266,16 @@ class CompositeReward:
         count = len(given["images"])
         parts: dict[str, Column] = {}
         errors: list[str | None] = [None] * count
-        batches = {}
+        batches: dict[str, RewardBatch] = {}
         for part, answer in answers.items():
             reasons: Sequence[str | None] = [None] * count
             if isinstance(answer, BaseException):
                 # Nothing of the batch can be scored by this part; with a word for what is missing, others may.
                 if self.missing == "none" or not isinstance(answer, ImageError | SpecError):
-                    raise named(part, answer) from answer
+                    raise with_part_name(part, answer) from answer
                 parts[part], reasons = [None] * count, [str(answer)] * count
             else:
-                parts[part] = column(part, getattr(answer, "rewards", answer), count)
+                parts[part] = as_column(part, getattr(answer, "rewards", answer), count)
                 if hasattr(answer, "rewards"):
                     batches[part], reasons = answer, answer.errors
             for index, value in enumerate(parts[part]):
@@ -317,7 +293,9 @@ class CompositeReward:
                 errors[index] = None
             else:
                 _log.warning("reward: images[%d] gets None: %s", index, errors[index])
-        return CompositeBatch(rewards, parts, errors, batches)
+        none: list[Verdict | None] = [None] * count
+        verdicts = next((batch.verdicts for batch in batches.values() if any(batch.verdicts)), none)
+        return CompositeBatch(rewards, verdicts, errors, parts, batches)
 
     def _filled(self, value: float | None) -> float | None:
         """What stands for a missing value."""
@@ -358,3 +336,8 @@ class CompositeReward:
         whole, _ = gdpo_advantages(filled, keys, weights=self.weights, clip=None)
         weights = whole.weight.tolist()
         return [value if weight else None for value, weight in zip(whole.advantages.tolist(), weights, strict=True)]
+
+
+def _scores_itself(function: Any) -> bool:
+    """Whether a part is a reward of this package, which has a lock and a thread of its own."""
+    return hasattr(function, "score") and hasattr(function, "submit")

@@ -145,9 +145,9 @@ class TestErrors:
         ("part", "words"),
         [
             (fails, "part 'bad': KeyError: 'weights'"),
-            (Says(1.0), "part 'bad': expected 2 values, one an image, got 1"),
+            (Says(1.0), "part 'bad': expected 2 values, one per image, got 1"),
             (Says("x", 1.0), "part 'bad': expected a number or None for each image"),
-            (lambda images: 1.0, "part 'bad': expected 2 values, one an image, got float"),
+            (lambda images: 1.0, "part 'bad': expected 2 values, one per image, got float"),
         ],
     )
     def test_they_name_the_part(self, call, part, words):

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from geneval_reward.errors import UsageError
 from geneval_reward.prompts import TAGS
 from geneval_reward.reward.reward import GenEvalReward
-from geneval_reward.reward.trainers.shape import FunctionLike, Reward, as_numbers, records
+from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, as_numbers, records
 
 ABSENT: Final = -10.0
 """What Flow-GRPO's evaluation leaves out of its means; here only where its protocol has it."""
@@ -59,7 +59,7 @@ class MultiScore(FunctionLike):
         ([1.0, 0.0], [1.0, 0.0], {})
     """
 
-    def __init__(self, reward: Reward, *, unscorable: float | None = None) -> None:
+    def __init__(self, reward: NamedReward, *, unscorable: float | None = None) -> None:
         super().__init__(reward.__name__)
         self.reward, self.unscorable = reward, unscorable
 
@@ -105,7 +105,7 @@ class PlainScore(FunctionLike):
         unscorable: As in `MultiScore`.
     """
 
-    def __init__(self, reward: Reward, *, unscorable: float | None = None) -> None:
+    def __init__(self, reward: NamedReward, *, unscorable: float | None = None) -> None:
         super().__init__(reward.__name__)
         self.reward, self.unscorable = reward, unscorable
 

@@ -5,38 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any
 
 from geneval_reward.errors import GenEvalError
+from geneval_reward.reward.batch import RewardBatch
+from geneval_reward.reward.composite import CompositeReward
+from geneval_reward.reward.reward import GenEvalReward
 
-
-class Scored(Protocol):
-    """What scoring a batch gives; `RewardBatch` is one."""
-
-    @property
-    def rewards(self) -> list[float | None]:
-        """One per image; None where there is none."""
-
-    @property
-    def errors(self) -> list[str | None]:
-        """Why there is none."""
-
-    def credits(self) -> dict[str, list[float | None]]:
-        """Named columns to log."""
-
-
-class Reward(Protocol):
-    """What a view is a view of."""
-
-    __name__: str
-
-    def score(self, images: Any = None, prompts: Any = None, metadata: Any = None) -> Scored:
-        """Rewards of a batch."""
-
-    def submit(self, images: Any = None, prompts: Any = None, metadata: Any = None) -> Future[Any]:
-        """The same in a worker."""
+NamedReward = GenEvalReward | CompositeReward
+"""What a view is a view of."""
 
 
 class FunctionLike:
@@ -70,7 +48,7 @@ class FunctionLike:
         return inspect.signature(self.__call__)  # type: ignore[operator]
 
 
-def as_numbers(scored: Scored, unscorable: float | None, view: str) -> list[float]:
+def as_numbers(scored: RewardBatch, unscorable: float | None, view: str) -> list[float]:
     """Rewards for a trainer that has no word for "no reward".
 
     Args:

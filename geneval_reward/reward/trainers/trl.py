@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from geneval_reward.errors import SpecError, UsageError
+from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.reward import GenEvalReward
-from geneval_reward.reward.trainers.shape import FunctionLike, Reward, Scored, records
+from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, records
 
 
 class TRLReward(FunctionLike):
@@ -52,7 +52,7 @@ class TRLReward(FunctionLike):
         'geneval'
     """
 
-    def __init__(self, reward: Reward, *, render: Callable[[Any], Any] | None = None, mixed: bool = False) -> None:
+    def __init__(self, reward: NamedReward, *, render: Callable[[Any], Any] | None = None, mixed: bool = False) -> None:
         super().__init__(reward.__name__)
         self.reward, self.render, self.mixed = reward, render, mixed
         # One name for all credits, whichever is trained; another reward's columns stand under its own.
@@ -93,7 +93,7 @@ class TRLReward(FunctionLike):
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _told(scored, self._prefix, log_extra, log_metric)
+        return _log_and_return(scored, self._prefix, log_extra, log_metric)
 
     def _images(self, completions: Any) -> Any:
         if self.render is not None:
@@ -129,31 +129,29 @@ class AsyncTRLReward(TRLReward):
         asked = _records(metadata, columns, len(prompts))
         images = await asyncio.to_thread(self._images, completions)
         try:
-            scored = await asyncio.wrap_future(self.reward.submit(images, prompts, asked))
+            future: Future[Any] = self.reward.submit(images, prompts, asked)
+            scored = await asyncio.wrap_future(future)
         except SpecError:
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _told(scored, self._prefix, log_extra, log_metric)
+        return _log_and_return(scored, self._prefix, log_extra, log_metric)
 
 
-def _told(
-    scored: Scored,
+def _log_and_return(
+    scored: RewardBatch,
     prefix: str,
     log_extra: Callable[[str, list[Any]], None] | None,
     log_metric: Callable[[str, float], None] | None,
 ) -> list[float | None]:
-    """Rewards, after telling the trainer's log."""
+    """Log the means of the credits and a column of reasons; returns the rewards."""
     if log_metric is not None:
-        for name, values in scored.credits().items():
-            known = [value for value in values if value is not None]
-            if known:
-                log_metric(f"{prefix}/{name}", float(np.mean(known)))
-    verdicts = getattr(scored, "verdicts", None)
-    if log_extra is not None and verdicts is not None:
+        for name, mean in scored.mean_credits().items():
+            log_metric(f"{prefix}/{name}", mean)
+    if log_extra is not None and any(scored.verdicts):
         reasons = [
             error or "" if verdict is None else verdict.reason
-            for verdict, error in zip(verdicts, scored.errors, strict=True)
+            for verdict, error in zip(scored.verdicts, scored.errors, strict=True)
         ]
         log_extra("geneval_reason", reasons)
     return scored.rewards

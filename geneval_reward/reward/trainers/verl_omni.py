@@ -32,7 +32,7 @@ from typing import Any
 from geneval_reward.errors import ImageError, SpecError
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.batching import MicroBatcher
-from geneval_reward.reward.trainers.shape import FunctionLike, Reward, record_of
+from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, record_of
 
 Sample = tuple[Any, Any]
 """An image, and what was asked of it."""
@@ -58,7 +58,7 @@ class SampleReward(FunctionLike):
     """
 
     def __init__(
-        self, reward: Reward, *, max_batch: int = 32, max_wait: float = 0.02, unscorable: float | None = None
+        self, reward: NamedReward, *, max_batch: int = 32, max_wait: float = 0.02, unscorable: float | None = None
     ) -> None:
         super().__init__("compute_score")
         self.reward, self.unscorable = reward, unscorable
