@@ -16,8 +16,8 @@ from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Prompt, Scorer, resolve_all
 from geneval_reward.stats.sums import mean_of_task_means
-from geneval_reward.scorer import LazyScorer, Prompt, Scorer, resolve_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ class GenEvalScore(Metric):
 
     def __init__(
         self,
-        scorer: Scorer | str = "lite",
+        scorer: GenEvalScorer | Scorer | str = "lite",
         credit: str = "official",
         prompts: Sequence[PromptSpec] | None = None,
         **kwargs: Any,
@@ -89,7 +89,7 @@ class GenEvalScore(Metric):
         if credit not in CREDITS:
             raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
         self.credit = credit
-        self._scorer = LazyScorer(scorer)
+        self.lazy_scorer = LazyScorer(scorer)
         self.prompts = tuple(official_suite() if prompts is None else prompts)
         self._by_text = {spec.prompt: spec for spec in self.prompts}
         self._row = {spec: row for row, spec in enumerate(self.prompts)}
@@ -106,7 +106,7 @@ class GenEvalScore(Metric):
     @property
     def scorer(self) -> Scorer:
         """The scorer; loaded now if the metric was made with a backend's name."""
-        return self._scorer.load()
+        return self.lazy_scorer.load()
 
     def update(self, images: Any, prompts: Sequence[Prompt] | str) -> None:
         """Score images and count their verdicts.
@@ -221,7 +221,10 @@ class GenEvalScore(Metric):
 
 
 def geneval_score(
-    images: Any, prompts: Sequence[Prompt] | str, scorer: Scorer | str = "lite", credit: str = "official"
+    images: Any,
+    prompts: Sequence[Prompt] | str,
+    scorer: GenEvalScorer | Scorer | str = "lite",
+    credit: str = "official",
 ) -> torch.Tensor:
     """The GenEval score of a set of images: the functional twin of `GenEvalScore`.
 

@@ -92,6 +92,32 @@ def test_per_batch_and_in_total_it_is_the_functional_form(credit: str) -> None:
     torch.testing.assert_close(updated.compute(), total)
 
 
+def test_any_scorer_and_lazily_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        name, rules = "elsewhere", make().scorer.rules
+
+        def score(self, images: Any, specs: Any) -> Any:
+            return make().scorer.score(images, specs)
+
+        def fingerprint(self) -> dict[str, Any]:
+            return {}
+
+        def to(self, device: Any) -> Any:
+            return self
+
+    metric = GenEvalScore(Elsewhere())
+    metric.update(*inputs(ROWS))
+    assert float(metric.compute()) == pytest.approx(by_hand(ROWS))
+    loads: list[str] = []
+    monkeypatch.setattr(GenEvalScorer, "from_pretrained", lambda name: loads.append(name) or Elsewhere())
+    named = GenEvalScore("lite")
+    clones = [named, named.clone(), copy.deepcopy(named)]
+    assert not loads
+    for clone in clones:
+        clone.update(*inputs(ROWS))
+    assert loads == ["lite"]
+
+
 def test_credits_really_differ_here() -> None:
     # Else the test above could not tell them apart.
     assert len({round(by_hand(ROWS, credit), 6) for credit in CREDITS}) == len(CREDITS)
@@ -227,9 +253,7 @@ def test_bad_arguments() -> None:
         make("best")
     with pytest.raises(ValueError, match=r"credit: expected one of official, .*, got 'best'"):
         geneval_score(*inputs([0]), make().scorer, "best")
-    with pytest.raises(
-        ValueError, match=r"scorer: expected a GenEvalScorer or the name of a backend, got FakeDetector"
-    ):
+    with pytest.raises(ValueError, match=r"scorer: expected a scorer or the name of a backend, got FakeDetector"):
         GenEvalScore(FakeDetector({}))  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.ranks import gather, raise_together, rank, world_size
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.scorer import LazyScorer, Scorer, fingerprint_id
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, fingerprint_id
 
 _DRY_RUN_PROMPTS = 2
 
@@ -101,7 +101,7 @@ class GenEvalCallback(LightningCallback):
 
     def __init__(
         self,
-        scorer: Scorer | str = "lite",
+        scorer: GenEvalScorer | Scorer | str = "lite",
         prompts: int | str | Sequence[PromptSpec | Mapping[str, Any] | str] = "suite",
         images_per_prompt: int = 1,
         seed: int = 0,
@@ -142,7 +142,7 @@ class GenEvalCallback(LightningCallback):
         if not name or name.strip("/") != name:
             raise UsageError(f"name: expected a prefix without slashes around it, got {name!r}")
         options = {"rules": rules} if rules is not None else {}
-        self._lazy = LazyScorer(scorer, **options)
+        self.lazy_scorer = LazyScorer(scorer, **options)
         self.rules = rules
         self.specs = read_prompts(prompts, seed)
         self.images_per_prompt = images_per_prompt
@@ -167,7 +167,7 @@ class GenEvalCallback(LightningCallback):
     @property
     def scorer(self) -> Scorer:
         """The scorer; loaded by `setup`, or now if something needs it before."""
-        return self._lazy.load()
+        return self.lazy_scorer.load()
 
     def reward(self, credit: str = "official") -> GenEvalReward:
         """A reward that uses this callback's scorer, so that one process loads it only once.
@@ -191,7 +191,7 @@ class GenEvalCallback(LightningCallback):
                 "offload: expected False for a callback whose scorer also gives the rewards, got True; rewards are needed "
                 "all the time, so leave the scorer on the device"
             )
-        return GenEvalReward(self._lazy, credit)
+        return GenEvalReward(self.lazy_scorer, credit)
 
     @property
     def state_key(self) -> str:
@@ -206,7 +206,7 @@ class GenEvalCallback(LightningCallback):
         # A new list: Lightning is going through the old one.
         trainer.callbacks = put_in_order(trainer.callbacks)
         self._dry_run_done = False
-        if isinstance(self._lazy.source, str):
+        if isinstance(self.lazy_scorer.source, str):
             self._load_scorer(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -266,10 +266,10 @@ class GenEvalCallback(LightningCallback):
         try:
             device = trainer.strategy.root_device
             # A reward that was used before the trainer started has loaded it somewhere already.
-            self._lazy.load(device).to("cpu" if self.offload else device)
+            self.lazy_scorer.load(device).to("cpu" if self.offload else device)
         except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
             error = caught
-        what = f"GenEvalCallback {self.name!r} could not load its scorer {self._lazy.source!r}"
+        what = f"GenEvalCallback {self.name!r} could not load its scorer {self.lazy_scorer.source!r}"
         raise_together(error, what, kind=RoundError)
 
     def _dry_run(self, trainer: Any, pl_module: Any) -> None:

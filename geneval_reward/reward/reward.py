@@ -19,7 +19,7 @@ from geneval_reward.prompts.suite import resolve
 from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.inputs import prompts_per_image, text_of
 from geneval_reward.reward.worker import Worker
-from geneval_reward.scorer import LazyScorer, Prompt, Scorer
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Prompt, Scorer
 from geneval_reward.vision.images import as_image
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class GenEvalReward:
 
     def __init__(
         self,
-        scorer: Scorer | LazyScorer | Callable[[], Scorer] | str = "lite",
+        scorer: GenEvalScorer | Scorer | LazyScorer | Callable[[], Scorer] | str = "lite",
         credit: str = "official",
         *,
         prompts: Sequence[PromptSpec | Mapping[str, Any] | str] = (),
@@ -63,7 +63,7 @@ class GenEvalReward:
         if credit not in CREDITS:
             raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
         self.credit = credit
-        self._lazy = scorer if isinstance(scorer, LazyScorer) else LazyScorer(scorer, **options)
+        self.lazy_scorer = scorer if isinstance(scorer, LazyScorer) else LazyScorer(scorer, **options)
         self._specs = {spec.prompt: spec for spec in (PromptSpec.parse(prompt) for prompt in prompts)}
         self._start()
 
@@ -77,12 +77,12 @@ class GenEvalReward:
     @property
     def scorer(self) -> Scorer:
         """The scorer; loaded at the first use."""
-        return self._lazy.load()
+        return self.lazy_scorer.load()
 
     @property
     def loaded(self) -> bool:
         """Whether the scorer has been made."""
-        return self._lazy.loaded is not None
+        return self.lazy_scorer.loaded is not None
 
     def __call__(
         self,
@@ -183,14 +183,14 @@ class GenEvalReward:
         self._worker.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"credit": self.credit, "_lazy": self._lazy, "_specs": self._specs}
+        return {"credit": self.credit, "lazy_scorer": self.lazy_scorer, "_specs": self._specs}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._lazy!r}, credit={self.credit!r})"
+        return f"{type(self).__name__}({self.lazy_scorer!r}, credit={self.credit!r})"
 
     def _judge(
         self, ready: Mapping[int, tuple[torch.Tensor, PromptSpec]], failed: dict[int, Exception]

@@ -24,6 +24,7 @@ from geneval_reward.callback.base import put_in_order, refuse_sharded
 from geneval_reward.errors import RoundError, SpecError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
+from geneval_reward.scorer import GenEvalScorer, fingerprint_id
 
 pytestmark = QUIET
 
@@ -39,6 +40,65 @@ def fit(root: Path, *callbacks: Any, module: Any = None, batches: int = 4, valid
 def steps(root: Path, name: str = "geneval") -> list[int]:
     """Steps of the rounds that are on disk."""
     return sorted(int(folder.name.removeprefix("step-")) for folder in root.glob(f"**/{name}/step-*"))
+
+
+class Elsewhere:
+    """A scorer that is no `GenEvalScorer`, as one that asks a server."""
+
+    name = "elsewhere"
+
+    def __init__(self) -> None:
+        self._scorer = scorer()
+        self.rules = self._scorer.rules
+
+    def score(self, images: Any, specs: Any) -> Any:
+        return self._scorer.score(images, specs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"backend": "elsewhere"}
+
+    def to(self, device: Any) -> Elsewhere:
+        return self
+
+
+def test_any_scorer(tmp_path: Path) -> None:
+    callback = GenEvalCallback(Elsewhere(), RECORDS, every_n_epochs=1, log_images=0)
+    trainer = fit(tmp_path, callback)
+    expected = fit(tmp_path / "own", GenEvalCallback(scorer(), RECORDS, every_n_epochs=1, log_images=0))
+    assert trainer.callback_metrics["geneval/overall"] == expected.callback_metrics["geneval/overall"]
+    results = read_results(tmp_path / "geneval" / "step-00000004" / "results.jsonl")
+    assert {row.backend for row in results.rows()} == {"elsewhere"}
+    assert {row.fingerprint for row in results.rows()} == {fingerprint_id(Elsewhere())}
+
+
+def test_reward_and_callback_load_one_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Any] = []
+
+    def load(backend: str, **options: Any) -> Any:
+        loads.append((backend, options))
+        return scorer()
+
+    monkeypatch.setattr(GenEvalScorer, "from_pretrained", load)
+    callback = GenEvalCallback("lite", RECORDS, every_n_epochs=1, log_images=0)
+    rewards = [callback.reward("strict"), callback.reward()]
+    assert not loads
+    module = make_painter()
+    step = module.training_step
+
+    def training_step(batch: torch.Tensor, batch_idx: int) -> Any:
+        image = torch.rand(3, 16, 16)
+        assert [reward([image], [RECORDS[0]]) for reward in rewards] == [[1.0], [1.0]]
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    fit(tmp_path, callback, module=module)
+    fit(tmp_path, callback)
+    assert loads == [("lite", {"device": torch.device("cpu")})]
+
+
+def test_an_offloaded_scorer_gives_no_rewards() -> None:
+    with pytest.raises(ValueError, match="offload: expected False for a callback whose scorer also gives the rewards"):
+        GenEvalCallback("lite", 1, every_n_epochs=1, offload=True).reward()
 
 
 @pytest.mark.parametrize("package", [pl, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
@@ -379,7 +439,7 @@ def test_backend_by_name_with_rules(tmp_path: Path) -> None:
         ({"every_n_epochs": 1, "images_per_prompt": 0}, "images_per_prompt: expected an integer >= 1, got 0"),
         ({"every_n_epochs": 1, "batch_size": 0}, "batch_size: expected an integer >= 1"),
         ({"every_n_epochs": 1, "log_images": -1}, "log_images: expected an integer >= 0"),
-        ({"every_n_epochs": 1, "scorer": 5}, "scorer: expected a GenEvalScorer or the name of a backend, got int"),
+        ({"every_n_epochs": 1, "scorer": 5}, "scorer: expected a scorer or the name of a backend, got int"),
         ({"every_n_epochs": 1, "rules": "lite"}, "rules: expected None"),
         ({"every_n_epochs": 1, "name": "geneval/"}, "name: expected a prefix"),
         ({"every_n_epochs": 1, "max_fraction": 5}, "max_fraction: expected a share"),
@@ -403,7 +463,7 @@ def test_bad_images_end_training_with_their_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RoundError, match="could not load its scorer 'liter': ValueError: backend: expected one of"):
+    with pytest.raises(RoundError, match="could not load its scorer 'liter': UsageError: backend: expected one of"):
         fit(tmp_path, GenEvalCallback("liter", RECORDS, every_n_epochs=1))
 
 

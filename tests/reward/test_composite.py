@@ -180,7 +180,7 @@ class TestErrors:
     def test_a_metric_is_not_a_part(self):
         from torchmetrics.image import TotalVariation
 
-        with pytest.raises(TypeError, match="got the metric TotalVariation, which answers one number a batch"):
+        with pytest.raises(TypeError, match="got the metric TotalVariation, which answers one number per batch"):
             CompositeReward({"tv": TotalVariation()})
 
     def test_no_images(self):

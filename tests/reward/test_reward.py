@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
-from geneval_reward.errors import ImageError, SpecError
+from geneval_reward.errors import ImageError, ScoringError, ServiceError, SpecError, UsageError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.reward import GenEvalReward
+from geneval_reward.reward.inputs import records_from_columns
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
 
 BENCH, COW = "a photo of a bench", "a photo of a cow"
@@ -57,6 +59,32 @@ class TestInputs:
         assert reward(completions=[IMAGE], prompts=["some benches"], completion_ids=[[1]], **columns) == [0.0]
         columns["tag"] = ["single_object"]
         assert reward(completions=[IMAGE], prompts=["some benches"], trainer_state=None, **columns) == [1.0]
+
+    @pytest.mark.parametrize("columns", [default_collate, lambda rows: {k: [r[k] for r in rows] for k in rows[0]}])
+    def test_records_that_a_loader_made_into_columns(self, columns):
+        """`default_collate` goes down into the records; a data set's batch has whole cells."""
+        place = {"class": "bench", "count": 1, "position": ["left of", 0]}
+        records = [
+            {"tag": "position", "include": [{"class": name, "count": 1}, place], "prompt": f"{name} and bench"}
+            for name in ("bench", "cow")
+        ]
+        assert records_from_columns(columns(records)) == records
+        reward = GenEvalReward(scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.9]], "cow": [[12, 1, 20, 9, 0.9]]})))
+        expected = reward.score([IMAGE] * 2, metadata=records)
+        assert reward.score([IMAGE] * 2, metadata=columns(records)).verdicts[1].reason == expected.verdicts[1].reason
+        assert expected.rewards == [0.0, 1.0]
+
+    def test_records_as_pandas_and_numpy_give_them(self, reward):
+        include = np.array([{"class": "bench", "count": np.int64(1)}], dtype=object)
+        record = {"tag": "single_object", "include": include}
+        assert reward([IMAGE] * 2, prompts=["x", BENCH], metadata=[record, float("nan")]) == [1.0, 1.0]
+        assert reward([IMAGE], prompts=["x"], tag=np.array(["single_object"]), include=[include]) == [1.0]
+
+    def test_columns_without_records_are_refused(self, reward):
+        with pytest.raises(
+            UsageError, match="metadata: expected records, or columns with tag and include, got a mapping"
+        ):
+            reward([IMAGE], metadata={"id": [3]})
 
     def test_chat_prompts(self, reward):
         chat = [{"role": "system", "content": "draw"}, {"role": "user", "content": BENCH}]
@@ -113,6 +141,20 @@ class TestNothingIsSilent:
         with pytest.raises(SpecError, match=r"prompts\[0\]"):
             reward([IMAGE], ["what is this"])
 
+    def test_images_that_a_scorer_fails_on_are_none_and_the_others_are_kept(self):
+        reward = GenEvalReward(FailsOn(scorer_for(benches()), ServiceError("images[0]: no answer in time"), [1]))
+        broken = torch.full((3, 24, 24), float("nan"))
+        batch = reward.score([broken, torch.zeros(3, 24, 24), torch.zeros(3, 24, 24)], [BENCH, BENCH, BENCH])
+        assert batch.rewards == [None, 1.0, None]
+        assert batch.verdicts[1].correct
+        assert "images[0]: expected finite values" in batch.errors[0]
+        assert batch.errors[2] == "images[2]: no answer in time"
+
+    def test_where_a_scorer_fails_on_all_the_reason_is_raised(self):
+        reward = GenEvalReward(FailsOn(scorer_for(benches()), ServiceError("no answer in time"), [0, 1]))
+        with pytest.raises(ServiceError, match=r"got 2 that cannot; the first: images\[0\]: no answer in time"):
+            reward([IMAGE] * 2, [BENCH] * 2)
+
     def test_a_batch_of_zeros_warns_once(self, reward):
         with pytest.warns(UserWarning, match="all 2 rewards of a batch are 0"):
             reward([IMAGE] * 2, [COW] * 2)
@@ -123,6 +165,27 @@ class TestNothingIsSilent:
         reward([IMAGE, IMAGE], [BENCH, COW], log_metric=told.__setitem__)
         assert told["geneval/official"] == 0.5
         assert set(told) == {f"geneval/{name}" for name in ("official", "strict", "partial", "dense", "flow_grpo")}
+
+
+class FailsOn:
+    """A scorer that is no `GenEvalScorer` and fails on some images of every call."""
+
+    name = "remote"
+
+    def __init__(self, scorer, error, rows):
+        self.scorer, self.error, self.rows = scorer, error, rows
+        self.rules = scorer.rules
+
+    def score(self, images, specs):
+        verdicts = self.scorer.score(images, specs)
+        errors = [self.error if row in self.rows else None for row in range(len(verdicts))]
+        raise ScoringError([None if error else v for v, error in zip(verdicts, errors, strict=True)], errors)
+
+    def fingerprint(self):
+        return self.scorer.fingerprint()
+
+    def to(self, device):
+        return self
 
 
 def make_scorer():

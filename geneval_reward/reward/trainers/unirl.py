@@ -25,6 +25,7 @@ from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.judge.verdict import CREDITS
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import records
+from geneval_reward.vision.backends import resolve_device
 
 
 class ScoreItem(Protocol):
@@ -70,12 +71,14 @@ class UniRLScorer:
         if isinstance(backend, str):
             self.reward = GenEvalReward(backend, credit, **options)
         own: bool = isinstance(self.reward, GenEvalReward)
-        self.supports_offload = own
+        # Where a ready reward has its weights is not known here, so they could not be moved back.
+        self.supports_offload = isinstance(backend, str)
+        self._device = options.get("device", "auto")
         more: tuple[str, ...] = ()
         if all_credits:
             more = CREDITS if own else self.reward.columns
         self.sub_metric_names: tuple[str, ...] = tuple(dict.fromkeys(("geneval", *more)))
-        self._home: Any = None
+        self._offloaded = False
 
     def score(self, items: Sequence[ScoreItem]) -> list[dict[str, float]]:
         """Scores of a batch.
@@ -110,15 +113,15 @@ class UniRLScorer:
 
     def offload(self) -> None:
         """Move the weights to the CPU, until `onload`."""
-        if self.supports_offload and self._home is None:
-            self._home = getattr(self.reward.scorer.detector, "device", None)
+        if self.supports_offload and not self._offloaded:
+            self._offloaded = True
             self.reward.scorer.to("cpu")
 
     def onload(self) -> None:
-        """Move them back to where they were."""
-        if self._home is not None:
-            self.reward.scorer.to(self._home)
-            self._home = None
+        """Move the weights back to the device that the scorer was made for."""
+        if self._offloaded:
+            self._offloaded = False
+            self.reward.scorer.to(resolve_device(self._device))
 
     def drain(self) -> None:
         """Nothing to do: no work outlives `score`."""

@@ -84,7 +84,7 @@ def make_model(flow_factory, make_reward, monkeypatch):
         known = {"device": torch.device("cpu"), "dtype": torch.bfloat16, "batch_size": 4}
         config = SimpleNamespace(**known, extra_kwargs={"backend": "lite", **entry})
         model = load(PATH)(config=config, accelerator=SimpleNamespace(device=torch.device("cpu")))
-        assert model.reward._options == {"device": torch.device("cpu")}
+        assert model.reward.lazy_scorer.options == {"device": torch.device("cpu")}
         model.reward = make_reward(model.reward.credit)
         return model
 

@@ -77,7 +77,7 @@ def test_the_five_values_within_their_multi_score(monkeypatch, make_reward, pixe
     class Named(GenEvalReward):  # GenEvalReward("paper", ...) without the weights of `paper`
         def __init__(self, backend, credit, device):
             assert (backend, device) == ("paper", "cpu")
-            super().__init__(make_reward()._source, credit)
+            super().__init__(make_reward().scorer, credit)
 
     monkeypatch.setattr("geneval_reward.reward.trainers.flow_grpo.GenEvalReward", Named)
     columns = trainer_calls(their_multi_score(geneval_score), pixels(1, 1, 1), False)

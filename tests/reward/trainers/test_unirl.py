@@ -86,12 +86,14 @@ def test_threads_and_pickle(make_reward):
         scorer.close()
 
 
-def test_lifecycle(make_reward):
-    reward = make_reward()
-    scorer = UniRLScorer(reward)
+def test_lifecycle(make_reward, monkeypatch):
+    assert not UniRLScorer(make_reward()).supports_offload  # nobody knows where its weights belong
     moves = []
-    detector = reward.scorer.detector
-    detector.device, detector.to = "cuda:1", moves.append
+    loaded = make_reward().scorer
+    monkeypatch.setattr(type(loaded), "to", lambda self, device: moves.append(str(device)))
+    monkeypatch.setattr(type(loaded), "from_pretrained", lambda backend, **options: loaded)
+    monkeypatch.setattr("geneval_reward.reward.trainers.unirl.resolve_device", lambda device: device)
+    scorer = UniRLScorer("lite", device="cuda:1")
     scorer.offload()
     scorer.offload()
     scorer.onload()
