@@ -1,8 +1,9 @@
-"""Threads that each take some images of a batch, for networks too small to be split within a layer.
+"""Threads that each compute some images of a batch, for networks too small to be split within a layer.
 
-PyTorch lets all its threads work on one layer and wait for one another after it. A hundred layers of a tenth of a
-millisecond spend much of their time in that wait, and most of it on a machine that is busy with other things as well.
-Here each thread takes whole images and computes alone.
+By default, all of PyTorch's threads work on one layer and wait for one another after it. A network of a hundred layers of a
+tenth of a millisecond spends much of its time in that wait, and most of it on a busy machine. Here each thread computes whole
+images alone. As a consequence, the last bits of a result do not depend on the number of threads: oneDNN chooses other
+kernels when it may use more than one.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ _lock = threading.Lock()
 
 
 def workers() -> int:
-    """How many threads `run_parts` would use: those that PyTorch may use, at most `MAX_WORKERS`."""
+    """Return how many threads `run_parts` uses: as many as PyTorch may use, at most `MAX_WORKERS`."""
     return min(torch.get_num_threads(), MAX_WORKERS)
 
 
 def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Does some work on each part, in threads of one PyTorch thread each.
+    """Do some work on each part, in threads that each use one PyTorch thread.
 
     Args:
-        work: Called once for each part. Modes of the calling thread (gradients, autocast) do not reach it.
-        parts: What to work on. A single part is done in the calling thread, with all of PyTorch's threads.
+        work: Called once for each part, in another thread. Modes of the calling thread (gradients, autocast) do not reach it.
+        parts: What to work on.
 
     Returns:
         The results, in the order of `parts`.
@@ -44,7 +45,7 @@ def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
         >>> run_parts(len, ["one", "three"])
         [3, 5]
     """
-    if len(parts) < 2 or workers() < 2:
+    if workers() < 2:
         return [work(part) for part in parts]
     with _lock:
         pool = _pool(os.getpid(), workers())
@@ -53,17 +54,17 @@ def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
 
 @lru_cache(maxsize=4)
 def _pool(pid: int, count: int) -> ThreadPoolExecutor:
-    """A pool of this process (a fork has none of its parent's threads)."""
+    """Make the thread pool of a process; a fork does not inherit its parent's threads."""
     threads = torch.get_num_threads()
     ready = threading.Barrier(count + 1)
     pool = ThreadPoolExecutor(count, "geneval-lite", _compute_alone)
     for _ in range(count):
         pool.submit(ready.wait)
-    ready.wait()  # now every thread has begun
-    torch.set_num_threads(threads)  # what the threads set for themselves was noted as the process's default too
+    ready.wait()  # now every thread has started
+    torch.set_num_threads(threads)  # each thread's own setting also became the default of the process
     return pool
 
 
 def _compute_alone() -> None:
-    torch.get_num_threads()  # PyTorch gives a thread the default number when first asked, and would do so after the next line
+    torch.get_num_threads()  # the first call in a thread applies the default, so it must come before the next line
     torch.set_num_threads(1)
