@@ -8,6 +8,7 @@
      ├── ScoringError(RuntimeError)  a batch of which some images could not be scored; carries the verdicts of the others
      ├── FileError(ValueError)      a file whose content is not what it must be
      │    └── ResultsError          a results file that cannot be read or does not fit
+     ├── DependencyError(ImportError)  an optional package that is not installed or cannot be used
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
      └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
@@ -71,6 +72,10 @@ class FileError(GenEvalError, ValueError):
 
 class ResultsError(FileError):
     """A results file that cannot be read or does not fit what is asked of it."""
+
+
+class DependencyError(GenEvalError, ImportError):
+    """An optional package that is not installed, or that is installed but cannot be imported; says what to install."""
 
 
 class SelfTestError(GenEvalError, RuntimeError):

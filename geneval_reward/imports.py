@@ -1,4 +1,4 @@
-"""Import paths as users write them on a command line or in a YAML file: `module:attribute` and `file.py:attribute`."""
+"""Imports by name: import paths that users write on a command line or in a YAML file, and packages of the extras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import DependencyError, UsageError
 
 _GRAMMAR = re.compile(r"(?P<source>.+\.py|[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
 
@@ -76,6 +76,33 @@ def import_object(path: str, argument: str) -> Any:
     except AttributeError as error:
         raise UsageError(
             f"{argument}: expected {found['source']} to define {found['attribute']}, got {path!r} ({error})"
+        ) from error
+
+
+def require(module: str, extra: str, user: str) -> ModuleType:
+    """Import a package that one of the extras installs.
+
+    Args:
+        module: Name of the module, such as `diffusers`.
+        extra: The extra that installs it.
+        user: What needs it: the argument, option or function, for the error message.
+
+    Returns:
+        The module.
+
+    Raises:
+        DependencyError: If it is not installed or cannot be imported; the message says what to install.
+
+    Example:
+        >>> require("json", "report", "plot").__name__
+        'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DependencyError(
+            f"{user}: expected the package {module.partition('.')[0]}, got {error}; "
+            f"pip install 'geneval-reward[{extra}]'"
         ) from error
 
 

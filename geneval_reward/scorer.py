@@ -7,8 +7,7 @@ import inspect
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +25,7 @@ from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
 from geneval_reward.version import __version__
 from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images
+from geneval_reward.vision.precision import no_autocast
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
 
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
@@ -284,7 +284,7 @@ class GenEvalScorer:
         parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
             raise UsageError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
-        with self._lock, _own_numerics():
+        with self._lock, torch.inference_mode(), no_autocast():
             verdicts, self.batch_size = run_in_batches(
                 lambda part: self._score_batch(tensors[part], parsed[part]),
                 len(tensors),
@@ -408,16 +408,6 @@ def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None 
         except ValueError as error:
             raise type(error)(f"specs[{index}]: {error}") from error
     return parsed
-
-
-@contextmanager
-def _own_numerics() -> Iterator[None]:
-    """No gradients, and no autocast of the caller's: each model sets its own."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        for device_type in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield
 
 
 def _rebuild(recipe: dict[str, Any]) -> GenEvalScorer:

@@ -32,17 +32,19 @@ def parity(
     from geneval_reward.vision.preprocess import read_image
     from geneval_reward.vision.protocols import Wanted
 
+    everything = Wanted(
+        None, frozenset(range(80)), threshold
+    )  # with masks, which scoring does not need for every class
     names = [part.strip() for part in backends.split(",")]
     if len(names) != 2:
         raise typer.BadParameter(f"--backends: expected two, got {backends!r}")
     files = _find(images)[:limit]
-    first, second = (_load(name, device, checkpoint) for name in names)
-    # Masks of every class: parity wants to see them, scoring does not.
-    everything = Wanted(None, frozenset(range(80)), threshold)
+    # mmdet first: that it cannot be imported should not be found out after the other backend has loaded.
+    loaded = {name: _load(name, device, checkpoint) for name in sorted(names, key=lambda name: "mmdet" not in name)}
     differing = 0
     for file in files:
         image = read_image(file)
-        found = [detector.detect([image], [everything])[0] for detector in (first, second)]
+        found = [loaded[name].detect([image], [everything])[0] for name in names]
         difference = compare(found[0], found[1], threshold)
         differing += not difference.same
         row: dict[str, Any] = {"file": str(file), "same": difference.same, **difference.to_dict()}

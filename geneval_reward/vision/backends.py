@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import torch
 
 from geneval_reward.errors import UsageError
+from geneval_reward.imports import require
 from geneval_reward.judge.rules import Rules
 from geneval_reward.vision.protocols import Detector, Verifier
 
@@ -97,6 +98,7 @@ def _nanodet(device: torch.device, precision: str, rules: Any, options: dict[str
 
 
 def _paper(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
+    _require_paper()
     from geneval_reward.vision.colors.clip import ClipVerifier
     from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
 
@@ -107,6 +109,7 @@ def _paper(device: torch.device, precision: str, rules: Any, options: dict[str, 
 
 
 def _mmdet(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
+    _require_paper()
     from geneval_reward.vision.colors.clip import ClipVerifier
     from geneval_reward.vision.detectors.mmdet import MMDetDetector
 
@@ -114,6 +117,11 @@ def _mmdet(device: torch.device, precision: str, rules: Any, options: dict[str, 
     clip = _take_clip(options)
     detector = MMDetDetector.from_pretrained(device=device, precision=precision, **options)
     return Backend("mmdet", detector, _clip(ClipVerifier, device, precision, rules, clip), rules, 1)
+
+
+def _require_paper() -> None:
+    for module in ("cv2", "open_clip", "transformers"):
+        require(module, "paper", "backend")
 
 
 def _take_clip(options: dict[str, Any]) -> dict[str, Any]:

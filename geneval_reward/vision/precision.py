@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -39,6 +39,15 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     if precision == "tf32" and kind != "cuda":
         raise UsageError(f"precision: expected 'fp32' on {kind}, got 'tf32', which only CUDA devices have")
     return precision
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Switch the caller's autocast off for a block, on the CPU and on CUDA; models choose their precision themselves."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

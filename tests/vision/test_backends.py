@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from geneval_reward.errors import DependencyError
 from geneval_reward.judge import Rules
 from geneval_reward.vision.backends import BACKENDS, PRECISIONS, load_backend, resolve_device
 from geneval_reward.vision.colors.lite import LiteVerifier
@@ -103,3 +104,13 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("backend", ["paper", "mmdet"])
+@pytest.mark.parametrize("module", ["cv2", "open_clip", "transformers"])
+def test_a_core_install_names_the_extra_at_once(backend, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        DependencyError, match=rf"backend: expected the package {module}, got .*geneval-reward\[paper\]"
+    ):
+        load_backend(backend)

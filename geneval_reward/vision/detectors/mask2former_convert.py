@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -113,7 +114,7 @@ def convert_checkpoint(path: Path, digest: str) -> ConvertedWeights:
     Raises:
         WeightsError: See `load_converted`.
     """
-    state_dict, layout = to_3x(_read_state_dict(path))
+    state_dict, layout = to_3x(read_state_dict(path))
     try:
         architecture = Architecture.of(state_dict)
         tensors = to_transformers(state_dict)
@@ -225,7 +226,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a PyTorch checkpoint without running any code that it holds.
+
+    Args:
+        path: A file that `torch.save` wrote: a state dict, or a mapping with one under `state_dict`.
+
+    Raises:
+        WeightsError: If the file cannot be read, asks to run code, or holds no state dict.
+    """
+    if path.suffix == ".safetensors":
+        raise WeightsError(
+            f"{path}: expected a checkpoint of mmdet (.pth), got converted weights, which only `paper` reads; name the .pth"
+        )
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -245,10 +258,19 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _numpy_globals() -> list[Any]:
-    # Training tools leave NumPy numbers in a checkpoint's "meta"; rebuilding one runs no foreign code.
-    core = getattr(np, "_core", None) or np.core
+    # Training tools leave NumPy numbers in a checkpoint's "meta"; rebuilding one runs no foreign code. NumPy 1 and 2 pickle
+    # them under different module names, and a file of either must load under both.
+    try:
+        multiarray: Any = importlib.import_module("numpy._core.multiarray")
+    except ImportError:
+        multiarray = importlib.import_module("numpy.core.multiarray")
     kinds = {type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "b1")}
-    return [core.multiarray.scalar, core.multiarray._reconstruct, np.ndarray, np.dtype, *kinds]
+    rebuild = [
+        (getattr(multiarray, name), f"{module}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for module in ("numpy.core", "numpy._core")
+    ]
+    return [*rebuild, np.ndarray, np.dtype, *kinds]
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +262,22 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_numpy_numbers_in_meta_are_accepted(state_2x: State, save_checkpoint: Save) -> None:
     path = save_checkpoint(state_2x, score=np.float64(0.5), curve=np.arange(3.0), epoch=np.int64(3))
     assert load(path).architecture.num_queries == 20
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numpy_numbers_of_either_numpy_are_accepted(state_2x: State, save_checkpoint: Save, module: str) -> None:
+    """NumPy 1 and 2 pickle their numbers under different module names; a file of 2022 is of NumPy 1."""
+    path = save_checkpoint(state_2x, score=np.float64(0.5), curve=np.arange(3.0))
+    here = next(name for name in ("numpy._core.multiarray", "numpy.core.multiarray") if name in sys.modules)
+    rewritten = path.with_name("other.pth")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(rewritten, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert data.count(f"c{here}\n".encode()) == 2
+                data = data.replace(f"c{here}\n".encode(), f"c{module}\n".encode())
+            new.writestr(entry, data)
+    assert load(rewritten).architecture.num_queries == 20
 
 
 def test_published_hash_is_recognised(checkpoint_2x: Path, monkeypatch: pytest.MonkeyPatch) -> None:
