@@ -1,7 +1,8 @@
-"""`geneval-reward score`: a folder of images to verdicts and the GenEval score."""
+"""`geneval-reward score`: judge a folder of images and print its GenEval score."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -11,20 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
-from geneval_reward.cli.shared.tables import print_summary
-from geneval_reward.errors import UsageError
+from geneval_reward.cli.shared.tables import message_console, print_summary
+from geneval_reward.errors import ScoringError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from geneval_reward import GenEvalScorer
+    from geneval_reward.judge import Verdict
     from geneval_reward.ray.shards import Source
     from geneval_reward.results import ResultWriter
     from geneval_reward.results.layout import ImageFolder, ImageItem
 
-_READERS = 2  # decoding threads; the detector is the slower side
+_READERS = 2  # threads that decode; the detector is slower than they are
 _AHEAD = 2  # batches that are decoded before they are needed
 
 
@@ -32,15 +35,25 @@ def score(
     images: Annotated[
         Path,
         typer.Argument(
-            help="The benchmark's layout (<digits>/metadata.jsonl, samples/*.png), or a flat folder; with --engine ray also "
-            ".tar (WebDataset) and .parquet files, or a folder of them."
+            help="The benchmark's layout (<digits>/metadata.jsonl and samples/*.png), a Hugging Face image folder, or with "
+            "--metadata any folder of images; with --engine ray also .tar (WebDataset) and .parquet files, or a folder of them."
         ),
     ],
     metadata: Annotated[
-        Path | None, typer.Option("--metadata", "-m", help="For a flat folder: JSON lines with records and file names.")
+        Path | None,
+        typer.Option(
+            "--metadata",
+            "-m",
+            help="JSON lines, one per image: its path under file_name, and its record (or a prompt of the official suite).",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Results, a JSON line an image.")] = Path("results.jsonl"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the results file; score nothing twice.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The results file, with one JSON line per image.")] = Path(
+        "results.jsonl"
+    ),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the results file; images that changed since are scored again."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results file.")] = False,
     backend: Backend = "lite",
     device: Device = "auto",
@@ -48,28 +61,36 @@ def score(
     batch_size: BatchSize = None,
     rules: RulesText = None,
     checkpoint: Checkpoint = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Score only this many images, the first ones.")
+    ] = None,
     all_classes: Annotated[
-        bool, typer.Option("--all-classes", help="Store detections of all 80 classes, not only those asked about.")
+        bool,
+        typer.Option("--all-classes", help="Store the detections of all 80 classes, not only of those in the record."),
     ] = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="local: this process; ray: a worker for each GPU or CPU of a Ray cluster.")
+        str, typer.Option("--engine", help="local: this process; ray: one worker per GPU or CPU of a Ray cluster.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="With --engine ray: so many, and not all there is room for.")
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="With --engine ray: the number of workers; all there is room for if left out.",
+        ),
     ] = None,
 ) -> None:
-    """Judge a folder of images, write a line an image, and print the score."""
-    from geneval_reward import GenEvalScorer
-    from geneval_reward.results import ResultWriter, RunIdentity
-    from geneval_reward.results.layout import read_folder
-
+    """Judge a folder of images, write one line per image, and print the score."""
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine: expected local or ray, got {engine!r}")
     if workers is not None and engine == "local":
-        raise UsageError("--workers: expected --engine ray with it, got the local engine, which is one process")
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    # Absolute where it is a path: a worker of a cluster has another working folder.
+        raise UsageError("--workers: expected it with --engine ray, got the local engine, which is one process")
+    if resume and overwrite:
+        raise UsageError("--resume, --overwrite: expected at most one of the two, got both")
+    if out.exists() and not (resume or overwrite):
+        raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
+    messages = message_console()
+    # A worker of a cluster has another working folder, so a path is made absolute.
     where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
     options: dict[str, Any] = {} if where is None else {"checkpoint": where}
     options |= {
@@ -83,8 +104,6 @@ def score(
         from geneval_reward.cli.shared.ray_engine import score_with_ray
         from geneval_reward.ray.shards import open_source
 
-        if out.exists() and not (resume or overwrite):
-            raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
         source = open_source(images, metadata, limit=limit)
         _print_problems(messages, source)
         scored = score_with_ray(
@@ -92,28 +111,63 @@ def score(
         )
         _finish(out, messages, skipped=bool(scored.failed or source.problems), limited=limit is not None)
         return
+    from geneval_reward.results.layout import read_folder
+
     folder = read_folder(images, metadata)
     _print_problems(messages, folder)
-    if out.exists() and not (resume or overwrite):
-        raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
     items = folder.items[:limit]
-    with messages.status(f"loading the {backend} backend"):
-        scorer = GenEvalScorer.from_pretrained(backend, **options)
-    identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
-    with ResultWriter(out, resume=resume, overwrite=overwrite, identity=identity) as writer:
-        todo = [item for item in items if item.filename not in writer.done]
-        if len(todo) < len(items):
-            messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
-        try:
-            failed = _score_all(scorer, todo, writer, messages)
-        except KeyboardInterrupt:
-            messages.print(f"stopped; {out} holds what was scored, go on with --resume")
-            raise typer.Exit(1) from None
+    try:
+        failed = _score_folder(items, out, backend, options, messages, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        messages.print(f"stopped; {out} holds what was scored, go on with --resume")
+        raise typer.Exit(1) from None
     _finish(out, messages, skipped=bool(failed or folder.problems), limited=limit is not None)
 
 
+def _score_folder(
+    items: list[ImageItem],
+    out: Path,
+    backend: str,
+    options: dict[str, Any],
+    messages: Console,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> int:
+    """Score what the results file lacks; returns the number of images that could not be scored."""
+    from geneval_reward import GenEvalScorer
+    from geneval_reward.results import ResultWriter, RunIdentity
+
+    changed = _changed_since(items, out) if resume else []
+    with messages.status(Text(f"loading the {backend} backend")):
+        scorer = GenEvalScorer.from_pretrained(backend, **options)
+    identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
+    with ResultWriter(out, resume=resume, overwrite=overwrite, identity=identity, again=changed) as writer:
+        todo = [item for item in items if item.filename not in writer.done]
+        if changed:
+            messages.print(
+                f"{len(changed)} images have changed since {out} was written, such as {changed[0]}; they are scored again"
+            )
+        if len(todo) < len(items):
+            messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
+        return _score_all(scorer, todo, writer, messages)
+
+
+def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
+    """The names of images that were written after the results file was: their rows, if any, are of other images."""
+    if not out.is_file():
+        return []
+    written = out.stat().st_mtime_ns
+    from geneval_reward.results import read_results
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a cut line is mended when the file is taken up
+        rows = set(read_results(out).filenames) if out.stat().st_size else set()
+    return [item.filename for item in items if item.filename in rows and item.path.stat().st_mtime_ns > written]
+
+
 def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> None:
-    """Print the score of a results file; exit code 1 if something is missing."""
+    """Print the score of a results file, and exit with 1 if something is missing."""
     from geneval_reward.results import read_results
     from geneval_reward.study.summary import summarize
 
@@ -125,7 +179,7 @@ def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> No
 
 
 def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWriter, messages: Console) -> int:
-    """Score items in batches while the next ones are decoded; returns how many could not be."""
+    """Score items in batches while the next ones are decoded; returns the number that could not be scored."""
     from geneval_reward.results import FailedImage, ResultRow
 
     failed = 0
@@ -141,13 +195,11 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
     with Progress(*columns, console=messages) as progress:
         task = progress.add_task("", total=len(items), note="")
         for batch in _decoded(items, scorer.batch_size):
-            good = [(item, image) for item, image in batch if not isinstance(image, Exception)]
-            for item, image in batch:
-                if isinstance(image, Exception):
-                    failed += 1
-                    progress.console.print(f"skipped: {image}")
-                    writer.write([FailedImage(item.filename, str(image))])
-            verdicts = scorer.score([image for _, image in good], [item.spec for item, _ in good])
+            judged, errors = _judge(scorer, batch)
+            for item, error in errors:
+                failed += 1
+                progress.console.print(f"skipped: {error}")
+                writer.write([FailedImage(item.filename, str(error))])
             writer.write(
                 ResultRow.from_verdict(
                     verdict,
@@ -159,14 +211,28 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
                     fingerprint=fingerprint,
                     min_confidence=scorer.min_confidence,
                 )
-                for (item, _), verdict in zip(good, verdicts, strict=True)
+                for item, verdict in judged
             )
             progress.update(task, advance=len(batch), note=f"{failed} skipped" if failed else "")
     return failed
 
 
+def _judge(
+    scorer: GenEvalScorer, batch: list[tuple[ImageItem, torch.Tensor | Exception]]
+) -> tuple[list[tuple[ImageItem, Verdict]], list[tuple[ImageItem, Exception]]]:
+    """Verdicts of a batch, and the errors of images that could not be decoded or scored."""
+    errors = [(item, image) for item, image in batch if isinstance(image, Exception)]
+    good = [(item, image) for item, image in batch if not isinstance(image, Exception)]
+    try:
+        verdicts = scorer.score([image for _, image in good], [item.spec for item, _ in good])
+    except ScoringError as error:
+        errors += [(item, one) for (item, _), one in zip(good, error.errors, strict=True) if one is not None]
+        verdicts = error.verdicts
+    return [(item, found) for (item, _), found in zip(good, verdicts, strict=True) if found is not None], errors
+
+
 def _decoded(items: list[ImageItem], size: int) -> Iterator[list[tuple[ImageItem, torch.Tensor | Exception]]]:
-    """Batches of decoded images, read ahead by threads; an unreadable file comes as its error."""
+    """Yield batches of decoded images, which threads read ahead; a file that cannot be read is yielded as its error."""
     with ThreadPoolExecutor(_READERS) as pool:
         source = iter(items)
         queue: list[list[tuple[ImageItem, Future[Any]]]] = []
@@ -193,8 +259,10 @@ def _print_problems(messages: Console, folder: ImageFolder | Source) -> None:
     for problem in folder.problems[:shown]:
         messages.print(f"problem: {problem}")
     if len(folder.problems) > shown:
-        messages.print(f"problem: and {len(folder.problems) - shown} more of the kind")
+        messages.print(f"problem: and {len(folder.problems) - shown} more like these")
+    for note in folder.notes:
+        messages.print(f"note: {note}")
     if folder.ignored:
-        messages.print(f"{folder.ignored} files or folders are not of the layout and were left alone")
+        messages.print(f"{folder.ignored} files or folders are not part of the layout and were ignored")
     if folder.subset is not None:
-        messages.print(f"a stratified subset: {folder.subset}; its score is an estimate, not the suite's")
+        messages.print(f"a stratified subset: {folder.subset}; its score is an estimate of the suite's")

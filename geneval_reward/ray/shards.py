@@ -7,7 +7,6 @@ what makes scoring resumable.
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +14,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from geneval_reward.errors import GenEvalError, ResultsError, SpecError, UsageError
+from geneval_reward.errors import GenEvalError, ResultsError, UsageError
+from geneval_reward.files import parse_json
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import resolve
 from geneval_reward.results import FailedImage
+from geneval_reward.results.entries import read_entry
 from geneval_reward.results.layout import ImageItem, read_folder
 from geneval_reward.vision.formats import SUFFIXES
 
-_RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")
 _NAME_COLUMNS: Final = ("filename", "file_name", "__key__")
 _ROWS_PER_READ: Final = 64
@@ -76,7 +75,7 @@ class Shard:
         read = _read_tar if self.kind == "tar" else _read_parquet
         try:
             yield from read(self.path)
-        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - damaged files make their readers raise all kinds of errors
             reason = f"{self.path}: expected a whole {self.kind} file, got a damaged one ({error}); copy it again"
             yield FailedImage(self.path.name, reason)
 
@@ -96,6 +95,8 @@ class Source:
     problems: list[str] = field(default_factory=list)
     ignored: int = 0
     subset: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """Sentences that a user should read, though nothing is wrong; of folders."""
 
 
 def open_source(
@@ -129,7 +130,7 @@ def open_source(
         shards = [
             Shard(f"{number:05d}-{_digest(piece)}", "folder", folder.root, piece) for number, piece in enumerate(pieces)
         ]
-        return Source(shards, folder.problems, folder.ignored, folder.subset)
+        return Source(shards, folder.problems, folder.ignored, folder.subset, folder.notes)
     if metadata is not None or limit is not None:
         raise UsageError(
             "metadata, limit: expected neither with tar or parquet files, which hold their records; leave them out"
@@ -167,12 +168,18 @@ def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
 
 
 def _digest(items: Sequence[ImageItem]) -> str:
-    text = "\n".join(f"{item.filename}\t{item.spec.to_json()}" for item in items)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Changes with the names, records and files of the images, so that results of other images are not taken for theirs."""
+    text = "\n".join(f"{item.filename}\t{item.spec.to_json()}\t{_stamp(item.path)}" for item in items)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def _digest_file(file: Path) -> str:
-    return hashlib.sha256(f"{file.name} {file.stat().st_size}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{file.name} {_stamp(file)}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _stamp(file: Path) -> str:
+    found = file.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _read_tar(path: Path) -> Iterator[Sample | FailedImage]:
@@ -228,7 +235,7 @@ def _tar_sample(path: Path, key: str, parts: Mapping[str, bytes]) -> Sample | Fa
     try:
         entry: Any = {}
         if "json" in parts:
-            entry = json.loads(parts["json"])
+            entry = parse_json(parts["json"])
         elif "txt" in parts:
             entry = {"prompt": parts["txt"].decode().strip()}
         return _sample(filename, parts[suffix], entry)
@@ -276,27 +283,5 @@ def _parquet_sample(path: Path, number: int, row: dict[str, Any], column: str, n
 
 
 def _sample(filename: str, image: bytes, entry: Any) -> Sample:
-    if not isinstance(entry, Mapping):
-        raise SpecError(f"record: expected a JSON object, got {type(entry).__name__}")
-    spec = _spec(entry)
-    index, seed, text = (entry.get(name) for name in ("index", "seed", "rewritten"))
-    return Sample(
-        filename,
-        image,
-        spec,
-        index if isinstance(index, int) else None,
-        seed if isinstance(seed, int) else None,
-        text if isinstance(text, str) and text != spec.prompt else None,
-    )
-
-
-def _spec(entry: Mapping[str, Any]) -> PromptSpec:
-    """The record under `metadata`, among the keys themselves, or behind a prompt text of the official suite."""
-    if entry.get("metadata") is not None:
-        return resolve(entry["metadata"])
-    record = {key: entry[key] for key in _RECORD_KEYS if entry.get(key) is not None}
-    if "include" in record:
-        return PromptSpec.parse(record)
-    if "prompt" in record:
-        return resolve(record["prompt"])
-    raise SpecError(f"record: expected metadata, tag and include, or prompt, got {', '.join(entry) or 'nothing'}")
+    found = read_entry(entry)
+    return Sample(filename, image, found.spec, found.index, found.seed, found.rewritten)
