@@ -90,17 +90,18 @@ class ServiceError(GenEvalError, OSError):
     """A reward server that cannot start, cannot be reached in time, or refuses a request; names it and its last answer."""
 
 
-def name_some(names: Sequence[str], count: int | None = None, shown: int = 5) -> str:
+def name_some(names: Sequence[str], count: int | None = None, shown: int = 5, separator: str = ", ") -> str:
     """List the first few names for a message, and say how many more there are.
 
     Args:
         names: Names; only the first `shown` are needed.
         count: Number of names in all; None takes the length of `names`.
         shown: How many names to list.
+        separator: What to write between them; `; ` if the names hold commas.
 
     Example:
         >>> name_some(["a", "b", "c"], shown=2)
         'a, b and 1 more'
     """
     more = (len(names) if count is None else count) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+    return separator.join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")

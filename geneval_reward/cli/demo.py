@@ -43,11 +43,11 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Two minutes of training instead of ten.")] = False,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Whether to train, or only to judge.")] = True,
 ) -> None:
-    """The whole loop on this machine: judge pictures, then fine-tune a small model by what the judge says.
+    """Run the whole loop on this machine: judge pictures, then fine-tune a small model with the verdicts as rewards.
 
-    First the packaged detector judges composed scenes, photographs and samples of the pocket model (seconds; index.html). Then
-    the pocket model is fine-tuned with those verdicts as rewards (ten minutes; training-METHOD.html). Runs of several
-    methods into one folder are set side by side.
+    First the packaged detector judges composed scenes, photographs and samples of the pocket model (half a minute; index.html).
+    Then the pocket model is fine-tuned (ten minutes; training-METHOD.html). Runs of several methods in one folder are shown side
+    by side.
     """
     from geneval_reward import GenEvalScorer
 
@@ -59,8 +59,8 @@ def demo(
         scorer = GenEvalScorer.from_pretrained("lite", device=device)
     messages.print(f"loaded in {time.perf_counter() - start:.1f} s")
     page = _judge(out, seed, scorer, messages, output)
-    output.print(f"page: {page.resolve()}")
     output.print(f"the same by hand: geneval-reward score {out / 'images'} --backend lite")
+    output.print(f"page: {page.resolve()}")
     if train:
         from geneval_reward.cli.shared.demo_train import train_and_report
 
@@ -81,6 +81,7 @@ def _require_training() -> None:
 def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, output: Console) -> Path:
     from geneval_reward import PromptSpec
     from geneval_reward.demo.scenes import demo_scenes
+    from geneval_reward.files import write_whole
     from geneval_reward.results.layout import write_prompt_folder
     from geneval_reward.study.report.page import Card, Section, judged_page
     from geneval_reward.vision.photos import PHOTOS, photo
@@ -112,15 +113,16 @@ def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, outpu
         ("composed scenes judged as they are", f"{sum(agreed[:n])} of {n}"),
         ("photographs judged as they are", f"{sum(agreed[n:])} of {m - n}"),
         ("pocket samples that are right", f"{solved} of {len(samples)}"),
-        ("images a second", f"{len(images) / seconds:.1f}"),
+        ("images per second", f"{len(images) / seconds:.1f}"),
         ("backend", f"{scorer.name} {scorer.fingerprint_id}"),
     ]
     page = out / "index.html"
-    page.write_text(
+    write_whole(
+        page,
         judged_page(
             "GenEval, judged on this machine",
             "Each image is judged against its prompt by a COCO detector that comes with the package. Bold boxes are objects "
-            "that count, grey ones were not confident enough. Cards with an amber edge were judged wrongly.",
+            "that count. A card marked 'misjudged' has a verdict that is not true of its image.",
             facts,
             [
                 Section(
@@ -135,9 +137,8 @@ def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, outpu
                 ),
             ],
         ),
-        encoding="utf-8",
     )
-    (out / "fingerprint.json").write_text(json.dumps(scorer.fingerprint(), indent=2) + "\n")
+    write_whole(out / "fingerprint.json", json.dumps(scorer.fingerprint(), indent=2) + "\n")
     table = Table("verdict", "prompt", "reason", title="composed scenes and photographs", title_justify="left")
     for verdict, agrees, note in zip(verdicts, agreed, notes, strict=False):
         mark = "[green]correct[/]" if verdict.correct else "[red]wrong[/]"
@@ -150,7 +151,7 @@ def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, outpu
 
 
 def _pocket_samples(seed: int) -> list[tuple[Image.Image, PromptSpec]]:
-    """The first prompts of each task of the pocket suite, one image each; none where diffusers is not installed."""
+    """Sample one image for the first prompts of each task of the pocket suite; none if diffusers is not installed."""
     try:
         from geneval_reward.generate import DiffusersGenerator, seed_for
         from geneval_reward.pocket import load_pipeline, pocket_suite
@@ -172,4 +173,6 @@ def _card(image: Image.Image, verdict: Any, truth: bool, note: str) -> Card:
     from geneval_reward.study.report.page import Card
 
     misjudged = verdict.correct != truth
-    return Card(image, verdict, f"{note} (should be {'right' if truth else 'wrong'})" if misjudged else note, misjudged)
+    return Card(
+        image, verdict, f"{note} (should be {'correct' if truth else 'wrong'})" if misjudged else note, misjudged
+    )

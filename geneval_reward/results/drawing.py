@@ -15,7 +15,8 @@ from geneval_reward.prompts.vocabulary import COLORS
 
 # One hue per class of the record, in order; readable on photographs and for the colour-blind (Okabe & Ito 2008).
 PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-_FAINT: Final = "#888888"
+FAINT: Final = "#888888"
+"""Colour of detections that are not confident enough to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def draw_verdict(image: Image.Image, verdict: Verdict, side: int = 512) -> Image
     for box in boxes(verdict):
         x1, y1, x2, y2 = (value * scale for value in box.xyxy)
         corners = (x1, y1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1))
-        hue = PALETTE[box.order % len(PALETTE)] if box.counts else _FAINT
+        hue = PALETTE[box.order % len(PALETTE)] if box.counts else FAINT
         _box(draw, corners, box.label if box.counts else "", hue, canvas.width)
     return canvas
 

@@ -141,7 +141,9 @@ def terminal(document: Document) -> Group:
             cells = [len(row[number]) for row in rows if row]
             # Long headers take several lines, so that a table of many columns still fits into 80 characters.
             lines = textwrap.wrap(_plain(name), max([8, *cells]), break_long_words=False) or [""]
-            grid.add_column(Text("\n".join(lines)), justify="right" if number else "left", overflow="fold")
+            least = 0 if number else min(14, max(map(len, [*lines, *(row[0] for row in rows if row)])))
+            justify: Any = "right" if number else "left"
+            grid.add_column(Text("\n".join(lines)), justify=justify, overflow="fold", min_width=least or None)
         for number, row in enumerate(rows):
             if row:
                 grid.add_row(*map(Text, row), style="bold" if number in table.strong else "")

@@ -255,7 +255,9 @@ def _notes(results: Results, double: list[str]) -> list[str]:
         notes.append(f"line {results.cut.number} is cut off and left out; score with --resume")
     if double:
         occur, are = ("images occur", "are") if len(double) > 1 else ("image occurs", "is")
-        notes.append(f"{len(double):,} {occur} more than once and {are} counted each time: {name_some(double)}")
+        notes.append(
+            f"{len(double):,} {occur} more than once and {are} counted each time: {name_some(double, separator='; ')}"
+        )
     if results.rewritten.any():
         notes.append(f"{_images_were(int(results.rewritten.sum()))} generated from rewritten prompts")
     if results.best_of.any():

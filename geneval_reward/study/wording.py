@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from geneval_reward.judge.rules import Rules
 from geneval_reward.results import RunIdentity
 from geneval_reward.stats import Difference, Estimate
 
@@ -77,11 +79,12 @@ def rules_text(rules: Mapping[str, Any] | None) -> str:
 
     Example:
         >>> rules_text({"confidence": 0.3, "crop": True})
-        'confidence=0.3,crop=true'
+        'confidence=0.3, crop=true'
     """
     if rules is None:
         return "not recorded"
-    return ",".join(f"{name}={_value(value)}" for name, value in rules.items())
+    order = [field.name for field in fields(Rules) if field.name in rules]
+    return ", ".join(f"{name}={_value(rules[name])}" for name in dict.fromkeys([*order, *rules]))
 
 
 def judge_text(identities: Sequence[RunIdentity]) -> str:

@@ -27,6 +27,7 @@ def train_and_report(
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
     from geneval_reward.demo.training.run import strict_lite
+    from geneval_reward.files import write_whole
 
     with LiveTable(method_name(method), messages) as table:
         result = train_pocket(
@@ -52,7 +53,7 @@ def train_and_report(
         f"(before training {result.audit_before.gap:+.3f})"
     )
     page = out / f"training-{method}.html"
-    page.write_text(training_page(result, runs), encoding="utf-8")
+    write_whole(page, training_page(result, runs))
     return page
 
 

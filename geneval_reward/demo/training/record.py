@@ -11,6 +11,7 @@ from typing import Any
 
 from geneval_reward.demo.training.run import TrainingDemo
 from geneval_reward.errors import ResultsError
+from geneval_reward.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class RunRecord:
     def save(self, folder: Path) -> Path:
         """Write `training-<method>.json`; an earlier run of the method is replaced."""
         path = folder / f"training-{self.method}.json"
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
         return path
 
     @classmethod

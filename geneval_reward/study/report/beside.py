@@ -1,4 +1,4 @@
-"""Which published scores stand beside a run."""
+"""The published scores to show beside a run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from geneval_reward.study.published import PublishedScore, published
 def beside(
     tags: Mapping[str, float], *, rewritten: bool, count: int = 5, models: tuple[str, ...] = ()
 ) -> list[PublishedScore]:
-    """The published rows to show beside a run.
+    """Choose the published rows to show beside a run.
 
-    Nearest by the mean over the run's own tags, so that a run without all tags is compared on what it has. Rows on prompts of the
-    same kind (rewritten or not) fill all but two places; the nearest of the other kind fill those, flagged.
+    Rows are chosen by how near they are in the mean over the run's own tags, so that a run that lacks tags is compared on what it
+    has. Rows on prompts of the same kind (rewritten or not) fill all but two places; the nearest of the other kind fill those.
 
     Args:
         tags: Task scores of the run, in [0, 1].
-        rewritten: Whether its prompts were rewritten.
-        count: How many rows at most, >= 0; a model and kind is listed once.
-        models: Only models whose names contain one of these texts, whatever its case.
+        rewritten: Whether the prompts of the run were rewritten.
+        count: Largest number of rows, >= 0; a model is listed once for each kind of prompts.
+        models: Texts, one of which must be part of a model's name, whatever its case; empty for any model.
 
     Returns:
-        Rows by falling overall score. Only rows that print every tag of `tags`.
+        Rows that print every tag of `tags`, the highest score first.
 
     Raises:
-        ValueError: If `models` names none.
+        UsageError: If `models` matches no model.
 
     Example:
         >>> sd = {"single_object": 0.97, "two_object": 0.38, "counting": 0.35, "colors": 0.76, "position": 0.04,

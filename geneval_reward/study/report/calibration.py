@@ -1,7 +1,7 @@
-"""How much of a score hangs on the confidence threshold: what lies near it, and which verdicts would flip.
+"""How much of a score depends on the confidence threshold: what lies near it, and which verdicts would flip.
 
-GenEval cuts detections at one confidence (0.3; 0.9 for counting). A model whose objects sit just above or below it has a
-score that says as much about the detector as about the images.
+GenEval drops detections below one confidence (0.3, or 0.9 for counting). If a model's objects are found just above or just below
+it, the score says as much about the detector as about the images.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from geneval_reward.judge import Rules, Verdict
 from geneval_reward.results import ResultRow
 
 SHIFT: Final = 0.05
-"""Thresholds are moved by so much, down and up."""
+"""How far the thresholds are moved, down and up."""
 
 WINDOW: Final = 0.2
-"""The histogram reaches so far to both sides of a threshold."""
+"""How far the histogram reaches on both sides of a threshold."""
 
 BIN: Final = 0.025
-"""Width of its bins; `SHIFT` is a multiple, so that the band ends where a bin does."""
+"""Width of the bins of the histogram. `SHIFT` is a multiple of it, so that the band ends where a bin does."""
 
 RULE_OF_TAG: Final = {True: "counting_confidence", False: "confidence"}
-"""Field of the rules that cuts an image's detections, by whether its tag is `counting`."""
+"""The threshold that holds for an image, by whether its tag is `counting`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """What becomes of one image when its threshold moves.
+    """Whether the verdict on one image changes when its threshold moves.
 
     Attributes:
-        lower: Whether the verdict changes with a lower threshold; None: cannot be known (detections or colours that were
-            not kept).
-        higher: The same with a higher one.
+        lower: Whether it changes with a lower threshold; None if that cannot be known, because detections or colours that it
+            takes were not kept.
+        higher: Whether it changes with a higher threshold; None likewise.
     """
 
     lower: bool | None
@@ -45,25 +45,25 @@ class Flip:
 
     @property
     def fragile(self) -> bool:
-        """Whether either changes it."""
+        """Whether the verdict changes in either direction."""
         return bool(self.lower or self.higher)
 
 
 @dataclass(frozen=True, eq=False)
 class Threshold:
-    """One threshold of the rules and what lies around it.
+    """One threshold of the rules and the detections around it.
 
     Attributes:
-        field: Its name in the rules.
-        value: Where it stands.
+        field: Name of the threshold in the rules.
+        value: The threshold.
         edges: `(b + 1,)` edges of the bins, rising.
-        counts: `(b,)` detections of asked classes in each bin.
-        detections: How many there are in all, outside the window too.
-        images: Images that it decides.
-        fragile: Of them, how many verdicts flip within `SHIFT`.
-        lower: Verdicts gained and lost with the lower threshold: wrong to right, right to wrong.
-        higher: The same with the higher one.
-        unknown: Images where one of the two cannot be known.
+        counts: `(b,)` number of detections of asked classes in each bin.
+        detections: Number of such detections in all, also outside the window.
+        images: Number of images that the threshold decides.
+        fragile: Number of these images whose verdict flips within `SHIFT`.
+        lower: Verdicts that turn right, and verdicts that turn wrong, with the lower threshold.
+        higher: The same numbers for the higher threshold.
+        unknown: Number of images where one of the two cannot be known.
     """
 
     field: str
@@ -79,7 +79,7 @@ class Threshold:
 
 
 def flip(row: ResultRow, verdict: Verdict) -> Flip:
-    """Whether an image's verdict changes if its threshold moves by `SHIFT`."""
+    """Find out whether the verdict on an image changes if its threshold moves by `SHIFT`."""
     field = RULE_OF_TAG[row.tag == "counting"]
     here = verdict.rules.threshold(row.tag)
     return Flip(*(_flips(row, verdict, field, here + step) for step in (-SHIFT, SHIFT)))
@@ -91,7 +91,7 @@ def _flips(row: ResultRow, verdict: Verdict, field: str, threshold: float) -> bo
         rules = Rules.parse(verdict.rules.to_dict() | {field: value})
         return row.verdict(rules).correct != verdict.correct
     except (ResultsError, ValueError):
-        # Below what the file keeps, or a box whose colour nobody asked for.
+        # The threshold is below what the file keeps, or a box counts whose colour was not asked for.
         return None
 
 
@@ -99,11 +99,11 @@ def calibrate(verdicts: Sequence[Verdict], flips: Sequence[Flip]) -> list[Thresh
     """Look at the confidences around each threshold that is used.
 
     Args:
-        verdicts: Of images judged by one set of rules.
-        flips: `(n,)` what `flip` says of each.
+        verdicts: `(n,)` verdicts by one set of rules.
+        flips: `(n,)` what `flip` returns for each.
 
     Returns:
-        One entry for the tags other than counting and one for counting, where there are such images.
+        One entry for the tags other than counting and one for counting, if there are such images.
     """
     found = []
     for counting, field in ((False, RULE_OF_TAG[False]), (True, RULE_OF_TAG[True])):
@@ -121,8 +121,8 @@ def _threshold(field: str, rules: Rules, verdicts: Sequence[Verdict], flips: Seq
     # Edges fall on the threshold itself, so no bin holds both sides of it.
     around: npt.NDArray[np.float64] = value + BIN * np.arange(-steps, steps + 1, dtype=np.float64)
     edges = around[(around > -BIN / 2) & (around < 1 + BIN / 2)]
-    # Compared in float32, as the judge does. A detection counts if it is strictly more confident than the threshold, so bins
-    # are open below and closed above: turned round, numpy's are.
+    # The judge compares in float32. A detection counts if it is strictly more confident than the threshold, so the bins must be
+    # open below and closed above; numpy's are the other way round, so the signs are turned.
     edges = edges.astype(np.float32).astype(np.float64)
     counts = np.histogram(-confidence, -edges[::-1])[0][::-1]
     return Threshold(
@@ -146,7 +146,7 @@ def _moved(verdicts: Sequence[Verdict], flipped: Sequence[bool | None]) -> tuple
 
 
 def asked_confidences(verdict: Verdict) -> npt.NDArray[np.float64]:
-    """Confidences of the detections of classes that the record names."""
+    """Return the confidences of the detections of classes that the record names."""
     names = set(verdict.spec.class_names)
     asked = np.array([name in names for name in verdict.detections.class_names], np.bool_)
     return np.asarray(verdict.detections.confidence, np.float64)[asked]

@@ -1,9 +1,8 @@
-"""`collect`: everything a report says, from results files; pictures and layout come later."""
+"""Everything that a report says, from results files. Pictures and layout are added by other files of this folder."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geneval_reward.errors import ResultsError, UsageError
+from geneval_reward.errors import FileError, ResultsError, UsageError, name_some
+from geneval_reward.files import read_json
 from geneval_reward.prompts.vocabulary import COLORS
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.drawing import Box, boxes
@@ -33,19 +33,19 @@ class Shown:
     """One image of a run as the gallery shows it.
 
     Attributes:
-        filename: Its name in the results.
-        path: Where it is now; None: not found.
-        prompt_id: Index into the run's records; -1 if it could not be scored, and so its prompt is not recorded.
-        index: Its number within the prompt; -1 if unknown.
-        seed: Its seed, if known.
-        correct: The official verdict; None: it could not be scored.
-        reasons: Official wording of its failures, or why it could not be scored.
+        filename: Name of the image in the results.
+        path: Where the image is now; None if it was not found.
+        prompt_id: Index into the run's records; -1 if the image could not be scored, so that its prompt is not recorded.
+        index: Number of the image within its prompt; -1 if unknown.
+        seed: Seed of the image, if known.
+        correct: The official verdict; None if the image could not be scored.
+        reasons: The failures in the official wording, or why the image could not be scored.
         causes: Keys of `geneval_reward.study.report.reasons.CAUSES`.
-        boxes: What the judge looked at.
-        size: `(width, height)` that was judged; None if the file does not say.
+        boxes: The boxes that the judge looked at.
+        size: `(width, height)` of the judged image in pixels; None if the file does not record it.
         flip: What a moved threshold would change.
-        rewritten: The text that the generator got, where it was not the prompt.
-        best_of: Chosen by this metric among so many; 0: not chosen.
+        rewritten: The text that the generator got, if it was not the prompt.
+        best_of: Number of candidates among which this metric chose the image; 0 if it was not chosen.
     """
 
     filename: str
@@ -68,16 +68,16 @@ class RunReport:
     """One results file.
 
     Attributes:
-        name: What it is called.
-        results: Its columns.
-        summary: Its scores with intervals.
-        images: All images, those that could not be scored last.
+        name: Name of the run.
+        results: The columns of the file.
+        summary: The scores with intervals.
+        images: All images; those that could not be scored come last.
         groups: Failures by cause; rows are indices into `images`.
-        thresholds: What lies around the thresholds; empty if no detections are stored or judges are mixed.
-        published: Scores that others published, to stand beside; empty for another suite than the official one.
-        problems: One sentence for everything a reader must know before believing a figure.
-        setup: How the images were generated, as `generate.json` beside them says; empty if it is not there.
-        sha256: Of the results file.
+        thresholds: The detections around each threshold; empty if no detections are stored or judges are mixed.
+        published: Scores that others published, to be shown beside the run; empty unless the suite is the official one.
+        problems: One sentence for everything that a reader must know before believing a figure.
+        setup: How the images were generated, as `generate.json` beside them says; empty if there is none.
+        sha256: Hash of the results file.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Item:
     Attributes:
         record: The prompt's record as JSON; empty for an image that could not be scored.
         index: Number of the image within its prompt; -1 if unknown.
-        sides: Per run the index into its `images`; None where it has no such image.
+        sides: For each run, the index into its `images`; None if it has no such image.
     """
 
     record: str
@@ -122,11 +122,11 @@ class Report:
     """Everything a report says.
 
     Attributes:
-        title: Its heading.
-        runs: The results files; the first is what the others are compared with.
-        comparison: Of the others with the first; None for a single run.
-        items: The gallery.
-        command: What made it; empty if it was made from Python.
+        title: The heading.
+        runs: The results files; the others are compared with the first.
+        comparison: The comparison of the others with the first; None for a single run.
+        items: The places of the gallery.
+        command: The command that made the report; empty if it was made from Python.
     """
 
     title: str
@@ -143,12 +143,12 @@ class Report:
 
     @property
     def published(self) -> tuple[PublishedScore, ...]:
-        """What stands beside: the rows of the run with the highest score."""
+        """The published scores to show: those of the run with the highest score."""
         return max(self.runs, key=lambda run: run.summary.scores.overall.value).published
 
     @property
     def problems(self) -> list[str]:
-        """Everything a reader must know, once: what a comparison says already is not said again for each run."""
+        """Everything that a reader must know. What the comparison says already is not repeated for each run."""
         said = [] if self.comparison is None else [problem.text for problem in self.comparison.problems]
         for run in self.runs:
             prefix = "" if len(self.runs) == 1 else f"{run.name}: "
@@ -156,7 +156,7 @@ class Report:
         return list(dict.fromkeys(said))
 
     def changed(self, other: int) -> tuple[list[Item], list[Item]]:
-        """Items that run number `other` has newly right, and newly wrong, against the first."""
+        """Return the items that run number `other` has newly right, and newly wrong, against the first run."""
         right, wrong = [], []
         for item in self.items:
             a, b = item.sides[0], item.sides[other]
@@ -185,19 +185,19 @@ def collect(
 
     Args:
         paths: One results file, or several to compare with the first; ours or the official script's own.
-        images: Folder of the images of each file; none: looked for beside the file.
-        names: What to call the runs; None takes the shortest ends of the paths that tell them apart.
-        title: The heading; None makes one of the names.
-        allow: Differences to say instead of refuse, as `geneval_reward.study.compare.compare_files` has it.
-        published: So many published scores stand beside, >= 0.
-        models: Only published models with one of these texts in their names.
+        images: Folder with the images of each file; without any, they are looked for beside the files.
+        names: Names of the runs; None takes the shortest ends of the paths that tell them apart.
+        title: The heading; None makes one from the names.
+        allow: Differences to report instead of refusing them, as `geneval_reward.study.compare.compare_files` takes them.
+        published: Number of published scores to show, >= 0.
+        models: Texts, one of which must be part of a published model's name; empty for any model.
         draws: Bootstrap draws of the intervals.
-        command: What the reader can run to make the report again.
+        command: The command that makes the report again.
 
     Raises:
         ResultsError: If a file cannot be read or holds no scored image, a folder is not there, or files are not
             comparable.
-        ValueError: If the numbers of files, folders and names differ, or an argument is out of range.
+        UsageError: If the numbers of files, folders and names differ, or an argument is out of range.
     """
     if not paths:
         raise UsageError("paths: expected at least one results file, got none")
@@ -211,7 +211,7 @@ def collect(
     if len(labels) != len(files) or len(set(labels)) != len(labels):
         raise UsageError(f"names: expected {len(files)} different names, got {labels}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a cut last line: it stands among the problems
+        warnings.simplefilter("ignore", UserWarning)  # a cut last line is among the problems
         results = [read_results(file) for file in files]
     comparison = None
     if len(results) > 1:
@@ -233,7 +233,7 @@ def _run(
     paths = locate([*results.filenames, *(file for file, _ in failed)], results.path, folder)
     images, verdicts, flips, differ = [], [], [], []
     for i, (row, path) in enumerate(zip(results.rows(), paths, strict=False)):
-        found, size, verdict = _look(row)
+        found, size, verdict = _seen(row)
         moved = _UNKNOWN_FLIP
         if verdict is not None:
             moved = flip(row, verdict)
@@ -278,14 +278,14 @@ def _run(
     )
 
 
-def _look(row: ResultRow) -> tuple[tuple[Box, ...], tuple[int, int] | None, Any]:
-    """Boxes, judged size and verdict of a row; an official file has only the boxes that counted."""
+def _seen(row: ResultRow) -> tuple[tuple[Box, ...], tuple[int, int] | None, Any]:
+    """Return the boxes, the judged size and the verdict of a row; an official file has only the boxes that counted."""
     if row.detections is not None:
         try:
             verdict = row.verdict()
             return tuple(boxes(verdict)), row.image_size, verdict
         except ValueError:
-            pass  # Rules below what the file keeps: what counted stands in `details`.
+            pass  # The rules ask for less confident detections than the file keeps, so only `details` has the boxes.
     names = {name: order for order, name in enumerate(row.spec.class_names)}
     found = []
     for name, rows in row.counted().items():
@@ -314,7 +314,7 @@ def _problems(
     missing = [image.filename for image in images if image.path is None]
     if missing:
         where = f"below {folder}" if folder is not None else "beside the results; name their folder with --images"
-        found.append(f"{len(missing)} of {len(images)} images were not found {where}: {', '.join(missing[:3])}")
+        found.append(f"{len(missing)} of {len(images)} images were not found {where}: {name_some(missing, shown=3)}")
     if differ:
         found.append(
             f"{len(differ)} verdicts are not what their stored detections give, such as {differ[0]}: the file was "
@@ -328,15 +328,15 @@ def _setup(results: Path, folder: Path | None) -> dict[str, Any]:
         file = place / GENERATE_SETUP
         if file.is_file():
             try:
-                setup = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
+                setup = read_json(file)
+            except FileError:
                 return {GENERATE_SETUP: "is not JSON"}
             return setup if isinstance(setup, dict) else {GENERATE_SETUP: setup}
     return {}
 
 
 def _items(runs: Sequence[RunReport], comparison: Comparison | None) -> tuple[Item, ...]:
-    """One place for each image; in a comparison, images of one prompt and index share a place."""
+    """Give each image a place; in a comparison, images with the same prompt and index share one."""
     if comparison is None:
         records = runs[0].results.records
         return tuple(
@@ -351,7 +351,7 @@ def _items(runs: Sequence[RunReport], comparison: Comparison | None) -> tuple[It
             if image.prompt_id < 0:
                 key = ("", -1, image.filename)
             else:
-                # Files that do not number their images: the first of a prompt stands beside the first.
+                # If the files do not number their images, the first of a prompt is shown beside the first.
                 index = image.index if indexed else seen[image.prompt_id]
                 seen[image.prompt_id] += 1
                 key = (run.results.records[image.prompt_id], index, "")
@@ -360,5 +360,5 @@ def _items(runs: Sequence[RunReport], comparison: Comparison | None) -> tuple[It
 
 
 def color_index(name: str | None) -> int:
-    """A box's colour as a number: -1 not asked, 10 none of the ten."""
+    """Number a box's colour: -1 if it was not asked for, 10 if it is none of the ten."""
     return -1 if name is None else COLORS.index(name) if name in COLORS else len(COLORS)

@@ -1,4 +1,4 @@
-"""`write_html`: a report as one file that needs nothing else, with pictures as large as its size allows."""
+"""A report as one HTML file that needs nothing else, with pictures as large as its size allows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from geneval_reward.study.report.view import view
 from geneval_reward.version import __version__
 
 MAX_BYTES: Final = 5_000_000
-"""Size of a page by default."""
+"""Default size limit of a page in bytes."""
 
 _KIND: Final = "image/webp"
 _CHANGED_SHARE: Final = 3
-"""An image whose verdict differs between runs gets so many times the bytes of one whose verdict does not."""
+"""How many times more bytes an image gets if its verdict differs between the runs."""
 
 Pictures = dict[tuple[int, int], Thumbnail]
 Key = tuple[int, int]
@@ -43,17 +43,18 @@ def write_html(
     """Write a report as HTML.
 
     Args:
-        report: What `geneval_reward.study.report.collect` gives.
-        path: The file; replaced if it is there.
-        max_bytes: Size of the file at most. Thumbnails are as large as it allows; without any it can still be exceeded.
-        workers: Decoding threads; None takes one per processor.
-        now: The date on it, in seconds since 1970; None takes `SOURCE_DATE_EPOCH` or the clock.
+        report: What `geneval_reward.study.report.collect.collect` returns.
+        path: The file. It is replaced at the end, so that a full disk leaves an old report whole.
+        max_bytes: Largest size of the file. Thumbnails are as large as it allows; a page can exceed it even without any.
+        workers: Number of decoding threads; None takes one per processor.
+        now: The date on the page, in seconds since 1970; None takes `SOURCE_DATE_EPOCH` or the clock.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If `max_bytes` is not positive.
+        UsageError: If `max_bytes` is not positive.
+        OSError: If the file cannot be written.
     """
     if max_bytes <= 0:
         raise UsageError(f"max_bytes: expected a number of bytes > 0, got {max_bytes}")
@@ -66,9 +67,9 @@ def write_html(
 
 
 def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | None, now: float) -> str:
-    """A report as HTML whose links to the images are relative to `folder`."""
+    """Render a report as HTML whose links to the images are relative to `folder`."""
     empty = _page(report, {}, folder, now)
-    # Base64 makes four characters of three bytes.
+    # Base64 writes three bytes as four characters.
     room = int((max_bytes - len(empty.encode())) * 3 / 4 * 0.97)
     return _page(report, _pictures(report, max(room, 1), workers), folder, now)
 
@@ -81,7 +82,7 @@ def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
         differs = len({report.runs[run].images[side].correct for run, side in keys}) > 1
         (changed if differs else same).extend(keys)
     weights = dict.fromkeys(changed, _CHANGED_SHARE) | dict.fromkeys(same, 1)
-    # Examples stand twice: in the gallery's data and on the page itself.
+    # Examples are stored twice: in the gallery's data and on the page itself.
     share = sum(weights.values()) + sum(weights[key] for key in _examples(report))
     found: Pictures = {}
     for keys, weight in ((changed, _CHANGED_SHARE), (same, 1)):
@@ -93,7 +94,7 @@ def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
 
 
 def _examples(report: Report) -> list[Key]:
-    """Images that the page shows without a script."""
+    """List the images that the page shows without a script."""
     keys: list[Key] = []
 
     def card(run: int, side: int) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _page(report: Report, pictures: Pictures, folder: Path, now: float) -> str:
 
 
 def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
-    """What the gallery is drawn from, in short keys: it is most of the page beside the pictures."""
+    """Collect what the gallery is drawn from. Keys are short because, after the pictures, this is most of the page."""
     prompts: dict[str, int] = {}
     table: list[list[Any]] = []
     reasons: dict[str, int] = {}
@@ -196,7 +197,7 @@ def _side(
 
 
 def _address(image: Shown, folder: Path, roots: dict[str, int]) -> list[Any]:
-    """Where the image is from here: number of the part that it shares with others, and the rest if it is not its name."""
+    """Return the way to an image: the number of the part it shares with others, and the rest unless that is its name."""
     assert image.path is not None
     try:
         here = Path(os.path.relpath(image.path.resolve(), folder)).as_posix()
@@ -208,7 +209,7 @@ def _address(image: Shown, folder: Path, roots: dict[str, int]) -> list[Any]:
 
 
 def _box(box: Any, size: tuple[int, int]) -> list[int]:
-    """Class, corners in thousandths of the image, confidence in per cent (-1: unknown), whether it counts, colour, its share."""
+    """List class, corners in thousandths of the image, confidence in per cent (-1 if unknown), whether it counts, and colour."""
     scale = (size[0], size[1], size[0], size[1])
     corners = [round(1000 * min(1.0, max(0.0, value / side))) for value, side in zip(box.xyxy, scale, strict=True)]
     numbers = [-1 if value != value else round(100 * value) for value in (box.confidence, box.color_probability)]
@@ -217,7 +218,7 @@ def _box(box: Any, size: tuple[int, int]) -> list[int]:
 
 
 def frame(image: Shown, picture: Thumbnail | None) -> tuple[int, int]:
-    """Width and height that boxes refer to: what was judged; else the file's; else a square that holds them."""
+    """Return the size that boxes refer to: that of the judged image, else that of the file, else a square that holds them."""
     if image.size is not None and min(image.size) > 0:
         return image.size
     if picture is not None and picture.size is not None:
@@ -227,7 +228,7 @@ def frame(image: Shown, picture: Thumbnail | None) -> tuple[int, int]:
 
 
 def picture_note(image: Shown, picture: Thumbnail | None) -> str:
-    """What is wrong with the picture, if anything."""
+    """Say what is wrong with the picture, if anything."""
     if picture is None:
         return "image not found" if image.path is None else ""
     if picture.problem:
@@ -239,7 +240,7 @@ def picture_note(image: Shown, picture: Thumbnail | None) -> str:
 
 
 def _card(report: Report, pictures: Pictures) -> Callable[[int, int], dict[str, Any]]:
-    """A card that needs no script, for the examples."""
+    """Make the function that builds the cards of the examples, which need no script."""
 
     def card(run: int, side: int) -> dict[str, Any]:
         image = report.runs[run].images[side]

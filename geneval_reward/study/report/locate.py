@@ -1,4 +1,4 @@
-"""Where the images of a results file are now."""
+"""Finding the images of a results file on this machine."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from geneval_reward.errors import ResultsError
 def locate(filenames: Sequence[str], results: Path, folder: Path | None = None) -> list[Path | None]:
     """Find image files by the names in a results file.
 
-    Looked for below `folder`; without one, below the results file's folder and its `images`. First under the name as it
-    stands, then under its last three parts (`00000/samples/0000.png`: the official script writes the path as it was run),
-    then, if no two images share it, under the bare name. A name never leads out of the folder: results files come from
-    other people, and what is found is shown.
+    Images are looked for below `folder` or, without one, below the folder of the results file and its subfolder `images`:
+    first under the name as it stands; then under the last three parts of the name, because the official script writes paths such
+    as `run/00000/samples/0000.png`; then, if no two images share it, under the bare name. A name never leads out of the
+    folder, because results files come from other people and what is found is shown.
 
     Args:
-        filenames: `(n,)` names as the results have them.
+        filenames: `(n,)` names in the results.
         results: The results file.
-        folder: Where the images are.
+        folder: Folder with the images; None looks beside the results file.
 
     Returns:
-        `(n,)` paths, None for an image that is not there.
+        `(n,)` paths; None for an image that was not found.
 
     Raises:
         ResultsError: If `folder` is not a folder.

@@ -1,4 +1,4 @@
-"""One-file HTML pages: no script, no request, pictures inside."""
+"""HTML pages in one file: without a script, without a request, with the pictures inside."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Card:
 
     Attributes:
         image: The image.
-        verdict: Its verdict.
-        note: A line of text under it, such as what is known to be true of it.
-        flagged: Whether to mark the card: the verdict is not what it should be.
+        verdict: The verdict on the image.
+        note: A line of text under the image, such as what is known to be true of it.
+        flagged: Whether to mark the card as misjudged, because the verdict is not true of the image.
     """
 
     image: Image.Image
@@ -38,9 +38,9 @@ class Section:
 
     Attributes:
         title: The heading.
-        text: A sentence under it.
+        text: A sentence under the heading.
         cards: Judged images.
-        paired: Whether each two cards belong side by side.
+        paired: Whether cards belong side by side, two by two.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Table:
 
     Attributes:
         title: The heading.
-        text: A sentence under it.
+        text: A sentence under the heading.
         columns: Names of the columns.
         rows: Cells; the first of each row names it.
     """
@@ -87,7 +87,7 @@ class Command:
 
     Attributes:
         title: The heading.
-        text: A sentence under it.
+        text: A sentence under the heading.
         line: The command.
     """
 
@@ -103,17 +103,17 @@ def judged_page(
     sections: Sequence[Section],
     parts: Sequence[Table | Picture | Command] = (),
 ) -> str:
-    """A page of judged images.
+    """Render a page of judged images.
 
     Args:
-        title: The page's title.
-        lead: A paragraph under it.
+        title: Title of the page.
+        lead: A paragraph under the title.
         facts: Figures at the top, as name and value.
         sections: Groups of cards.
         parts: Tables, figures and commands between the facts and the cards.
 
     Returns:
-        HTML, complete in itself.
+        HTML that needs no other file.
     """
     template = environment().get_template("page.html.jinja")
     groups = [
@@ -141,7 +141,7 @@ def judged_page(
 
 
 def embed(image: Image.Image, quality: int = 85) -> str:
-    """An image as a JPEG data address."""
+    """Encode an image as a JPEG data address."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
     return data_address(buffer.getvalue(), "image/jpeg")

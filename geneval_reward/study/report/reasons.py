@@ -1,7 +1,7 @@
-"""Failures grouped by what went wrong, read from the official wording of the reasons.
+"""Failures grouped by what went wrong, as read from the official wording of the reasons.
 
-Works on anybody's results file: the wording is the benchmark's own (djghosh13/geneval `evaluate_images.py`), and a line
-that is worded otherwise is kept under "other".
+This works on anybody's results file, because the wording is the benchmark's own (djghosh13/geneval `evaluate_images.py`). A line
+that is worded in another way is kept under "other".
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Cause:
     """A way to fail.
 
     Attributes:
-        key: Its name in data and addresses.
-        title: Its name in words.
+        key: Name in data and addresses.
+        title: Name in words.
         text: What it means.
     """
 
@@ -50,13 +50,13 @@ _EXAMPLES: Final = 5
 
 
 def causes(reason: str) -> list[tuple[str, str]]:
-    """The causes in a row's `reason`.
+    """Find the causes in a row's `reason`.
 
     Args:
-        reason: One failure a line.
+        reason: The failures, one per line.
 
     Returns:
-        Key of `CAUSES` and what it was about, for each line.
+        For each line, a key of `CAUSES` and what the failure was about.
 
     Example:
         >>> causes("expected red dog>=1, found 0 red; and 1 blue")
@@ -93,10 +93,10 @@ class FailureGroup:
     """The images that failed in one way.
 
     Attributes:
-        cause: The way.
-        rows: Row numbers of the images; an image stands in each of its groups.
+        cause: The way in which they failed.
+        rows: Row numbers of the images; an image is in each of its groups.
         tags: Number of images by tag, in the benchmark's order.
-        details: What it was about, with how often; the most frequent first.
+        details: What the failures were about and how often, the most frequent first.
     """
 
     cause: Cause
@@ -114,7 +114,7 @@ def group_failures(reasons: Sequence[str], correct: Sequence[bool], tags: Sequen
     """Group failed images by cause.
 
     Args:
-        reasons: `(n,)` official wording, a failure a line.
+        reasons: `(n,)` failures in the official wording, one per line.
         correct: `(n,)` verdicts.
         tags: `(n,)` tag names.
 

@@ -1,4 +1,4 @@
-"""The templates that every page of the package is made from: one look, everything inside the file."""
+"""The templates of every page of the package. They share one look, and a page holds everything that it needs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from geneval_reward.results.drawing import FAINT, PALETTE
+
 
 @cache
 def environment() -> Environment:
-    """Jinja2 with escaping on and unknown names refused."""
+    """Make a Jinja2 environment that escapes what it inserts and refuses unknown names."""
     environment = Environment(
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["box_legend"] = (
+        *zip(PALETTE, ("first class of the prompt", "second class", "third class"), strict=False),
+        (FAINT, "thin grey: detected, but not confident enough to count"),
     )
     # Style sheets and scripts are ours, and their quotes must not become entities.
     environment.globals["asset"] = lambda name: Markup(source(name))
@@ -29,17 +35,17 @@ def environment() -> Environment:
 
 @cache
 def source(name: str) -> str:
-    """A template, style sheet or script of this folder."""
+    """Read a template, style sheet or script of this folder."""
     return (files("geneval_reward.study.report") / name).read_text("utf-8")
 
 
 def script_hash(script: str) -> str:
-    """A script's source expression for a content security policy (W3C CSP level 2, section 4.2.5)."""
+    """Return a script's source expression for a content security policy (W3C CSP level 2, section 4.2.5)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def embed_json(value: Any) -> Markup:
-    """JSON that can stand inside a script element whatever its strings hold: no character that could end it or open one."""
+    """Write JSON without any character that could end the script element that holds it, or open another."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -47,5 +53,5 @@ def embed_json(value: Any) -> Markup:
 
 
 def data_address(data: bytes, kind: str) -> str:
-    """Bytes as an address that needs no request."""
+    """Encode bytes as an address that needs no request."""
     return f"data:{kind};base64," + base64.b64encode(data).decode()

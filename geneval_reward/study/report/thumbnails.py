@@ -1,4 +1,4 @@
-"""Small pictures of many images within a number of bytes: decoded by threads, as large as the bytes allow."""
+"""Small pictures of many images, as large as a number of bytes allows. They are decoded by threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.vision.formats import open_image
 from geneval_reward.vision.images import load_image
 
-# Longer side in pixels and WebP quality, from generous to what is just recognisable.
+# Longer side in pixels and WebP quality, from generous to barely recognisable.
 LADDER: Final = (
     (512, 60),
     (448, 56),
@@ -40,10 +40,10 @@ LADDER: Final = (
 )
 _SAMPLE: Final = 24
 _MARGIN: Final = 0.96
-_HELD: Final = 256 * 2**20  # bytes of decoded pictures
+_HELD: Final = 256 * 2**20  # largest number of bytes of decoded pictures to hold in memory
 
 _Decoded = tuple[Image.Image, tuple[int, int]] | str
-"""An RGB image with the size of the file's, or what is wrong with it."""
+"""A small RGB image with the size of the image in the file, or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Thumbnail:
 
     Attributes:
         data: WebP bytes; None if the image is missing or cannot be decoded.
-        size: `(width, height)` of the image itself; None if unknown.
-        problem: Why there is no picture, in a few words; else empty.
+        size: `(width, height)` of the image itself in pixels; None if unknown.
+        problem: Why there is no picture, in a few words; empty if there is one.
     """
 
     data: bytes | None
@@ -67,18 +67,18 @@ MISSING: Final = Thumbnail(None, None, "image not found")
 def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = None) -> list[Thumbnail]:
     """Make small pictures.
 
-    Side and quality are the same for all of them: the largest of `LADDER` that fits.
+    All pictures get the same side and quality, the largest of `LADDER` that fits.
 
     Args:
-        paths: `(n,)` image files; None for one that is not there.
-        budget: Bytes for all of them, > 0. A set so large that not even the smallest size fits exceeds it.
-        workers: Decoding threads; None takes one per processor.
+        paths: `(n,)` image files; None for one that was not found.
+        budget: Bytes for all pictures together, > 0. It is exceeded if not even the smallest size fits.
+        workers: Number of decoding threads; None takes one per processor.
 
     Returns:
         `(n,)` pictures in the same order.
 
     Raises:
-        ValueError: If an argument is out of range.
+        UsageError: If an argument is out of range.
     """
     if budget <= 0:
         raise UsageError(f"budget: expected a number of bytes > 0, got {budget}")
@@ -91,7 +91,7 @@ def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         step = _choose_step([paths[i] for i in there], budget, pool)
         side = LADDER[step][0]
-        # Decoding costs most: a set that turns out too large is encoded again from what was decoded, if that fits in memory.
+        # Decoding costs most. A set that turns out too large is encoded again from the decoded pictures, if memory can hold them.
         held = len(there) * side * side * 3 <= _HELD
         decoded = list(pool.map(partial(_decode, side=side), (paths[i] for i in there))) if held else None
         while True:
@@ -99,7 +99,7 @@ def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = 
             source = pool.map(partial(_decode, side=side), (paths[i] for i in there)) if decoded is None else decoded
             made = list(pool.map(partial(_thumbnail, side=side, quality=quality), source))
             total = sum(len(one.data or b"") for one in made)
-            # The sample was not like the rest: the next smaller size.
+            # The sample was smaller than the rest, so the next smaller size is tried.
             if total <= budget or step == len(LADDER) - 1:
                 break
             step = min(len(LADDER) - 1, step + 1 + (total > 1.3 * budget))
@@ -109,7 +109,7 @@ def thumbnails(paths: Sequence[Path | None], budget: int, workers: int | None = 
 
 
 def _choose_step(paths: Sequence[Path | None], budget: int, pool: ThreadPoolExecutor) -> int:
-    """The first step whose sample, scaled up, fits."""
+    """Find the first step of the ladder whose sample, scaled up to all images, fits."""
     spread = paths[:: max(1, len(paths) // _SAMPLE)]
     decoded = list(pool.map(lambda path: _decode(path, LADDER[0][0]), spread))
     pictures = [one for one in decoded if isinstance(one, tuple)]
@@ -128,7 +128,7 @@ def _thumbnail(decoded: _Decoded, side: int, quality: int) -> Thumbnail:
 
 
 def _decode(path: Path | None, side: int) -> _Decoded:
-    """An RGB image of at most `side` with the size of the file's, or what is wrong with it."""
+    """Decode an image to at most `side` pixels, with the size of the image in the file; or say what is wrong with it."""
     if path is None:
         return MISSING.problem
     try:
@@ -138,7 +138,7 @@ def _decode(path: Path | None, side: int) -> _Decoded:
             if image.mode.startswith(("I", "F")):
                 return _deep(path, side)
             image.draft("RGB", (side, side))
-            # As the scorer sees it: turned by EXIF, alpha dropped.
+            # The scorer also turns images by EXIF and drops alpha.
             small = (ImageOps.exif_transpose(image) if orientation != 1 else image).convert("RGB")
             small.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
             return small, size
@@ -148,7 +148,7 @@ def _decode(path: Path | None, side: int) -> _Decoded:
 
 
 def _deep(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Sixteen bits a channel: scaled as the scorer does."""
+    """Decode an image with sixteen bits per channel, scaled as the scorer scales it."""
     image = Image.fromarray(load_image(path).permute(1, 2, 0).numpy())
     size = image.size
     image.thumbnail((side, side))

@@ -1,4 +1,4 @@
-"""`view`: a report's figures in the form that its page lays out."""
+"""A report's figures in the form that its page lays out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.results.drawing import FAINT
 from geneval_reward.stats import Difference, Estimate
 from geneval_reward.study.published import PublishedScore
 from geneval_reward.study.report.calibration import SHIFT, Threshold
@@ -26,11 +27,11 @@ Card = Callable[[int, int], dict[str, Any]]
 
 
 def view(report: Report, card: Card) -> dict[str, Any]:
-    """Everything the template needs that is more than a field of the report.
+    """Collect everything that the template needs beyond the fields of the report.
 
     Args:
         report: The report.
-        card: Makes the example card of (run, image).
+        card: Function that makes the example card of image number `side` of run number `run`.
     """
     rows = report.published
     return {
@@ -42,6 +43,7 @@ def view(report: Report, card: Card) -> dict[str, Any]:
         "failures": _failures(report, card),
         "thresholds": [(run, [_histogram(one) for one in run.thresholds]) for run in report.runs],
         "shift": SHIFT,
+        "faint": FAINT,
         "differences": _differences(report),
         "pairs": _pairs(report, card),
         "facts": [(run, _facts(run)) for run in report.runs],
@@ -102,7 +104,7 @@ def _run_flags(run: RunReport) -> list[str]:
 
 
 def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, Any]]:
-    """A panel per tag and one for the overall: our bars, then those of others."""
+    """Make a panel for the overall and one for each tag: our bars, then those of others."""
     panels = []
     present = [tag for tag in TAGS if any(tag in run.summary.scores.tags for run in report.runs)]
     for name in ["overall", *present]:
@@ -128,7 +130,7 @@ def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, An
 
 
 def _overall(row: PublishedScore, tags: Sequence[str]) -> float | None:
-    """As printed; beside a run that lacks tasks, the mean over those it has."""
+    """Return the printed score or, beside a run that lacks tasks, the mean over those that it has."""
     if len(tags) == len(TAGS):
         return row.overall
     values = [row.tags[tag] for tag in tags if tag in row.tags]
@@ -162,13 +164,13 @@ def _failures(report: Report, card: Card) -> list[dict[str, Any]]:
 
 
 def _spread(rows: tuple[int, ...], count: int) -> list[int]:
-    """A few rows from all over, not the first ones, which are all of one tag."""
+    """Pick a few rows from all over, because the first ones all have one tag."""
     step = max(1, len(rows) // count)
     return list(rows[::step][:count])
 
 
 def _histogram(threshold: Threshold) -> dict[str, Any]:
-    """Bars of a histogram; a bin that would dwarf those near the threshold is cut off and says its number."""
+    """Compute the bars of a histogram; one that would dwarf those near the threshold is cut off and labelled."""
     middles = (threshold.edges[:-1] + threshold.edges[1:]) / 2
     near = threshold.counts[abs(middles - threshold.value) < 0.1]
     top = max(4, int(1.25 * near.max())) if len(near) else 4
@@ -214,9 +216,9 @@ def _differences(report: Report) -> list[dict[str, Any]]:
             {
                 "pair": pair,
                 "how": {
-                    "image": "the same prompts and images, side by side",
-                    "prompt": "the same prompts, other noise",
-                    "none": "not paired: no common prompt",
+                    "image": "The same prompts and image numbers, side by side",
+                    "prompt": "The same prompts, but other noise",
+                    "none": "Not paired, because no prompt is common",
                 }[one.pairing],
                 "rows": [_difference(name, d, reach) for name, d in rows],
                 "reach": 100 * reach,
@@ -245,7 +247,7 @@ def _difference(name: str, d: Difference, reach: float) -> dict[str, Any]:
 
 
 def _pairs(report: Report, card: Card) -> list[dict[str, Any]]:
-    """Before and after, newly right and newly wrong, with a few examples that need no script."""
+    """Collect what is newly right and newly wrong, with a few examples that need no script."""
     found = []
     for other in range(1, len(report.runs)):
         right, wrong = report.changed(other)
@@ -291,7 +293,7 @@ def _short(value: Any) -> str:
 
 
 def _flags(report: Report) -> list[tuple[str, str]]:
-    """Filters that have something to show."""
+    """List the filters that have something to show."""
     images = [image for run in report.runs for image in run.images]
     kinds = (
         ("fragile", f"flips within ±{SHIFT:.2f}", any(image.flip.fragile for image in images)),

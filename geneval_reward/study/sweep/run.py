@@ -1,4 +1,4 @@
-"""Running a sweep: images and scores of every cell, resumed image by image."""
+"""Making and scoring the images of every cell of a sweep, resumed image by image."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ RESULTS: Final = "results.jsonl"
 TIMES: Final = "times.jsonl"
 
 Progress = Callable[[str, int], None]
-"""Called with what was done (`generate`, `score`) and to how many images."""
+"""Function that is called with what was done (`generate` or `score`) and to how many images."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept, and where.
+    """A grid of settings, the prompts, and a folder.
 
     Attributes:
         root: Folder of the sweep.
-        model: Name of the model, where no cell names its own; see `geneval_reward.generate.load_generator`.
-        cells: The settings; the first is what the others are compared with.
+        model: Model for cells that name none, as `geneval_reward.generate.load_generator` takes it.
+        cells: The settings; the others are compared with the first.
         specs: The prompts.
-        numbers: Their numbers in the whole prompt set: names of their folders.
-        images_per_prompt: Images of each that count, >= 1.
-        seed: Seed of the whole sweep: image i of a prompt starts from the same noise in every cell.
+        numbers: Numbers of the prompts in the whole prompt set, after which their folders are named.
+        images_per_prompt: Number of images per prompt that count, >= 1.
+        seed: Seed of the whole sweep. Image i of a prompt starts from the same noise in every cell.
         fixed: Arguments of every cell.
-        device: Where to generate.
-        batch_size: Images a call; None for what suits the model.
+        device: The device to generate on.
+        batch_size: Images per call; None takes what suits the model.
     """
 
     root: Path
@@ -55,27 +55,27 @@ class Sweep:
     batch_size: int | None = None
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell's images and scores are; cells that differ in `best_of` alone share it."""
+        """Return the folder of a cell's images and scores; cells that only differ in `best_of` share it."""
         return self.root / "cells" / cell.folder
 
     def candidates(self, cell: Cell) -> int:
-        """Images of each prompt that the cell's folder needs."""
+        """Count the images of each prompt that the cell's folder needs."""
         shared = (other.best_of for other in self.cells if other.rendering == cell.rendering)
         return self.images_per_prompt * max(shared)
 
     def renderings(self) -> list[Cell]:
-        """The cells that have images of their own, those with the same model and precision next to one another."""
+        """List the cells that have images of their own, with the same model and precision next to one another."""
         found = list(dict.fromkeys(cell.rendering for cell in self.cells))
         order = {key: i for i, key in enumerate(dict.fromkeys(_loading_key(cell) for cell in found))}
         return sorted(found, key=lambda cell: order[_loading_key(cell)])
 
 
 class SweepRunner:
-    """Makes and scores what is not there yet.
+    """Makes and scores the images that are missing.
 
     Args:
-        sweep: What is swept.
-        make_scorer: Gives the scorer, when it is first needed.
+        sweep: The sweep.
+        make_scorer: Function that returns the scorer; called when it is first needed.
     """
 
     def __init__(self, sweep: Sweep, make_scorer: Callable[[], GenEvalScorer]) -> None:
@@ -86,7 +86,7 @@ class SweepRunner:
 
     @property
     def scorer(self) -> GenEvalScorer:
-        """The scorer, made when first asked for."""
+        """The scorer, which is made when it is first asked for."""
         if self._scorer is None:
             self._scorer = self._make_scorer()
         return self._scorer
@@ -96,31 +96,31 @@ class SweepRunner:
 
         Args:
             cell: One of the sweep's renderings.
-            progress: Told of every batch.
+            progress: Function to call after every batch.
 
         Returns:
             Images that could not be scored, with the reason.
 
         Raises:
-            ValueError: If the generator cannot be loaded with the cell's arguments.
-            ResultsError: If the folder's results are by another judge.
+            UsageError: If the generator cannot be loaded with the cell's arguments.
+            ResultsError: If the folder's results are by another scorer.
         """
-        say = progress or (lambda what, images: None)
+        report = progress or (lambda what, images: None)
         root = self.sweep.folder(cell)
         jobs = plan_images(
             root, self.sweep.specs, self.sweep.candidates(cell), self.sweep.seed, numbers=self.sweep.numbers
         )
         write_json(root / "cell.json", {"model": self.sweep.model, "fixed": dict(self.sweep.fixed)} | dict(cell.values))
         todo = [job for job in jobs if not job.path.exists()]
-        say("generate", len(jobs) - len(todo))
+        report("generate", len(jobs) - len(todo))
         if todo:
             generator = self._generator(cell)
-            # The first call of a setting pays for kernels and caches; it is made and thrown away.
+            # The first call of a setting also pays for kernels and caches, so its images are thrown away.
             generator.generate([todo[0].text], [todo[0].seed])
             for batch in write_images(generator, todo):
                 note_batch(root / TIMES, len(batch.jobs), batch.seconds)
-                say("generate", len(batch.jobs))
-        return self._score(root, jobs, say)
+                report("generate", len(batch.jobs))
+        return self._score(root, jobs, report)
 
     def _generator(self, cell: Cell) -> Generator:
         loading, calling = cell.arguments()
@@ -139,7 +139,7 @@ class SweepRunner:
         self._loaded = (key, made)
         return made
 
-    def _score(self, root: Path, jobs: Sequence[ImageJob], say: Progress) -> dict[str, str]:
+    def _score(self, root: Path, jobs: Sequence[ImageJob], report: Progress) -> dict[str, str]:
         from geneval_reward.vision.images import load_image
 
         names = {job: job.path.relative_to(root).as_posix() for job in jobs}
@@ -147,13 +147,13 @@ class SweepRunner:
         if path.exists() and self._scorer is None:
             known = read_results(path)
             if known.cut is None and not known.failed and set(names.values()) <= set(known.filenames):
-                say("score", len(jobs))
+                report("score", len(jobs))
                 return {}
         scorer = self.scorer
         identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
         with ResultWriter(path, resume=path.exists(), identity=identity) as writer:
             todo = [job for job in jobs if names[job] not in writer.done]
-            say("score", len(jobs) - len(todo))
+            report("score", len(jobs) - len(todo))
             for part in _parts(todo, scorer.batch_size):
                 images, good, rows = [], [], list[ResultRow | FailedImage]()
                 for job in part:
@@ -176,21 +176,21 @@ class SweepRunner:
                     for job, verdict in zip(good, verdicts, strict=True)
                 ]
                 writer.write(rows)
-                say("score", len(part))
+                report("score", len(part))
             return dict(writer.failed)
 
 
 def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: int) -> int:
-    """Write the images that the metric itself would choose: of every `best_of` candidates the one it likes most.
+    """Write the rows of the images that the metric itself would choose: the best of every `best_of` candidates.
 
-    Candidates `k * best_of .. (k + 1) * best_of - 1` of a prompt give its image `k`. The rows say `best_of`, so that
-    whatever reads them says that they were chosen.
+    Candidates `k * best_of .. (k + 1) * best_of - 1` of a prompt give its image `k`. The rows record `best_of`, so that every
+    table made from them says that the images were chosen.
 
     Args:
         source: Results of all candidates.
-        target: Results file to write; replaced if it is there.
-        best_of: Candidates of each image, >= 2.
-        images_per_prompt: Images of each prompt.
+        target: Results file to write; an existing one is replaced.
+        best_of: Number of candidates for each image, >= 2.
+        images_per_prompt: Number of images per prompt.
 
     Returns:
         Number of rows written. An image whose candidates are not all scored has none.
@@ -203,7 +203,7 @@ def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: 
     with ResultWriter(target, overwrite=True) as writer:
         for (_, number), rows in groups.items():
             if len(rows) == best_of:
-                # The graded credit, because of several correct images none is better by the official one.
+                # The dense credit decides between candidates that are all correct, or all wrong.
                 winner = max(rows, key=lambda row: (row.correct, row.credits["dense"], -(row.index or 0)))
                 writer.write([replace(winner, index=number, best_of=best_of)])
                 written += 1

@@ -162,7 +162,7 @@ def test_failed_rewritten_and_chosen_images_are_flagged(tmp_path, rows, page):
     for words in (
         "1 image was generated from rewritten prompts",
         "1 image was chosen by this very metric, best of 4",
-        "1 images could not be scored, such as x/9.png: cannot be decoded",
+        "1 image could not be scored, such as x/9.png: cannot be decoded",
         "rewritten prompts best of 4 1 not scored",
     ):
         assert words in shown.words
