@@ -75,7 +75,8 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
         double = run.duplicates()
         if double:
             refusals.append(
-                f"{name}: {len(double)} images occur more than once: {name_some(double, shown=_NAMED, separator='; ')}; remove the extra lines"
+                f"{name}: {len(double)} images occur more than once: {name_some(double, shown=_NAMED, separator='; ')}; "
+                "remove the extra lines"
             )
     problems = _judge_differences(runs, names) + _prompt_differences(runs, names)
     refusals += [problem.text for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
