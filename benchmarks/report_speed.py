@@ -14,10 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from made_up_results import write_synthetic
 from PIL import Image, ImageDraw
+from simulated_runs import simulate_runs
 
-from geneval_reward.results import ResultRow, read_results, write_synthetic
-from geneval_reward.stats import TYPICAL_ACCURACY, simulate_runs
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.results import ResultRow, read_results
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
 from geneval_reward.vision.photos import PHOTOS, photo

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from simulated_runs import simulate_runs
 
 from geneval_reward.prompts import TAGS
-from geneval_reward.stats import clustered_bootstrap, simulate_runs
+from geneval_reward.stats import clustered_bootstrap
 from geneval_reward.study.sweep import select_best
 
 SIZES = dict.fromkeys(TAGS, 10)

@@ -11,15 +11,10 @@ import sys
 from typing import Any
 
 import numpy as np
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
-from geneval_reward.stats import (
-    SUITE_PROMPTS,
-    TYPICAL_ACCURACY,
-    clustered_bootstrap,
-    compare_paired,
-    compare_unpaired,
-    simulate_runs,
-)
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.stats import clustered_bootstrap, compare_paired, compare_unpaired
 
 STABLE_DIFFUSION = dict(zip(SUITE_PROMPTS, (0.97, 0.38, 0.35, 0.76, 0.04, 0.06), strict=True))
 TUNED = dict(zip(SUITE_PROMPTS, (1.0, 0.99, 0.95, 0.92, 0.99, 0.86), strict=True))

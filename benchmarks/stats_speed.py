@@ -16,9 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from made_up_results import write_synthetic
+from simulated_runs import simulate_runs
 
-from geneval_reward.results import read_results, write_synthetic
-from geneval_reward.stats import TYPICAL_ACCURACY, clustered_bootstrap, compare_paired, simulate_runs
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.results import read_results
+from geneval_reward.stats import clustered_bootstrap, compare_paired
 from geneval_reward.study.compare import compare_files
 
 DRAWS = 10_000

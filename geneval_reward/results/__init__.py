@@ -4,7 +4,6 @@ from geneval_reward.results.columns import CutLine, Results
 from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import SCHEMA
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
-from geneval_reward.results.synthetic import synthetic_rows, write_synthetic
 from geneval_reward.results.writer import ResultWriter
 
 __all__ = [
@@ -16,6 +15,4 @@ __all__ = [
     "Results",
     "RunIdentity",
     "read_results",
-    "synthetic_rows",
-    "write_synthetic",
 ]

@@ -20,11 +20,8 @@ from geneval_reward.stats.power import (
     variance_components,
 )
 from geneval_reward.stats.significance import holm, mcnemar
-from geneval_reward.stats.simulate import SUITE_PROMPTS, TYPICAL_ACCURACY, SimulatedRuns, simulate_runs
 
 __all__ = [
-    "SUITE_PROMPTS",
-    "TYPICAL_ACCURACY",
     "Counts",
     "Difference",
     "Estimate",
@@ -32,7 +29,6 @@ __all__ = [
     "PairedComparison",
     "Plan",
     "ScoreIntervals",
-    "SimulatedRuns",
     "VarianceComponents",
     "assumed_components",
     "clustered_bootstrap",
@@ -46,7 +42,6 @@ __all__ = [
     "pass_at_k",
     "power_to_show",
     "required_images",
-    "simulate_runs",
     "variance_components",
     "wilson",
 ]

@@ -4,12 +4,13 @@ import json
 
 import pytest
 import typer
+from made_up_results import write_synthetic
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 from typer.testing import CliRunner
 
 from geneval_reward.cli.compare import compare
 from geneval_reward.errors import ResultsError
-from geneval_reward.results import write_synthetic
-from geneval_reward.stats import SUITE_PROMPTS, TYPICAL_ACCURACY, simulate_runs
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
 
 app = typer.Typer()
 app.command()(compare)

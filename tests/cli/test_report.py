@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from geneval_reward.results import write_synthetic
-from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
+from made_up_results import write_synthetic
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 
 @pytest.fixture

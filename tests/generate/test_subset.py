@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated_runs import simulate_runs
 
 from geneval_reward.generate import stratified_subset, subset_standard_error
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
 from geneval_reward.pocket import pocket_suite
 from geneval_reward.prompts import TAGS, official_suite
-from geneval_reward.stats import TYPICAL_ACCURACY, VarianceComponents, simulate_runs
+from geneval_reward.stats import VarianceComponents
 
 SUITE = official_suite()
 

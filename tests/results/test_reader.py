@@ -1,14 +1,16 @@
 """Results files as columns: ours, the official script's, and damaged ones."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_results import synthetic_rows, write_synthetic
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results import FailedImage, ResultRow, read_results, reader, synthetic_rows, write_synthetic
+from geneval_reward.results import FailedImage, ResultRow, read_results, reader
 from geneval_reward.results.record import OFFICIAL_KEYS, scan_object
-from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)
 ROWS = list(synthetic_rows(RUNS))
@@ -223,3 +225,23 @@ def test_a_key_of_a_nested_object_is_no_key(tmp_path, key):
     results = read_results(written(tmp_path / "a.jsonl", [line]))
     assert results.credits[key].tolist() == [0.5]
     assert results.identities[0].rules == read_results(written(tmp_path / "b.jsonl", LINES[:1])).identities[0].rules
+
+
+OLD_CREDITS = {"official": 5, "strict": 5, "partial": 9.166667, "dense": 9.460801, "flow_grpo": 9.25}
+
+
+def test_a_file_of_an_older_version_reads_as_before():
+    """Written by the code of commit 195d0f6; the figures are what that code read from it."""
+    results = read_results(Path(__file__).parent / "written_by_195d0f6.jsonl")
+    assert len(results) == 12
+    assert {name: values.sum() for name, values in results.credits.items()} == pytest.approx(OLD_CREDITS, abs=1e-6)
+    assert results.failed == {"99999/samples/0000.png": "unreadable [/x]"}
+    assert results.seeds[:3] == [1000, 2**63 + 5, 1002]
+    assert results.best_of.tolist()[:3] == [0, 4, 0]
+    assert results.rewritten.tolist() == [True] + [False] * 11
+    for row, correct in zip(results.rows(), results.correct.tolist(), strict=True):
+        assert row.verdict().correct == row.correct == correct
+        assert row.verdict().credits() == pytest.approx(row.credits)
+        assert ResultRow.from_json(row.to_json()).to_json() == row.to_json()
+    lines = results.path.read_text("utf-8").split("\n")[:-1]
+    assert [row.to_json() for row in results.rows()] == lines

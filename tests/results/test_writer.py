@@ -3,17 +3,21 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 
 import pytest
+from made_up_results import synthetic_rows
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.judge import Rules
-from geneval_reward.results import FailedImage, ResultWriter, RunIdentity, read_results, synthetic_rows
-from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
+from geneval_reward.results import FailedImage, ResultWriter, RunIdentity, read_results
+from geneval_reward.results.merge import merge_shards
+from geneval_reward.results.record import failures_path
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 2), images_per_prompt=2, seed=1)
 ROWS = list(synthetic_rows(RUNS))
@@ -157,8 +161,10 @@ def test_a_killed_writer_loses_at_most_its_batch(path):
     script = textwrap.dedent(
         """
         import sys
-        from geneval_reward.results import ResultWriter, synthetic_rows
-        from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
+        sys.path[:0] = sys.argv[2:]
+        from geneval_reward.results import ResultWriter
+        from made_up_results import synthetic_rows
+        from simulated_runs import SUITE_PROMPTS, simulate_runs
         runs = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 2), images_per_prompt=2, seed=1)
         with ResultWriter(sys.argv[1]) as writer:
             for row in list(synthetic_rows(runs))[:9]:
@@ -168,7 +174,7 @@ def test_a_killed_writer_loses_at_most_its_batch(path):
         """
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(path), *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "ready\n"
         os.kill(process.pid, signal.SIGKILL)
@@ -177,3 +183,76 @@ def test_a_killed_writer_loses_at_most_its_batch(path):
         assert len(writer.done) == 9
         writer.write(row for row in ROWS if row.filename not in writer.done)
     assert read_results(path).filenames == [row.filename for row in ROWS]
+
+
+def test_no_writer_gets_in_between_release_and_removal_of_the_lock(path):
+    """Removing the lock file after its release let a third writer in beside the second."""
+    first = ResultWriter(path)
+    kind, second = type(first._lock), []
+    release = kind.release
+
+    def between(self):
+        release(self)
+        if not second:
+            second.append(None)
+            second[0] = ResultWriter(path, overwrite=True)
+
+    kind.release = between
+    try:
+        first.close()
+    finally:
+        kind.release = release
+    with pytest.raises(ResultsError, match="give each process its own file"):
+        ResultWriter(path, overwrite=True)
+    second[0].close()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_lock_on_a_file_that_was_removed_does_not_count(path, monkeypatch):
+    """A writer that opened the lock file just before it was removed takes the next one."""
+    first = ResultWriter(path)
+    opened, real = [], os.open
+
+    def slow(name, *args, **more):
+        file = real(name, *args, **more)
+        if str(name).endswith(".lock") and not opened:
+            opened.append(file)
+            first.close()
+        return file
+
+    monkeypatch.setattr(os, "open", slow)
+    second = ResultWriter(path, overwrite=True)
+    with pytest.raises(ResultsError, match="its only writer"):
+        ResultWriter(path, overwrite=True)
+    second.close()
+
+
+def test_resume_keeps_the_mode_and_leaves_nothing_behind(path):
+    with ResultWriter(path) as writer:
+        writer.write([*ROWS[:3], FailedImage(ROWS[3].filename, "unreadable")])
+    path.chmod(0o664)
+    (path.parent / f".{path.name}.abc.tmp").write_text("left by a killed writer")
+    with ResultWriter(path, resume=True) as writer:
+        assert len(writer.done) == 3
+    assert stat.S_IMODE(path.stat().st_mode) == 0o664
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_rows_that_are_to_be_scored_again_are_dropped(path):
+    write(path, ROWS[:4])
+    again = {ROWS[1].filename, "not there"}
+    with ResultWriter(path, resume=True, again=again) as writer:
+        assert writer.done == {ROWS[i].filename for i in (0, 2, 3)}
+        writer.write([ROWS[1]])
+    assert read_results(path).filenames == [ROWS[i].filename for i in (0, 2, 3, 1)]
+
+
+def test_a_cut_failure_is_not_glued_to_the_next_shards(tmp_path):
+    paths = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    for path, row, name in zip(paths, ROWS, "ab", strict=False):
+        with ResultWriter(path) as writer:
+            writer.write([row, FailedImage(f"{name}.png", "unreadable")])
+    cut = failures_path(paths[0])
+    cut.write_bytes(cut.read_bytes() + b'{"filename":"c')
+    merge_shards(paths, tmp_path / "out.jsonl")
+    assert read_results(tmp_path / "out.jsonl").failed == {"a.png": "unreadable", "b.png": "unreadable"}

@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
-from geneval_reward.stats import (
-    SUITE_PROMPTS,
-    TYPICAL_ACCURACY,
-    clustered_bootstrap,
-    intraclass_correlation,
-    simulate_runs,
-)
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.stats import clustered_bootstrap, intraclass_correlation
 
 
 def test_scores_are_those_of_the_benchmark():

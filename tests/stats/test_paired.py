@@ -2,16 +2,10 @@
 
 import numpy as np
 import pytest
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
-from geneval_reward.stats import (
-    SUITE_PROMPTS,
-    TYPICAL_ACCURACY,
-    compare_by_prompt,
-    compare_paired,
-    compare_unpaired,
-    mcnemar,
-    simulate_runs,
-)
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.stats import compare_by_prompt, compare_paired, compare_unpaired, mcnemar
 
 SMALL = dict.fromkeys(SUITE_PROMPTS, 20)
 

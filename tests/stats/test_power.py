@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
 from geneval_reward.stats import (
-    SUITE_PROMPTS,
-    TYPICAL_ACCURACY,
     VarianceComponents,
     assumed_components,
     compare_paired,
     minimum_detectable_difference,
     power_to_show,
     required_images,
-    simulate_runs,
     variance_components,
 )
 

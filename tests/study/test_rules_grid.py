@@ -6,7 +6,9 @@ import io
 import json
 
 import pytest
+from made_up_results import synthetic_rows
 from PIL import Image
+from simulated_runs import simulate_runs
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
@@ -14,8 +16,6 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.judge import Rules
 from geneval_reward.prompts import TAGS, PromptSpec
 from geneval_reward.results import ResultWriter, read_results
-from geneval_reward.results.synthetic import synthetic_rows
-from geneval_reward.stats import simulate_runs
 from geneval_reward.study.rules_grid import is_grid, judge_grid, parse_grid, plot, save_plot
 from geneval_reward.study.summary import summarize
 

@@ -4,14 +4,15 @@ import dataclasses
 import json
 
 import pytest
+from made_up_results import synthetic_rows
+from simulated_runs import simulate_runs
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.judge import Rules
 from geneval_reward.prompts import PromptSpec, official_suite
-from geneval_reward.results import ResultWriter, read_results, synthetic_rows
+from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.tables import render
-from geneval_reward.stats import simulate_runs
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
 from geneval_reward.study.rules_grid import judge_grid

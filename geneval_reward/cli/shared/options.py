@@ -12,18 +12,21 @@ Backend = Annotated[
         "--backend", "-b", help="lite or nanodet (inside the package), paper (the benchmark's weights) or mmdet."
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")]
+Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA if there is one.")]
 Precision = Annotated[
     str,
     typer.Option("--dtype", "--precision", help="auto (fp16 on CUDA, fp32 on the CPU), fp32, tf32, fp16 or bf16."),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images a forward; what suits the backend.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images per forward pass; if left out, what suits the backend."),
+]
 RulesText = Annotated[
     str | None,
     typer.Option(
         "--rules",
-        help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite, nanodet), "
-        "optionally with pairs after it.",
+        help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite, "
+        "nanodet), optionally with pairs after it.",
     ),
 ]
 Checkpoint = Annotated[
@@ -38,12 +41,17 @@ Model = Annotated[
     ),
 ]
 SuiteName = Annotated[
-    str, typer.Option("--suite", help="official (553 prompts), pocket (200), or a file of JSON lines.")
+    str,
+    typer.Option(
+        "--suite",
+        help="official (553 prompts), pocket (200), a number of official prompts (60, or 10/tag), or a file of JSON lines.",
+    ),
 ]
 SubsetSize = Annotated[
     str | None,
     typer.Option(
-        "--subset", help="Only so many prompts, the same number per task (60), or so many of each task (10/tag)."
+        "--subset",
+        help="Use only this many prompts, equally many of each task (60), or this many of each task (10/tag).",
     ),
 ]
 Arguments = Annotated[
@@ -54,4 +62,4 @@ Arguments = Annotated[
 ]
 Lora = Annotated[str | None, typer.Option("--lora", help="File, folder or hub name of LoRA weights.")]
 LoraScale = Annotated[float, typer.Option("--lora-scale", help="Strength of the LoRA.")]
-DType = Annotated[str, typer.Option("--dtype", help="Of the generator: auto, fp32, fp16 or bf16.")]
+DType = Annotated[str, typer.Option("--dtype", help="Precision of the generator: auto, fp32, fp16 or bf16.")]

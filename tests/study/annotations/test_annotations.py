@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from made_up_results import synthetic_rows
+from simulated_runs import simulate_runs
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import ResultRow, ResultWriter, read_results
-from geneval_reward.results.synthetic import synthetic_rows
-from geneval_reward.stats import simulate_runs
 from geneval_reward.study.annotations import agreement, read_annotations
 
 HEADER = (

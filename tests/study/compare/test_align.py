@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from made_up_results import synthetic_rows
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results import FailedImage, read_results, synthetic_rows
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.results import FailedImage, read_results
 from geneval_reward.results.record import OFFICIAL_KEYS
-from geneval_reward.stats import SUITE_PROMPTS, TYPICAL_ACCURACY, compare_by_prompt, compare_paired, simulate_runs
+from geneval_reward.stats import compare_by_prompt, compare_paired
 from geneval_reward.study.compare import compare_files, compare_results
 
 RUNS = simulate_runs([TYPICAL_ACCURACY] * 2, prompts=dict.fromkeys(SUITE_PROMPTS, 6), images_per_prompt=3, seed=1)

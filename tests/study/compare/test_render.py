@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_results import write_synthetic
+from simulated_runs import simulate_runs
 
-from geneval_reward.results import write_synthetic
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
 from geneval_reward.results.tables import render
-from geneval_reward.stats import TYPICAL_ACCURACY, simulate_runs
 from geneval_reward.study.compare import compare_files
 from geneval_reward.study.compare.plot import plot, save_plot
 from geneval_reward.study.compare.render import document

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from made_up_results import synthetic_rows
 from PIL import Image
+from simulated_runs import simulate_runs
 
-from geneval_reward.results import ResultWriter, synthetic_rows
-from geneval_reward.stats import simulate_runs
+from geneval_reward.results import ResultWriter
 
 PROMPTS = {"single_object": 3, "two_object": 3, "counting": 3, "colors": 3, "position": 3, "color_attr": 3}
 ACCURACIES = (dict.fromkeys(PROMPTS, 0.4), dict.fromkeys(PROMPTS, 0.7))

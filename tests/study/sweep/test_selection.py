@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from simulated_runs import simulate_runs
 
-from geneval_reward.stats import simulate_runs
 from geneval_reward.study.sweep import select_best
 from geneval_reward.study.sweep.timing import note_batch, read_batches, timing
 

@@ -1,4 +1,4 @@
-"""Runs with a known truth: correlated beta-binomial verdicts, to check a method or to plan a measurement.
+"""Simulated runs with a known truth: correlated beta-binomial verdicts, with which tests and benchmarks check statistics.
 
 Every prompt has its own chance of success, drawn from a beta distribution whose mean is the tag's accuracy and whose spread
 gives two images of one prompt the correlation `icc`. Runs share prompts (a hard prompt is hard for every model) and, image
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv, ndtr
 
 from geneval_reward.errors import UsageError
+from geneval_reward.generate.subset import TYPICAL_ACCURACY
 
 SUITE_PROMPTS: Final[dict[str, int]] = {
     "single_object": 80,
@@ -26,17 +27,7 @@ SUITE_PROMPTS: Final[dict[str, int]] = {
     "position": 100,
     "color_attr": 100,
 }
-"""Prompts per tag in the official suite."""
-
-TYPICAL_ACCURACY: Final[dict[str, float]] = {
-    "single_object": 0.98,
-    "two_object": 0.81,
-    "counting": 0.74,
-    "colors": 0.79,
-    "position": 0.22,
-    "color_attr": 0.45,
-}
-"""FLUX.1-dev, as published (Flow-GRPO, arXiv 2505.05470, Table 1)."""
+"""The number of prompts of each task in the official suite."""
 
 
 @dataclass(frozen=True, eq=False)

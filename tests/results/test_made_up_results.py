@@ -1,9 +1,10 @@
 """Made-up results are judged as asked."""
 
 import pytest
+from made_up_results import synthetic_rows, write_synthetic
+from simulated_runs import SUITE_PROMPTS, simulate_runs
 
-from geneval_reward.results import read_results, synthetic_rows, write_synthetic
-from geneval_reward.stats import SUITE_PROMPTS, simulate_runs
+from geneval_reward.results import read_results
 
 
 @pytest.mark.parametrize("run", [0, 1])

@@ -1,6 +1,6 @@
-"""Results of images that never were, with verdicts as asked: to test and to show what reads results files.
+"""Made-up results with given verdicts, with which tests and benchmarks check what reads results files.
 
-Boxes, colours and confidences are made up so that the judge reaches the given verdict; everything else of a row follows from
+Boxes, colours and confidences are made up so that the judge reaches the given verdict. Everything else of a row follows from
 them as it does for real images.
 """
 
@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from simulated_runs import SimulatedRuns
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge import Detections, Rules, judge
@@ -20,7 +21,6 @@ from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import CLASS_IDS, COLOR_IDS, COLORS
 from geneval_reward.results.row import ResultRow
 from geneval_reward.results.writer import ResultWriter
-from geneval_reward.stats.simulate import SimulatedRuns
 
 _SIZE: Final = 512
 _BOX: Final = 96.0
