@@ -1,4 +1,4 @@
-"""`geneval-reward serve`: the reward as a service."""
+"""`geneval-reward serve`: scoring as a service."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from geneval_reward.errors import UsageError
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address; any but loopback needs a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; any but loopback needs a key.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option("--port", "-p", min=0, max=65535, help="0: a free one.", show_default="8321")
+        int | None,
+        typer.Option(
+            "--port", "-p", min=0, max=65535, help="Port to listen on; 0 for a free one.", show_default="8321"
+        ),
     ] = None,
     backend: Backend = "lite",
     device: Annotated[
@@ -28,15 +33,17 @@ def serve(
     batch_size: BatchSize = None,
     rules: RulesText = None,
     checkpoint: Checkpoint = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes a device.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes per device.")] = 1,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads a worker; the machine's shared out if none.")
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads per worker; by default the machine's are shared out."),
     ] = None,
     max_wait: Annotated[
         float, typer.Option("--max-wait", min=0, help="Milliseconds that an image waits for others to fill a batch.")
     ] = 5.0,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="The key clients must send; or GENEVAL_REWARD_API_KEY.")
+        Path | None,
+        typer.Option("--api-key-file", help="File with the key that clients must send; or GENEVAL_REWARD_API_KEY."),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
@@ -47,12 +54,13 @@ def serve(
         str | None, typer.Option("--compat", help="flow-grpo: answer that trainer's own client as well.")
     ] = None,
     credit: Annotated[
-        str, typer.Option("--credit", help="With --compat: the credit of `scores`; clients of our own name theirs.")
+        str, typer.Option("--credit", help="With --compat: the credit of `scores`; our own clients name theirs.")
     ] = "flow_grpo",
     swap_rb: Annotated[
         bool,
         typer.Option(
-            "--swap-rb/--no-swap-rb", help="With --compat: red and blue exchanged for detectors, as published."
+            "--swap-rb/--no-swap-rb",
+            help="With --compat: show the detector red and blue swapped, as the public server does.",
         ),
     ] = True,
     scorer: Annotated[
@@ -60,7 +68,7 @@ def serve(
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Serve rewards over HTTP until SIGTERM or Ctrl-C; what is in flight then is finished first."""
+    """Serve verdicts and rewards over HTTP until SIGTERM or Ctrl-C, then finish what is in flight."""
     import logging
 
     try:
@@ -82,9 +90,11 @@ def serve(
     for name, path in (("--tls-cert", tls_cert), ("--tls-key", tls_key)):
         if path is not None and not path.is_file():
             raise UsageError(f"{name}: expected a file, got {path}, which is none")
+    if compat not in (None, "flow-grpo"):
+        raise UsageError(f"--compat: expected flow-grpo, got {compat!r}")
     if compat is None and (credit != "flow_grpo" or not swap_rb):
         raise UsageError(
-            "--credit, --swap-rb: expected --compat beside them, got none; clients of our own name their credit"
+            "--credit, --swap-rb: expected --compat with them, got none; our own clients name their credit"
         )
     devices = [name for name in _devices(device) for _ in range(workers)]
     options: dict[str, Any] = {}
@@ -96,13 +106,11 @@ def serve(
         backend=backend,
         options=options,
         factory=scorer,
+        swap_rb=compat is not None and swap_rb,
         batch_size=batch_size,
         max_wait=max_wait / 1000,
         threads=threads or max(1, _cores() // len(devices)),
-        max_queue=bounds.max_queue,
-        max_pixels=bounds.max_pixels,
-        max_attempts=bounds.max_attempts,
-        stall_timeout=bounds.stall_timeout,
+        limits=bounds,
     )
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     if port is None:
@@ -111,11 +119,8 @@ def serve(
         config,
         host=host,
         port=port,
-        limits=bounds,
         api_key=_api_key(api_key_file),
-        compat=compat,
-        compat_credit=credit,
-        compat_swap_rb=swap_rb,
+        flow_grpo_credit=None if compat is None else credit,
         tls=None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key)),
         on_listening=lambda url: messages.print(
             f"listening on {url}; loading {scorer or backend} on {', '.join(devices)}"
@@ -139,7 +144,7 @@ def _api_key(path: Path | None) -> str | None:
 
 
 def _devices(text: str) -> list[str]:
-    """The devices that an option names, without loading torch here: the workers do."""
+    """The devices that an option names; torch is loaded in the workers only."""
     names = [name.strip() for name in text.split(",")]
     if names == ["auto"]:
         count = _gpus() if any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))) else 0
@@ -156,7 +161,8 @@ def _devices(text: str) -> list[str]:
 
 def _gpus() -> int:
     code = "import torch; print(torch.cuda.device_count())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # -P: torch is not taken from the working folder.
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     return int(result.stdout)
 
 

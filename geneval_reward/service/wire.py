@@ -1,8 +1,8 @@
-"""The wire: what a request and its reply look like. The one truth for server and client, and for the OpenAPI page.
+"""The wire format: what a request and its reply look like. Server, client and OpenAPI page use the same classes.
 
 `POST /score` takes a `ScoreRequest`, either as JSON (images in base64) or as a form (`multipart/form-data`): the
 part `request` is the same JSON, and each image without `data` takes the next part named `image`, in order, as bytes.
-It answers a `ScoreReply`, or an `ErrorReply` with a status of 400 and above.
+The answer is a `ScoreReply`, or an `ErrorReply` with a status of 400 or above.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class ImagePayload(_Model):
         description="png, webp (lossless only), or raw: uint8 RGB values without a header, whose shape is given."
     )
     data: str | None = Field(
-        default=None, description="The bytes in base64; none in a form: then they are its next part named `image`."
+        default=None, description="The bytes in base64. Without it, they are the next part named `image` of the form."
     )
     shape: tuple[int, int, int] | None = Field(
-        default=None, description="Of raw values: [height, width, 3], or [3, height, width] where layout is chw."
+        default=None, description="For raw values: [height, width, 3], or [3, height, width] with the layout chw."
     )
-    layout: Literal["hwc", "chw"] = Field(default="hwc", description="Of raw values: channels last or first.")
+    layout: Literal["hwc", "chw"] = Field(default="hwc", description="For raw values: channels last or first.")
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -58,27 +58,22 @@ class ImagePayload(_Model):
                 )
         return self
 
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """`(width, height)` of raw values."""
-        if self.shape is None:
-            return None
-        height, width = self.shape[:2] if self.layout == "hwc" else self.shape[1:]
-        return width, height
-
 
 class ScoreRequest(_Model):
     """A batch of images with what was asked of each."""
 
-    # FailFast: a complaint takes two hundred times the bytes of what it is about.
+    # FailFast, since a complaint takes two hundred times the bytes of what it is about.
     images: Annotated[list[ImagePayload], FailFast()] = Field(min_length=1, description="The images.")
     prompts: Annotated[list[Annotated[str, Field(max_length=MAX_PROMPT)] | dict[str, JsonValue]], FailFast()] = Field(
         min_length=1,
         description="One per image: a prompt text of the official suite, or a GenEval record (tag, include, exclude, prompt).",
     )
-    credit: Credit = Field(default="official", description="Which credit `reward` is.")
+    credit: Credit = Field(default="official", description="The credit to answer as `reward`.")
     timeout: float | None = Field(
-        default=None, gt=0, le=86400, description="Seconds until the answer is useless; the server's own limit if none."
+        default=None,
+        gt=0,
+        le=86400,
+        description="Seconds after which nobody needs the answer; the server's own limit without it.",
     )
 
     @model_validator(mode="after")
@@ -89,12 +84,14 @@ class ScoreRequest(_Model):
 
 
 class DetectionsPayload(_Model):
-    """What was seen, as parallel lists."""
+    """What was detected, as parallel lists."""
 
     xyxy: list[tuple[float, float, float, float]]
     confidence: list[float]
     class_name: list[str] = Field(alias="class")
-    color: list[list[float] | None] | None = Field(description="Probabilities of the ten colours; null: not asked.")
+    color: list[list[float] | None] | None = Field(
+        description="Probabilities of the ten colours; null where none was asked for."
+    )
 
     @classmethod
     def of(cls, detections: Detections) -> DetectionsPayload:
@@ -117,7 +114,7 @@ class DetectionsPayload(_Model):
 
 
 class VerdictPayload(_Model):
-    """A verdict, whole: it can be judged again under other rules without a model."""
+    """A whole verdict, which can be judged again under other rules without a model."""
 
     correct: bool
     reason: str
@@ -130,7 +127,7 @@ class VerdictPayload(_Model):
 
     @classmethod
     def of(cls, verdict: Verdict) -> VerdictPayload:
-        """From a verdict."""
+        """Make it from a verdict."""
         return cls.model_construct(
             correct=verdict.correct,
             reason=verdict.reason,
@@ -143,10 +140,10 @@ class VerdictPayload(_Model):
         )
 
     def verdict(self, spec: PromptSpec, rules: Mapping[str, Any]) -> Verdict:
-        """The same verdict, judged again from what was seen.
+        """The same verdict, judged again from what was detected.
 
         Raises:
-            ValueError: If the detections or rules are not valid.
+            UsageError: If the detections or rules are not valid.
         """
         return judge(spec, self.detections.detections(self.image_size), rules)
 
@@ -154,7 +151,7 @@ class VerdictPayload(_Model):
 class ItemReply(_Model):
     """One image: a verdict, or why there is none."""
 
-    reward: float | None = Field(default=None, description="The asked credit.")
+    reward: float | None = Field(default=None, description="The credit that was asked for.")
     verdict: VerdictPayload | None = None
     error: str | None = Field(default=None, description="Why the image could not be scored.")
 
@@ -163,9 +160,9 @@ class ScoreReply(_Model):
     """One entry per image, in the order of the request."""
 
     request_id: str
-    version: str = Field(description="Of geneval-reward on the server.")
+    version: str = Field(description="Version of geneval-reward on the server.")
     backend: str
-    fingerprint: str = Field(description="Short id of what judges; equal ones are comparable.")
+    fingerprint: str = Field(description="Short id of the scorer; verdicts with equal ones are comparable.")
     rules: dict[str, JsonValue]
     credit: Credit
     items: list[ItemReply]
@@ -179,7 +176,7 @@ class ErrorReply(_Model):
 
 
 class HealthReply(_Model):
-    """Whether to send requests here."""
+    """Whether the server takes requests."""
 
     status: Literal["ready", "starting", "draining", "failed"]
     workers_ready: int
@@ -188,7 +185,7 @@ class HealthReply(_Model):
 
 
 class InfoReply(_Model):
-    """What serves here."""
+    """What the server runs."""
 
     version: str
     backend: str
@@ -202,7 +199,7 @@ class InfoReply(_Model):
 
 
 def splice(head: ScoreReply, items: list[bytes]) -> bytes:
-    """The JSON of a reply whose items are JSON already, as the workers made it."""
+    """The JSON text of a reply whose items are JSON texts already, as the workers made them."""
     text = head.model_copy(update={"items": []}).model_dump_json().encode()
     assert text.endswith(b'"items":[]}')
     return text[:-2] + b",".join(items) + b"]}"

@@ -14,75 +14,73 @@ from pathlib import Path
 import httpx
 import pytest
 
-from geneval_reward.prompts import PromptSpec
 from geneval_reward.service.server.app import State, make_app
-from geneval_reward.service.server.items import Answer
+from geneval_reward.service.server.decode import decode_all
 from geneval_reward.service.server.limits import Limits
-from geneval_reward.service.server.pool import PoolConfig, WorkerPool
-from geneval_reward.service.server.worker import _reply, decode, describe, score_items
+from geneval_reward.service.server.pool import Answer, PoolConfig, WorkerPool
+from geneval_reward.service.server.worker import answer_items, describe
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import service_fakes  # noqa: E402
 
+SMALL = Limits(max_pixels=10**6)
+
 
 class LocalPool(WorkerPool):
     """Scores in this process, one item after the other, after `delay` seconds."""
 
-    def __init__(self, scorer, *, ready=True, delay=0.0, max_queue=64):
-        super().__init__(PoolConfig(max_queue=max_queue))
+    def __init__(self, scorer, *, ready=True, delay=0.0, limits=SMALL):
+        super().__init__(PoolConfig(limits=limits))
         self.scorer = scorer
         self.delay = delay
         self._is_ready = ready
         if ready:
-            self.info = describe(scorer, "cpu")
+            self.info = {name: value for name, value in describe(scorer, "cpu").items() if name != "device"}
 
     @property
     def ready_workers(self):
         return int(self._is_ready)
 
     def start(self):
-        self.loop = asyncio.get_running_loop()
+        pass
 
-    async def stop(self):
+    def stop(self):
         pass
 
     def submit(self, items):
         super().submit(items)
-        self._background = asyncio.get_running_loop().create_task(self._score())
+        threading.Thread(target=self._score, daemon=True).start()
 
-    async def _score(self):
-        await asyncio.sleep(self.delay)
-        while len(self.queue):
-            (item,) = self.queue._pop(1) or [None]
-            if item is None:
-                continue
-            try:
-                image = decode(item.head, memoryview(bytearray(item.data)), 10**6, item.head["where"])
-            except ValueError as error:
-                image = str(error)
-            (found,) = score_items(self.scorer, [image], [PromptSpec.parse(item.head["spec"])])
-            if not item.future.done():
-                item.future.set_result(Answer(_reply(found, item.head["credit"]), isinstance(found, str)))
+    def _score(self):
+        time.sleep(self.delay)
+        while True:
+            with self._changed:
+                batch = self._pop_batch() if self._queue else []
+            if not batch:
+                return
+            limits = self.config.limits
+            heads = [item.head for item in batch]
+            images, _ = decode_all(heads, [item.data for item in batch], limits.max_pixels, limits.decode_timeout)
+            for item, text, failed in zip(batch, *answer_items(self.scorer, heads, images), strict=True):
+                item.future.set_result(Answer(text, failed))
 
 
 class Local:
     """An application in this process, asked over ASGI."""
 
-    def __init__(self, *, pool=None, limits=None, **options):
-        self.pool = pool or LocalPool(service_fakes.make())
+    def __init__(self, *, pool=None, limits=SMALL, **options):
+        self.pool = pool or LocalPool(service_fakes.make(), limits=limits)
         self.state = State()
         self._lock = threading.Lock()
-        self.app = make_app(self.pool, limits or Limits(max_pixels=10**6), state=self.state, **options)
+        self.app = make_app(self.pool, state=self.state, **options)
 
-    def request(self, method, path, **kwargs):
+    def request(self, method, path, base_url="http://127.0.0.1", **kwargs):
         async def go():
-            self.pool.loop = asyncio.get_running_loop()
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://local") as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=base_url) as client:
                 return await client.request(method, path, **kwargs)
 
-        # Futures belong to one event loop; concurrent callers come one after the other.
         with self._lock:
             return asyncio.run(go())
 
@@ -99,17 +97,20 @@ def local():
     def make(**options):
         return Local(**options)
 
-    make.pool = lambda **options: LocalPool(service_fakes.make(), **options)
+    make.pool = lambda scorer=None, **options: LocalPool(scorer or service_fakes.make(), **options)
     return make
 
 
 class Process:
     """A server process."""
 
-    def __init__(self, *arguments, env=None):
+    def __init__(self, *arguments, env=None, script=False):
         paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
+        command = [sys.executable, "-m", "geneval_reward"]
+        if script:
+            command = [str(Path(sys.executable).with_name("geneval-reward"))]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "geneval_reward", "serve", "--port", "0", *arguments],
+            [*command, "serve", "--port", "0", *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"} | (env or {}),
@@ -165,8 +166,8 @@ def server_with():
     """Starts server processes; they are ended with the module."""
     started = []
 
-    def start(*arguments, env=None):
-        started.append(Process(*arguments, env=env))
+    def start(*arguments, **options):
+        started.append(Process(*arguments, **options))
         return started[-1]
 
     yield start

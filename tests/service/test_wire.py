@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from geneval_reward.service.wire import (
-    ImagePayload,
     ItemReply,
     ScoreReply,
     ScoreRequest,
@@ -67,15 +66,6 @@ def test_spliced_reply_is_a_reply():
 def test_images_that_are_none(image, message):
     with pytest.raises(ValidationError, match=message):
         ScoreRequest.model_validate({"images": [image], "prompts": ["x"]})
-
-
-def test_sizes():
-    assert ImagePayload(format="raw", shape=(4, 5, 3)).size == (5, 4)
-    assert ImagePayload(format="raw", shape=(3, 4, 5), layout="chw").size == (5, 4)
-    # Both readings are possible here; it is said and not guessed.
-    assert ImagePayload(format="raw", shape=(3, 4, 3), layout="chw").size == (3, 4)
-    assert ImagePayload(format="raw", shape=(3, 4, 3)).size == (4, 3)
-    assert ImagePayload(format="png").size is None
 
 
 def test_one_prompt_an_image():

@@ -6,29 +6,28 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from pydantic.json_schema import models_json_schema
 
-from geneval_reward.judge import CREDITS
-from geneval_reward.service.server.guard import App, Guard, RefusedError
-from geneval_reward.service.server.limits import Limits
+from geneval_reward.judge.verdict import CREDITS
+from geneval_reward.service.flow_grpo.app import FlowGRPO
+from geneval_reward.service.server.door import Door, RefusedError
 from geneval_reward.service.server.metrics import Metrics
 from geneval_reward.service.server.pool import WorkerPool
-from geneval_reward.service.server.scoring import answer, parse_request, prepare
+from geneval_reward.service.server.requests import collect_answers, make_items, read_request, wait_unless_gone
 from geneval_reward.service.wire import SCORE_PATH, ErrorReply, HealthReply, InfoReply, ScoreReply, ScoreRequest, splice
 from geneval_reward.version import __version__
 
 _log = logging.getLogger(__name__)
 
-_IN_THREAD: Final = 2**18
-"""Bodies of more bytes are parsed in a thread, so that other connections are served meanwhile."""
-
 _ERRORS: Final = {
-    401: "No key, or another server's.",
+    400: "A body with two lengths.",
+    401: "No key, or that of another server.",
+    403: "A request of a web page, or by a foreign host name, to a server without a key.",
     408: "The body came too slowly.",
     413: "Too many bytes or images.",
     415: "Neither JSON nor a form.",
@@ -52,24 +51,24 @@ class State:
 
 def make_app(
     pool: WorkerPool,
-    limits: Limits | None = None,
     *,
     api_key: str | None = None,
+    hosts: Collection[str] | None = None,
     state: State | None = None,
     metrics: Metrics | None = None,
-    compat: App | None = None,
-) -> Guard:
+    flow_grpo_credit: str | None = None,
+) -> Door:
     """The ASGI application; it starts and stops the pool in its lifespan.
 
     Args:
         pool: The workers.
-        limits: What it takes on.
         api_key: What clients must send; None if none is needed.
+        hosts: See `Door`.
         state: Shared with whoever runs it.
         metrics: Shared with the pool.
-        compat: An application for the path `/`: the protocol of another trainer's client.
+        flow_grpo_credit: Answer Flow-GRPO's own client on the path `/` too, with this credit as `scores`.
     """
-    limits = limits or Limits()
+    limits = pool.config.limits
     state = state or State()
     metrics = metrics or Metrics()
 
@@ -79,7 +78,7 @@ def make_app(
         try:
             yield
         finally:
-            await pool.stop()
+            await asyncio.to_thread(pool.stop)
 
     app = FastAPI(
         title="geneval-reward",
@@ -89,30 +88,16 @@ def make_app(
         separate_input_output_schemas=False,
     )
 
-    def gate(path: str) -> None:
-        if path != SCORE_PATH:
-            return
+    def ready_info() -> dict[str, Any]:
         if state.draining:
             raise RefusedError(503, "server: expected one that takes requests, got one that is shutting down", 1)
         if pool.info is None:
             raise RefusedError(503, "server: expected one that is ready, got one that is starting; ask /health", 2)
-        if len(pool.queue) >= limits.max_queue:
-            raise RefusedError(429, "queue: expected room, got a full one; try again", pool.retry_after())
-
-    def on_refused(path: str, status: int) -> None:
-        metrics.requests.labels(status).inc()
-
-    guard = Guard(app, limits, api_key=api_key, gate=gate, on_refused=on_refused, compat=compat)
-    metrics.gauge("geneval_queue_images", "Images that wait for a worker.", lambda: len(pool.queue))
-    metrics.gauge("geneval_in_flight_images", "Images that workers have.", lambda: pool.in_flight)
-    metrics.gauge("geneval_workers_ready", "Workers that can score.", lambda: pool.ready_workers)
-    metrics.gauge("geneval_body_bytes", "Bytes of request bodies in memory.", lambda: guard.memory)
+        return pool.info
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        reply = ErrorReply(error=error.message, request_id=request.state.request_id)
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return Response(reply.model_dump_json(), error.status, headers, "application/json")
+        return error.response(request.state.request_id)
 
     @app.post(SCORE_PATH, response_model=ScoreReply, responses=_responses(*_ERRORS), openapi_extra=_request_body())
     async def score(request: Request) -> Response:
@@ -120,44 +105,37 @@ def make_app(
         request_id, begun = request.state.request_id, request.state.begun
         status, count, failed = 499, 0, 0
         try:
-            body = request.state.body
-            await request.body()  # an empty one; what comes after it is the client's leaving
-            arguments = (body, request.headers.get("content-type", ""), limits)
-            large = len(body) > _IN_THREAD
-            asked, parts = await asyncio.to_thread(parse_request, *arguments) if large else parse_request(*arguments)
-            count = len(asked.images)
-            prepared = (
-                await asyncio.to_thread(prepare, asked, parts, limits) if large else prepare(asked, parts, limits)
-            )
+            asked, parts = await read_request(request, limits)
+            info, count = ready_info(), len(asked.images)
             deadline = begun + min(limits.deadline, asked.timeout or limits.deadline)
-            answers = await _unless_gone(request, answer(pool, prepared, deadline))
-            failed = sum(one.failed for one in answers)
-            assert pool.info is not None
+            items = await asyncio.to_thread(make_items, asked, parts, deadline)
+            answers = await wait_unless_gone(request, collect_answers(pool, items, deadline))
+            failed = sum(answer.failed for answer in answers)
             head = ScoreReply(
                 request_id=request_id,
                 version=__version__,
-                backend=pool.info["backend"],
-                fingerprint=pool.info["fingerprint"],
-                rules=pool.info["rules"],
+                backend=info["backend"],
+                fingerprint=info["fingerprint"],
+                rules=info["rules"],
                 credit=asked.credit,
                 items=[],
             )
             status = 200
-            return Response(splice(head, [one.text for one in answers]), media_type="application/json")
+            return Response(splice(head, [answer.text for answer in answers]), media_type="application/json")
         except RefusedError as error:
             status = error.status
             raise
         finally:
             seconds = time.monotonic() - begun
-            metrics.requests.labels(status).inc()
-            metrics.seconds.observe(seconds)
-            metrics.items.labels("scored").inc(count - failed if status == 200 else 0)
-            metrics.items.labels("error").inc(failed)
-            client = request.client.host if request.client else "?"
+            metrics.request_done(status, seconds, count, failed)
             _log.info(
                 "score id=%s client=%s status=%d images=%d errors=%d seconds=%.3f",
-                *(request_id, client, status, count, failed, seconds),
+                *(request_id, request.client.host if request.client else "?", status, count, failed, seconds),
             )
+
+    if flow_grpo_credit is not None:
+        flow_grpo = FlowGRPO(pool, ready_info, credit=flow_grpo_credit)
+        app.add_api_route("/", flow_grpo.score, methods=["POST"], include_in_schema=False)
 
     @app.get("/health", response_model=HealthReply, responses={503: {"model": HealthReply}})
     async def health() -> Response:
@@ -173,48 +151,38 @@ def make_app(
         reply = HealthReply(status=status, workers_ready=ready, workers=len(pool.config.devices), message=message)  # type: ignore[arg-type]
         return Response(reply.model_dump_json(), 200 if status == "ready" else 503, media_type="application/json")
 
-    @app.get("/info", response_model=InfoReply, responses=_responses(401, 503))
-    async def info() -> Response:
+    @app.get("/info", response_model=InfoReply, responses=_responses(401, 403, 503))
+    async def info() -> InfoReply:
         """Versions, fingerprint, rules and limits."""
-        if pool.info is None:
-            raise RefusedError(503, "server: expected one that is ready, got one that is starting; ask /health", 2)
-        names = ("backend", "fingerprint", "fingerprint_details", "rules", "batch_size")
-        reply = InfoReply(
+        return InfoReply(
             version=__version__,
-            **{name: pool.info[name] for name in names},
+            **ready_info(),
             devices=list(pool.config.devices),
             credits=list(CREDITS),
             limits=limits.to_dict(),
         )
-        return Response(reply.model_dump_json(), media_type="application/json")
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_responses(401)})
+    @app.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_responses(401, 403)}
+    )
     async def prometheus() -> Response:
         """Counters for Prometheus."""
         return Response(metrics.text(), headers={"content-type": metrics.content_type})
 
-    _complete_schema(app)
-    return guard
-
-
-async def _unless_gone(request: Request, work: Any) -> Any:
-    """The result of some work, given up when the client hangs up."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise RefusedError(499, "client: expected one that waits, got one that has hung up")
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    _add_request_schema(app)
+    door = Door(
+        app,
+        limits,
+        api_key=api_key,
+        keyless_paths=() if flow_grpo_credit is None else ("/",),
+        hosts=hosts,
+        on_refused=metrics.request_refused,
+    )
+    metrics.gauge("geneval_queue_images", "Images that wait for a worker.", lambda: pool.waiting)
+    metrics.gauge("geneval_in_flight_images", "Images that workers have.", lambda: pool.in_flight)
+    metrics.gauge("geneval_workers_ready", "Workers that can score.", lambda: pool.ready_workers)
+    metrics.gauge("geneval_body_bytes", "Bytes of request bodies in memory.", lambda: door.memory)
+    return door
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -222,7 +190,7 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _request_body() -> dict[str, Any]:
-    """Both forms of a request; the body is parsed by hand, so that limits come before parsing."""
+    """Both forms of a request. FastAPI knows one body per path, and would read it before the bounds are checked."""
     schema = {"$ref": f"#/components/schemas/{ScoreRequest.__name__}"}
     form = {
         "type": "object",
@@ -243,10 +211,8 @@ def _request_body() -> dict[str, Any]:
     }
 
 
-def _complete_schema(app: FastAPI) -> None:
-    """Add the request's models, which no signature names, and drop FastAPI's own error, which is never sent."""
+def _add_request_schema(app: FastAPI) -> None:
     made = app.openapi()
     _, definitions = models_json_schema([(ScoreRequest, "validation")], ref_template="#/components/schemas/{model}")
-    schemas = made.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(definitions["$defs"])
+    made.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
     app.openapi_schema = made

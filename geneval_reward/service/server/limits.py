@@ -1,4 +1,4 @@
-"""`Limits`: what the server takes on, in one place."""
+"""`Limits`: the bounds of the server, in one place."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ DEFAULT_COMPAT_PORT: Final = 18085
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the server. Beyond one of them a client gets an answer that says so, and nothing grows.
+    """Bounds of the server. What is beyond one of them gets an answer that says so, and takes no memory.
 
     Attributes:
         max_body: Bytes of one request's body.
         max_items: Images of one request.
-        max_pixels: Pixels of one image, read from its header before anything is decoded.
-        max_queue: Images waiting for a worker; beyond, 429. At least `max_items`.
+        max_pixels: Pixels of one image, read from its header before it is decoded.
+        max_queue: Images that wait for a worker, at least `max_items`; beyond, 429.
         max_memory: Bytes of all bodies that are being received, wait or are scored; beyond, 503.
-        max_connections: Open connections that are served; beyond, 503, and beyond twice as many they are cut.
-        deadline: Seconds a request may take from its head to its answer, unless it asks for less.
-        header_timeout: Seconds until a connection has sent a whole request head.
-        idle_timeout: Seconds without a byte of an unfinished body, or without reading the answer.
-        upload_timeout: Seconds for a whole body.
+        max_connections: Connections that are served; beyond, 503.
+        deadline: Seconds from a request's head to its answer, unless it asks for less.
+        upload_timeout: Seconds for a request's body.
         drain_timeout: Seconds that requests in flight get after SIGTERM.
-        stall_timeout: Seconds after which a worker that answers nothing is killed and replaced.
-        max_attempts: Times that an image is tried when workers die of it.
+        decode_timeout: Seconds that the images of a batch may take to be decoded.
+        stall_timeout: Seconds after which a worker that does not answer is killed and replaced.
+        max_attempts: Workers that may die with an image before it gets an error.
 
     Raises:
-        ValueError: If one is not a positive number, or too small beside another.
+        UsageError: If one is not a positive number, or too small for another.
     """
 
     max_body: int = 64 * 2**20
@@ -43,10 +42,9 @@ class Limits:
     max_memory: int = 2**30
     max_connections: int = 512
     deadline: float = 120.0
-    header_timeout: float = 10.0
-    idle_timeout: float = 10.0
     upload_timeout: float = 60.0
     drain_timeout: float = 30.0
+    decode_timeout: float = 20.0
     stall_timeout: float = 300.0
     max_attempts: int = 3
 
@@ -59,7 +57,6 @@ class Limits:
             raise UsageError(
                 f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
             )
-
         if self.max_queue < self.max_items:
             # A request that never fits would be told to come back forever.
             raise UsageError(
@@ -68,10 +65,10 @@ class Limits:
 
     @classmethod
     def parse(cls, text: str) -> Limits:
-        """From `field=value` pairs, such as `max_items=64,deadline=30`; the rest stays as it is.
+        """Read `field=value` pairs, such as `max_items=64,deadline=30`; other limits keep their defaults.
 
         Raises:
-            ValueError: If a field is unknown or a value is none; the message names it.
+            UsageError: If a field is unknown or a value is not a number; the message names it.
 
         Example:
             >>> Limits.parse("max_items=64, deadline=30").deadline
@@ -93,5 +90,5 @@ class Limits:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """By name, for `/info`."""
+        """The limits by name, for `/info`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

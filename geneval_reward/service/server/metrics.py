@@ -1,4 +1,4 @@
-"""What `/metrics` tells, for Prometheus."""
+"""What `/metrics` reports, for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,35 +16,51 @@ class Metrics:
     """Counters of one server, in a registry of their own.
 
     Attributes:
-        content_type: Of `text`.
+        content_type: Content type of `text`.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter("geneval_requests", "Requests by status.", ["status"], registry=registry)
-        self.items = Counter("geneval_images", "Images by outcome: scored or error.", ["outcome"], registry=registry)
-        self.seconds = Histogram(
-            "geneval_request_seconds", "From a request's head to its answer.", buckets=_SECONDS, registry=registry
+        self._requests = Counter("geneval_requests", "Requests by status.", ["status"], registry=registry)
+        self._images = Counter("geneval_images", "Images by outcome: scored or error.", ["outcome"], registry=registry)
+        self._seconds = Histogram(
+            "geneval_request_seconds",
+            "Seconds from a request's head to its answer.",
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.batch_size = Histogram("geneval_batch_images", "Images of a batch.", buckets=_SIZES, registry=registry)
-        self.batch_seconds = Histogram("geneval_batch_seconds", "Scoring a batch.", buckets=_SECONDS, registry=registry)
-        self.deaths = Counter("geneval_worker_deaths", "Workers that had to be replaced.", registry=registry)
+        self._batch_size = Histogram("geneval_batch_images", "Images per batch.", buckets=_SIZES, registry=registry)
+        self._batch_seconds = Histogram(
+            "geneval_batch_seconds", "Seconds to score a batch.", buckets=_SECONDS, registry=registry
+        )
+        self._deaths = Counter("geneval_worker_deaths", "Workers that had to be replaced.", registry=registry)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A value that is asked for when somebody looks."""
+        """Add a value that is looked up when somebody asks."""
         Gauge(name, text, registry=self._registry).set_function(value)
 
+    def request_done(self, status: int, seconds: float, images: int, failed: int) -> None:
+        """Count a request of `/score` with its images."""
+        self.request_refused(status)
+        self._seconds.observe(seconds)
+        self._images.labels("scored").inc(images - failed if status == 200 else 0)
+        self._images.labels("error").inc(failed)
+
+    def request_refused(self, status: int) -> None:
+        """Count a request by its status."""
+        self._requests.labels(status).inc()
+
     def batch_done(self, size: int, seconds: float) -> None:
-        """A batch was scored."""
-        self.batch_size.observe(size)
-        self.batch_seconds.observe(seconds)
+        """Count a batch that was scored."""
+        self._batch_size.observe(size)
+        self._batch_seconds.observe(seconds)
 
     def worker_died(self) -> None:
-        """A worker ended that should not have."""
-        self.deaths.inc()
+        """Count a worker that ended and should not have."""
+        self._deaths.inc()
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' format."""
+        """All values, in Prometheus' format."""
         return generate_latest(self._registry)

@@ -1,31 +1,34 @@
-"""`WorkerPool`: worker processes that are fed, watched and replaced."""
+"""`WorkerPool`: worker processes that are fed from one queue, watched and replaced.
+
+Batches are made across requests. An idle worker waits a few milliseconds for more images; a busy one gets one batch in
+advance, as soon as that is full, and decodes it meanwhile. Items of a worker that dies are tried again, each alone, so that the
+one that kills workers is found and harms no others.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import threading
 import time
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple
 
-from geneval_reward.service.server.items import Answer, Item, ItemQueue
+from geneval_reward.service.server.limits import Limits
+from geneval_reward.service.server.metrics import Metrics
 from geneval_reward.service.server.process import WorkerFailedError, WorkerProcess
 from geneval_reward.service.wire import ItemReply
 
 _log = logging.getLogger(__name__)
 
-_MIN_BACKOFF, _MAX_BACKOFF = 0.1, 30.0
-_LONG_LIVED = 60.0  # a worker that lived longer is replaced at once
+_MIN_BACKOFF: Final = 0.1
+_MAX_BACKOFF: Final = 30.0
+_LONG_LIVED: Final = 60.0  # a worker that lived longer is replaced without delay
 
 
-class Observer(Protocol):
-    """What the pool tells; see `geneval_reward.service.server.metrics.Metrics`."""
-
-    def batch_done(self, size: int, seconds: float) -> None:
-        """A batch was scored."""
-
-    def worker_died(self) -> None:
-        """A worker ended that should not have."""
+class QueueFullError(Exception):
+    """No room for so many items."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,16 @@ class PoolConfig:
     """What the workers run.
 
     Attributes:
-        devices: One worker each; a device may be named more than once.
-        backend: For `GenEvalScorer.from_pretrained`.
-        options: Its other arguments, or those of `factory`; JSON-serialisable.
+        devices: One worker for each entry; a device may be named more than once.
+        backend: Backend for `GenEvalScorer.from_pretrained`.
+        options: The other arguments of `from_pretrained`, or those of `factory`; JSON-serialisable.
         factory: `module:function` that makes the scorer instead.
-        swap_rb: Show detectors with the weights of Flow-GRPO's public server red and blue swapped, as it does.
-        batch_size: Images a batch; None for the scorer's own.
+        swap_rb: Show the `paper` and `mmdet` detectors red and blue swapped, as Flow-GRPO's public server does.
+        batch_size: Images per batch; None for the scorer's own.
         max_wait: Seconds that an image waits for others to fill a batch.
         threads: PyTorch threads of each worker; None for PyTorch's default.
-        max_queue: Images that may wait.
-        max_pixels: Of one image.
-        max_attempts: Times that an image is tried when workers die of it.
-        stall_timeout: Seconds after which a worker that answers nothing is killed.
-        start_timeout: Seconds that a worker may take to load and test itself.
+        limits: Bounds of the queue, of images and of time.
+        start_timeout: Seconds that a worker may take to load and test its scorer.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -56,169 +56,303 @@ class PoolConfig:
     batch_size: int | None = None
     max_wait: float = 0.005
     threads: int | None = None
-    max_queue: int = 1024
-    max_pixels: int = 4096 * 4096
-    max_attempts: int = 3
-    stall_timeout: float = 300.0
+    limits: Limits = field(default_factory=Limits)
     start_timeout: float = 600.0
 
     def worker_config(self, device: str) -> dict[str, Any]:
         """The first message to a worker."""
-        return {
-            "backend": self.backend,
-            "options": self.options,
-            "factory": self.factory,
-            "swap_rb": self.swap_rb,
+        names = ("backend", "options", "factory", "swap_rb", "threads")
+        return {name: getattr(self, name) for name in names} | {
             "device": device,
-            "threads": self.threads,
-            "max_pixels": self.max_pixels,
+            "max_pixels": self.limits.max_pixels,
+            "decode_timeout": self.limits.decode_timeout,
             "log_level": logging.getLogger("geneval_reward").getEffectiveLevel(),
         }
 
 
+class Answer(NamedTuple):
+    """What became of an item.
+
+    Attributes:
+        text: The JSON text of its answer.
+        failed: Whether that is an error.
+    """
+
+    text: bytes
+    failed: bool
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One image that waits for its verdict.
+
+    Attributes:
+        head: What the worker needs: `format, shape, layout, spec, credit, protocol, where`.
+        data: The image's bytes.
+        deadline: When nobody waits for it any more, on `time.monotonic`.
+        future: Gets the answer; cancelled when nobody waits.
+        since: When it arrived.
+        attempts: Workers that died with it.
+    """
+
+    head: dict[str, Any]
+    data: bytes
+    deadline: float
+    future: Future[Answer] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self.future.cancelled() and time.monotonic() < self.deadline
+
+
+class _Place:
+    """A place for one worker after another: its process and the batches that this has."""
+
+    def __init__(self, number: int, device: str) -> None:
+        self.number = number
+        self.device = device
+        self.process: WorkerProcess | None = None
+        self.ready = False
+        self.batches: deque[tuple[int, list[Item]]] = deque()
+        self.count = 0
+        self.busy_since = 0.0
+
+
 class WorkerPool:
-    """Scores items in worker processes.
+    """Scores items in worker processes. Thread-safe.
 
     Args:
         config: What to run.
-        observer: Is told of batches and deaths.
+        metrics: Where batches and deaths are counted.
 
     Attributes:
-        queue: Items that wait.
-        info: What the workers say of their scorer; None until the first one is ready.
+        info: What the workers say about their scorer; None until the first one is ready.
         fatal: Why no worker can ever start; None while there is hope.
-        loop: The event loop it runs in; None before the start.
+        started: Set when the first worker is ready, or none can be.
     """
 
-    def __init__(self, config: PoolConfig, observer: Observer | None = None) -> None:
+    def __init__(self, config: PoolConfig, metrics: Metrics | None = None) -> None:
         self.config = config
-        self.queue = ItemQueue(config.max_queue, config.max_wait)
         self.info: dict[str, Any] | None = None
         self.fatal: str | None = None
-        self.started = asyncio.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._observer = observer
-        self._workers: dict[int, WorkerProcess] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self.started = threading.Event()
+        self._metrics = metrics or Metrics()
+        self._changed = threading.Condition()
+        self._queue: deque[Item] = deque()
+        self._places = [_Place(number, device) for number, device in enumerate(config.devices)]
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
         self._seconds_per_item = 0.05
 
     @property
-    def ready_workers(self) -> int:
-        """Workers that can score now."""
-        return sum(worker.ready for worker in self._workers.values())
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Of the workers that run."""
-        return [worker.pid for worker in self._workers.values()]
+    def waiting(self) -> int:
+        """Items that wait for a worker."""
+        return len(self._queue)
 
     @property
     def in_flight(self) -> int:
         """Items that workers have."""
-        return sum(worker.in_flight for worker in self._workers.values())
+        with self._changed:
+            return sum(len(batch) for place in self._places for _, batch in place.batches)
+
+    @property
+    def ready_workers(self) -> int:
+        """Workers that can score now."""
+        return sum(place.ready for place in self._places)
 
     def start(self) -> None:
-        """Start the workers; `started` is set when the first is ready or none can be."""
-        self.loop = asyncio.get_running_loop()
-        self._tasks = [
-            asyncio.create_task(self._keep_alive(number, device)) for number, device in enumerate(self.config.devices)
+        """Start the workers."""
+        self._threads = [
+            threading.Thread(target=self._keep_alive, args=(place,), name=f"geneval-worker-{place.number}", daemon=True)
+            for place in self._places
         ]
+        for thread in self._threads:
+            thread.start()
 
-    async def stop(self) -> None:
-        """End the workers; what waits is not answered any more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def stop(self) -> None:
+        """Kill the workers; what they have is lost."""
+        self._closing.set()
+        with self._changed:
+            for place in self._places:
+                if place.process is not None:
+                    place.process.kill()
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, items: list[Item]) -> None:
-        """Queue items; their futures get the answers.
+        """Queue all items or none; their futures get the answers.
 
         Raises:
             QueueFullError: If there is no room for all of them.
         """
-        self.queue.put(items)
+        with self._changed:
+            if len(self._queue) + len(items) > self.config.limits.max_queue:
+                self._queue = deque(item for item in self._queue if item.is_wanted)
+            if len(self._queue) + len(items) > self.config.limits.max_queue:
+                raise QueueFullError
+            self._queue.extend(items)
+            self._changed.notify_all()
 
     def retry_after(self) -> int:
-        """Seconds until there will be room, by what the queue holds and how fast it was lately."""
-        waiting = (len(self.queue) + self.in_flight) * self._seconds_per_item / max(1, self.ready_workers)
-        return int(min(60, max(1, waiting)))
+        """Seconds until there will be room, by the length of the queue and the recent speed."""
+        seconds = (self.waiting + self.in_flight) * self._seconds_per_item / max(1, self.ready_workers)
+        return int(min(60, max(1, seconds)))
 
-    async def _keep_alive(self, number: int, device: str) -> None:
-        """One worker after the other in one place."""
+    def _keep_alive(self, place: _Place) -> None:
         backoff = _MIN_BACKOFF
-        while True:
+        while not self._closing.is_set():
             begun = time.monotonic()
-            worker = WorkerProcess(number, self.config.stall_timeout)
             try:
-                await worker.start(self.config.worker_config(device), self.config.start_timeout)
-                self._workers[number] = worker
-                self._welcome(worker)
-                await worker.serve(self.queue, self._batch_size, self._batch_done)
+                self._run_worker(place)
             except WorkerFailedError as error:
-                _log.error("worker %d on %s: %s", number, device, error)
+                if self._closing.is_set():
+                    return
+                _log.error("worker %d on %s: %s", place.number, place.device, error)
                 if self.info is None and error.hopeless:
                     self.fatal = str(error)
                     self.started.set()
                     return
-            except Exception:  # noqa: BLE001 - whatever it was, a place must not stay empty for good.
+            except Exception:  # noqa: BLE001 - whatever it was, a place must not stay empty for good
                 _log.exception(
-                    "worker %d on %s: expected an answer or its end, got an error of our own", number, device
+                    "worker %d on %s: expected an answer or its end, got an error", place.number, place.device
                 )
-            finally:
-                self._workers.pop(number, None)
-                lost = await asyncio.shield(worker.end())
-                self._rescue(lost)
-            if self._observer is not None:
-                self._observer.worker_died()
+            self._metrics.worker_died()
             if time.monotonic() - begun > _LONG_LIVED:
                 backoff = _MIN_BACKOFF
-            _log.warning("worker %d on %s: starting another in %.1f s", number, device, backoff)
-            await asyncio.sleep(backoff)
+            _log.warning("worker %d on %s: starting another in %.1f s", place.number, place.device, backoff)
+            self._closing.wait(backoff)
             backoff = min(_MAX_BACKOFF, backoff * 2)
+
+    def _run_worker(self, place: _Place) -> None:
+        """Start a worker and take its answers until it fails."""
+        process = WorkerProcess()
+        feeder = threading.Thread(target=self._feed, args=(place, process), daemon=True)
+        try:
+            with self._changed:
+                place.process = process
+            if self._closing.is_set():
+                process.kill()
+            info = process.start(self.config.worker_config(place.device), self.config.start_timeout)
+            self._admit(place, process, info)
+            feeder.start()
+            while True:
+                self._take_answer(place, *process.receive(self.config.limits.stall_timeout, lambda: _busy_since(place)))
+        finally:
+            process.kill()
+            with self._changed:
+                place.ready, place.process = False, None
+                self._changed.notify_all()
+            if feeder.ident is not None:
+                feeder.join()
+            process.close()
+            self._rescue_items(place)
+
+    def _admit(self, place: _Place, process: WorkerProcess, info: dict[str, Any]) -> None:
+        with self._changed:
+            if self.info is None:
+                self.info = {name: value for name, value in info.items() if name not in ("device", "kind")}
+            for name in ("fingerprint", "rules"):
+                if info[name] != self.info[name]:
+                    raise WorkerFailedError(
+                        f"expected the {name} {self.info[name]} of the first worker, got {info[name]}; restart the server "
+                        "after weights or packages changed"
+                    )
+            place.ready = True
+        _log.info(
+            "worker %d ready: %s on %s, process %d", place.number, info["backend"], place.device, process.process_id
+        )
+        self.started.set()
+
+    def _feed(self, place: _Place, process: WorkerProcess) -> None:
+        while (batch := self._next_batch(place)) is not None:
+            head = {"number": place.count, "items": [item.head for item in batch]}
+            try:
+                process.send(head, [item.data for item in batch])
+            except OSError:
+                return  # the thread that receives learns why
+
+    def _next_batch(self, place: _Place) -> list[Item] | None:
+        """Wait for a batch; None when the worker is gone."""
+        with self._changed:
+            while place.ready:
+                while self._queue and not self._queue[0].is_wanted:
+                    self._queue.popleft()
+                patience = self._patience(place)
+                if patience is None or patience > 0:
+                    self._changed.wait(patience)
+                    continue
+                batch = self._pop_batch()
+                if batch:
+                    # Noted before it is sent: if the worker dies of it or on the way, these items are known as lost.
+                    place.count += 1
+                    if not place.batches:
+                        place.busy_since = time.monotonic()
+                    place.batches.append((place.count, batch))
+                    return batch
+            return None
+
+    def _patience(self, place: _Place) -> float | None:
+        """Seconds until a worker should take what waits; None if something must change first."""
+        if not self._queue or len(place.batches) > 1:
+            return None
+        first = self._queue[0]
+        if first.attempts or any(item.attempts for _, batch in place.batches for item in batch):
+            return None if place.batches else 0.0
+        if len(self._queue) >= self._batch_size:
+            return 0.0
+        return None if place.batches else first.since + self.config.max_wait - time.monotonic()
 
     @property
     def _batch_size(self) -> int:
-        if self.config.batch_size is not None:
-            return self.config.batch_size
-        return int(self.info["batch_size"]) if self.info else 1
+        return self.config.batch_size or (self.info or {}).get("batch_size", 1)
 
-    def _welcome(self, worker: WorkerProcess) -> None:
-        info = {name: value for name, value in worker.info.items() if name != "device"}
-        if self.info is None:
-            self.info = info
-        for name in ("fingerprint", "rules"):
-            if info[name] != self.info[name]:
-                raise WorkerFailedError(
-                    f"expected the {name} {self.info[name]} of the first worker, got {info[name]}; restart the server after "
-                    "weights or packages changed",
-                    hopeless=False,
-                )
-        _log.info(
-            "worker %d ready: %s on %s, process %d", worker.number, info["backend"], worker.info["device"], worker.pid
-        )
-        worker.ready = True
-        self.started.set()
+    def _pop_batch(self) -> list[Item]:
+        """Wanted items of the queue; one that a worker died with comes alone."""
+        batch: list[Item] = []
+        while self._queue and len(batch) < self._batch_size:
+            if batch and self._queue[0].attempts:
+                break
+            item = self._queue.popleft()
+            if item.is_wanted and (item.attempts or item.future.set_running_or_notify_cancel()):
+                batch.append(item)
+                if item.attempts:
+                    break
+        return batch
 
-    def _batch_done(self, batch: list[Item], head: dict[str, Any], texts: list[bytes]) -> None:
+    def _take_answer(self, place: _Place, head: dict[str, Any], texts: list[bytes]) -> None:
+        with self._changed:
+            number, batch = place.batches[0] if place.batches else (0, [])
+            if head["number"] != number or len(texts) != len(batch):
+                raise WorkerFailedError(f"expected the answer to batch {number}, got that to {head['number']}")
+            place.batches.popleft()
+            place.busy_since = time.monotonic()
+            self._seconds_per_item += 0.1 * (head["seconds"] / len(batch) - self._seconds_per_item)
+            self._changed.notify_all()
         for item, text, failed in zip(batch, texts, head["failed"], strict=True):
-            if not item.future.done():
-                item.future.set_result(Answer(text, failed))
-        self._seconds_per_item += 0.1 * (head["seconds"] / len(batch) - self._seconds_per_item)
-        if self._observer is not None:
-            self._observer.batch_done(len(batch), head["seconds"])
+            item.future.set_result(Answer(text, failed))
+        self._metrics.batch_done(len(batch), head["seconds"])
 
-    def _rescue(self, lost: list[Item]) -> None:
+    def _rescue_items(self, place: _Place) -> None:
         """Queue again what a dead worker had, or give it up."""
-        again = []
+        with self._changed:
+            lost = [item for _, batch in place.batches for item in batch]
+            place.batches.clear()
+            for item in lost:
+                item.attempts += 1
+            again = [item for item in lost if item.attempts < self.config.limits.max_attempts and item.is_wanted]
+            # Before all others; they were taken once and always fit.
+            self._queue.extendleft(reversed(again))
+            self._changed.notify_all()
         for item in lost:
-            item.attempts += 1
-            if not item.wanted:
-                continue
-            if item.attempts < self.config.max_attempts:
-                again.append(item)
-            else:
+            if item.attempts >= self.config.limits.max_attempts:
                 text = f"image: expected a verdict, got {item.attempts} workers that died with it; look at the server's log"
                 item.future.set_result(Answer(ItemReply(error=text).model_dump_json().encode(), failed=True))
         if lost:
             _log.warning("%d images of a dead worker: %d are tried again", len(lost), len(again))
-        self.queue.put_back(again)
+
+
+def _busy_since(place: _Place) -> float | None:
+    return place.busy_since if place.batches else None

@@ -17,8 +17,8 @@ from geneval_reward.service import RemoteScorer
 from geneval_reward.service.client.connection import Connection
 from geneval_reward.service.client.encode import encode
 from geneval_reward.service.client.scorer import split_into_requests
+from geneval_reward.service.server.decode import decode
 from geneval_reward.service.server.limits import Limits
-from geneval_reward.service.server.worker import decode
 
 BENCH = "a photo of a bench"
 TWO = {"tag": "counting", "include": [{"class": "bench", "count": 2}], "exclude": [{"class": "bench", "count": 3}]}
@@ -210,9 +210,7 @@ def test_load_is_spread(remote, fakes):
 def test_two_judges_do_not_mix(remote, local, fakes):
     from geneval_reward.testing import FakeDetector, scorer_for
 
-    other = local.pool()
-    other.scorer = scorer_for(FakeDetector(fakes.look), rules="lite")
-    other.info = other.info | {"rules": other.scorer.rules.to_dict()}
+    other = local.pool(scorer_for(FakeDetector(fakes.look), rules="lite"))
     apps = {"one": local(), "two": local(pool=other)}
     scorer = remote(["http://one", "http://two"], apps=apps, chunk=1)
     with pytest.raises(ServiceError, match=r"expected the rules .* as http://(one|two) had it"):

@@ -5,8 +5,8 @@ import io
 import json
 import re
 import struct
+import time
 import zlib
-from types import SimpleNamespace
 
 import pytest
 import schemathesis
@@ -14,10 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from geneval_reward.service.server.limits import Limits
+from geneval_reward.service.server.pool import Item, WorkerPool
 from geneval_reward.service.wire import ErrorReply, ScoreReply
 
 BENCH = "a photo of a bench"
 KEY = "correct-horse-battery"
+HEAD = {
+    "format": "raw",
+    "shape": [1, 1, 3],
+    "layout": "hwc",
+    "where": "",
+    "spec": "",
+    "credit": "dense",
+    "protocol": "",
+}
 
 
 def png(image):
@@ -83,15 +93,16 @@ def test_request_ids(local, fakes):
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (text(bomb(60000, 60000)), "expected at most 1,000,000 pixels, got 60000 x 60000"),
-        (text(bomb(900, 900))[:-201], "expected base64|cannot be decoded"),
+        (text(bomb(60000, 60000)), "expected at most 1,000,000 pixels, got far more"),
+        (text(bomb(1001, 1000)), "expected at most 1,000,000 pixels, got 1001 x 1000"),
+        (text(bomb(900, 900))[:-201], "expected base64"),
         (text(b"\x89PNG\r\n\x1a\n")[:-3], "expected base64"),
         ("!!!!", "expected base64"),
         ("é", "expected base64"),
-        ("", "expected a PNG, got nothing"),
-        (text(b"GIF89a" + bytes(60)), "expected a PNG, got a GIF"),
+        ("", "expected a PNG"),
+        (text(b"GIF89a" + bytes(60)), "expected a PNG, got something else"),
         (text(b"\x89PNG\r\n\x1a\n" + bytes(100)), "expected a PNG"),
-        (text(bomb(900, 900)[:60]), "cannot be decoded|damaged"),
+        (text(bomb(900, 900)[:60]), "damaged"),
     ],
 )
 def test_one_bad_image_is_its_own_error(local, fakes, data, error):
@@ -214,13 +225,6 @@ def test_length_and_chunks_together_are_refused(local):
     assert "expected Content-Length or Transfer-Encoding, got both" in reply.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["/health", "/info", "/nowhere"])
-def test_other_paths_take_no_body(local, path):
-    reply = local().request("POST", path, content=b"x" * 10, headers={"authorization": f"Bearer {KEY}"})
-    assert reply.status_code == 413
-    assert "expected at most 0 bytes" in reply.json()["error"]
-
-
 def test_more_than_was_announced_is_refused(local):
     app = local(limits=Limits(max_body=1000))
 
@@ -233,24 +237,16 @@ def test_more_than_was_announced_is_refused(local):
 
 
 def test_a_full_queue(local, fakes):
-    pool = local.pool(delay=0.0, max_queue=2)
-    app = local(pool=pool, limits=Limits(max_items=2, max_queue=2, max_pixels=10**6))
+    pool = local.pool(delay=1.0, limits=Limits(max_items=2, max_queue=2, max_pixels=10**6))
+    app = local(pool=pool)
     good = {"format": "png", "data": text(png(fakes.picture(200)))}
-    other = SimpleNamespace(wanted=True)
-    pool.queue.put([other])
+    late = score(app, [good] * 2, [BENCH] * 2, timeout=0.05)
+    assert late.status_code == 504
+    # What nobody waits for any more makes room.
+    WorkerPool.submit(pool, [Item(HEAD, b"", time.monotonic() + 60)])
     reply = score(app, [good] * 2, [BENCH] * 2)
     assert reply.status_code == 429
     assert int(reply.headers["retry-after"]) >= 1
-    other.wanted = False
-    assert score(app, [good] * 2, [BENCH] * 2).status_code == 200
-
-
-def test_what_never_fits_the_queue_is_not_told_to_come_back(local, fakes):
-    app = local(pool=local.pool(max_queue=2))
-    reply = score(app, [{"format": "png", "data": text(png(fakes.picture(200)))}] * 3, [BENCH] * 3)
-    assert reply.status_code == 413
-    assert "images: expected at most 2, the room of the whole queue, got 3" in reply.json()["error"]
-    assert "retry-after" not in reply.headers
 
 
 def test_deadline(local, fakes):
@@ -259,10 +255,8 @@ def test_deadline(local, fakes):
     reply = score(local(pool=pool), [good], [BENCH], timeout=0.05)
     assert reply.status_code == 504
     assert "expected all 1 images in time, got 0" in reply.json()["error"]
-    assert (
-        score(local(pool=pool, limits=Limits(deadline=0.05, max_pixels=10**6)), [good], [BENCH], timeout=50).status_code
-        == 504
-    )
+    pool = local.pool(delay=5.0, limits=Limits(deadline=0.05, max_pixels=10**6))
+    assert score(local(pool=pool), [good], [BENCH], timeout=50).status_code == 504
 
 
 def test_starting_and_draining(local, fakes):
@@ -353,3 +347,38 @@ def test_random_requests_by_the_openapi_page(local):
 
         one()
     assert {"/score", "/health", "/info", "/metrics"} <= set(tried)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8321"}, 200),
+        ({"Host": "[::1]:8321"}, 200),
+        ({"Host": "reward.example:8321"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "127.0.0.1:8321", "Origin": "http://127.0.0.1:8321"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Host": "127.0.0.1:8321", "Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_web_pages_cannot_use_a_server_without_a_key(local, headers, status):
+    app = local(hosts=("reward.example",))
+    reply = app.request("GET", "/info", headers=headers)
+    assert reply.status_code == status
+    assert ("backend" in reply.json()) == (status == 200)
+    # Where a key is asked for, it is enough: a page does not have it.
+    app = local(hosts=("reward.example",), api_key=KEY)
+    assert app.request("GET", "/info", headers=headers | {"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_a_path_cannot_forge_a_line_of_the_log(local, caplog):
+    app = local(api_key=KEY)
+    with caplog.at_level("INFO", "geneval_reward"):
+        app.request("GET", "/x%0a2026-01-01 INFO nobody: FORGED%1b[2J")
+    (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert line.isprintable()
+    assert "FORGED" in line

@@ -1,31 +1,30 @@
-"""The pool when this process itself is in trouble; its life with real workers is in test_server.py."""
+"""The pool when this process itself is in trouble, and its queue; its life with real workers is in test_server.py."""
 
-import asyncio
 import errno
 import os
-import socket
-import struct
+import time
 
 import pytest
 
-from geneval_reward.service.server import frames
 from geneval_reward.service.server import pool as pool_module
 from geneval_reward.service.server import process as process_module
-from geneval_reward.service.server.items import Item, ItemQueue
-from geneval_reward.service.server.pool import PoolConfig, WorkerPool
-from geneval_reward.service.server.process import WorkerFailedError, WorkerProcess
+from geneval_reward.service.server.limits import Limits
+from geneval_reward.service.server.pool import Answer, Item, PoolConfig, QueueFullError, WorkerPool
+from geneval_reward.service.server.process import WorkerFailedError
 
 
-async def watched(pool, tried):
-    """Runs the pool until it has tried three times; says whether it still tries."""
+def item(seconds=60.0):
+    return Item({}, b"", time.monotonic() + seconds)
+
+
+def run_until_tried(pool, tried):
     pool.start()
     try:
-        async with asyncio.timeout(10):
-            while len(tried) < 3 and not pool._tasks[0].done():
-                await asyncio.sleep(0.005)
-        return not pool._tasks[0].done()
+        end = time.monotonic() + 10
+        while len(tried) < 3 and time.monotonic() < end:
+            time.sleep(0.005)
     finally:
-        await pool.stop()
+        pool.stop()
 
 
 def test_no_file_descriptors_left_is_not_the_end(monkeypatch, caplog):
@@ -35,14 +34,9 @@ def test_no_file_descriptors_left_is_not_the_end(monkeypatch, caplog):
         tried.append(1)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    async def go():
-        # Only now: the loop has its own pair already.
-        with monkeypatch.context() as patch:
-            patch.setattr(process_module.socket, "socketpair", none_left)
-            return await watched(WorkerPool(PoolConfig()), tried)
-
+    monkeypatch.setattr(process_module.multiprocessing, "Pipe", none_left)
     monkeypatch.setattr(pool_module, "_MIN_BACKOFF", 0.005)
-    assert asyncio.run(go())
+    run_until_tried(WorkerPool(PoolConfig()), tried)
     assert len(tried) >= 3
     assert "expected to start a process, got [Errno 24]" in caplog.text
 
@@ -50,38 +44,105 @@ def test_no_file_descriptors_left_is_not_the_end(monkeypatch, caplog):
 def test_an_error_of_our_own_is_not_the_end(monkeypatch, caplog):
     tried = []
 
-    async def broken(self, config, timeout):
-        tried.append(1)
-        raise RuntimeError("a mistake of ours")
+    class Broken:
+        def __init__(self):
+            tried.append(1)
+            raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(WorkerProcess, "start", broken)
+    monkeypatch.setattr(pool_module, "WorkerProcess", Broken)
     monkeypatch.setattr(pool_module, "_MIN_BACKOFF", 0.005)
-
-    async def go():
-        return await watched(WorkerPool(PoolConfig()), tried)
-
-    assert asyncio.run(go())
+    run_until_tried(WorkerPool(PoolConfig()), tried)
     assert len(tried) >= 3
     assert "a mistake of ours" in caplog.text
 
 
-def test_a_batch_that_cannot_be_sent_ends_the_worker(monkeypatch):
-    def too_long(head, blobs=()):
-        raise struct.error("argument out of range")
+class Worker:
+    """Answers in this process, and dies where it is told to."""
 
-    monkeypatch.setattr(frames, "pack", too_long)
+    process_id = 0
 
-    async def go():
-        worker = WorkerProcess(0, 5.0)
-        worker._socket, theirs = socket.socketpair()
-        worker._socket.setblocking(False)
-        loop = asyncio.get_running_loop()
-        queue = ItemQueue(4, 0.0)
-        item = Item({}, b"", 1, loop.time() + 10**6, loop.create_future())
-        queue.put([item])
-        with theirs, pytest.raises(WorkerFailedError, match=r"expected to send it a batch, got error.*out of range"):
-            async with asyncio.timeout(10):
-                await worker.serve(queue, 4, lambda *_: None)
-        assert await worker.end() == [item]
+    def __init__(self):
+        self.alive = True
+        self.batches = []
+        Worker.all.append(self)
 
-    asyncio.run(go())
+    def start(self, config, timeout):
+        return {"kind": "ready", "device": "cpu", "backend": "x", "fingerprint": "f", "rules": {}, "batch_size": 4}
+
+    def send(self, head, blobs):
+        Worker.sent.append(blobs)
+        self.batches.append((head, blobs))
+
+    def receive(self, stall_timeout, busy_since):
+        while self.alive and not self.batches:
+            time.sleep(0.002)
+        if not self.alive or any(blob in Worker.deadly for blob in self.batches[0][1]):
+            raise WorkerFailedError("dead")
+        head, blobs = self.batches.pop(0)
+        return {"number": head["number"], "seconds": 0.1, "failed": [False] * len(blobs)}, list(blobs)
+
+    def kill(self):
+        self.alive = False
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    Worker.all, Worker.sent, Worker.deadly = [], [], set()
+    monkeypatch.setattr(pool_module, "WorkerProcess", Worker)
+    monkeypatch.setattr(pool_module, "_MIN_BACKOFF", 0.005)
+    pool = WorkerPool(PoolConfig(max_wait=0.02))
+    pool.start()
+    assert pool.started.wait(10)
+    yield pool
+    pool.stop()
+
+
+def submit(pool, texts):
+    items = [Item({}, text, time.monotonic() + 60) for text in texts]
+    pool.submit(items)
+    return items
+
+
+def test_items_come_back_in_batches(pool):
+    texts = [bytes([index]) for index in range(11)]
+    items = submit(pool, texts)
+    assert [one.future.result(10) for one in items] == [Answer(text, False) for text in texts]
+    assert [len(blobs) for blobs in Worker.sent] == [4, 4, 3]
+    assert (pool.waiting, pool.in_flight, pool.ready_workers) == (0, 0, 1)
+
+
+def test_a_killer_is_found_and_harms_no_other(pool):
+    Worker.deadly = {b"3"}
+    items = submit(pool, [b"0", b"1", b"2", b"3", b"4", b"5"])
+    answers = [one.future.result(10) for one in items]
+    assert [answer.failed for answer in answers] == [False, False, False, True, False, False]
+    assert b"got 3 workers that died with it" in answers[3].text
+    # After the first death, each of that batch comes alone.
+    alone = [blobs for blobs in Worker.sent if b"3" in blobs]
+    assert [len(blobs) for blobs in alone] == [4, 1, 1]
+    assert len(Worker.all) == 4
+
+
+def test_what_nobody_waits_for_is_not_scored(pool):
+    gone = Item({}, b"gone", time.monotonic() + 60)
+    gone.future.cancel()
+    late = Item({}, b"late", time.monotonic() - 1)
+    pool.submit([gone, late])
+    (last,) = submit(pool, [b"last"])
+    assert last.future.result(10) == Answer(b"last", False)
+    assert Worker.sent == [[b"last"]]
+
+
+def test_the_queue_takes_all_or_none():
+    pool = WorkerPool(PoolConfig(limits=Limits(max_queue=3, max_items=2)))
+    pool.submit([item(), item(0.0)])
+    with pytest.raises(QueueFullError):
+        pool.submit([item(), item(), item()])
+    # What nobody waits for makes room.
+    assert pool.waiting == 1
+    pool.submit([item(), item()])
+    assert pool.waiting == 3
+    assert pool.retry_after() == 1

@@ -1,17 +1,14 @@
-import asyncio
-import pickle
 import socket
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.cli.serve import _api_key, _devices
 from geneval_reward.errors import ServiceError
+from geneval_reward.service.server.door import is_loopback
 from geneval_reward.service.server.limits import Limits
-from geneval_reward.service.server.pool import PoolConfig, WorkerPool
-from geneval_reward.service.server.runner import _compat_app, check_address, is_loopback, listen
+from geneval_reward.service.server.runner import check_address, listen
 
 KEY = "correct-horse-battery"
 
@@ -22,15 +19,15 @@ def test_loopback():
 
 
 def test_strangers_need_a_key():
-    check_address("127.0.0.1", None, None)
-    check_address("127.0.0.1", None, "flow-grpo")
-    check_address("0.0.0.0", KEY, None)
+    check_address("127.0.0.1", None)
+    check_address("127.0.0.1", None, flow_grpo=True)
+    check_address("0.0.0.0", KEY)
     with pytest.raises(ValueError, match=r"--host: expected a loopback address without a key, got 0\.0\.0\.0"):
-        check_address("0.0.0.0", None, None)
+        check_address("0.0.0.0", None)
     with pytest.raises(ValueError, match="its client cannot send a key"):
-        check_address("0.0.0.0", KEY, "flow-grpo")
+        check_address("0.0.0.0", KEY, flow_grpo=True)
     with pytest.raises(ValueError, match="at least 16 characters, got 3"):
-        check_address("127.0.0.1", "abc", None)
+        check_address("127.0.0.1", "abc")
 
 
 def test_a_taken_port():
@@ -61,20 +58,6 @@ def test_limits_that_are_none(text, message):
 def test_limits():
     assert Limits.parse("") == Limits()
     assert Limits.parse("max_items = 3,deadline=2").to_dict() == Limits(max_items=3, deadline=2.0).to_dict()
-
-
-def test_compat_refuses_what_the_queue_never_holds():
-    pool = WorkerPool(PoolConfig(max_queue=4))
-    compat = _compat_app("flow-grpo", pool, 5.0, "flow_grpo")
-    body = pickle.dumps({"images": [b""] * 5, "meta_datas": [{}] * 5, "only_strict": False})
-
-    async def ask():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(compat), base_url="http://local") as client:
-            return await client.post("/", content=body)
-
-    reply = asyncio.run(ask())
-    assert reply.status_code == 400
-    assert b"expected 1 to 4 images and as many meta_datas, got 5" in reply.content
 
 
 def test_devices():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 BENCH = "a photo of a bench"
 LIMITS = (
-    "max_body=4000000,header_timeout=1.5,idle_timeout=1.5,upload_timeout=3,deadline=200,max_queue=200,drain_timeout=20"
+    "max_body=4000000,upload_timeout=3,deadline=200,max_queue=200,drain_timeout=20,decode_timeout=3,stall_timeout=60"
 )
 
 
@@ -49,22 +49,6 @@ def client(server):
 
 def dense(verdicts):
     return [verdict.dense for verdict in verdicts]
-
-
-def exchange(port, *pieces, wait=10.0, pause=0.0):
-    """Send bytes on a bare connection; what comes back until the other side closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=wait) as sock:
-        for piece in pieces:
-            sock.sendall(piece)
-            time.sleep(pause)
-        return read(sock)
-
-
-def read(sock):
-    found = b""
-    while chunk := sock.recv(65536):
-        found += chunk
-    return found
 
 
 def test_concurrent_clients_get_their_own_answers_in_order(server, client, fakes):
@@ -118,56 +102,24 @@ def test_an_image_that_raises_is_its_own_error(client, fakes):
     assert caught.value.verdicts[0] is not None
 
 
-def test_slow_heads_and_bodies_are_cut(server, fakes):
-    begun = time.monotonic()
-    head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
-    with ThreadPoolExecutor(4) as pool:
-        silent = pool.submit(exchange, server.port)
-        unfinished = pool.submit(exchange, server.port, b"GET /health HTTP/1.1\r\nX-A: ")
-        # A byte now and then does not help.
-        dripping = pool.submit(drip, server.port, b"GET /health HTTP/1.1\r\n")
-        body = pool.submit(exchange, server.port, head, b"{")
-        dripped = pool.submit(drip, server.port, head)
-        assert silent.result() == b""
-        assert unfinished.result() == b""
-        assert dripping.result() == b""
-        assert body.result().startswith(b"HTTP/1.1 408 ")
-        assert dripped.result().startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - begun < 20
+def test_a_slow_body_is_not_waited_for(server):
+    head = b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(head)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 2.5:  # a byte now and then does not help
+            sock.sendall(b"x")
+            time.sleep(0.3)
+        assert sock.recv(100).startswith(b"HTTP/1.1 408 ")
     assert httpx.get(server.url + "/health").status_code == 200
 
 
-def drip(port, start):
-    found = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-        sock.sendall(start)
-        try:
-            for _ in range(60):
-                time.sleep(0.2)
-                sock.sendall(b"x")
-            found = read(sock)
-        except ConnectionError:
-            pass
-        else:
-            return found
-        try:
-            return read(sock)
-        except ConnectionError:
-            # The reset that our late bytes earned; the answer was before it where there is one.
-            return found
-
-
-def test_second_request_head_on_a_kept_connection_is_timed_too(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = b""
-        while b'"message"' not in answer:
-            answer += sock.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 200")
-        sock.sendall(b"GET /hea")
-        begun = time.monotonic()
-        assert read(sock) == b""
-        assert time.monotonic() - begun < 8
+def test_web_pages_cannot_use_it(server, fakes):
+    body = {"images": [raw(fakes.picture(200))], "prompts": [BENCH]}
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert httpx.post(server.url + "/score", json=body, headers=headers).status_code == 403
+        assert httpx.get(server.url + "/info", headers=headers).status_code == 403
+    assert httpx.post(server.url + "/score", json=body, headers={"Origin": server.url}).status_code == 200
 
 
 def test_a_gigabyte_is_refused_without_memory(server):
@@ -338,6 +290,20 @@ def test_flow_grpo_is_answered_by_the_same_workers(server_with, fakes):
     # Our own protocol is served beside it.
     with closing(RemoteScorer(server.url, timeout=120)) as client:
         assert client.score([fakes.picture(200)], [BENCH])[0].correct
+
+
+def test_files_of_the_working_folder_are_not_imported(server_with, tmp_path, monkeypatch):
+    """People stand in a folder of images from others when they start a server."""
+    for name in ("torch.py", "numpy.py", "multiprocessing.py", "json.py", "site.py"):
+        (tmp_path / name).write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise ImportError('hostile')\n"
+        )
+    (tmp_path / "mine.py").write_text("from service_fakes import make\n")
+    monkeypatch.chdir(tmp_path)
+    # The console script, since `python -m` puts the working folder first by itself.
+    server = server_with("--scorer", "mine:make", "--device", "cpu", "--threads", "1", script=True).ready()
+    assert not (tmp_path / "ran").exists()
+    assert httpx.get(server.url + "/health").status_code == 200
 
 
 def test_openapi_is_served(server):

@@ -1,14 +1,27 @@
 """Bodies that would cost far more than their bytes."""
 
+import asyncio
 import json
 import tracemalloc
 
 import pytest
+from starlette.requests import Request
 
-from geneval_reward.service.server.guard import RefusedError
+from geneval_reward.service.server.door import RefusedError
 from geneval_reward.service.server.limits import Limits
-from geneval_reward.service.server.scoring import parse_request
+from geneval_reward.service.server.requests import read_request
 from geneval_reward.service.wire import ScoreRequest
+
+
+def parse_request(body, kind, limits):
+    """Read a request as the application does."""
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [(b"content-type", kind.encode())]}
+    return asyncio.run(read_request(Request(scope, receive), limits))
+
 
 FLOODS = {
     "images that are none": b'{"images":[' + b",".join([b"{}"] * 300_000) + b'],"prompts":["a"]}',
