@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import DependencyError, UsageError
 
 
 def serve(
@@ -73,9 +73,9 @@ def serve(
 
     try:
         from geneval_reward.service.server.runner import serve as run
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"serve: expected the extra 'serve', got no module {error.name!r}; pip install 'geneval-reward[serve]'"
+    except ImportError as error:
+        raise DependencyError(
+            f"serve: expected the package {error.name}, got {error}; pip install 'geneval-reward[serve]'"
         ) from error
     from geneval_reward.service.server.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
     from geneval_reward.service.server.pool import PoolConfig

@@ -89,7 +89,7 @@ def score_dataset(
         Counts and the results file. The order of rows is that of the data set, whoever scored them.
 
     Raises:
-        ModuleNotFoundError: Without the extra `geneval_reward[ray]`.
+        DependencyError: Without the extra `geneval_reward[ray]`.
         FileExistsError: If results are there and neither `resume` nor `overwrite` is set.
         ResultsError: If there is nothing to score, or another scorer judged the shards of an earlier run.
         ServiceError: If Ray cannot be reached or started, or has no room for a worker in time.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from geneval_reward.errors import ServiceError, UsageError
+from geneval_reward.imports import require
 from geneval_reward.scorer import GenEvalScorer
 
 _log = logging.getLogger(__name__)
@@ -21,16 +22,9 @@ def import_ray() -> Any:
     """Ray.
 
     Raises:
-        ModuleNotFoundError: If it is not installed; the message says what to install.
+        DependencyError: If it is not installed; the message says what to install.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"ray: expected it to be installed, got no module {error.name!r}; pip install 'geneval-reward[ray]'",
-            name=error.name,
-        ) from error
-    return ray
+    return require("ray", "ray", "ray")
 
 
 def connect(address: str | None = None) -> bool:

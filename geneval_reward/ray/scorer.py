@@ -39,7 +39,7 @@ class RayScorer:
         **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Raises:
-        ModuleNotFoundError: Without the extra `geneval_reward[ray]`; here, and not at the first batch.
+        DependencyError: Without the extra `geneval_reward[ray]`; here, and not at the first batch.
         UsageError: If an argument is not valid.
 
     Example:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import DependencyError, ServiceError
 from geneval_reward.ray import RayScorer, score_dataset
 from geneval_reward.ray.runtime import Recipe, Share, Workers, await_room, connect, share
 from geneval_reward.testing import FakeDetector, scorer_for
@@ -22,10 +22,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_ray")
 def test_a_missing_ray_is_named_with_its_extra(sixteen: Path, tmp_path: Path) -> None:
     for call in (lambda: score_dataset(sixteen, tmp_path / "out.jsonl"), RayScorer):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'geneval-reward\[ray\]'"):
+        with pytest.raises(DependencyError, match=r"pip install 'geneval-reward\[ray\]'"):
             call()
     result = CliRunner().invoke(app, ["score", str(sixteen), "--out", str(tmp_path / "out.jsonl"), "--engine", "ray"])
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, DependencyError)
     assert "pip install 'geneval-reward[ray]'" in str(result.exception)
 
 
@@ -41,7 +41,7 @@ def test_nothing_imports_ray_unasked() -> None:
     ("arguments", "message"),
     [
         (["--engine", "spark"], "--engine: expected local or ray, got 'spark'"),
-        (["--workers", "2"], "--workers: expected --engine ray with it"),
+        (["--workers", "2"], "--workers: expected it with --engine ray, got the local engine"),
     ],
 )
 def test_options_that_do_not_fit(sixteen: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

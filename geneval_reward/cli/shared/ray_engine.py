@@ -1,4 +1,4 @@
-"""`geneval-reward score --engine ray`: what of it differs from scoring in one process."""
+"""`geneval-reward score --engine ray`: what differs from scoring in one process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores
@@ -28,21 +26,21 @@ def score_with_ray(
     overwrite: bool,
     options: dict[str, Any],
 ) -> DatasetScores:
-    """Score shards on a Ray cluster and say how it goes.
+    """Score shards on a Ray cluster and show the progress.
 
     Args:
         source: What to score.
         out: The results file.
         backend: Name of the backend.
-        messages: For progress.
-        workers: Actors; None: as many as there is room for.
-        resume: Go on with the shards of an earlier run.
-        overwrite: Begin anew.
-        options: Of the scorer.
+        messages: Console for the progress.
+        workers: Number of actors; None for as many as there is room for.
+        resume: Continue with the shards of an earlier run.
+        overwrite: Start over.
+        options: Options of the scorer.
 
     Raises:
         typer.Exit: After Ctrl-C.
-        ValueError: If Ray is not installed.
+        DependencyError: If Ray is not installed.
     """
     from geneval_reward.ray import score_dataset
 
@@ -75,10 +73,8 @@ def score_with_ray(
                 **options,
             )
             bar.update(task, completed=found.shards)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--engine {error}") from error
     except KeyboardInterrupt:
-        messages.print(f"stopped; {out}.shards holds what was scored, go on with --resume")
+        messages.print(f"stopped; {out}.shards holds what was scored, continue with --resume")
         raise typer.Exit(1) from None
     if found.taken:
         messages.print(f"{found.taken} of {found.shards} shards were finished already")

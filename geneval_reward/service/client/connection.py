@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from geneval_reward.errors import ServiceError
+from geneval_reward.errors import DependencyError, ServiceError
 from geneval_reward.service.client.retry import Attempts, Server, Servers, may_succeed
 
 try:
@@ -25,10 +25,9 @@ try:
         ScoreReply,
         ScoreRequest,
     )
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"RemoteScorer: expected the extra 'serve', got no module {error.name!r}; pip install 'geneval-reward[serve]'",
-        name=error.name,
+except ImportError as error:
+    raise DependencyError(
+        f"RemoteScorer: expected the package {error.name}, got {error}; pip install 'geneval-reward[serve]'"
     ) from error
 
 _log = logging.getLogger(__name__)
