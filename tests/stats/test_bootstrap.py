@@ -10,6 +10,7 @@ from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.generate.subset import TYPICAL_ACCURACY
 from geneval_reward.stats import clustered_bootstrap, intraclass_correlation
+from geneval_reward.stats.sums import mean_of_task_means, sum_by_prompt
 
 
 def test_scores_are_those_of_the_benchmark():
@@ -177,3 +178,16 @@ def test_ignoring_the_prompt_would_under_cover():
             in clustered_bootstrap(runs.correct[0], np.arange(len(runs.prompt)), runs.tag, draws=200).overall.interval
         )
     assert hits / 60 < 0.88
+
+
+def test_the_mean_of_task_means_is_the_same_everywhere():
+    runs = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 3), seed=11)
+    sums = sum_by_prompt(runs.correct[0], runs.prompt, runs.tag)
+    scores = clustered_bootstrap(runs.correct[0], runs.prompt, runs.tag, draws=100)
+    images = np.bincount(sums.tag, sums.images)
+    total = np.bincount(sums.tag, sums.total)
+    assert float(mean_of_task_means(total, images)) == pytest.approx(scores.overall.value)
+    # A task without images has no part in it, and without any images there is no score.
+    assert float(mean_of_task_means([3, 1, 0], [4, 4, 0])) == 0.5
+    assert np.isnan(mean_of_task_means([0, 0], [0, 0]))
+    assert mean_of_task_means([[1, 2], [2, 2]], [2, 2]).tolist() == [0.75, 1.0]

@@ -82,6 +82,28 @@ def test_by_prompt_equals_paired_when_the_images_do_pair():
     assert by_prompt.overall.p_value == paired.overall.p_value
 
 
+@pytest.mark.parametrize("compare", ["paired", "by_prompt", "unpaired"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_nothing_is_said_of_shares_that_shares_cannot_be(compare, scale):
+    """Two prompts of a task: a t interval on so few would reach far beyond -100 and +100 points."""
+    prompts, tags = [0, 0, 1, 1, 2, 2, 3, 3], ["colors"] * 4 + ["counting"] * 4
+    a, b = scale * np.array([0, 1, 0, 0, 1, 1, 0, 0]), scale * np.array([1, 1, 0, 1, 1, 0, 1, 1])
+
+    def run(a, b):
+        if compare == "paired":
+            return compare_paired(a, b, prompts, tags, draws=200)
+        function = compare_by_prompt if compare == "by_prompt" else compare_unpaired
+        return function(a, prompts, tags, b, prompts, tags)
+
+    for one in run(a, b).figures().values():
+        assert -1 <= one.interval.low <= one.value <= one.interval.high <= 1
+        assert one.detectable <= 1 or np.isinf(one.detectable)
+    assert any(np.isinf(one.detectable) for one in run(a, b).tags.values())
+    # A credit without bounds, as Flow-GRPO's, keeps its interval.
+    wide = run(a - 14, b).figures().values()
+    assert all(one.interval.high > 1 and np.isfinite(one.detectable) for one in wide)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -146,3 +146,54 @@ def test_a_cut_line_is_said_once(write, invoke, recwarn) -> None:
         assert shown.exit_code == 1
         assert shown.stderr.count("is cut off and left out") == 1
     assert not [one for one in recwarn if "cut off" in str(one.message)]
+
+
+def test_prompts_of_others_do_not_count_as_part_of_the_suite(write, invoke) -> None:
+    """Four official prompts and four of one's own are 4 of 553, and not 8."""
+    rows = made(dict.fromkeys(WHOLE, 4), 1)
+    path = write([*rows[:4], *map(custom, rows[4:8])])
+    found = summarize(read_results(path), draws=100)
+    assert (found.completeness.suite, found.completeness.prompts, found.completeness.covered) == ("official", 8, 4)
+    assert found.standing == "PARTIAL (4 of 553 prompts)"
+    shown = invoke(path)
+    assert "NOT the full suite: 4 of 553 prompts" in shown.stdout
+    assert "8 of 553" not in shown.stdout + shown.stderr
+    page = write_html(collect([path], draws=100), path.with_suffix(".html"), max_bytes=300_000).read_text()
+    assert "PARTIAL: 4 of 553 prompts" in page
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
+def test_every_format_says_that_images_were_judged_again_and_by_which_rules(write, invoke, form) -> None:
+    path = write(made(FEW, 2))
+
+    def text(*more: str) -> str:
+        return " ".join(invoke(path, "-f", form, *more).stdout.replace("\\_", "_").split())
+
+    plain, again = text(), text("--rules", "confidence=0.8")
+    if form == "json":
+        assert json.loads(again)["rejudged"] is True
+        assert json.loads(again)["rules"]["confidence"] == 0.8
+        return
+    assert "confidence=0.8, counting_confidence=0.9" in again
+    assert "confidence=0.8" not in plain
+    if form == "csv":
+        assert plain.startswith("name,value,low,high,images,prompts ")
+        assert again.startswith("name,value,low,high,images,prompts,rules ")
+    else:
+        assert "JUDGED AGAIN by the rules" in again
+        assert "JUDGED AGAIN" not in plain
+        assert "confidence=0.3, counting_confidence=0.9" in plain
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
+def test_no_table_prints_nan(write, invoke, form) -> None:
+    """A graded credit of a task with one prompt has no interval."""
+    rows = [
+        dataclasses.replace(row, credits={**row.credits, "partial": 0.5}) for row in made(dict.fromkeys(WHOLE, 1), 2)
+    ]
+    path = write(rows)
+    shown = invoke(path, "--credit", "partial", "-f", form).stdout
+    assert "0.5" in shown
+    assert "nan" not in shown.lower()
+    grid = invoke(path, "--credit", "partial", "--rules", "confidence=.3:.5:.2", "-f", form).stdout
+    assert "nan" not in grid.lower()

@@ -1,5 +1,7 @@
 """A sweep with a generator and a scorer whose answers are known, and the tiny diffusers pipelines."""
 
+import csv
+import io
 import json
 import math
 
@@ -244,3 +246,18 @@ def test_real_pipelines_with_random_weights(tmp_path) -> None:
         assert not math.isnan(sweep_table(sweep, 2, draws=100).rows[0].timing.seconds)
     assert sizes == {(32, (32, 32)), (64, (64, 64))}
     assert len(pictures) == 8, "every argument must matter"
+
+
+def test_settings_of_others_stay_text_in_every_table(world, tmp_path) -> None:
+    evil = ["=cmd|' /C calc'!A0", "@x", "<img src=x onerror=alert(1)>", "[99cm]", "[/x]"]
+    sweep = make(tmp_path, {"name": evil, "quality": [0.4, 0.8]}, n=1)
+    table = run_all(world, sweep)
+    document = table.document()
+    rows = list(csv.DictReader(io.StringIO(render(document, "csv"))))
+    assert {row["name"][0] for row in rows} == {"'", "<", "["}
+    assert all(0 <= float(row["low"]) <= float(row["high"]) <= 1 for row in rows)
+    assert "<img" not in render(document, "markdown")
+    assert "\n[99cm]" not in render(document, "latex")
+    assert "[/x]" in render(document, "table")
+    assert "judged by fake" in render(document, "table")
+    save_plot(table, tmp_path / "p.png")
