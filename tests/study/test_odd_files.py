@@ -4,11 +4,12 @@ import json
 import warnings
 
 import pytest
+from made_up_results import synthetic_rows
+from simulated_runs import simulate_runs
 
 from geneval_reward.errors import GenEvalError
-from geneval_reward.results import read_results, synthetic_rows
+from geneval_reward.results import read_results
 from geneval_reward.results.tables import FORMATS, render
-from geneval_reward.stats import simulate_runs
 from geneval_reward.study.compare import compare_results
 from geneval_reward.study.compare.render import document
 from geneval_reward.study.report.collect import collect
