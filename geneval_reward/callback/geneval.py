@@ -12,7 +12,7 @@ import torch
 
 from geneval_reward.callback.base import LightningCallback, put_in_order, refuse_sharded, tell
 from geneval_reward.callback.budget import Budget
-from geneval_reward.callback.plan import Job, plan_jobs, read_prompts, waves
+from geneval_reward.callback.plan import Job, ordered_prompts, plan_jobs, waves
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.round import Judged, Round, Timings
 from geneval_reward.callback.schedule import Schedule
@@ -56,8 +56,8 @@ class GenEvalCallback(LightningCallback):
     Args:
         scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), or the name of a backend, which is loaded on
             the trainer's device.
-        prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
-            the suite) a line; or a list of specs, records or such texts.
+        prompts: `"suite"` (all 553), `60` (that many prompts of the suite, spread over the tasks), `"10/tag"` (ten of each
+            task), a file, or a list of specs, records or texts; what `geneval_reward.prompts.read_prompts` takes.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
         seed: Every image's noise comes from `seed_for(seed, prompt, index)`: the same in every round, whatever the batch
             size and number of processes. It also fixes which prompts a number or a budget picks.
@@ -144,7 +144,7 @@ class GenEvalCallback(LightningCallback):
         options = {"rules": rules} if rules is not None else {}
         self.lazy_scorer = LazyScorer(scorer, **options)
         self.rules = rules
-        self.specs = read_prompts(prompts, seed)
+        self.specs = ordered_prompts(prompts, seed)
         self.images_per_prompt = images_per_prompt
         self.seed = seed
         self.weights = weights

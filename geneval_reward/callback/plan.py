@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from geneval_reward.errors import SpecError
 from geneval_reward.generate.seeds import seed_for
-from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import official_suite, resolve
+from geneval_reward.prompts import Prompts, PromptSpec, read_prompts
 from geneval_reward.prompts.vocabulary import TAGS
-
-Prompts = int | str | Sequence[PromptSpec | Mapping[str, Any] | str]
-"""`"suite"`, a number per tag, a file, or specs, records and texts of the official suite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +29,18 @@ class Job:
     shown: bool
 
 
-def read_prompts(prompts: Prompts, seed: int) -> tuple[PromptSpec, ...]:
-    """Specs in the order in which a budget takes them: tags in turn, within a tag shuffled by the seed.
+def ordered_prompts(prompts: Prompts, seed: int) -> tuple[PromptSpec, ...]:
+    """Read prompts and put them in the order in which a budget takes them: the tasks in turn, shuffled within each task.
 
     Args:
-        prompts: `"suite"`; a number of prompts per tag of the suite; a file with one record, or prompt text of the suite, a
-            line; or a sequence of those.
-        seed: Of the order; equal seeds give equal orders everywhere.
+        prompts: What `geneval_reward.prompts.read_prompts` takes; numbers choose from the official suite.
+        seed: Seed of the choice and of the order; equal seeds give equal orders everywhere.
 
     Raises:
-        SpecError: If something does not parse, is there twice, or is empty; the message names the line or index.
+        SpecError: If a record is not valid, comes twice, or there is none; the message names the line or index.
+        UsageError: If `prompts` has none of the forms.
     """
-    if isinstance(prompts, str) and prompts.isdecimal():
-        prompts = int(prompts)
-    if isinstance(prompts, bool) or not isinstance(prompts, int | str | Sequence):
-        raise SpecError(f"prompts: expected 'suite', a number, a file or a list, got {type(prompts).__name__}")
-    if isinstance(prompts, int):
-        largest = max(sum(spec.tag == tag for spec in official_suite()) for tag in TAGS)
-        if not 1 <= prompts <= largest:
-            raise SpecError(f"prompts: expected a number per tag in 1..{largest}, got {prompts}")
-        queues = _by_tag(official_suite(), seed)
-        return _interleave({tag: queue[:prompts] for tag, queue in queues.items()})
-    if isinstance(prompts, str):
-        specs = official_suite() if prompts == "suite" else _read_file(prompts)
-    else:
-        specs = tuple(_parse(item, f"prompts[{index}]") for index, item in enumerate(prompts))
-    if not specs:
-        raise SpecError("prompts: expected at least one, got none")
-    seen: set[PromptSpec] = set()
-    for index, spec in enumerate(specs):
-        if spec in seen:
-            raise SpecError(f"prompts[{index}]: expected each once, got {spec.prompt!r} twice; use images_per_prompt")
-        seen.add(spec)
-    return _interleave(_by_tag(specs, seed))
+    return _interleave(_by_tag(read_prompts(prompts, seed=seed, unique=True), seed))
 
 
 def plan_jobs(specs: Sequence[PromptSpec], images_per_prompt: int, seed: int, shown: int) -> list[Job]:
@@ -117,18 +89,3 @@ def _by_tag(specs: Sequence[PromptSpec], seed: int) -> dict[str, list[PromptSpec
 def _interleave(queues: Mapping[str, Sequence[PromptSpec]]) -> tuple[PromptSpec, ...]:
     longest = max(len(queue) for queue in queues.values())
     return tuple(queue[row] for row in range(longest) for queue in queues.values() if row < len(queue))
-
-
-def _read_file(name: str) -> tuple[PromptSpec, ...]:
-    try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"prompts: expected 'suite', a number or a readable file, got {name!r} ({error})") from error
-    return tuple(_parse(line, f"{name} line {number}") for number, line in enumerate(lines, 1) if line.strip())
-
-
-def _parse(item: PromptSpec | Mapping[str, Any] | str, where: str) -> PromptSpec:
-    try:
-        return resolve(item.strip() if isinstance(item, str) else item)
-    except SpecError as error:
-        raise SpecError(f"{where}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ import typer
 
 from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import FileError, UsageError
+from geneval_reward.files import read_json
 from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
 if TYPE_CHECKING:
@@ -182,7 +182,11 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
+            if not isinstance(before, dict):
+                raise FileError(
+                    f"{path}: expected a JSON object, got a JSON {type(before).__name__}; choose another folder"
+                )
             # Folders of older versions do not say what had its default.
             default = {"arguments": {}, "lora_scale": 1.0}
             different = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import FileError, SpecError
+from geneval_reward.files import parse_json, read_lines
 from geneval_reward.prompts.spec import PromptSpec
 
 
@@ -28,23 +28,22 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except (OSError, FileError) as error:
         raise SpecError(f"{path}: expected a file of rewritten prompts, got none that can be read ({error})") from error
     by_text = {spec.prompt: spec for spec in specs}
     by_meaning = {_meaning(spec): spec for spec in specs}
     found: dict[PromptSpec, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         where = f"{path} line {number}"
         record = _load(line, where)
         if "rewritten" in record:
-            spec, text = by_text.get(record.get("prompt", "")), record["rewritten"]
+            asked, text = record.get("prompt"), record["rewritten"]
+            spec = by_text.get(asked) if isinstance(asked, str) else None
         else:
             spec, text = _by_record(record, by_meaning, where)
         if spec is None:
-            raise SpecError(f"{where}: expected a prompt of the set, got {record.get('prompt')!r}")
+            raise SpecError(f"{where}: expected a prompt of the set, got {str(record.get('prompt'))[:200]!r}")
         if not isinstance(text, str) or not text.strip():
             raise SpecError(f"{where}: rewritten: expected text, got {text!r}")
         if spec in found:
@@ -61,9 +60,9 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
 
 def _load(line: str, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise SpecError(f"{where}: expected a JSON object, got {line[:60]!r} ({error})") from error
+        record = parse_json(line)
+    except FileError as error:
+        raise SpecError(f"{where}: {error}") from error
     if not isinstance(record, dict):
         raise SpecError(f"{where}: expected a JSON object, got a JSON {type(record).__name__}")
     return record

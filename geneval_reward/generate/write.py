@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import Image
 
+from geneval_reward.errors import FileError
+from geneval_reward.files import read_json, write_whole
 from geneval_reward.generate.callable import as_pil
 from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.seeds import seed_for
@@ -136,15 +138,15 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def _update(path: Path, record: dict[str, Any]) -> None:
-    """Write a prompt's `generation.json`, keeping seeds of images beyond those asked for now."""
+    """Write a prompt's `generation.json`, keeping the seeds of images beyond those asked for now."""
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
+        if not isinstance(before, dict) or not isinstance(before.get("seeds"), dict):
+            raise FileError(f"{path}: expected an object with text and seeds, got something else; delete the file")
         record = record | {"seeds": before["seeds"] | record["seeds"]}
         if before == record:
             return

@@ -98,7 +98,7 @@ def test_reward_and_callback_load_one_scorer(tmp_path: Path, monkeypatch: pytest
 
 def test_an_offloaded_scorer_gives_no_rewards() -> None:
     with pytest.raises(ValueError, match="offload: expected False for a callback whose scorer also gives the rewards"):
-        GenEvalCallback("lite", 1, every_n_epochs=1, offload=True).reward()
+        GenEvalCallback("lite", "1/tag", every_n_epochs=1, offload=True).reward()
 
 
 @pytest.mark.parametrize("package", [pl, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
@@ -352,7 +352,7 @@ def test_ema_before_its_first_update_is_refused(tmp_path: Path) -> None:
 def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("geneval_reward.callback.geneval.tell", told.append)
-    callback = GenEvalCallback(scorer(), 50, every_n_train_steps=1, max_seconds=0.01, batch_size=12, log_images=0)
+    callback = GenEvalCallback(scorer(), "50/tag", every_n_train_steps=1, max_seconds=0.01, batch_size=12, log_images=0)
     trainer = fit(tmp_path, callback, batches=2)
     metrics = trainer.callback_metrics
     assert metrics["geneval/n"] % 12 == 0

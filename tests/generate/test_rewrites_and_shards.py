@@ -29,6 +29,14 @@ def test_both_forms(tmp_path) -> None:
     }
 
 
+def test_rewritten_texts_may_hold_line_separators(tmp_path) -> None:
+    """Language models write U+2028, and JSON lets it stand."""
+    texts = [f"Sun.\u2028\x85{spec.prompt}" for spec in SPECS]
+    path = tmp_path / "rewrites.jsonl"
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in pairs(*texts)), "utf-8-sig")
+    assert read_rewrites(path, SPECS) == dict(zip(SPECS, texts, strict=True))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -42,7 +50,9 @@ def test_both_forms(tmp_path) -> None:
             "line 1: expected a prompt of the set, got 'a photo of Mars'",
         ),
         (pairs("", "b", "c"), "line 1: rewritten: expected text, got ''"),
-        (["{"], "line 1: expected a JSON object"),
+        (["{"], "line 1: expected JSON"),
+        (["[" * 100_000], "line 1: expected JSON, got one that is nested too deeply"),
+        ([{"prompt": ["x"], "rewritten": "x"}], "line 1: expected a prompt of the set"),
         (["[]"], "line 1: expected a JSON object, got a JSON list"),
         ([{"prompt": "x"}], "expected 'prompt' and 'rewritten', or a whole record"),
         ([{"include": 3, "prompt": "x"}], "line 1: tag: expected one of"),

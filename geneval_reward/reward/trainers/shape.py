@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-from geneval_reward.errors import GenEvalError
+from geneval_reward.errors import FileError, GenEvalError
+from geneval_reward.files import parse_json
 from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.composite import CompositeReward
 from geneval_reward.reward.reward import GenEvalReward
@@ -87,8 +87,8 @@ def record_of(row: Any) -> Any:
     """
     if isinstance(row, str) and row.lstrip().startswith("{"):
         try:
-            row = json.loads(row)
-        except json.JSONDecodeError:
+            row = parse_json(row)
+        except FileError:
             return row  # the reward says what is wrong with it
     if not isinstance(row, Mapping):
         return row or None
