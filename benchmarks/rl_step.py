@@ -4,7 +4,7 @@
     python benchmarks/rl_step.py --pipeline pocket --reward lite
 
 The made reward sleeps, as one on another device or in another process would; on one CPU a real detector competes with
-sampling for the same cores, and hiding it saves little. Prints one row a mode: seconds a step, split, and the share of the
+sampling for the same cores, and hiding it saves little. Prints one row per mode: seconds per step, split, and the share of the
 scoring time that was hidden.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 
 class Sleeper:
-    """A reward of a fixed cost a picture."""
+    """A reward of a fixed cost per picture."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -29,10 +29,27 @@ class Sleeper:
         return [float(image.float().mean()) for image in images]
 
 
+class InTheWay:
+    """A reward that blocks until it has scored, as one that is called between sampling and training does."""
+
+    def __init__(self, reward):
+        self.reward = reward
+
+    def submit(self, images, specs, /):
+        future = self.reward.submit(images, specs)
+        future.exception()
+        return future
+
+    def close(self):
+        self.reward.close()
+
+
 def measure(args, method, asynchronous):
     from lightning.pytorch import Callback, Trainer
 
-    from geneval_reward.train import DiffusionNFT, FlowGRPO, PromptGroups
+    from geneval_reward.reward import GenEvalReward
+    from geneval_reward.train import PromptGroups, load_recipe
+    from geneval_reward.train.rewards import FunctionReward
 
     rows = []
 
@@ -41,9 +58,11 @@ def measure(args, method, asynchronous):
             rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     full = args.pipeline == "pocket"
-    options = {"lora_rank": 0 if full else 4, "num_steps": args.steps, "async_reward": asynchronous}
-    reward = args.reward if args.reward != "sleep" else Sleeper(args.reward_ms / 1000)
-    kind = DiffusionNFT if method == "nft" else FlowGRPO
+    options = {"lora_rank": 0 if full else 4, "num_steps": args.steps}
+    reward = FunctionReward(Sleeper(args.reward_ms / 1000)) if args.reward == "sleep" else GenEvalReward(args.reward)
+    if not asynchronous:
+        reward = InTheWay(reward)
+    kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
     module = kind(args.pipeline, reward=reward, **options)
     data = PromptGroups("pocket" if full else 64, args.groups, args.group_size, args.batch_size)
     Trainer(
@@ -69,7 +88,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="geneval_reward.train.tiny:tiny_sd3")
     parser.add_argument("--reward", default="sleep")
-    parser.add_argument("--reward-ms", type=float, default=4.0, help="milliseconds a picture of the made reward")
+    parser.add_argument("--reward-ms", type=float, default=4.0, help="milliseconds per picture of the made reward")
     parser.add_argument("--methods", nargs="+", default=["nft", "flow-grpo"])
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=24)

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from geneval_reward.cli import weights
+from geneval_reward.cli import recipes, weights
 from geneval_reward.cli.annotations import agreement_with_people
 from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
@@ -46,6 +46,7 @@ app.command("sweep")(sweep)
 app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
+app.add_typer(recipes.app, name="recipes")
 app.command("parity")(parity)
 app.command("serve")(serve)
 app.command("doctor")(doctor)

@@ -23,6 +23,14 @@ def check_latent(x: Tensor, name: str) -> None:
         )
 
 
+def is_readable(x: float | Tensor) -> bool:
+    """Whether values may be checked: numbers, and tensors on the CPU.
+
+    Reading a value from an accelerator waits for all work that was launched there.
+    """
+    return not isinstance(x, Tensor) or x.device.type == "cpu"
+
+
 def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> None:
     """Raise unless `x` has exactly the shape of `reference`; broadcasting here is always a mistake."""
     if x.shape != reference.shape:
@@ -40,11 +48,11 @@ def check_vector(x: Tensor, name: str, batch: int) -> None:
 def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
     """Bring a number, a 0-d tensor or a (B,) tensor to shape (B,) on the device of `like`, at least float32."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    x = torch.as_tensor(value, dtype=dtype, device=like.device)
-    if x.ndim == 0:
-        return x.expand(like.shape[0])
-    check_vector(x, name, like.shape[0])
-    return x
+    if not isinstance(value, Tensor):
+        return torch.full((like.shape[0],), float(value), dtype=dtype, device=like.device)
+    if value.ndim:
+        check_vector(value, name, like.shape[0])
+    return value.to(like.device, dtype, non_blocking=True).expand(like.shape[0])
 
 
 def column(value: float | Tensor, like: Tensor, name: str) -> Tensor:

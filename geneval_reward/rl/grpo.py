@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geneval_reward.rl._tensors import check_like, check_vector, column, latent_mean, precise, vector, weighted_mean
+from geneval_reward.rl._tensors import (
+    check_like,
+    check_vector,
+    column,
+    is_readable,
+    latent_mean,
+    precise,
+    vector,
+    weighted_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,7 @@ def _clipped(
     check_vector(advantages, "advantages", exponent.shape[0])
     a = precise(advantages).detach().to(exponent).clamp(-adv_clip, adv_clip)
     unknown = torch.isnan(a) if weight is None else torch.isnan(a) & (weight > 0)
-    if bool(unknown.any()):
+    if is_readable(unknown) and bool(unknown.any()):
         raise ValueError(f"advantages[{int(unknown.nonzero()[0])}]: expected a number, got NaN; pass its weight as 0")
     ratio = torch.exp(exponent)
     loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - clip_range, 1 + clip_range))
@@ -211,5 +220,5 @@ def _check_pair(log_prob: Tensor, log_prob_old: Tensor) -> None:
 
 
 def _check_positive(x: Tensor, name: str) -> None:
-    if not bool((x > 0).all()):
+    if is_readable(x) and not bool((x > 0).all()):
         raise ValueError(f"{name}: expected numbers > 0, got {x.flatten().tolist()}; leave deterministic steps out")

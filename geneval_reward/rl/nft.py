@@ -13,6 +13,7 @@ from geneval_reward.rl._tensors import (
     check_like,
     check_vector,
     column,
+    is_readable,
     latent_mean,
     precise,
     vector,
@@ -54,7 +55,7 @@ def optimality_probability(advantages: Tensor, *, mode: AdvantageMode = "all", c
     if mode not in _MODES:
         raise ValueError(f"mode: expected one of {', '.join(_MODES)}, got {mode!r}")
     a = precise(advantages.detach())
-    if bool(torch.isnan(a).any()):
+    if is_readable(a) and bool(torch.isnan(a).any()):
         index = int(torch.isnan(a).flatten().nonzero()[0])
         raise ValueError(f"advantages[{index}]: expected a number, got NaN; use GroupAdvantages.advantages and .weight")
     a = a.clamp(-clip, clip)
@@ -177,9 +178,9 @@ def nft_loss(
         if tensor is not None:
             check_like(tensor, name, v, "v")
     check_vector(r, "r", v.shape[0])
+    check_times(t)
     times = vector(t, v, "t").detach()
-    check_times(times)
-    if not bool(((r >= 0) & (r <= 1)).all()):
+    if is_readable(r) and not bool(((r >= 0) & (r <= 1)).all()):
         raise ValueError("r: expected probabilities in [0, 1]; pass advantages through optimality_probability first")
     if not beta > 0:
         raise ValueError(f"beta: expected a number > 0, got {beta}")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geneval_reward.rl._tensors import check_latent, check_like, column, precise
+from geneval_reward.rl._tensors import check_latent, check_like, column, is_readable, precise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`velocity(x, t) -> v`: x (B, ...), t (B,) in [0, 1], v like x. Prompt, guidance and adapters are closed over."""
@@ -39,8 +39,8 @@ def interpolate(x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
     """
     check_latent(x0, "x0")
     check_like(noise, "noise", x0, "x0")
-    t = column(t, x0, "t")
     check_times(t)
+    t = column(t, x0, "t")
     return (1 - t) * precise(x0) + t * precise(noise)
 
 
@@ -153,9 +153,15 @@ def sigma_list(sigmas: Tensor) -> list[float]:
     return times
 
 
-def check_times(t: Tensor) -> None:
-    """Raise ValueError unless all times lie in [0, 1]; 0-to-1000 timesteps are the usual mistake."""
-    low, high = float(t.detach().min()), float(t.detach().max())
+def check_times(t: float | Tensor) -> None:
+    """Raise ValueError unless all times lie in [0, 1]; timesteps from 0 to 1000 are the usual mistake.
+
+    Times on an accelerator are not read (`is_readable`); `sample_ode` and `sample_sde` check theirs before they go there.
+    """
+    if not is_readable(t):
+        return
+    times = torch.as_tensor(t).detach()
+    low, high = float(times.min()), float(times.max())
     if not (0 <= low and high <= 1):
         raise ValueError(f"t: expected times in [0, 1], got {low:g} to {high:g}; divide timesteps by 1000")
 

@@ -103,7 +103,9 @@ def old_policy_decay(step: int, kind: int = 1) -> float:
 def ema_decay(step: int, max_decay: float = 0.9) -> float:
     """Warm-up of the evaluated average: `min((1 + step) / (10 + step), max_decay)`.
 
-    0.9 is the released ceiling of DiffusionNFT and Flow-GRPO, with one update an optimiser step.
+    0.9 is the released ceiling of DiffusionNFT and Flow-GRPO. Both pass the number of optimizer steps that are done, the
+    last one included. DiffusionNFT's average moves at every step; Flow-GRPO's only while `step + 1` is a multiple of 8, once
+    for each micro-batch of that time (two with the 32 GPUs of the released setting).
 
     Example:
         >>> ema_decay(0), ema_decay(1000)

@@ -13,7 +13,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geneval_reward.rl._tensors import Generators, check_latent, check_like, column, latent_mean, precise, randn_like
+from geneval_reward.rl._tensors import (
+    Generators,
+    check_latent,
+    check_like,
+    column,
+    is_readable,
+    latent_mean,
+    precise,
+    randn_like,
+)
 from geneval_reward.rl.ode import Velocity, check_times, euler_step, predict_noise, predict_x0, sigma_list
 
 StepKind = Literal["sde", "cps"]
@@ -109,9 +118,10 @@ def sde_step(
         raise ValueError("expected either x_next, to measure a step, or noise/generator, to take one; got both")
 
     dtype, x, v = x.dtype, precise(x), precise(v)
+    for time in (t, t_next):
+        check_times(time)
     now, then = column(t, x, "t"), column(t_next, x, "t_next")
-    check_times(torch.cat([now, then]))
-    if not bool((now > then).all()):
+    if is_readable(t) and is_readable(t_next) and not bool(torch.all(torch.as_tensor(t) > torch.as_tensor(t_next))):
         raise ValueError(f"t_next: expected times below t, got t {now.flatten()} and t_next {then.flatten()}")
     dt = then - now
     if kind == "sde":

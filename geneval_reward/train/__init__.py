@@ -1,29 +1,54 @@
-"""Reinforcement learning of flow models on Lightning: DiffusionNFT and Flow-GRPO for SD3, FLUX and the pocket model.
+"""What the recipes of reinforcement learning call by name; the methods themselves are the files in `recipes/`.
 
-DiffusionNFT, FlowGRPO      LightningModules, one file each; `recipes/` has their command lines
-PromptGroups                the LightningDataModule that both need
-FlowRL                      what they share; subclass it for a method of your own
+policy     a diffusers pipeline as a flow policy: SD3, FLUX and the pocket model
+weights    its weights in three roles (trained, old, reference), and their average
+data       prompts in groups, spread over ranks
+rewards    scores computed while images are being made
+epoch      the batches of an epoch and their advantages
+ranks      errors, gradients and numbers to log over all ranks;  sharding  weights spread over ranks
+recipes    finds, lists, copies and loads the recipe files;  cli  their command line
+lora       exports what was trained;  audit  a second judge;  tiny  random pipelines for tests
 """
 
-from geneval_reward.train.data import PromptGroups, RolloutBatch
-from geneval_reward.train.diffusion_nft import DiffusionNFT
-from geneval_reward.train.epoch import Chunk, Epoch
-from geneval_reward.train.flow_grpo import FlowGRPO
-from geneval_reward.train.module import FlowRL
+from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
+from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
+from geneval_reward.train.epoch import Samples, deal_advantages, split_evenly, velocity_norm
 from geneval_reward.train.policy import Conditions, FlowPolicy, load_pipeline
-from geneval_reward.train.weights import PolicyAverage, PolicyWeights
+from geneval_reward.train.recipes import load_recipe
+from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores
+from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes
+from geneval_reward.train.update import MetricSums, clip_gradients, errors_together, local_gradients, sum_gradients
+from geneval_reward.train.weights import PolicyAverage, PolicyWeights, Role, load_policy_state, policy_state
 
 __all__ = [
-    "Chunk",
     "Conditions",
-    "DiffusionNFT",
-    "Epoch",
-    "FlowGRPO",
+    "EpochCheckpoint",
+    "FSDP2Strategy",
     "FlowPolicy",
-    "FlowRL",
+    "MetricSums",
     "PolicyAverage",
     "PolicyWeights",
     "PromptGroups",
+    "RecipeCLI",
+    "RewardQueue",
+    "Role",
     "RolloutBatch",
+    "Samples",
+    "Scores",
+    "check_sampler",
+    "check_strategy",
+    "clip_gradients",
+    "deal_advantages",
+    "errors_together",
+    "find_reward",
+    "gather_scores",
+    "idle_passes",
     "load_pipeline",
+    "load_policy_state",
+    "load_recipe",
+    "local_gradients",
+    "policy_state",
+    "split_evenly",
+    "sum_gradients",
+    "velocity_norm",
 ]

@@ -22,7 +22,7 @@ from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.scorer import GenEvalScorer
-from geneval_reward.train.data import read_training_prompts, record
+from geneval_reward.train.data import read_training_prompts
 from geneval_reward.vision.images import as_images
 
 _MIRRORED: Final = {"left of": "right of", "right of": "left of"}
@@ -73,7 +73,7 @@ def mirrored(spec: PromptSpec) -> PromptSpec:
         ...     {"class": "cow", "count": 1, "position": ["left of", 0]}]})).prompt
         'a photo of a cow right of a cup'
     """
-    found = record(spec)
+    found = spec.to_record()
     found.pop("prompt", None)
     for clause in found["include"]:
         if "position" in clause:

@@ -1,15 +1,15 @@
-"""The recipes' command line: LightningCLI with the trainer settings that the methods need."""
+"""The command line of the recipes: LightningCLI with the Trainer settings that the methods need."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from geneval_reward.train.data import PromptGroups
-from geneval_reward.train.module import FlowRL
 
 TRAINER_DEFAULTS: Final[dict[str, Any]] = {
     "use_distributed_sampler": False,  # groups come from our own sampler
@@ -22,8 +22,8 @@ class EpochCheckpoint(ModelCheckpoint):
     """`last.ckpt` after every epoch, replaced as a whole: a run that is killed loses at most the epoch it was in.
 
     Args:
-        dirpath: Folder; None for that of the logger.
-        keep_every: Also keep the checkpoint of every so-many-th epoch; 0 for none.
+        dirpath: The folder; None for that of the logger.
+        keep_every: Also keep the checkpoint of every so-many-th epoch, as `epoch-00030.ckpt`; 0 for none.
     """
 
     def __init__(self, dirpath: str | None = None, keep_every: int = 0) -> None:
@@ -38,7 +38,7 @@ class EpochCheckpoint(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Save, and save apart what is kept."""
+        """Save the last epoch, and separately the one that is kept."""
         super().on_train_epoch_end(trainer, pl_module)
         done = trainer.current_epoch + 1
         if self.keep_every and done % self.keep_every == 0:
@@ -47,9 +47,9 @@ class EpochCheckpoint(ModelCheckpoint):
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with these defaults; the optimizer is the method's own."""
+    """LightningCLI with these defaults; the optimizer is the recipe's own."""
 
-    def __init__(self, model: type[FlowRL], data: type[PromptGroups], args: list[str] | None = None) -> None:
+    def __init__(self, model: type[LightningModule], data: type[PromptGroups], args: list[str] | None = None) -> None:
         super().__init__(
             model,
             data,

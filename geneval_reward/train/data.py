@@ -1,22 +1,23 @@
-"""Prompts in groups: a LightningDataModule whose one batch an epoch is a rank's share of the rollout."""
+"""Prompts in groups: a LightningDataModule whose one batch per epoch is a rank's share of the rollout."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from geneval_reward.errors import UsageError
-from geneval_reward.prompts import PromptSpec, training_prompts
+from geneval_reward.generate.seeds import seed_for
+from geneval_reward.prompts import PromptSpec
+from geneval_reward.prompts.read import Prompts, read_prompts
 from geneval_reward.rl import DistributedKRepeatSampler, Slot
 
-_POCKET_PROMPTS = 4096
+_POCKET_PROMPTS: Final = 4096
 
 
 @dataclass
@@ -24,10 +25,10 @@ class RolloutBatch:
     """What one rank samples in one epoch.
 
     Attributes:
-        specs: One record an image.
-        slots: Which group each image belongs to, and which of the group it is.
+        specs: One record per image.
+        slots: The group of each image, and its number within the group.
         epoch: Epoch of the sampler, from which seeds are made.
-        batch_size: Images to sample at once.
+        batch_size: Number of images to sample at once.
         seed: Seed of the run.
     """
 
@@ -37,25 +38,43 @@ class RolloutBatch:
     batch_size: int
     seed: int
 
+    def split(self) -> Iterator[tuple[list[PromptSpec], list[Slot]]]:
+        """The records and slots of each batch of `batch_size` images."""
+        for start in range(0, len(self.specs), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield self.specs[part], self.slots[part]
+
+    def generators(self, slots: Sequence[Slot]) -> list[torch.Generator]:
+        """One generator per image, seeded by the run, the epoch, the group and the image's number within the group.
+
+        No other random state is read: neither the batch size nor the number of ranks changes what is sampled, and a
+        resumed run goes on as if it had never stopped.
+        """
+        return [
+            torch.Generator().manual_seed(seed_for(self.seed, f"{self.epoch}/{slot.group}", slot.repeat))
+            for slot in slots
+        ]
+
 
 class PromptGroups(LightningDataModule):
     """Training prompts, each repeated, shuffled and split over the ranks.
 
     Args:
-        prompts: A number of prompts drawn by `geneval_reward.prompts.training_prompts` (none has the meaning of one in the
-            official suite); `pocket`, those of the packaged pocket model; a file with one record a line; or specs.
-        groups: Prompts an epoch (48 as released).
-        group_size: Images a prompt (24 as released; with 12 or 6 training collapses on real models).
-        batch_size: Images a rank samples and trains at once.
-        seed: Of prompts, groups and noise.
+        prompts: What `geneval_reward.prompts.read.read_prompts` takes. A number draws so many training prompts in all, none
+            of which means the same as one of the official suite; `pocket` names those of the packaged pocket model.
+        groups: Number of prompts per epoch (48 as released).
+        group_size: Number of images per prompt (24 as released; with 12 or 6 training collapses on real models).
+        batch_size: Number of images that a rank samples and trains at once.
+        seed: Seed of prompts, groups and noise.
 
     Raises:
-        ValueError: If the sizes do not divide over the ranks; the message names sizes that do.
+        UsageError, SpecError: If the prompts cannot be read.
+        ValueError: When training starts, if the sizes do not divide over the ranks; the message names sizes that do.
     """
 
     def __init__(
         self,
-        prompts: int | str | Sequence[Any] = 10_000,
+        prompts: Prompts = 10_000,
         groups: int = 48,
         group_size: int = 24,
         batch_size: int = 9,
@@ -66,7 +85,7 @@ class PromptGroups(LightningDataModule):
         self.groups, self.group_size, self.batch_size, self.seed = groups, group_size, batch_size, seed
 
     def train_dataloader(self) -> DataLoader[PromptSpec]:
-        """One batch an epoch; made after the process group, so that the sampler knows its rank."""
+        """One batch per epoch; made after the process group, so that the sampler knows its rank."""
         sampler = DistributedKRepeatSampler(
             self.specs,
             group_size=self.group_size,
@@ -75,39 +94,33 @@ class PromptGroups(LightningDataModule):
             seed=self.seed,
         )
 
-        def together(specs: list[PromptSpec]) -> RolloutBatch:
+        def collate(specs: list[PromptSpec]) -> RolloutBatch:
             return RolloutBatch(specs, sampler.slots(), sampler.epoch, self.batch_size, self.seed)
 
-        return DataLoader(self.specs, batch_size=len(sampler), sampler=sampler, collate_fn=together)  # type: ignore[arg-type]
+        return DataLoader(self.specs, batch_size=len(sampler), sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Prompts stay where they are."""
+        """Leave prompts where they are."""
         return batch
 
 
-def read_training_prompts(prompts: int | str | Sequence[Any], seed: int) -> list[PromptSpec]:
-    """Specs from whatever names them; see `PromptGroups`."""
-    if isinstance(prompts, str) and prompts.isdigit():
-        prompts = int(prompts)
-    if isinstance(prompts, int):
-        return training_prompts(prompts, seed)
-    if prompts == "pocket":
-        from geneval_reward.pocket.prompts import iter_pocket_prompts
+def read_training_prompts(prompts: Prompts, seed: int) -> list[PromptSpec]:
+    """Read prompts to train with, as `PromptGroups` does."""
+    from geneval_reward.pocket.prompts import iter_pocket_prompts
 
-        return list(islice(iter_pocket_prompts(seed), _POCKET_PROMPTS))
-    if isinstance(prompts, str):
-        path = Path(prompts)
-        if not path.is_file():
-            raise UsageError(f"prompts: expected a number, 'pocket' or a file of records, got {prompts!r}")
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [PromptSpec.parse(line) for line in lines]
-    specs = [PromptSpec.parse(prompt) for prompt in prompts]
-    if not specs:
-        raise UsageError("prompts: expected at least one, got none")
-    return specs
+    pocket = {"pocket": lambda: islice(iter_pocket_prompts(seed), _POCKET_PROMPTS)}
+    return list(read_prompts(prompts, seed=seed, numbers="training", suites=pocket))
 
 
-def record(spec: PromptSpec) -> dict[str, Any]:
-    """A spec as the mapping that reward functions of any trainer know as metadata."""
-    found: dict[str, Any] = json.loads(spec.to_json())
-    return found
+def check_sampler(trainer: Any) -> None:
+    """Check that groups reach the recipe as they were made.
+
+    Raises:
+        UsageError: If the training data come from another sampler.
+    """
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    if not isinstance(sampler, DistributedKRepeatSampler):
+        raise UsageError(
+            f"train_dataloader: expected a DistributedKRepeatSampler, got {type(sampler).__name__}; use PromptGroups and "
+            "Trainer(use_distributed_sampler=False)"
+        )

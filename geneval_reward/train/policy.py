@@ -1,7 +1,7 @@
-"""`FlowPolicy`: a diffusers pipeline seen as what RL needs of it: encode, velocity, decode, noise levels.
+"""`FlowPolicy`: what reinforcement learning needs of a diffusers pipeline: encode, velocity, decode, noise levels.
 
 The same code serves Stable Diffusion 3 and 3.5, FLUX and the packaged pocket model. Latents are always `(B, C, H, W)` and
-times in [0, 1]; what a transformer wants besides (timesteps to 1000, packed tokens, position ids) stays in this file.
+times lie in [0, 1]; what a transformer wants besides (timesteps up to 1000, packed tokens, position ids) stays in this file.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.imports import import_object
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAMILIES = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAMILIES: Final = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Conditions:
 
     Attributes:
         embeds: Token embeddings, (B, L, D).
-        pooled: (B, P).
+        pooled: Pooled embeddings, (B, P).
     """
 
     embeds: Tensor
@@ -37,20 +38,23 @@ class Conditions:
         return len(self.embeds)
 
     def rows(self, index: Tensor | slice) -> Conditions:
-        """Some of them, in the given order."""
+        """Select rows, in the given order."""
         return Conditions(self.embeds[index], self.pooled[index])
 
 
 def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
-    """A pipeline from whatever names one.
+    """Load a pipeline.
 
     Args:
         source: `pocket`, the packaged model; `module:function`, a function without arguments that makes a pipeline (such
             as `geneval_reward.train.tiny:tiny_sd3`); a name or folder that diffusers loads; or a pipeline.
         dtype: `fp32`, `bf16` or `fp16`, for what diffusers loads.
 
+    Returns:
+        The pipeline.
+
     Raises:
-        ValueError: If the dtype is unknown, or `module:function` leads nowhere.
+        UsageError: If the dtype is unknown, or `module:function` does not exist.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -64,24 +68,26 @@ def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
         return import_object(source, "pipeline")()
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(source, torch_dtype=DTYPES[dtype])
+    # The decoder stays in float32, as in the released code; see `FlowPolicy.decode`.
+    return DiffusionPipeline.from_pretrained(source, torch_dtype={"default": DTYPES[dtype], "vae": torch.float32})
 
 
 class FlowPolicy:
     """A text-to-image pipeline as a flow policy.
 
-    A plain object and no `nn.Module`: a LightningModule that holds one registers the transformer alone, and text encoders
-    and decoder stay out of checkpoints, optimizers and DDP.
+    It is a plain object and no `nn.Module`, so that a LightningModule that holds one does not register text encoders and
+    decoder: they stay out of checkpoints, optimizers and DDP.
 
     Args:
         pipeline: A diffusers pipeline with a `transformer` of the SD3 or FLUX kind, a `vae`, `encode_prompt` and a
             `FlowMatchEulerDiscreteScheduler`.
         resolution: Height and width of images in pixels; None for the pipeline's own.
         guidance_scale: Classifier-free guidance for SD3 (1 means none), or the embedded guidance of FLUX.
-        max_sequence_length: Text tokens of the T5 encoder.
+        max_sequence_length: Number of text tokens of the T5 encoder.
+        gradient_checkpointing: Recompute the transformer's activations in the backward pass, to save memory.
 
     Raises:
-        ValueError: If the pipeline is of another kind.
+        UsageError: If the pipeline is of another kind.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class FlowPolicy:
         resolution: int | None = None,
         guidance_scale: float = 1.0,
         max_sequence_length: int = 128,
+        gradient_checkpointing: bool = False,
     ) -> None:
         transformer = getattr(pipeline, "transformer", None)
         kinds = {kind.__name__ for kind in type(transformer).__mro__}
@@ -116,6 +123,11 @@ class FlowPolicy:
         self.latent_shape = self._latent_shape(resolution)
         for part in self._frozen():
             part.requires_grad_(False).eval()
+        # The released code decodes float32 weights: half precision has too few bits for 256 levels, or overflows.
+        if isinstance(pipeline.vae, nn.Module):
+            pipeline.vae.float()
+        if gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
 
     def to(self, device: torch.device) -> FlowPolicy:
         """Move text encoders and decoder; the transformer moves with the module that trains it."""
@@ -126,29 +138,30 @@ class FlowPolicy:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
-        """Encode prompts; equal ones once.
+        """Encode prompts, equal ones once.
+
+        Autocast is off: T5 in fp16 keeps some of its weights in float32, since they overflow, and an autocast context
+        around a whole epoch would cast them down again.
 
         Returns:
-            `Conditions` of `len(prompts)` rows.
+            `Conditions` with one row per prompt.
         """
         distinct = list(dict.fromkeys(prompts))
         encoded = self._encode(distinct)
-        index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encoded.embeds.device)
-        return encoded.rows(index)
+        index = torch.tensor([distinct.index(prompt) for prompt in prompts])
+        return encoded.rows(index.to(encoded.embeds.device, non_blocking=True))
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Starting noise, each sample from its own generator, so that it depends on neither batch nor rank."""
+        """Draw noise (B, C, H, W), each sample from its own generator, so that it depends on neither batch nor rank."""
         rows = [torch.randn(self.latent_shape, generator=g, device=g.device) for g in generators]
-        return torch.stack(rows).to(self.device)
+        return torch.stack(rows).to(self.device, non_blocking=True)
 
     def velocity(self, transformer: Any, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
-        """`velocity(x, t) -> v` of a transformer under encoded prompts; v is float32, for x (B, C, H, W) and t (B,)."""
+        """Return `velocity(x, t) -> v` under encoded prompts: x is (B, C, H, W), t is (B,), v is float32 like x."""
         return lambda x, t: self._velocity(transformer, x, t, conditions)
 
     def sigmas(self, steps: int) -> Tensor:
-        """The scheduler's own noise levels for a number of steps: (steps + 1,), from 1 or a little below to 0."""
-        import numpy as np
-
+        """The scheduler's own noise levels: (steps + 1,) on the CPU, from 1 or a little below to 0."""
         # A copy: setting timesteps changes the scheduler that the pipeline goes on using.
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         options: dict[str, Any] = {}
@@ -164,24 +177,32 @@ class FlowPolicy:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to images.
+        """Decode latents to images, in float32.
 
         Args:
-            latents: (B, C, H, W); must be finite.
+            latents: (B, C, H, W).
 
         Returns:
             uint8 (B, 3, h, w).
+
+        Raises:
+            ImageError: If a picture has NaN or infinite pixels, which as uint8 would pass for a black one.
         """
-        vae = self.pipeline.vae
-        config = vae.config
+        vae, config = self.pipeline.vae, self.pipeline.vae.config
         scaling = getattr(config, "scaling_factor", None) or 1.0
         shift = getattr(config, "shift_factor", None) or 0.0
-        with torch.autocast(latents.device.type, enabled=False):  # released: the decoder in its own precision
-            images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0]
-        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        with _without_autocast(latents.device):
+            images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0].float()
+        broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise ImageError(
+                f"images[{broken[0]}]: expected finite pixels, got NaN or infinity ({len(broken)} of {len(images)} images); "
+                "the weights have diverged, or a half precision has overflowed"
+            )
+        return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
-        """Channels, height and width of latents for a resolution in pixels."""
+        """Channels, height and width of the latents for a resolution in pixels."""
         pipeline, config = self.pipeline, self.transformer.config
         channels, side = int(config.in_channels), int(getattr(config, "sample_size", None) or 0)
         factor = getattr(pipeline, "vae_scale_factor", None)
@@ -208,24 +229,19 @@ class FlowPolicy:
         return (height // patch) * (width // patch)
 
     def _encode(self, prompts: list[str]) -> Conditions:
-        if self.family == "flux":
-            embeds, pooled, _ = self.pipeline.encode_prompt(
-                prompt=prompts, prompt_2=None, device=self.device, max_sequence_length=self.max_sequence_length
-            )
-        else:
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                prompt=prompts,
-                prompt_2=None,
-                prompt_3=None,
-                do_classifier_free_guidance=False,
-                device=self.device,
-                max_sequence_length=self.max_sequence_length,
-            )
+        options: dict[str, Any] = {"device": self.device, "max_sequence_length": self.max_sequence_length}
+        with _without_autocast(self.device):
+            if self.family == "flux":
+                embeds, pooled, _ = self.pipeline.encode_prompt(prompt=prompts, prompt_2=None, **options)
+            else:
+                embeds, _, pooled, _ = self.pipeline.encode_prompt(
+                    prompt=prompts, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False, **options
+                )
         return Conditions(embeds, pooled)
 
     def _velocity(self, transformer: Any, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         if len(conditions) != len(x):
-            raise UsageError(f"conditions: expected {len(x)} rows, one a sample, got {len(conditions)}")
+            raise UsageError(f"conditions: expected {len(x)} rows, one per sample, got {len(conditions)}")
         if self.family == "flux":
             return self._flux(transformer, x, t, conditions)
         if self.guidance_scale in (0.0, 1.0):
@@ -275,6 +291,10 @@ class FlowPolicy:
         )[0]
         v = v.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return v.reshape(batch, channels, height, width).float()
+
+
+def _without_autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, enabled=False)
 
 
 def _dynamic_shift(config: Any, tokens: int) -> float:

@@ -1,97 +1,135 @@
-"""Rewards that are computed while images are being made: submitted batch by batch, resolved at the end."""
+"""Rewards of a rollout: scored batch by batch while the next one is sampled, then gathered from all ranks."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from geneval_reward.callback import GenEvalCallback
 from geneval_reward.errors import UsageError
 from geneval_reward.imports import import_object
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.train.data import record
+from geneval_reward.ranks import gather
+from geneval_reward.reward import CompositeReward, GenEvalReward, Reward, RewardBatch
+from geneval_reward.reward.worker import Worker
+from geneval_reward.rl import GroupAdvantages, Slot, gdpo_advantages
+from geneval_reward.train.update import errors_together
 
-BACKENDS = ("lite", "nanodet", "paper", "mmdet")
-
+BACKENDS: Final = ("lite", "paper", "mmdet")
 
 Credit = str | dict[str, float]
-"""Name of a credit, or weights of several: `{"official": 1, "partial": 1}` is graded and still rewards what is right."""
+"""Name of a credit, or weights of several: `{"official": 1, "partial": 1}` is graded and still prefers what is right."""
 
 
-def load_reward(reward: Any, credit: Credit, device: torch.device) -> Any:
-    """A reward from whatever names one: a backend, `module:attribute`, or a callable.
+def find_reward(reward: Any, credit: Credit, trainer: Any) -> Reward:
+    """Find the reward of a recipe.
+
+    Args:
+        reward: A `Reward`; the name of a backend; `module:attribute`; a function `reward(images=, prompts=, metadata=)`; or
+            None for that of the `GenEvalCallback` in the Trainer, so that rank and GPU load one judge and not two.
+        credit: The credit of a backend's reward. Weights of several are applied by `RewardQueue`.
+        trainer: The Trainer of the run.
 
     Raises:
-        ValueError: If it is none of these.
+        UsageError: If it is none of these, or it is left out and there is no callback.
     """
+    name = credit if isinstance(credit, str) else "official"
+    if reward is None:
+        found = [callback for callback in trainer.callbacks if isinstance(callback, GenEvalCallback)]
+        if not found:
+            raise UsageError(
+                f"reward: expected {', '.join(BACKENDS)}, module:function or a reward, got none and no GenEvalCallback in "
+                "the Trainer whose scorer could give it"
+            )
+        return found[0].reward(name)
     if isinstance(reward, str) and ":" in reward:
         reward = import_object(reward, "reward")
-    if callable(reward):
-        return reward
-    if reward not in BACKENDS:
-        raise UsageError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
-    from geneval_reward.reward import GenEvalReward
+    if isinstance(reward, str):
+        if reward not in BACKENDS:
+            raise UsageError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
+        return GenEvalReward(reward, name, device=trainer.strategy.root_device)
+    if callable(getattr(reward, "submit", None)):
+        ready: Reward = reward
+        return ready
+    if not callable(reward):
+        raise UsageError(
+            f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {type(reward).__name__}"
+        )
+    if isinstance(credit, dict):
+        raise UsageError("credit: expected the name of one credit for a function, which has no others, got weights")
+    return FunctionReward(reward)
 
-    return GenEvalReward(reward, credit if isinstance(credit, str) else "official", device=device)
 
+class FunctionReward:
+    """A plain function as a reward, called in a thread of its own.
 
-@dataclass
-class _Pending:
-    rows: list[int]
-    future: Future[Any]
-    begun: float
-    ended: float = math.nan
+    Args:
+        function: `function(images=, prompts=, metadata=)`, which answers one number per image, or None where there is none.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[float | None]]) -> None:
+        self._function, self._worker = function, Worker("reward")
+
+    def submit(self, images: Any, specs: Sequence[PromptSpec], /) -> Future[RewardBatch]:
+        """Call the function in the background; returns a future of its rewards, which have no verdicts."""
+        return self._worker.submit(self._score, images, specs)
+
+    def close(self) -> None:
+        """End the thread after what it has begun."""
+        self._worker.close()
+
+    def _score(self, images: Any, specs: Sequence[PromptSpec]) -> RewardBatch:
+        records = [spec.to_record() for spec in specs]
+        values = self._function(images=images, prompts=[spec.prompt for spec in specs], metadata=records)
+        got = len(values) if hasattr(values, "__len__") else type(values).__name__
+        if got != len(specs):
+            raise RuntimeError(f"expected {len(specs)} rewards, one per image, got {got}")
+        empty: list[Any] = [None] * len(specs)
+        return RewardBatch([None if value is None else float(value) for value in values], empty, empty)
 
 
 class RewardQueue:
-    """Scores of one rollout.
+    """The scores of one rollout on this rank.
 
     Args:
-        reward: `reward(images=, prompts=, metadata=) -> rewards`, or an object that has `submit` too, as `GenEvalReward`.
-        asynchronous: Whether to score in a thread while the caller goes on; otherwise each batch is waited for.
-        credit: Weights of credits to take in place of the reward's own; the reward must tell its credits.
+        reward: Scores the images.
+        credit: Weights of credits to take in place of the reward's own; a name is ignored, since the reward has it.
 
     Attributes:
         wait_seconds: What the caller spent waiting.
         busy_seconds: What scoring took, hidden or not.
     """
 
-    def __init__(self, reward: Any, *, asynchronous: bool = True, credit: Credit = "official") -> None:
+    def __init__(self, reward: Reward, credit: Credit = "official") -> None:
         self.wait_seconds = self.busy_seconds = 0.0
-        self._credit = credit if isinstance(credit, dict) else None
-        self._reward, self._asynchronous = reward, asynchronous
-        self._pending: list[_Pending] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._reward = reward
+        self._weights = credit if isinstance(credit, dict) else None
+        self._pending: list[tuple[list[int], Future[RewardBatch], float, list[float]]] = []
 
     def put(self, rows: Sequence[int], images: Tensor, specs: Sequence[PromptSpec]) -> None:
         """Hand in images, one per row number and spec; does nothing for an empty batch."""
         if not rows:
             return
-        begun = time.monotonic()
-        future = self._submit(
-            images=list(images), prompts=[s.prompt for s in specs], metadata=[record(s) for s in specs]
-        )
-        pending = _Pending(list(rows), future, begun)
-        self._pending.append(pending)
-        future.add_done_callback(lambda _: setattr(pending, "ended", time.monotonic()))
-        if not self._asynchronous:
-            future.exception()
-            self.wait_seconds += time.monotonic() - begun
+        begun, ended = time.monotonic(), list[float]()
+        future = self._reward.submit(list(images), list(specs))
+        future.add_done_callback(lambda _: ended.append(time.monotonic()))
+        self._pending.append((list(rows), future, begun, ended))
 
     def rewards(self, count: int) -> tuple[list[float], dict[str, list[float]]]:
-        """Wait for all.
+        """Wait for all scores.
 
         Args:
             count: How many rows there are.
 
         Returns:
-            One reward a row, NaN where there is none; and the credits of each row by name, where the reward tells them.
+            One reward per row, NaN where there is none; and the credits of each row by name.
 
         Raises:
             RuntimeError: If scoring failed; with its message.
@@ -100,55 +138,145 @@ class RewardQueue:
         rewards = [math.nan] * count
         credits: dict[str, list[float]] = {}
         last_end = -math.inf
-        try:
-            for pending in self._pending:
-                try:
-                    result = pending.future.result()
-                except Exception as error:
-                    raise RuntimeError(f"reward: scoring failed with {type(error).__name__}: {error}") from error
-                values = self._values(result)
-                got = len(values) if hasattr(values, "__len__") else type(values).__name__
-                if got != len(pending.rows):
-                    raise RuntimeError(f"reward: expected {len(pending.rows)} rewards, one an image, got {got}")
-                for row, value in zip(pending.rows, values, strict=True):
-                    rewards[row] = _number(value)
-                if hasattr(result, "credits"):
-                    for name, column in result.credits().items():
-                        filled = credits.setdefault(name, [math.nan] * count)
-                        for row, value in zip(pending.rows, column, strict=True):
-                            filled[row] = _number(value)
-                # One worker scores in order, so it was busy from the later of hand-in and the end of the one before. The
-                # future wakes us before it calls back, so the end may not have been noted yet.
-                ended = time.monotonic() if math.isnan(pending.ended) else pending.ended
-                self.busy_seconds += max(ended - max(pending.begun, last_end), 0.0)
-                last_end = ended
-        finally:
-            self._pending.clear()
-            if self._pool is not None:
-                self._pool.shutdown(wait=True, cancel_futures=True)
-                self._pool = None
+        for rows, future, submitted, ended in self._pending:
+            try:
+                batch = future.result()
+            except Exception as error:
+                raise RuntimeError(f"reward: scoring failed with {type(error).__name__}: {error}") from error
+            columns = batch.credits()
+            for row, value in zip(rows, self._values(batch, columns), strict=True):
+                rewards[row] = _number(value)
+            for name, column in columns.items():
+                filled = credits.setdefault(name, [math.nan] * count)
+                for row, value in zip(rows, column, strict=True):
+                    filled[row] = _number(value)
+            # A reward scores in order, so it was busy from the later of hand-in and the end of the one before. The future
+            # wakes us before it calls back, so the end may not have been noted yet.
+            end = ended[0] if ended else time.monotonic()
+            self.busy_seconds += max(end - max(submitted, last_end), 0.0)
+            last_end = end
+        self._pending.clear()
         self.wait_seconds += time.monotonic() - begun
         return rewards, credits
 
-    def _values(self, result: Any) -> Any:
-        if self._credit is None:
-            return getattr(result, "rewards", result)
-        if not hasattr(result, "credits"):
-            raise RuntimeError(f"credit: expected a reward that tells its credits, got {type(result).__name__}")
-        columns, total = result.credits(), sum(self._credit.values())
-        rows = zip(*(columns[name] for name in self._credit), strict=True)
+    def _values(self, batch: RewardBatch, columns: Mapping[str, list[float | None]]) -> Sequence[float | None]:
+        if self._weights is None:
+            return batch.rewards
+        if lacking := sorted(set(self._weights) - set(columns)):
+            raise RuntimeError(f"credit: expected credits that the reward gives, got {', '.join(lacking)}")
+        total = sum(self._weights.values())
+        rows = zip(*(columns[name] for name in self._weights), strict=True)
         return [
-            None if None in row else sum(w * v for w, v in zip(self._credit.values(), row, strict=True)) / total
+            None if None in row else sum(w * v for w, v in zip(self._weights.values(), row, strict=True)) / total
             for row in rows
         ]
 
-    def _submit(self, **kwargs: Any) -> Future[Any]:
-        submit: Callable[..., Future[Any]] | None = getattr(self._reward, "submit", None)
-        if submit is not None:
-            return submit(**kwargs)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
-        return self._pool.submit(self._reward, **kwargs)
+
+@dataclass(frozen=True)
+class Scores:
+    """The rewards of an epoch, of all ranks; columns of equal length, rank after rank in the order of sampling.
+
+    Attributes:
+        rewards: NaN where there is none.
+        groups: Number of the group, the key of its advantages.
+        tags: Tasks.
+        credits: Every credit, or every part of a `CompositeReward`, by name; NaN where there is none.
+    """
+
+    rewards: list[float]
+    groups: list[int]
+    tags: list[str]
+    credits: dict[str, list[float]]
+
+    def gdpo_advantages(self, credit: Credit, reward: Any, *, clip: float) -> GroupAdvantages:
+        """Normalise several rewards within their groups each, then add them (GDPO, arXiv 2601.05242).
+
+        Args:
+            credit: Weights of credits; a name stands for the parts of a `CompositeReward` with its weights.
+            reward: The reward.
+            clip: Bound of the absolute advantage.
+
+        Raises:
+            UsageError: If there is only one reward.
+        """
+        if isinstance(credit, dict):
+            if lacking := sorted(set(credit) - set(self.credits)):
+                raise UsageError(f"credit: expected credits that the reward gives, got {', '.join(lacking)}")
+            columns = {name: self.credits[name] for name in credit}
+            return gdpo_advantages(columns, self.groups, weights=credit, clip=clip)[0]
+        if not isinstance(reward, CompositeReward):
+            raise UsageError(
+                "advantage_std: expected weights of several credits or a CompositeReward for gdpo, got one reward; use "
+                "global"
+            )
+        return reward.advantages(self.credits, self.groups, clip=clip)[0]
+
+    def metrics(self) -> dict[str, float]:
+        """Mean rewards by task, by credit and of each group's best, under the names that are logged.
+
+        `mean_reward_25` is the mean over groups of the mean of the rewards that are at least the group's 75th percentile,
+        ties included, as the released trainers log it.
+        """
+        numbers: dict[str, float] = {}
+        for tag in sorted(set(self.tags)):
+            mine = [reward for reward, other in zip(self.rewards, self.tags, strict=True) if other == tag]
+            numbers |= _mean_of_known(f"reward/{tag}", mine)
+        for name, column in sorted(self.credits.items()):
+            numbers |= _mean_of_known(f"reward/{name}", column)
+        by_group: dict[int, list[float]] = {}
+        for group, value in zip(self.groups, self.rewards, strict=True):
+            if not math.isnan(value):
+                by_group.setdefault(group, []).append(value)
+        groups = [torch.tensor(values, dtype=torch.float64) for values in by_group.values()]
+        for share in (100, 75, 50, 25, 10):
+            tops = [float(g[g >= torch.quantile(g, 1 - share / 100)].mean()) for g in groups]
+            numbers[f"mean_reward_{share}"] = sum(tops) / len(tops)
+        return numbers
+
+
+def gather_scores(queue: RewardQueue, specs: Sequence[PromptSpec], slots: Sequence[Slot]) -> Scores:
+    """Wait for this rank's rewards and gather those of all ranks.
+
+    Args:
+        queue: Has the rewards of this rank.
+        specs: What was asked of its images, in the order of rows.
+        slots: Their groups.
+
+    Raises:
+        RuntimeError: On all ranks, if scoring failed on any, or no image of the epoch has a reward.
+    """
+    with errors_together("reward"):
+        rewards, credits = queue.rewards(len(slots))
+    shares: list[dict[str, Any]] = gather(
+        {
+            "rewards": rewards,
+            "groups": [slot.group for slot in slots],
+            "tags": [spec.tag for spec in specs],
+            "credits": credits,
+        }
+    )
+    names = {name for share in shares for name in share["credits"]}
+    scores = Scores(
+        rewards=[value for share in shares for value in share["rewards"]],
+        groups=[group for share in shares for group in share["groups"]],
+        tags=[tag for share in shares for tag in share["tags"]],
+        # A rank on which nothing could be scored has no columns.
+        credits={
+            name: [v for share in shares for v in share["credits"].get(name, [math.nan] * len(share["groups"]))]
+            for name in names
+        },
+    )
+    if all(map(math.isnan, scores.rewards)):
+        raise RuntimeError(
+            f"reward: expected at least one image of the epoch to have one, got {len(scores.rewards)} without; the policy has "
+            "diverged or the reward does not know the prompts"
+        )
+    return scores
+
+
+def _mean_of_known(name: str, values: Sequence[float]) -> dict[str, float]:
+    known = [value for value in values if not math.isnan(value)]
+    return {name: sum(known) / len(known)} if known else {}
 
 
 def _number(value: float | None) -> float:

@@ -1,26 +1,26 @@
-"""The policies of a run as weights: trained, old and reference; and the average that is evaluated.
+"""The policies of a run as weights (trained, old and reference) and the average that is evaluated.
 
-LoRA keeps them as adapters of one transformer (`default`, `old`, none); full fine-tuning keeps copies.
+With LoRA they are adapters of one transformer (`default`, `old`, none); full fine-tuning keeps copies.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
 from geneval_reward.rl import ema_decay, ema_update_
-from geneval_reward.train.sharding import like, whole
+from geneval_reward.train.sharded_tensors import gather_whole, place_like
 
 Role = Literal["trained", "old", "reference"]
 
-LORA_TARGETS = (
+LORA_TARGETS: Final = (
     "attn.add_k_proj",
     "attn.add_q_proj",
     "attn.add_v_proj",
@@ -38,35 +38,25 @@ class PolicyWeights(nn.Module):
 
     Args:
         transformer: A diffusers transformer.
-        lora_rank: Rank of the adapters; 0 for full fine-tuning.
-        lora_alpha: Scale of the adapters.
-        lora_targets: Modules that get one.
-        old: Whether an old policy is needed, apart from the trained one.
+        lora_rank: Rank of the adapters, whose alpha is twice that, as released; 0 for full fine-tuning.
+        old: Whether an old policy is needed besides the trained one.
         reference: Whether the untrained model is needed.
 
     Raises:
-        ValueError: If the rank is negative or no module has a target's name.
+        UsageError: If the rank is negative.
     """
 
     def __init__(
-        self,
-        transformer: nn.Module,
-        *,
-        lora_rank: int = 32,
-        lora_alpha: int = 64,
-        lora_targets: Sequence[str] = LORA_TARGETS,
-        old: bool = False,
-        reference: bool = False,
+        self, transformer: nn.Module, *, lora_rank: int = 32, old: bool = False, reference: bool = False
     ) -> None:
         super().__init__()
         if lora_rank < 0:
             raise UsageError(f"lora_rank: expected an integer >= 0 (0: full fine-tuning), got {lora_rank}")
         self.lora = lora_rank > 0
+        self._layers: list[Any] = []
         if self.lora:
             transformer.requires_grad_(False)
-            _add_adapters(
-                transformer, lora_rank, lora_alpha, list(lora_targets), ["default", "old"] if old else ["default"]
-            )
+            self._layers = _add_adapters(transformer, lora_rank, ["default", "old"] if old else ["default"])
         else:
             # Half-precision weights would lose the small steps; autocast runs them in half precision where wanted.
             transformer.float().requires_grad_(True)
@@ -88,12 +78,16 @@ class PolicyWeights(nn.Module):
             return {}
         if self.old is not None:
             return dict(self.old.named_parameters())
-        every = dict(self.transformer.named_parameters())
-        return {name: every[name.replace(".default.", ".old.")] for name in self.trained()}
+        parameters = dict(self.transformer.named_parameters())
+        return {name: parameters[name.replace(".default.", ".old.")] for name in self.trained()}
 
     @contextmanager
     def role(self, role: Role) -> Iterator[nn.Module]:
-        """The transformer that plays a role; adapters are switched for the duration."""
+        """The transformer in a role; adapters are switched for the duration.
+
+        Raises:
+            UsageError: If `PolicyWeights` was made without this role.
+        """
         if (role == "old" and not self._has_old) or (role == "reference" and not self._has_reference):
             raise UsageError(f"role: expected one that was asked for, got {role!r}; make PolicyWeights with it")
         if role == "trained":
@@ -103,18 +97,20 @@ class PolicyWeights(nn.Module):
             assert copied is not None
             yield copied
         else:
-            model: Any = self.transformer
-            try:
+            # The layers are known from the start: diffusers' own methods would walk thousands of modules at each switch.
+            for layer in self._layers:
                 if role == "old":
-                    model.set_adapter("old")
+                    layer.set_adapter("old")
                 else:
-                    model.disable_adapters()
-                yield model
+                    layer.enable_adapters(False)
+            try:
+                yield self.transformer
             finally:
-                if role == "reference":
-                    model.enable_adapters()
-                # Also gives the trained adapter its gradients back, which switching takes away.
-                model.set_adapter("default")
+                for layer in self._layers:
+                    # This also gives the trained adapter its gradients back, which switching takes away.
+                    layer.set_adapter("default")
+                    if role == "reference":
+                        layer.enable_adapters(True)
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -123,75 +119,109 @@ class PolicyWeights(nn.Module):
 
 
 class PolicyAverage:
-    """A moving average of the trained weights in float32, for evaluation; not a module, so it is never trained or saved twice.
+    """A moving average of the trained weights in float32, for evaluation.
 
-    `GenEvalCallback(weights="ema")` finds it as `pl_module.ema`.
+    It is no module, so it is never trained or saved twice. `GenEvalCallback(weights="ema")` finds it as `pl_module.ema`.
 
     Args:
-        weights: Whose trained parameters.
+        weights: The policy whose trained parameters are averaged.
         max_decay: Ceiling of the warm-up `geneval_reward.rl.ema_decay`.
+        every: The average moves after each so-many-th optimizer step.
+        moves: How often it moves then.
     """
 
-    def __init__(self, weights: PolicyWeights, max_decay: float = 0.9) -> None:
+    def __init__(self, weights: PolicyWeights, max_decay: float = 0.9, *, every: int = 1, moves: int = 1) -> None:
+        if every < 1 or moves < 1:
+            raise UsageError(f"expected every >= 1 and moves >= 1, got {every} and {moves}")
         self._weights = weights
-        self.max_decay = max_decay
+        self.max_decay, self.every, self.moves = max_decay, every, moves
         self.num_updates = 0
-        self._averages = {name: p.detach().float().clone() for name, p in weights.trained().items()}
+        self.averages = {name: p.detach().float().clone() for name, p in weights.trained().items()}
 
     def update(self) -> None:
-        """Take in the weights of now."""
+        """Take in the weights after an optimizer step."""
+        # Counted first: the released code passes the number of steps that are done, this one included.
+        self.num_updates += 1
+        if (self.num_updates + 1) % self.every:
+            return
         trained = self._weights.trained()
         for name, p in trained.items():
-            self._averages[name] = like(self._averages[name], p)
-        ema_update_(self._averages.values(), trained.values(), ema_decay(self.num_updates, self.max_decay))
-        self.num_updates += 1
+            self.averages[name] = place_like(self.averages[name], p)
+        decay = ema_decay(self.num_updates, self.max_decay) ** self.moves
+        ema_update_(self.averages.values(), trained.values(), decay)
 
     @contextmanager
     def average_parameters(self) -> Iterator[None]:
-        """The average in the place of the trained weights; contexts may nest."""
+        """The average in place of the trained weights; contexts may nest."""
         trained = self._weights.trained()
         before = {name: p.detach().clone() for name, p in trained.items()}
         try:
             # In place: sharded weights are gathered from the memory that they had from the first.
             for name, p in trained.items():
-                p.detach().copy_(like(self._averages[name], p))
+                p.detach().copy_(place_like(self.averages[name], p))
             yield
         finally:
             for name, p in trained.items():
                 p.detach().copy_(before[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by name, and how many updates made them; on all ranks together."""
-        return {"averages": whole(self._averages), "num_updates": self.num_updates}
+        """Averages by name, and the number of updates; all ranks must call it."""
+        return {"averages": gather_whole(self.averages), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; names and shapes must fit (`check_same_tensors`)."""
-        check_same_tensors(self._averages, state["averages"], "averages")
-        self._averages = {name: state["averages"][name].float().clone() for name in self._averages}
+        """Go on from a state; names and shapes must fit (`check_same_tensors`)."""
+        check_same_tensors(self.averages, state["averages"], "averages")
+        self.averages = {name: state["averages"][name].float().clone() for name in self.averages}
         self.num_updates = int(state["num_updates"])
 
 
-def check_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor], what: str) -> None:
-    """Raise ValueError unless two sets of named tensors have equal names and shapes."""
+def policy_state(weights: PolicyWeights, average: PolicyAverage) -> dict[str, Any]:
+    """What a checkpoint holds of a policy: trained and old weights by name, and their average. All ranks must call it."""
+    return {
+        "trained": gather_whole(weights.trained()),
+        "old": gather_whole(weights.old_parameters()),
+        "ema": average.state_dict(),
+    }
+
+
+@torch.no_grad()
+def load_policy_state(weights: PolicyWeights, average: PolicyAverage, state: Mapping[str, Any]) -> None:
+    """Load what `policy_state` returned for a policy of the same model.
+
+    Raises:
+        UsageError: If names or shapes differ (`check_same_tensors`).
+    """
+    trained, old = weights.trained(), weights.old_parameters()
+    check_same_tensors(trained, state["trained"], "trained weights")
+    check_same_tensors(old, state["old"], "old-policy weights")
+    for own, saved in ((trained, state["trained"]), (old, state["old"])):
+        for name, parameter in own.items():
+            parameter.copy_(place_like(saved[name], parameter))
+    average.load_state_dict(state["ema"])
+
+
+def check_same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], what: str) -> None:
+    """Raise UsageError unless two sets of named tensors have equal names and shapes."""
+    advice = "start with the pipeline and lora_rank that the checkpoint was made with"
     missing, surplus = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
     if missing or surplus:
         raise UsageError(
             f"checkpoint: expected {what} of this model, got one of another: {len(missing)} tensors are missing "
-            f"(first: {missing[:1]}) and {len(surplus)} are not known (first: {surplus[:1]}); "
-            "start with the pipeline and lora_rank that the checkpoint was made with"
+            f"(first: {missing[:1]}) and {len(surplus)} are not known (first: {surplus[:1]}); {advice}"
         )
     for name, tensor in expected.items():
         if tensor.shape != got[name].shape:
             raise UsageError(
-                f"checkpoint: expected {what} {name} of shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}; "
-                "start with the pipeline and lora_rank that the checkpoint was made with"
+                f"checkpoint: expected {what} {name} of shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}; {advice}"
             )
 
 
-def _add_adapters(transformer: Any, rank: int, alpha: int, targets: list[str], names: list[str]) -> None:
+def _add_adapters(transformer: Any, rank: int, names: list[str]) -> list[Any]:
+    """Add equal adapters in float32, of which `default` is trained; returns the layers that have them."""
     from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=list(LORA_TARGETS))
     # The same on all ranks and in every run, whatever random numbers were drawn before.
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what is wanted
@@ -207,28 +237,4 @@ def _add_adapters(transformer: Any, rank: int, alpha: int, targets: list[str], n
         parameter.requires_grad_(".default." in name)
         if ".old." in name:
             parameter.data.copy_(parameters[name.replace(".old.", ".default.")].data)
-
-
-def saved_weights(weights: PolicyWeights, average: PolicyAverage) -> dict[str, Any]:
-    """What a checkpoint holds of a policy: trained and old weights by name, and their average."""
-    return {
-        "trained": whole(weights.trained()),
-        "old": whole(weights.old_parameters()),
-        "ema": average.state_dict(),
-    }
-
-
-@torch.no_grad()
-def load_weights(weights: PolicyWeights, average: PolicyAverage, state: Mapping[str, Any]) -> None:
-    """Take a policy from what `saved_weights` made of one of the same model.
-
-    Raises:
-        ValueError: If names or shapes differ (`check_same_tensors`).
-    """
-    trained, old = weights.trained(), weights.old_parameters()
-    check_same_tensors(dict(trained), state["trained"], "trained weights")
-    check_same_tensors(dict(old), state["old"], "old-policy weights")
-    for own, saved in ((trained, state["trained"]), (old, state["old"])):
-        for name, parameter in own.items():
-            parameter.copy_(like(saved[name], parameter))
-    average.load_state_dict(state["ema"])
+    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]

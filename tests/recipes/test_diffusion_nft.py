@@ -27,7 +27,7 @@ def test_two_steps_change_the_policy_and_log_what_the_communities_know(worker, t
     rows = worker.run(module, worker.data(), tmp_path)
     assert len(rows) == 2
     known = "policy_loss unweighted_policy_loss kl_div kl_div_loss old_kl_div old_deviate old_deviate_max x0_norm"
-    known += " x0_norm_max total_loss zero_std_ratio reward_std_mean group_size trained_prompt_num reward/mean"
+    known += " x0_norm_max total_loss zero_std_ratio reward_std_mean group_size groups_with_spread reward/mean"
     known += " mean_reward_100 mean_reward_10"
     assert set(known.split()) <= set(rows[0])
     assert rows[0]["old_deviate"] == 0.0  # the first step starts at the old policy
@@ -141,7 +141,7 @@ def test_checkpoint_holds_what_is_trained_and_resume_is_exact(worker, tmp_path):
     )
     assert len(rows) == 2
     for own, other in ((whole, resumed),):
-        for part in (lambda m: weights_of(m), lambda m: m.weights.old_parameters(), lambda m: m.ema._averages):
+        for part in (lambda m: weights_of(m), lambda m: m.weights.old_parameters(), lambda m: m.ema.averages):
             for name, tensor in part(own).items():
                 assert torch.equal(tensor, part(other)[name]), name
     assert resumed.images_sampled == whole.images_sampled == 96
@@ -172,14 +172,14 @@ def test_samples_without_reward_are_left_out(worker, tmp_path):
 
 def test_nan_latents_have_no_reward_and_no_gradient(worker, tmp_path):
     module = worker.module()
-    sample = module.rollout
+    sample = module.sample
 
     def broken(*args):
-        latents, extra = sample(*args)
+        latents, kept = sample(*args)
         latents[0] = math.nan
-        return latents, extra
+        return latents, kept
 
-    module.rollout = broken
+    module.sample = broken
     rows = worker.run(module, worker.data(), tmp_path, epochs=2)
     assert rows[0]["unscored"] == 3
     assert all(bool(p.isfinite().all()) for p in module.weights.trained().values())
@@ -187,7 +187,7 @@ def test_nan_latents_have_no_reward_and_no_gradient(worker, tmp_path):
 
 def test_a_policy_that_has_diverged_ends_the_run(worker, tmp_path):
     module = worker.module()
-    module.rollout = lambda noise, *_: (noise * math.nan, {})
+    module.sample = lambda noise, *_: (noise * math.nan, None)
     with pytest.raises(RuntimeError, match="diverged"):
         worker.run(module, worker.data(), tmp_path, epochs=1)
 
@@ -209,25 +209,29 @@ def test_a_reward_that_raises_in_its_thread_ends_the_run_with_its_message(worker
 
 @pytest.mark.parametrize("rewards", [[1.0], None])
 def test_a_reward_of_another_length_is_refused(worker, tmp_path, rewards):
-    with pytest.raises(RuntimeError, match="rewards, one an image"):
+    with pytest.raises(RuntimeError, match="rewards, one per image"):
         worker.run(worker.module(reward=lambda **_: rewards), worker.data(), tmp_path, epochs=1)
 
 
 def test_scoring_overlaps_sampling(worker, tmp_path):
-    def module(asynchronous):
-        made = worker.module(reward=worker.slow_redness, async_reward=asynchronous)
-        sample = made.rollout
+    def module(reward):
+        made = worker.module(reward=reward)
+        sample = made.sample
 
         def slower(*args):
             time.sleep(0.3)  # sampling takes longer than scoring, as on real models
             return sample(*args)
 
-        made.rollout = slower
+        made.sample = slower
         return made
 
-    hidden, shown = (worker.run(module(flag), worker.data(), tmp_path, epochs=1)[0] for flag in (True, False))
-    assert shown["time/reward_wait"] >= 0.55
-    assert hidden["time/reward_wait"] < 0.5 * shown["time/reward_wait"]
+    shown = worker.run(module(worker.InTheWay(worker.slow_redness)), worker.data(), tmp_path, epochs=1)[0]
+    hidden = worker.run(module(worker.slow_redness), worker.data(), tmp_path, epochs=1)[0]
+    assert (
+        shown["time/sampling"] - hidden["time/sampling"] >= 0.3
+    )  # three batches at 0.2 s, one of which has nothing beside it
+    assert hidden["time/reward_wait"] < 0.5
+    assert hidden["time/reward_busy"] >= 0.55
     assert hidden["reward_mean"] == shown["reward_mean"]
 
 
@@ -247,14 +251,14 @@ def test_wrong_use_is_refused(worker, tmp_path):
     import diffusers
     from torch.utils.data import DataLoader
 
-    from geneval_reward.train import DiffusionNFT, FlowPolicy
+    from geneval_reward.train import FlowPolicy, load_recipe
 
     with pytest.raises(ValueError, match="expected a DistributedKRepeatSampler"):
         worker.trainer(tmp_path, 1).fit(worker.module(), DataLoader([1, 2]))
     with pytest.raises(ValueError, match="reward: expected lite"):
         worker.run(worker.module(reward="heavy"), worker.data(), tmp_path)
-    with pytest.raises(ValueError, match="module:attribute that can be imported"):
-        DiffusionNFT("geneval_reward.train.tiny:tiny_sd4")
+    with pytest.raises(ValueError, match="to define tiny_sd4"):
+        load_recipe("diffusion_nft").DiffusionNFT("geneval_reward.train.tiny:tiny_sd4")
     with pytest.raises(ValueError, match="resolution: expected a multiple"):
         worker.module(resolution=33)
     pipeline = worker.module().policy.pipeline
@@ -325,7 +329,7 @@ data: {{prompts: 8, groups: 2, group_size: 4, batch_size: 4, seed: 3}}
 def test_configurations_parse_and_open_with_their_launch_line(path):
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from geneval_reward.train import DiffusionNFT, FlowGRPO, PromptGroups
+    from geneval_reward.train import PromptGroups, load_recipe
 
     text = path.read_text()
     name = "diffusion_nft" if path.stem.startswith("nft") else "flow_grpo"
@@ -333,7 +337,8 @@ def test_configurations_parse_and_open_with_their_launch_line(path):
     assert head.startswith("# ")
     assert f"recipes/{name}.py fit --config configs/{path.name}" in head
     parser = LightningArgumentParser()
-    parser.add_lightning_class_args(DiffusionNFT if name == "diffusion_nft" else FlowGRPO, "model")
+    recipe = load_recipe(name)
+    parser.add_lightning_class_args(recipe.DiffusionNFT if name == "diffusion_nft" else recipe.FlowGRPO, "model")
     parser.add_lightning_class_args(PromptGroups, "data")
     import yaml
 

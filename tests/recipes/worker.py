@@ -38,15 +38,33 @@ def slow_redness(images, prompts, metadata):
     return redness(images, prompts, metadata)
 
 
+class InTheWay:
+    """A reward that blocks until it has scored."""
+
+    def __init__(self, function):
+        from geneval_reward.train.rewards import FunctionReward
+
+        self.reward = FunctionReward(function)
+
+    def submit(self, images, specs, /):
+        future = self.reward.submit(images, specs)
+        future.exception()
+        return future
+
+    def close(self):
+        self.reward.close()
+
+
 def module(method="nft", family="sd3", **options):
-    from geneval_reward.train import DiffusionNFT, FlowGRPO
+    from geneval_reward.train import load_recipe
     from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
-    options = {"reward": redness, "lora_rank": 4, "lora_alpha": 8, "num_steps": 4, "learning_rate": 1e-2} | options
+    options = {"reward": redness, "lora_rank": 4, "num_steps": 4, "learning_rate": 1e-2} | options
     if method == "grpo":
-        options = {"clip_range": 0.2} | options
+        options = {"clip_range": 0.2, "ema_every": 1} | options
     pipeline = options.pop("pipeline", None) or (tiny_sd3() if family == "sd3" else tiny_flux())
-    return (DiffusionNFT if method == "nft" else FlowGRPO)(pipeline, **options)
+    kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
+    return kind(pipeline, **options)
 
 
 def data(batch_size=8, groups=3, group_size=8, **options):
@@ -76,11 +94,11 @@ def sharded_run(case, world, folder, epochs, ckpt=None, **options):
     model = sharded_module(case)
     model.idled = set()  # (epoch, batch) of this rank that had nothing to train on
 
-    def accumulate(epoch, index, *rest, inner=model._accumulate):
-        model.idle = lambda *args: model.idled.add((model.current_epoch, index)) or type(model).idle(model, *args)
-        inner(epoch, index, *rest)
+    def update(samples, inner=model.update):
+        model.idled |= {(model.current_epoch, n) for n, batch in enumerate(samples) if not len(batch.rows)}
+        return inner(samples)
 
-    model._accumulate = accumulate
+    model.update = update
     rows = run(
         model,
         sharded_data(world),
@@ -148,7 +166,7 @@ def main(out):
 
 
 def sharded(out):
-    from geneval_reward.train.ranks import gather
+    from geneval_reward.ranks import gather
 
     world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
     torch.set_num_threads(1)

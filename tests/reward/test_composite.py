@@ -302,11 +302,10 @@ class TestGDPO:
 
 
 class TestInTrainers:
-    @pytest.mark.parametrize("asynchronous", [True, False])
-    def test_in_the_queue_of_the_recipes(self, asynchronous):
+    def test_in_the_queue_of_the_recipes(self):
         specs = {spec.prompt: spec for spec in official_suite()}
         reward = CompositeReward({"geneval": geneval("partial"), "line": lineage}, {"line": 0.5})
-        queue = RewardQueue(reward, asynchronous=asynchronous)
+        queue = RewardQueue(reward)
         queue.put([0, 2], torch.zeros(2, 3, 16, 16), [specs[BENCH], specs[COW]])
         queue.put([1], torch.zeros(1, 3, 16, 16), [specs[BENCH]])
         rewards, credits = queue.rewards(3)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from geneval_reward.reward import CompositeReward, GenEvalReward
 from geneval_reward.reward.models import PickScore
-from geneval_reward.train import DiffusionNFT
+from geneval_reward.train import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text()
@@ -24,7 +24,7 @@ def brightness(images):
 
 def parsed(text):
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DiffusionNFT, "model")
+    parser.add_class_arguments(load_recipe("diffusion_nft").DiffusionNFT, "model")
     # The second is its name before jsonargparse 4.49.
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     return instantiate(parser.parse_object(yaml.safe_load(text))).model

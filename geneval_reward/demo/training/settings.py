@@ -10,10 +10,12 @@ from geneval_reward.errors import UsageError
 Method = Literal["nft", "flow-grpo"]
 
 LAUNCH_LINES = {
-    "nft": "python recipes/diffusion_nft.py fit --config configs/nft_sd35_medium_one_gpu.yaml",
-    "flow-grpo": "python recipes/flow_grpo.py fit --config configs/flow_grpo_sd35_medium_one_gpu.yaml",
+    "nft": "geneval-reward recipes copy diffusion_nft\n"
+    "python recipes/diffusion_nft.py fit --config configs/nft_sd35_medium_one_gpu.yaml",
+    "flow-grpo": "geneval-reward recipes copy flow_grpo\n"
+    "python recipes/flow_grpo.py fit --config configs/flow_grpo_sd35_medium_one_gpu.yaml",
 }
-"""The same method on Stable Diffusion 3.5 Medium."""
+"""The same method on Stable Diffusion 3.5 Medium: two lines that work in any folder."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ _MODULES: dict[str, dict[str, Any]] = {
         "timestep_fraction": 0.25,
         "kl_weight": 0.0,
         "old_decay_rate": 0.02,
-        "old_decay_max": 0.5,
     },
     # A log-probability is a mean over latent dimensions, so its spread falls with their square root: the released 1e-4 at
     # 65,536 dimensions is .0026 at the pocket's 100. Without a clip that bites, or at thrice this rate, the policy collapses.
@@ -63,6 +64,7 @@ _MODULES: dict[str, dict[str, Any]] = {
         "timestep_fraction": 0.5,
         "clip_range": 3e-3,
         "kl_weight": 0.0,
+        "ema_every": 1,
     },
 }
 # Small groups, more passes and a sharper contrast rise faster and end lower (docs/rl_recipes.md has the figures).

@@ -1,0 +1,136 @@
+"""Where the recipe files are, in a clone or in the installed package: list, copy and load them.
+
+A recipe is one file that holds a whole method, with configurations that open with their launch line. The files stand in the
+folders `recipes` and `configs`, beside the package in a clone and inside it in a wheel.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import geneval_reward
+from geneval_reward.errors import UsageError
+
+_PACKAGE: Final = Path(geneval_reward.__file__).parent
+_MODULES: Final = "geneval_reward.recipes"
+_CONFIG: Final = re.compile(r"\bconfigs/([\w.-]+)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file with its configurations.
+
+    Attributes:
+        name: Name of the file without its ending.
+        path: The file.
+        title: First sentence of the file.
+        configs: Configurations that are launched with it, and the files that these name.
+    """
+
+    name: str
+    path: Path
+    title: str
+    configs: tuple[Path, ...]
+
+    @property
+    def launch_lines(self) -> list[str]:
+        """How to start it with each configuration, in the folder that holds `recipes` and `configs`."""
+        return [
+            f"python recipes/{self.name}.py fit --config configs/{path.name}"
+            for path in self.configs
+            if path.suffix == ".yaml"
+        ]
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """Find all recipes by name.
+
+    Raises:
+        UsageError: If the folders are neither in the package nor beside it.
+    """
+    for root in (_PACKAGE, _PACKAGE.parent):
+        if (root / "recipes" / "diffusion_nft.py").is_file():
+            return {path.stem: _read(path, root / "configs") for path in sorted((root / "recipes").glob("*.py"))}
+    raise UsageError(
+        f"recipes: expected a folder 'recipes' in {_PACKAGE} or beside it, got neither; install the wheel, or work in a clone"
+    )
+
+
+def find_recipe(name: str) -> Recipe:
+    """Find a recipe.
+
+    Raises:
+        UsageError: If there is none of this name.
+    """
+    recipes = list_recipes()
+    if name not in recipes:
+        raise UsageError(f"recipe: expected one of {', '.join(recipes)}, got {name!r}")
+    return recipes[name]
+
+
+def copy_recipe(name: str, folder: Path, *, force: bool = False) -> list[Path]:
+    """Copy a recipe and its configurations to `folder/recipes` and `folder/configs`, where its launch lines work as they are.
+
+    Args:
+        name: Name of the recipe.
+        folder: Made if it is not there.
+        force: Whether to replace files that are there and differ.
+
+    Returns:
+        The files, copied or equal already.
+
+    Raises:
+        UsageError: If there is no such recipe, or a file is there that differs; then nothing is copied.
+    """
+    recipe = find_recipe(name)
+    pairs = [(recipe.path, folder / "recipes" / recipe.path.name)]
+    pairs += [(path, folder / "configs" / path.name) for path in recipe.configs]
+    changed = [target for source, target in pairs if target.exists() and target.read_bytes() != source.read_bytes()]
+    if changed and not force:
+        raise UsageError(
+            f"recipes copy: expected no other files in the way, got {', '.join(map(str, changed))}; name another folder, or "
+            "give --force to replace them"
+        )
+    for source, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target in changed:
+            target.write_bytes(source.read_bytes())
+    return [target for _, target in pairs]
+
+
+def load_recipe(name: str) -> ModuleType:
+    """Import a recipe file as a module; it is run once per process.
+
+    Args:
+        name: Name of the recipe, such as `diffusion_nft`.
+
+    Raises:
+        UsageError: If there is none of this name.
+
+    Example:
+        >>> load_recipe("diffusion_nft").DiffusionNFT.method
+        'diffusion-nft'
+    """
+    folder = find_recipe(name).path.parent
+    if _MODULES not in sys.modules:
+        # In a clone the folder is beside the package; this makes a package of it under the name that it has in a wheel.
+        spec = ModuleSpec(_MODULES, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        sys.modules[_MODULES] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{_MODULES}.{name}")
+
+
+def _read(path: Path, configs: Path) -> Recipe:
+    title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    mine = [config for config in sorted(configs.glob("*.yaml")) if f"recipes/{path.name}" in config.read_text("utf-8")]
+    named = {name for config in mine for name in _CONFIG.findall(config.read_text(encoding="utf-8"))}
+    return Recipe(path.stem, path, title, tuple(sorted({*mine, *(configs / name for name in named)})))
