@@ -49,51 +49,6 @@ def test_full_fine_tuning_keeps_an_old_copy(worker, tmp_path, family):
         torch.testing.assert_close(old[name], torch.lerp(reference[name], trained[name], 0.999))
 
 
-def test_roles_of_adapters_are_given_back(worker):
-    module = worker.module("nft")
-    weights = module.weights
-    trained = weights.trained()
-    with torch.no_grad():
-        for p in trained.values():
-            p.add_(0.1)
-    conditions = module.policy.encode(["a photo of a cow"])
-    x, t = torch.randn(1, 4, 8, 8), torch.tensor([0.5])
-    outputs = {}
-    with torch.no_grad():
-        for role in ("trained", "old", "reference", "trained"):
-            with weights.role(role) as transformer:
-                outputs.setdefault(role, []).append(module.policy.velocity(transformer, conditions)(x, t))
-    assert torch.equal(*outputs["trained"])
-    assert not torch.equal(outputs["trained"][0], outputs["old"][0])
-    # gaussian init: B is 0, so the old policy is still the reference
-    assert torch.equal(outputs["old"][0], outputs["reference"][0])
-    assert all(p.requires_grad for p in trained.values())
-    assert not any(p.requires_grad for p in weights.old_parameters().values())
-
-
-def test_latents_are_those_of_the_pipelines_own_call(worker):
-    from geneval_reward.rl import sample_ode
-
-    module = worker.module("nft", "flux")
-    policy, pipeline = module.policy, module.policy.pipeline
-    conditions = policy.encode(["a", "b"])
-    noise = policy.noise([torch.Generator().manual_seed(n) for n in range(2)])
-    with torch.no_grad():
-        mine = sample_ode(policy.velocity(policy.transformer, conditions), noise, policy.sigmas(3), solver="euler")
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        prompt_embeds=conditions.embeds,
-        pooled_prompt_embeds=conditions.pooled,
-        latents=pipeline._pack_latents(noise, 2, 1, 8, 8),
-        num_inference_steps=3,
-        guidance_scale=1.0,
-        height=32,
-        width=32,
-        output_type="latent",
-    ).images
-    assert torch.equal(mine, pipeline._unpack_latents(theirs, 32, 32, pipeline.vae_scale_factor))
-
-
 def test_batch_size_changes_nothing(worker, tmp_path):
     rows = [worker.run(worker.module(), worker.data(batch_size=size), tmp_path) for size in (4, 12)]
     for one, other in zip(*rows, strict=True):
@@ -267,17 +222,6 @@ def test_wrong_use_is_refused(worker, tmp_path):
         FlowPolicy(pipeline)
     with pytest.raises(ValueError, match="role: expected"), worker.module(kl_weight=0.0).weights.role("reference"):
         pass
-
-
-def test_sharded_strategies_are_refused(worker):
-    module = worker.module()
-
-    class FSDPStrategy:
-        pass
-
-    module._trainer = type("T", (), {"strategy": FSDPStrategy()})()
-    with pytest.raises(ValueError, match="strategy: expected auto, ddp or fsdp2, got FSDPStrategy"):
-        module.setup("fit")
 
 
 def test_generate_uses_the_average_and_gives_weights_back(worker, tmp_path):

@@ -42,7 +42,7 @@ def test_peft_reads_what_was_trained(tmp_path, family):
 
 def test_what_has_no_adapters_is_refused(tmp_path):
     checkpoint(tmp_path / "full.ckpt", tiny_sd3, rank=0)
-    with pytest.raises(ValueError, match="expected adapters, got .*full.ckpt of full fine-tuning"):
+    with pytest.raises(ValueError, match=r"expected adapters, got .*full.ckpt of full fine-tuning"):
         export_lora(tmp_path / "full.ckpt", tmp_path / "lora")
     torch.save({}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="expected one of a recipe"):

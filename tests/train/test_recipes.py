@@ -46,7 +46,7 @@ def test_files_that_were_changed_are_not_replaced(tmp_path):
     mine = tmp_path / "recipes" / "flow_grpo.py"
     mine.write_text("mine")
     (tmp_path / "configs" / "flow_grpo_pocket.yaml").unlink()
-    with pytest.raises(ValueError, match="expected no other files in the way, got .*flow_grpo.py"):
+    with pytest.raises(ValueError, match=r"expected no other files in the way, got .*flow_grpo.py"):
         copy_recipe("flow_grpo", tmp_path)
     assert mine.read_text() == "mine"
     assert not (tmp_path / "configs" / "flow_grpo_pocket.yaml").exists()  # nothing is copied then
@@ -61,7 +61,7 @@ def test_a_recipe_is_loaded_once_and_its_classes_pickle():
     module = load_recipe("diffusion_nft")
     assert load_recipe("diffusion_nft") is module
     assert pickle.loads(pickle.dumps(module.DiffusionNFT)) is module.DiffusionNFT
-    with pytest.raises(ValueError, match="recipe: expected one of .*flow_grpo.*, got 'grpo'"):
+    with pytest.raises(ValueError, match=r"recipe: expected one of .*flow_grpo.*, got 'grpo'"):
         load_recipe("grpo")
 
 
