@@ -1,4 +1,4 @@
-"""Intervals, paired comparison and planning, all clustered by prompt. On numpy and scipy; no model, no file."""
+"""Intervals, paired comparison and planning, all clustered by prompt. Needs numpy and scipy, but no model and no file."""
 
 from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap, intraclass_correlation
 from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson

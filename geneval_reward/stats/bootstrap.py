@@ -1,6 +1,6 @@
-"""Intervals of one run: overall, per tag, over all images and pass@k, all clustered by prompt.
+"""Scores of one run with intervals clustered by prompt: overall, per tag, over all images, and pass@k.
 
-The benchmark prints a point. These functions say how far another draw of prompts and noise could have moved it.
+The benchmark prints one number. The intervals say how far another draw of prompts and noise could have moved it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from geneval_reward.stats.sums import Floats, PromptSums, check_draws, check_lev
 Method = Literal["auto", "bootstrap", "wilson"]
 
 ENOUGH = 30.0
-"""From so many effective successes and failures on, the percentile bootstrap is used; below it under-covers (the share of
-intervals that hold the truth falls to .63 at 99 % accuracy, see docs/measurement.md) and Wilson's interval stands in."""
+"""Number of effective successes and failures from which the percentile bootstrap is used. With fewer, its intervals are too narrow
+(at 99 % accuracy, only .63 of them hold the truth; see docs/measurement.md), and Wilson's interval is used instead."""
 
 PRIOR = 0.1
-"""Share of a pseudo-prompt, once all correct and once all wrong, that is added to a tag's variance for Wilson's interval: a
-handful of failures says little about how they cluster. Without it 98 % accuracy and a correlation of .6 are covered .90."""
+"""Weight of two pseudo-prompts, one all correct and one all wrong, that are added to a tag's variance for Wilson's interval, because
+a handful of failures says little about how they cluster. Without them, at 98 % accuracy and a correlation of .6, only .90 of the
+intervals hold the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,10 @@ class ScoreIntervals:
         tags: Task scores by tag.
         pass_any: Share of prompts with at least one correct image (the benchmark's "% correct prompts"); None for
             scores that are not 0/1.
-        pass_at_k: Unbiased pass@k by k; see `pass_at_k`.
+        pass_at_k: Unbiased pass@k by k, as `geneval_reward.stats.pass_at_k` defines it.
         icc: Correlation of two images of one prompt, within tags; NaN if no prompt has two images.
-        rerun_standard_error: Standard error of `overall` from image noise alone: what new seeds on the *same* prompts
-            would change. Two runs of one model differ by more than `2.8` times this in 5 % of cases. NaN if unknown.
+        rerun_standard_error: Standard error of `overall` from image noise alone, which is what new seeds on the *same* prompts
+            would change. Two runs of one model differ by more than 2.8 times this value in 5 % of cases. NaN if unknown.
     """
 
     overall: Estimate
@@ -64,19 +65,19 @@ def clustered_bootstrap(
     pass_k: Sequence[int] | None = None,
     method: Method = "auto",
 ) -> ScoreIntervals:
-    """Scores of one run with intervals that respect the prompt.
+    """Compute the scores of one run with intervals that are clustered by prompt.
 
-    Prompts are resampled within their tag, all images of a prompt together. Where the percentile bootstrap is known to
-    fail, near 0 and 1, Wilson's interval with the *effective* number of images (variance clustered by prompt, t quantile)
-    stands in, unless `method` says otherwise.
+    Prompts are resampled within their tag, all images of a prompt together. Near 0 and 1, where the percentile bootstrap is known
+    to fail, Wilson's interval with the *effective* number of images (variance clustered by prompt, t quantile) is used, unless
+    `method` says otherwise.
 
     Args:
-        correct: `(n,)` verdicts of the images, or any other finite score of theirs.
-        prompt_ids: `(n,)` hashable; equal ids are one prompt.
-        tags: `(n,)` tag names; a prompt has one.
-        draws: Resamples, >= 100.
-        seed: Of the resampling. Equal input, in any order, gives equal intervals.
-        level: Nominal coverage.
+        correct: `(n,)` verdicts on the images, or any other finite scores of theirs.
+        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        tags: `(n,)` tag names; every prompt has one tag.
+        draws: Number of resamples, >= 100.
+        seed: Seed of the resampling. Equal input, in any order, gives equal intervals.
+        level: Nominal coverage of the intervals.
         pass_k: Values of k for pass@k; None takes 1, 2, 4, 8, ... up to the smallest number of images of a prompt.
         method: `bootstrap` or `wilson` to force one; `wilson` needs 0/1 scores.
 
@@ -84,7 +85,7 @@ def clustered_bootstrap(
         All scores with intervals.
 
     Raises:
-        ValueError: If an argument is out of range or the arrays do not fit one another.
+        UsageError: If an argument is out of range or the arrays do not fit one another.
 
     Example:
         >>> correct = [1, 1, 0, 1, 0, 0, 1, 1]
@@ -103,7 +104,7 @@ def clustered_bootstrap(
     chosen = _choose_k(sums, pass_k)
     if sums.binary:
         columns += [(sums.total > 0).astype(np.float64), *(pass_at_k(sums.total, sums.images, k) for k in chosen)]
-    maker = _Maker(sums, np.stack(columns, axis=1), draws, seed, level, method)
+    maker = _Resampled(sums, np.stack(columns, axis=1), draws, seed, level, method)
     count = len(sums.tags)
     prompts = np.bincount(sums.tag, minlength=count)
     images = np.bincount(sums.tag, sums.images, count)
@@ -123,7 +124,7 @@ def clustered_bootstrap(
 def intraclass_correlation(
     scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray[Any], tags: Sequence[str] | npt.NDArray[Any]
 ) -> float:
-    """Correlation of two images of one prompt, within tags: the one-way analysis-of-variance estimate, pooled over tags.
+    """Estimate the correlation of two images of one prompt within tags, by one-way analysis of variance pooled over tags.
 
     Returns:
         The estimate, at most 1 and possibly below 0; NaN if no prompt has two images or all scores of a tag are equal.
@@ -145,7 +146,7 @@ def _correlation(sums: PromptSums) -> float:
 
 
 def components(sums: PromptSums) -> tuple[float, float]:
-    """Variance between prompts and within prompts, each the unweighted mean over tags; NaN if unknown."""
+    """Estimate the variance between prompts and within prompts, each averaged over tags without weights; NaN if unknown."""
     found = []
     for _, rows in sums.strata():
         n, total = sums.images[rows], sums.total[rows]
@@ -164,7 +165,7 @@ def components(sums: PromptSums) -> tuple[float, float]:
 
 
 def _rerun_error(sums: PromptSums) -> float:
-    """Standard error of the macro mean with the prompts held fixed."""
+    """Estimate the standard error of the mean of task means with the prompts held fixed."""
     variance = 0.0
     for _, rows in sums.strata():
         n, total = sums.images[rows], sums.total[rows]
@@ -189,8 +190,8 @@ def _choose_k(sums: PromptSums, pass_k: Sequence[int] | None) -> list[int]:
     return [2**power for power in range(smallest.bit_length())]
 
 
-class _Maker:
-    """Draws once, then turns any weighted mean of tag means into an estimate."""
+class _Resampled:
+    """Resamples once, and then turns any weighted mean of tag means into an estimate."""
 
     def __init__(self, sums: PromptSums, columns: Floats, draws: int, seed: int, level: float, method: Method) -> None:
         self.sums, self.columns, self.level, self.method = sums, columns, level, method
@@ -214,7 +215,7 @@ class _Maker:
         images = np.bincount(self.sums.tag, self.sums.images, len(weights))[used]
         df = float(prompts.sum() - used.sum())
         share = min(max(value, 0.0), 1.0)
-        # No spread at all says little about the next prompt: count prompts, not images.
+        # Without any spread little is known about the next prompt, so prompts are counted and not images.
         trials = images if statistic == 0 else prompts
         own = self.value[used, statistic]
         prior = float((weights[used] ** 2) @ (PRIOR * (own**2 + (1 - own) ** 2) / prompts**2))
@@ -236,17 +237,17 @@ class _Maker:
 
 
 def _means(sums: Floats, prompts: float) -> Floats:
-    """Image mean for the first two columns (total, images); prompt means for the rest."""
+    """Average over images for the first two columns (total, images), and over prompts for the others."""
     means = sums / prompts
     means[0] = sums[0] / sums[1]
     return means
 
 
 def _variances(part: Floats, *, binary: bool) -> Floats:
-    """Variance of `_means` over the choice of prompts, linearised for the ratio in the first column."""
+    """Estimate the variance of `_means` over the choice of prompts, linearised for the ratio in the first column."""
     prompts = len(part)
     if prompts < 2:
-        # One prompt tells nothing of the others: the largest variance that 0/1 scores can have.
+        # One prompt says nothing about others, so this is the largest variance that 0/1 scores can have.
         return np.full(part.shape[1], 0.25 if binary else math.nan)
     residual = part - part.mean(axis=0)
     total, images = part[:, 0].sum(), part[:, 1].sum()

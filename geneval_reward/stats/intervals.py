@@ -1,4 +1,4 @@
-"""`Interval` and `Estimate`, Wilson's interval, and pass@k: what needs no resampling."""
+"""Estimates with intervals, Wilson's interval, and pass@k: everything that needs no resampling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Interval:
         low: Lower end.
         high: Upper end.
         level: Nominal coverage, for example 0.95.
-        method: How it was made.
+        method: How the interval was made.
     """
 
     low: float
@@ -31,7 +31,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half of its width."""
+        """Half of the interval's width."""
         return (self.high - self.low) / 2
 
     def __contains__(self, value: float) -> bool:
@@ -44,8 +44,8 @@ class Estimate:
 
     Attributes:
         value: The score as the benchmark computes it.
-        interval: Its interval.
-        standard_error: Clustered by prompt; NaN if it cannot be known (a tag with a single prompt).
+        interval: The interval of the score.
+        standard_error: Standard error, clustered by prompt; NaN if it cannot be known (a tag with a single prompt).
         images: Number of images behind it.
         prompts: Number of prompts behind it.
     """
@@ -71,19 +71,19 @@ class Estimate:
 
 
 def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.inf) -> Interval:
-    """Wilson's score interval of a proportion.
+    """Compute Wilson's score interval of a proportion.
 
     Args:
         successes: Number of successes, 0..n.
         n: Number of independent trials, > 0; an effective number need not be whole.
         level: Nominal coverage.
-        df: Degrees of freedom: a t quantile stands in for the normal one where `n` itself is estimated.
+        df: Degrees of freedom of the t quantile, which replaces the normal one if `n` itself is estimated.
 
     Returns:
         The interval, within [0, 1].
 
     Raises:
-        ValueError: If an argument is out of range.
+        UsageError: If an argument is out of range.
 
     Source:
         E. B. Wilson 1927, J. Am. Stat. Assoc. 22:209.
@@ -109,21 +109,21 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
 
 
 def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
-    """Unbiased estimate, per prompt, of the chance that one of `k` images is correct.
+    """Estimate for each prompt, without bias, the chance that at least one of `k` images is correct.
 
-    `1 - C(n - c, k) / C(n, k)` for `c` correct of `n` images: the average over all ways to take k of the n. The
+    For `c` correct of `n` images this is `1 - C(n - c, k) / C(n, k)`, the average over all ways to take k of the n images. The
     benchmark's own "% correct prompts" is the case k = n.
 
     Args:
         correct: `(p,)` number of correct images of each prompt.
         images: `(p,)` number of images of each prompt, each >= k.
-        k: Number of images that one may draw, >= 1.
+        k: Number of images that are drawn, >= 1.
 
     Returns:
         `(p,)` float64 in [0, 1].
 
     Raises:
-        ValueError: If k is < 1 or larger than a prompt's number of images.
+        UsageError: If k is < 1 or larger than a prompt's number of images.
 
     Source:
         M. Chen et al. 2021, "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1.
@@ -144,10 +144,10 @@ def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
 
 
 def percentile_interval(drawn: Floats, level: float, df: float, method: str) -> Interval:
-    """Percentile interval of bootstrap draws, expanded for the degrees of freedom.
+    """Compute the percentile interval of bootstrap draws, expanded for the degrees of freedom.
 
-    The bootstrap takes the spread it sees for the true one; a t interval knows better. The percentiles are those whose
-    normal quantile is the t quantile.
+    The bootstrap takes the observed spread for the true one, which makes its intervals too narrow for small samples. So the
+    percentiles are those whose normal quantile is the t quantile.
 
     Source:
         T. Hesterberg 2015, The American Statistician 69:371, "expanded percentile interval".

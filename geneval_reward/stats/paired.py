@@ -1,6 +1,6 @@
-"""Differences of two runs: paired image by image, paired by prompt, or not paired at all.
+"""Differences between two runs: paired image by image, paired by prompt, or not paired at all.
 
-A difference is always `b - a`: positive if the second run is better.
+A difference is always `b - a`, so it is positive if the second run is better.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Pairing = Literal["image", "prompt", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Images of two runs side by side.
+    """Verdicts on the same images in two runs.
 
     Attributes:
-        both: Correct in both.
-        only_a: Correct in the first alone.
-        only_b: Correct in the second alone.
-        neither: Wrong in both.
+        both: Number of images that are correct in both runs.
+        only_a: Number of images that are only correct in the first run.
+        only_b: Number of images that are only correct in the second run.
+        neither: Number of images that are wrong in both runs.
     """
 
     both: int
@@ -59,17 +59,17 @@ class Difference:
         a: Score of the first run.
         b: Score of the second.
         value: `b - a`.
-        interval: Its interval, clustered by prompt.
-        standard_error: Clustered by prompt, never 0 (see `compare_paired`).
+        interval: The interval of the difference, clustered by prompt.
+        standard_error: Standard error, clustered by prompt; never 0, as `compare_paired` explains.
         p_value: Two-sided p-value of "no difference", from flipping the signs of the prompts' differences.
         p_holm: The same p-value, corrected over the tags; for the overall difference it equals `p_value`.
         detectable: The smallest true difference that this comparison shows with a power of 80 %; infinite if even the
             largest difference that scores in [0, 1] can have would not be shown.
-        images: Images of each run behind it (the smaller number if they differ).
-        prompts: Prompts behind it.
-        counts: Images side by side; None unless paired by image with 0/1 scores.
-        p_mcnemar: Mid-p McNemar test on `counts`. It takes images of a prompt for independent, which they are not: read
-            it as what others report, and decide by `p_value`.
+        images: Number of images of each run (the smaller number if they differ).
+        prompts: Number of prompts.
+        counts: Verdicts on the same images; None unless paired by image with 0/1 scores.
+        p_mcnemar: P-value of the mid-p McNemar test on `counts`. It treats the images of a prompt as independent, which they are
+            not; it is there because others report it. Decide by `p_value`.
     """
 
     a: float
@@ -96,9 +96,9 @@ class PairedComparison:
     """Two runs compared.
 
     Attributes:
-        overall: Difference of the macro means.
-        micro: Difference of the shares of correct images.
-        tags: Difference of each task score.
+        overall: Difference between the means of the task means.
+        micro: Difference between the shares of correct images.
+        tags: Difference between the scores of each task.
         pairing: `image`: same prompt and same index; `prompt`: same prompts, other images; `none`.
         unpaired_standard_error: What the overall's standard error would be without pairing.
         level: Nominal level of the intervals.
@@ -129,26 +129,26 @@ def compare_paired(
     """Compare two runs image by image: row i of both is the same prompt and the same image index (best: the same seed).
 
     The interval is a bootstrap of the prompts within their tags; the test flips the sign of each prompt's difference. Both
-    hold whatever the images of a prompt have in common. Where fewer than 30 prompts differ at all, the bootstrap would be
-    too narrow, and a t interval on the differences with two pseudo-prompts (one image better, one worse) stands in;
-    the same adjusted standard error gives `detectable`, so that two runs that agree everywhere do not claim to
-    have seen everything.
+    hold however much the images of a prompt resemble one another. If fewer than 30 prompts differ at all, the bootstrap would be
+    too narrow, and a t interval on the differences with two pseudo-prompts (one image better, one worse) is used. The
+    same adjusted standard error gives `detectable`, so that two runs that agree everywhere do not claim that any difference
+    would have been seen.
 
     Args:
         a: `(n,)` verdicts or finite scores of the first run.
         b: `(n,)` those of the second, in the same order.
-        prompt_ids: `(n,)` hashable; equal ids are one prompt.
-        tags: `(n,)` tag names; a prompt has one.
-        draws: Resamples and sign flips, >= 100.
+        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        tags: `(n,)` tag names; every prompt has one tag.
+        draws: Number of resamples and of sign flips, >= 100.
         seed: Seed of the resamples and the sign flips.
         level: Nominal coverage of the intervals.
 
     Raises:
-        ValueError: If an argument is out of range or the arrays do not fit one another.
+        UsageError: If an argument is out of range or the arrays do not fit one another.
 
     Source:
         The pseudo-prompts follow A. Agresti & Y. Min 2005 and D. Bonett & R. Price 2012 (adjusted interval of a
-        difference of paired proportions), taken to clusters here and checked by simulation (docs/measurement.md).
+        difference of paired proportions), applied to clusters here and checked by simulation (docs/measurement.md).
 
     Example:
         >>> a = [0, 0, 1, 0] * 20
@@ -197,12 +197,12 @@ def compare_by_prompt(
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedComparison:
-    """Compare two runs on the same prompts whose images do not belong together: other seeds, or another number of images.
+    """Compare two runs on the same prompts whose images do not correspond, because of other seeds or another number of images.
 
-    Arguments and result as `compare_paired`, with one set of arrays per run.
+    Arguments and result are those of `compare_paired`, with one set of arrays per run.
 
     Raises:
-        ValueError: If the prompts of the two differ, besides the cases of `compare_paired`.
+        UsageError: If the prompts of the two differ, besides the cases of `compare_paired`.
     """
     sums_a, sums_b = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
     place = {prompt: index for index, prompt in enumerate(sums_b.prompts)}
@@ -235,12 +235,12 @@ def compare_unpaired(
     *,
     level: float = 0.95,
 ) -> PairedComparison:
-    """Compare two runs as if nothing linked them: what is left when the prompts differ, and what pairing is measured against.
+    """Compare two runs as if nothing linked them, which is all that can be done if the prompts differ.
 
-    A Wald interval and test on the two standard errors, each clustered by prompt.
+    The interval and the test are Wald's, from the two standard errors, each clustered by prompt.
 
     Raises:
-        ValueError: If the tags of the two differ, besides the cases of `compare_paired`.
+        UsageError: If the tags of the two differ, besides the cases of `compare_paired`.
     """
     check_level("level", level)
     sums = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
@@ -343,7 +343,7 @@ def _corrected(names: tuple[str, ...], differences: list[Difference]) -> dict[st
 
 
 def _influence(sums: PromptSums, rows: Integers) -> Floats:
-    """What each prompt adds to its tag's mean, linearised; sums to 0."""
+    """Compute what each prompt adds to its tag's mean, linearised; the sum is 0."""
     images = sums.images[rows].sum()
     residual: Floats = (sums.total[rows] - sums.images[rows] * sums.total[rows].sum() / images) / images
     return residual
@@ -353,12 +353,12 @@ def _standard_error(influence: Floats) -> float:
     count = len(influence)
     if count < 2:
         return 0.5
-    # No spread in `count` prompts does not prove that there is none: as if half of one more prompt had differed.
+    # No spread in `count` prompts does not prove that there is none. This is the spread if half of one more prompt had differed.
     return math.sqrt(max(float((influence**2).sum()), 0.25 / count**2) * count / (count - 1))
 
 
 def _adjusted_error(influence: Floats, smallest: float) -> float:
-    """Standard error of a tag's difference after adding two prompts: one image better, one image worse."""
+    """Estimate the standard error of a tag's difference after adding two prompts, one image better and one image worse."""
     count = len(influence)
     spread = float((influence**2).sum()) + 2 * smallest**2
     return math.sqrt(spread * count / (count - 1))

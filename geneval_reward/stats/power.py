@@ -1,7 +1,7 @@
-"""How small a difference a measurement can show, and how many images a given difference needs.
+"""How small a difference a measurement can show, and how many images a given difference takes.
 
-Two sources of variance count: prompts differ (`between`), and images of one prompt differ (`within`). More images per
-prompt reduce only the second; a difference that prompts alone blur needs more prompts.
+There are two sources of variance: prompts differ (`between`), and images of one prompt differ (`within`). More images per prompt
+only reduce the second. If the first alone hides a difference, it takes more prompts.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class VarianceComponents:
     """Variance of a per-image score (or of a paired difference), averaged over tags.
 
     Attributes:
-        between: Of the prompts' own means, >= 0.
-        within: Of the images around their prompt's mean, >= 0.
+        between: Variance of the prompts' own means, >= 0.
+        within: Variance of the images around their prompt's mean, >= 0.
     """
 
     between: float
@@ -44,7 +44,7 @@ class VarianceComponents:
         return self.between / total if total > 0 else math.nan
 
     def standard_error(self, prompts: int, images_per_prompt: int) -> float:
-        """Standard error of the overall (macro) mean for prompts spread evenly over the tags.
+        """Compute the standard error of the overall score for prompts spread evenly over the tags.
 
         Example:
             >>> round(VarianceComponents(0.06, 0.09).standard_error(553, 4), 4)
@@ -60,10 +60,10 @@ class Plan:
     """A number of images that shows a difference.
 
     Attributes:
-        prompts: Number of prompts, evenly over the tags.
-        images_per_prompt: Images of each prompt, in each run.
-        images: Their product: images per run.
-        detectable: The difference that this plan shows with the power asked for, at most the one asked for.
+        prompts: Number of prompts, spread evenly over the tags.
+        images_per_prompt: Number of images per prompt in each run.
+        images: Number of images per run.
+        detectable: The smallest difference that the plan shows with the power asked for; at most the one asked for.
     """
 
     prompts: int
@@ -79,14 +79,14 @@ def variance_components(
 
     Args:
         scores: `(n,)` verdicts, scores, or differences `b - a` image by image.
-        prompt_ids: `(n,)` hashable; equal ids are one prompt.
+        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
         tags: `(n,)` tag names.
 
     Returns:
-        The analysis-of-variance estimate; a negative one of `between` is given as 0.
+        The analysis-of-variance estimates; a negative estimate of `between` becomes 0.
 
     Raises:
-        ValueError: If no prompt has two images, so that the two cannot be told apart.
+        UsageError: If no prompt has two images, so that the two cannot be told apart.
     """
     between, within = components(sum_by_prompt(scores, prompt_ids, tags))
     if math.isnan(within):
@@ -97,13 +97,13 @@ def variance_components(
 def assumed_components(
     accuracy: float, icc: float, *, prompt_correlation: float = 0.8, noise_correlation: float = 0.0
 ) -> VarianceComponents:
-    """Components of the paired difference of two runs, assumed before there is data.
+    """Compute the components of the paired difference between two runs from assumptions, before there is data.
 
     Args:
         accuracy: Share of correct images of both runs, in [0, 1].
         icc: Correlation of two images of one prompt in one run, in [0, 1]; .3 to .6 is usual (docs/measurement.md).
         prompt_correlation: Correlation of the prompts' difficulties in the two runs; 0 for unpaired runs.
-        noise_correlation: Correlation of the two images from one seed, beyond the prompt; 0 for unpaired or unrelated.
+        noise_correlation: Correlation of the two images from one seed beyond that of the prompt; 0 for unpaired runs.
 
     Example:
         >>> parts = assumed_components(0.6, 0.4)
@@ -123,11 +123,11 @@ def assumed_components(
 def minimum_detectable_difference(
     standard_error: float, *, power: float = 0.8, level: float = 0.95, df: float = math.inf
 ) -> float:
-    """The smallest true difference that a two-sided test shows with the given probability.
+    """Compute the smallest true difference that a two-sided test shows with the given probability.
 
     Args:
-        standard_error: Of the estimated difference, >= 0.
-        power: Probability of showing it.
+        standard_error: Standard error of the estimated difference, >= 0.
+        power: Probability of showing the difference.
         level: 1 minus the level of the test.
         df: Degrees of freedom of the standard error.
 
@@ -149,7 +149,7 @@ def minimum_detectable_difference(
 
 
 def power_to_show(difference: float, standard_error: float, *, level: float = 0.95) -> float:
-    """Probability that a two-sided test shows a true difference, in either direction.
+    """Compute the probability that a two-sided test shows a true difference, in either direction.
 
     Example:
         >>> round(power_to_show(0.028, 0.01), 2)
@@ -171,22 +171,22 @@ def required_images(
     power: float = 0.8,
     level: float = 0.95,
 ) -> Plan:
-    """How many images show a difference of the overall score.
+    """Compute how many images it takes to show a difference of the overall score.
 
     Args:
         difference: The true difference to show, > 0, as a share (0.01 is one point).
         parts: Components of the *paired difference*, from `variance_components` or `assumed_components`.
-        prompts: Fix the number of prompts (553: the official suite) and ask for images per prompt, or
-        images_per_prompt: fix these and ask for prompts. Exactly one of the two is given.
-        power: Probability of showing it.
+        prompts: Number of prompts (553 for the official suite), if the number of images per prompt is asked for.
+        images_per_prompt: Number of images per prompt, if the number of prompts is asked for. Give exactly one of the two.
+        power: Probability of showing the difference.
         level: 1 minus the level of the test.
 
     Returns:
         The smallest plan.
 
     Raises:
-        ValueError: If neither or both are fixed, or no number of images per prompt suffices because the prompts alone
-            blur more than that; the message says how many prompts would do.
+        UsageError: If neither or both are fixed, or no number of images per prompt suffices because the prompts alone
+            vary more than that; the message says how many prompts would be enough.
 
     Example:
         >>> plan = required_images(0.02, assumed_components(0.6, 0.4), images_per_prompt=4)

@@ -1,4 +1,4 @@
-"""p-values of paired differences: McNemar's test, random signs by prompt, and Holm's correction."""
+"""P-values of paired differences: McNemar's test, random signs by prompt, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from geneval_reward.errors import UsageError
 from geneval_reward.stats.sums import Floats
 
 TINY = 1e-13
-"""Differences below it are rounding."""
+"""Differences below this are due to rounding."""
 
 
 def mcnemar(only_a: int, only_b: int, *, mid_p: bool = True) -> float:
-    """Two-sided exact McNemar test: are the discordant pairs as often one way as the other?
+    """Compute the two-sided exact McNemar test of whether discordant pairs go one way as often as the other.
 
     Args:
         only_a: Pairs that only the first run got right, >= 0.
         only_b: Pairs that only the second run got right, >= 0.
-        mid_p: Count only half of the observed outcome's own probability: near the nominal level where the exact test is
-            too cautious.
+        mid_p: Whether to count only half of the probability of the observed outcome, which brings the test near its nominal
+            level; the exact test is too cautious.
 
     Source:
         Q. McNemar 1947; mid-p: M. W. Fagerland et al. 2013, BMC Med. Res. Methodol. 13:91.
@@ -43,7 +43,7 @@ def mcnemar(only_a: int, only_b: int, *, mid_p: bool = True) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for looking at several p-values: the chance of any false alarm stays at the level.
+    """Apply Holm's correction to several p-values, so that the chance of any false alarm stays at the level.
 
     Source:
         S. Holm 1979, Scand. J. Statist. 6:65.
@@ -61,10 +61,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def sign_flip(parts: Floats, rng: np.random.Generator, draws: int) -> float:
-    """Two-sided p-value of a sum under random signs: what the prompts' differences would give if they went either way.
+    """Compute the two-sided p-value of a sum if the sign of every part were random.
 
     Args:
-        parts: `(p,)` what each prompt adds to the difference.
+        parts: `(p,)` contribution of each prompt to the difference.
         rng: Source of the signs.
         draws: Number of sign patterns; no p-value is below `1 / (draws + 1)`.
 

@@ -1,6 +1,6 @@
-"""Images summed up by prompt: what every interval and test in this package works on.
+"""Scores of images summed by prompt, which is what every interval and test in this package works on.
 
-Images of one prompt resemble one another (a prompt is easy or hard), so the prompt, not the image, is the unit that is
+Images of one prompt resemble one another, because a prompt is easy or hard. So the prompt, and not the image, is the unit that is
 resampled, flipped and counted in degrees of freedom.
 """
 
@@ -45,11 +45,11 @@ class PromptSums:
     bounded: bool
 
     def rows(self, tag: int) -> Integers:
-        """Indices of the prompts of a tag."""
+        """Return the indices of the prompts of a tag."""
         return np.flatnonzero(self.tag == tag)
 
     def strata(self) -> Iterator[tuple[str, Integers]]:
-        """Each tag with the indices of its prompts."""
+        """Iterate over the tags with the indices of their prompts."""
         for index, name in enumerate(self.tags):
             yield name, self.rows(index)
 
@@ -90,11 +90,11 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
 
     Args:
         scores: `(n,)` booleans or finite numbers, one per image.
-        prompt_ids: `(n,)` anything hashable; equal ids are one prompt.
+        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
         tags: `(n,)` tag names.
 
     Raises:
-        ValueError: If there is nothing to sum, lengths differ, a score is not finite, or a prompt has two tags.
+        UsageError: If there is nothing to sum, lengths differ, a score is not finite, or a prompt has two tags.
     """
     values = check_scores("scores", scores)
     codes, prompts = factorize(prompt_ids)
@@ -128,7 +128,7 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
 
 
 def check_scores(name: str, scores: npt.ArrayLike) -> Floats:
-    """A float64 vector of at least one finite score."""
+    """Convert scores to float64, and refuse anything but a vector of at least one finite number."""
     values = np.asarray(scores)
     if values.ndim != 1 or values.size == 0:
         raise UsageError(f"{name}: expected a vector with one number per image, got shape {values.shape}")
@@ -144,7 +144,7 @@ def check_scores(name: str, scores: npt.ArrayLike) -> Floats:
 
 
 def factorize(values: Sequence[Any] | npt.NDArray[Any]) -> tuple[Integers, tuple[Any, ...]]:
-    """Integer codes of values, and the distinct values, in order of appearance.
+    """Return integer codes of values, and the distinct values in order of appearance.
 
     Example:
         >>> codes, names = factorize(["b", "a", "b"])
@@ -179,19 +179,19 @@ def check_draws(draws: int) -> None:
 
 
 def multinomial_rows(rng: np.random.Generator, columns: Floats, draws: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Resample the prompts of one tag: how often each *distinct* row of `columns` is drawn.
+    """Resample the prompts of one tag, and count how often each *distinct* row of `columns` is drawn.
 
-    Prompts with equal rows are exchangeable, so one multinomial count serves them all; a tag of 100 prompts with four
+    Prompts with equal rows are exchangeable, so one multinomial count is enough for all of them; a tag of 100 prompts with four
     images each has at most five distinct rows. `p - 1` of `p` prompts are drawn, which makes the bootstrap variance of
     a mean unbiased (McCarthy & Snowden 1985; Rao & Wu 1988, J. Am. Stat. Assoc. 83:231).
 
     Args:
         rng: Source of the draws.
-        columns: `(p, c)` what is known of each prompt, p >= 2.
+        columns: `(p, c)` sums of each prompt, p >= 2.
         draws: Number of resamples.
 
     Returns:
-        Counts `(draws, d)` and the distinct rows `(d, c)`; the rows are sorted, so the order of prompts is irrelevant.
+        Counts `(draws, d)` and the distinct rows `(d, c)`; the rows are sorted, so that the order of the prompts does not matter.
     """
     distinct, counts = np.unique(columns, axis=0, return_counts=True)
     return rng.multinomial(len(columns) - 1, counts / len(columns), size=draws), distinct
