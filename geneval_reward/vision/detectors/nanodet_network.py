@@ -81,7 +81,8 @@ class Head(nn.Module):
         self.predict = nn.Conv2d(_WIDTH, CLASSES + 4 * BINS, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.predict(self.feature(x)).flatten(2).transpose(1, 2)
+        predicted: Tensor = self.predict(self.feature(x))
+        return predicted.flatten(2).transpose(1, 2)
 
 
 class NanoDet(nn.Module):

@@ -68,7 +68,7 @@ class PackagedDetector(ABC):
         precision: `auto` is fp32 on a CPU and fp16 on CUDA; `tf32` is for CUDA only.
     """
 
-    name: ClassVar[str]
+    name: str
     model: ClassVar[str]
     nms_iou: ClassVar[float] = 0.6
     """Boxes of one class that overlap more are one object."""
