@@ -20,13 +20,13 @@ from geneval_reward.stats.sums import Floats, PromptSums, check_draws, check_lev
 Method = Literal["auto", "bootstrap", "wilson"]
 
 ENOUGH = 30.0
-"""Number of effective successes and failures from which the percentile bootstrap is used. With fewer, its intervals are too narrow
-(at 99 % accuracy, only .63 of them hold the truth; see docs/measurement.md), and Wilson's interval is used instead."""
+"""Number of effective successes and failures from which the percentile bootstrap is used. With fewer, its intervals are too
+narrow (at 99 % accuracy, only .63 of them hold the truth; see docs/measurement.md), and Wilson's interval is used instead."""
 
 PRIOR = 0.1
-"""Weight of two pseudo-prompts, one all correct and one all wrong, that are added to a tag's variance for Wilson's interval, because
-a handful of failures says little about how they cluster. Without them, at 98 % accuracy and a correlation of .6, only .90 of the
-intervals hold the truth."""
+"""Weight of two pseudo-prompts, one all correct and one all wrong, that are added to a tag's variance for Wilson's interval,
+because a handful of failures says little about how they cluster. Without them, at 98 % accuracy and a correlation of .6, only
+.90 of the intervals hold the truth."""
 
 
 @dataclass(frozen=True, slots=True)
