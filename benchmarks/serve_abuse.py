@@ -1,11 +1,13 @@
-"""A reward server under abuse: random bodies, bombs, slow and huge requests. It must answer all of them, and not grow.
+"""A reward server under abuse: random bodies, hostile pickles, bombs, slow and huge requests. It must answer all, and not grow.
 
     python benchmarks/serve_abuse.py --bodies 10000
-    python benchmarks/serve_abuse.py --bodies 300 --slow 20 --gigabytes 1
+    python benchmarks/serve_abuse.py --quick
 
 Random bodies come from schemathesis by the server's own OpenAPI page, and from damage to a good request: bytes flipped, cut out,
-doubled, and JSON values replaced by others. Exit status 1 if a good request afterwards is not answered, an answer took more than
---patience seconds or was a 5xx other than 503 and 504, or the server's or a worker's memory grew by more than --growth MiB.
+doubled, and JSON values replaced by others. Pickles go to the path of Flow-GRPO's client: calls of every protocol that create a
+file, damaged ones, and ones that take long to read. Exit status 1 if a pickle was executed, a good request afterwards is not
+answered, an answer took more than --patience seconds or was a 5xx other than 503 and 504, /health was silent for more than
+--silence seconds while slow pickles and images were read, or a process grew by more than --growth MiB.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import base64
 import copy
 import io
 import json
+import os
+import pickle
 import random
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -31,6 +36,7 @@ from typing import Any
 import httpx
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -119,7 +125,8 @@ def bomb(width: int, height: int, packed: int = 2**26) -> bytes:
 class Watch:
     """Peak memory of the server and of its largest worker, and what came back."""
 
-    def __init__(self, server: int, workers: list[int], patience: float) -> None:
+    def __init__(self, server: int, workers: list[int], patience: float, silence: float) -> None:
+        self.silence = silence
         self.pids = [server, *workers]
         self.before = [serve_load.memory([pid]) for pid in self.pids]
         self.peak = list(self.before)
@@ -179,23 +186,110 @@ def by_schema(url: str, count: int, watch: Watch) -> None:
         one()
 
 
-def slow_clients(port: int, count: int, watch: Watch) -> None:
-    """Connections that send a byte a second, of a head or of a body."""
-    heads = [
-        b"POST /score HTTP/1.1\r\nX-A: ",
-        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n",
-    ]
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.parts = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
+def hostile_pickles(canaries: Path) -> Iterator[bytes]:
+    """Pickles that create a file where they are executed."""
+    for number, (function, line) in enumerate([(os.system, "touch {}"), (eval, "open('{}', 'w')"), (open, "{}")]):
+        path = canaries / str(number)
+        call = Call(function, line.format(path), *(["w"] if function is open else []))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            for value in (call, {"images": [call], "meta_datas": [{}], "only_strict": call}):
+                yield pickle.dumps(value, protocol)
+    yield b"cposix\nsystem\n(S'touch " + str(canaries / "text").encode() + b"'\ntR."
+
+
+def slow_pickles() -> Iterator[tuple[str, bytes]]:
+    """Small programs for the unpickler that would take it minutes."""
+    for size in (2**23, 2**20):
+        key = b"X" + struct.pack("<I", size) + b"a" * size
+        yield "long equal keys", b"\x80\x03}(" + key + b"q\x00N" + key + b"q\x01N" + b"h\x00Nh\x01N" * 6000 + b"u."
+    tower = b"".join(b"h" + bytes([index]) + b"\x86\x94" for index in range(40))
+    yield "tuples of tuples", b"\x80\x04}K\x01\x85\x94" + b"h\x00" + tower + b"Ns."
+    yield "a long integer", b"\x80\x04\x8b" + struct.pack("<i", 2**22) + b"\x7f" * 2**22 + b"."
+    yield "many operations", b"\x80\x04](" + b"K\x01" * 199_000 + b"e."
+    yield "a long word", pickle.dumps(flow_grpo_request([], tag="a" * 2**25))
+    yield "many relations", pickle.dumps(flow_grpo_request([], relations=1500))
+
+
+def flow_grpo_request(images: list[bytes], tag: str = "position", relations: int = 1) -> dict[str, Any]:
+    person = {"class": "person", "count": 16}
+    record = {"tag": tag, "include": [person, person | {"position": [["left of", 0]] * relations}]}
+    images = images or [jpeg(64)]
+    return {"images": images, "meta_datas": [record] * len(images), "only_strict": False}
+
+
+def jpeg(side: int, scans: int = 0) -> bytes:
+    """A JPEG, with so many empty scans more: each costs a pass over the image."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (90, 90, 90)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * scans + b"\xff\xd9"
+
+
+def watch_health(url: str, end: threading.Event, silence: list[float]) -> None:
+    """The longest time that /health took."""
+    with httpx.Client(base_url=url, timeout=300) as client:
+        while not end.wait(0.1):
+            begun = time.perf_counter()
+            client.get("/health")
+            silence[0] = max(silence[0], time.perf_counter() - begun)
+
+
+def abuse_flow_grpo(url: str, client: httpx.Client, watch: Watch, rng: random.Random, count: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        canaries = Path(name)
+        bodies = list(hostile_pickles(canaries))
+        seeds = [*bodies, pickle.dumps(flow_grpo_request([]))]
+        for _ in range(count):
+            data = bytearray(rng.choice(seeds))
+            for _ in range(rng.randint(1, 4)):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            bodies.append(bytes(data))
+        for body in bodies:
+            watch.call("hostile pickles", lambda body=body: client.post("/", content=body))
+        executed = len(list(canaries.iterdir()))
+        print(f"pickles executed: {executed} of {len(bodies)}")
+        if executed:
+            watch.problems.append(f"hostile pickles: {executed} were executed")
+    end, silence = threading.Event(), [0.0]
+    health = threading.Thread(target=watch_health, args=(url, end, silence))
+    health.start()
+    for kind, body in slow_pickles():
+        watch.call(kind, lambda body=body: client.post("/", content=body))
+    for scans in (90, 4000):
+        body = pickle.dumps(flow_grpo_request([jpeg(4000, scans)] * 2))
+        watch.call(f"JPEGs of {scans} scans", lambda body=body: client.post("/", content=body))
+    end.set()
+    health.join()
+    print(f"longest silence of /health: {silence[0]:.1f} s")
+    if silence[0] > watch.silence:
+        watch.problems.append(f"/health: silent for {silence[0]:.1f} s")
+
+
+def slow_clients(port: int, count: int, seconds: float, watch: Watch) -> None:
+    """Connections that send a byte a second of a body."""
+    head = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n"
     sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
-    for index, sock in enumerate(sockets):
-        sock.sendall(heads[index % 2])
+    for sock in sockets:
+        sock.sendall(head)
     begun, alive = time.perf_counter(), set(sockets)
-    while alive and time.perf_counter() - begun < 120:
+    while alive and time.perf_counter() - begun < seconds + 60:
         time.sleep(1)
         for sock in list(alive):
             try:
                 sock.sendall(b"x")
                 sock.settimeout(0.001)
-                if sock.recv(4096) == b"":
+                if sock.recv(4096) == b"" or time.perf_counter() - begun > seconds + 60:
                     alive.discard(sock)
             except TimeoutError:
                 pass
@@ -203,9 +297,7 @@ def slow_clients(port: int, count: int, watch: Watch) -> None:
                 alive.discard(sock)
     watch.counts["slow clients"] = Counter({"cut": count - len(alive), "alive": len(alive)})
     if alive:
-        watch.problems.append(
-            f"slow clients: {len(alive)} of {count} were not cut in {time.perf_counter() - begun:.0f} s"
-        )
+        watch.problems.append(f"slow clients: {len(alive)} of {count} were not cut")
     for sock in sockets:
         sock.close()
 
@@ -215,7 +307,7 @@ def huge(url: str, chunked: bool) -> httpx.Response:
         for _ in range(1024):
             yield bytes(2**20)
 
-    headers = {} if chunked else {"Content-Length": str(2**30)}
+    headers = {"Content-Type": "application/json"} | ({} if chunked else {"Content-Length": str(2**30)})
     return httpx.post(f"{url}/score", content=body(), headers=headers, timeout=60)
 
 
@@ -224,11 +316,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bodies", type=int, default=10_000, help="random bodies: a third by schema, the rest damaged")
     parser.add_argument("--slow", type=int, default=100, help="slow connections at once")
     parser.add_argument("--gigabytes", type=int, default=4, help="bodies of 1 GiB")
+    parser.add_argument("--pickles", type=int, default=5000, help="damaged pickles")
+    parser.add_argument("--quick", action="store_true", help="a few of each, for CI")
     parser.add_argument("--patience", type=float, default=30.0)
+    parser.add_argument("--silence", type=float, default=5.0, help="seconds that /health may take")
     parser.add_argument("--growth", type=float, default=400.0, help="MiB that a process may grow")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.quick:
+        args.bodies, args.slow, args.gigabytes, args.pickles = 240, 4, 2, 300
+        args.patience, args.silence = 120.0, 30.0
     fixed = {"backend": "lite", "device": "cpu", "workers": 1, "threads": 1, "batch_size": 16}
+    fixed["more_options"] = {"--compat": "flow-grpo", "--limits": "upload_timeout=15"}
     for name, value in fixed.items():
         setattr(args, name, value)
     return args
@@ -241,9 +340,9 @@ def main() -> int:
     with serve_load.running_server(args) as (url, server, workers):
         client = httpx.Client(base_url=url, timeout=60)
         reference = client.post("/score", json=good).json()["items"]
-        watch = Watch(server, workers, args.patience)
+        watch = Watch(server, workers, args.patience, args.silence)
         headers = {"content-type": "application/json"}
-        slow = threading.Thread(target=slow_clients, args=(int(url.rpartition(":")[2]), args.slow, watch))
+        slow = threading.Thread(target=slow_clients, args=(int(url.rpartition(":")[2]), args.slow, 15, watch))
         slow.start()
         bodies = [damaged(rng, good) for _ in range(args.bodies - args.bodies // 3)]
         with ThreadPoolExecutor(8) as pool:
@@ -258,6 +357,7 @@ def main() -> int:
             image = {"format": "png", "data": base64.b64encode(bomb(width, height)).decode()}
             body = {"images": [image] * 4, "prompts": ["a photo of a cat"] * 4}
             watch.call("bombs", lambda body=body: client.post("/score", json=body))
+        abuse_flow_grpo(url, client, watch, rng, args.pickles)
         for index in range(args.gigabytes):
             watch.call("1 GiB bodies", lambda index=index: huge(url, chunked=bool(index % 2)))
         slow.join()

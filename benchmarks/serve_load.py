@@ -5,7 +5,7 @@
 
 Every client knows the verdict of each of its images from the scorer in this process, so that a lost, wrong or swapped answer
 is counted. The scorer alone is measured before and after, with the server's batch size and all threads of the machine. On a
-machine that others use as well, compare the CPU seconds an image: they depend less on who else is running. Exit status 1
+machine that others use as well, compare the CPU seconds per image: they depend less on who else is running. Exit status 1
 if there was an error, a wrong answer, or a throughput below --target of the scorer's.
 """
 
@@ -95,7 +95,7 @@ print(json.dumps([n / (time.perf_counter() - begun), (time.process_time() - cpu)
 def running_server(args: argparse.Namespace) -> Any:
     """A server process; yields its address and process ids."""
     options = {"--backend": args.backend, "--device": args.device, "--workers": args.workers, "--threads": args.threads}
-    options |= {"--batch-size": args.batch_size, "--port": 0}
+    options |= {"--batch-size": args.batch_size, "--port": 0} | getattr(args, "more_options", {})
     command = [
         sys.executable,
         "-m",
@@ -169,7 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores, help="CPU threads of each worker")
     parser.add_argument("--encoding", default="raw", choices=("raw", "png", "webp"))
     parser.add_argument("--timeout", type=float, default=120.0)
-    parser.add_argument("--target", type=float, default=0.9)
+    parser.add_argument("--target", type=float, default=0.95)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
