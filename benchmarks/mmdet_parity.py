@@ -22,6 +22,7 @@ import tempfile
 import time
 import types
 import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def main() -> None:
         install(args.version, folder)
         # At the end, so that libraries which are installed already come first.
         sys.path.append(str(folder))
-        sys.modules["mmcv._ext"] = Stub("mmcv._ext")
+        stub = sys.modules["mmcv._ext"] = Stub("mmcv._ext")
+        stub.__spec__ = ModuleSpec("mmcv._ext", None)
         sys.exit(compare_all(Path(scratch) / "random.pth", args.images, args.json))
 
 

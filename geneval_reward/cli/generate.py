@@ -57,6 +57,7 @@ def generate(
     from rich.console import Console
 
     from geneval_reward.generate import Shard, load_generator, plan_images, read_rewrites, write_images
+    from geneval_reward.generate.identity import identify
 
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     part = Shard.current(shard)
@@ -68,22 +69,6 @@ def generate(
         )
     chosen = choose_subset(whole, subset)
     settings = call_arguments(arguments, num_inference_steps=steps, guidance_scale=guidance)
-    setup = {
-        "model": model,
-        "suite": suite,
-        "seed": seed,
-        "steps": settings.get("num_inference_steps"),
-        "guidance": settings.get("guidance_scale"),
-        "precision": precision,
-        "arguments": {
-            name: settings[name] for name in sorted(settings) if name not in ("num_inference_steps", "guidance_scale")
-        },
-        "lora": lora,
-        "lora_scale": lora_scale,
-        "rewrites": _rewrites_record(rewrites, whole, new_texts),
-        "subset": None if chosen is None else _subset_record(chosen, suite),
-        "images_per_prompt": images_per_prompt,
-    }
     _check_folder(out)
 
     def load() -> Generator:
@@ -100,6 +85,25 @@ def generate(
 
     # A model that cannot be loaded should leave nothing behind in a new folder.
     generator = None if (out / GENERATE_SETUP).exists() else load()
+    with messages.status("reading the weights' identity"):
+        identity = {"model": identify(model), "lora": None if lora is None else identify(lora)}
+    setup = {
+        "model": model,
+        "identity": identity,
+        "suite": suite,
+        "seed": seed,
+        "steps": settings.get("num_inference_steps"),
+        "guidance": settings.get("guidance_scale"),
+        "precision": precision,
+        "arguments": {
+            name: settings[name] for name in sorted(settings) if name not in ("num_inference_steps", "guidance_scale")
+        },
+        "lora": lora,
+        "lora_scale": lora_scale,
+        "rewrites": _rewrites_record(rewrites, whole, new_texts),
+        "subset": None if chosen is None else _subset_record(chosen, suite),
+        "images_per_prompt": images_per_prompt,
+    }
     _check_setup(out, setup)
     if part.index == 0:
         _say(messages, chosen, images_per_prompt, len(new_texts))
@@ -187,8 +191,8 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 raise FileError(
                     f"{path}: expected a JSON object, got a JSON {type(before).__name__}; choose another folder"
                 )
-            # Folders of older versions do not say what had its default.
-            default = {"arguments": {}, "lora_scale": 1.0}
+            # Folders of older versions do not say what had its default, nor which weights they were made with.
+            default = {"arguments": {}, "lora_scale": 1.0, "identity": setup["identity"]}
             different = [
                 name
                 for name in setup
@@ -196,10 +200,15 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
             ]
             if different:
                 name = different[0]
-                raise typer.BadParameter(
-                    f"{out} holds images of another run: expected {name} {before.get(name)!r}, got {setup[name]!r}; "
-                    "choose another folder",
-                    param_hint="--out",
+                if name == "identity":
+                    changed = [what for what, value in setup[name].items() if before[name].get(what) != value]
+                    raise UsageError(
+                        f"--out: {out} holds images that were made with other weights: expected the {changed[0]} "
+                        f"{setup[changed[0]]!r} as it was, got one whose files have changed; choose another folder"
+                    )
+                raise UsageError(
+                    f"--out: {out} holds images of another run: expected {name} {before.get(name)!r}, got {setup[name]!r}; "
+                    "choose another folder"
                 )
             setup = setup | {
                 "subset": _larger(before.get("subset"), setup["subset"]),

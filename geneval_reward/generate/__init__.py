@@ -3,7 +3,7 @@
 from geneval_reward.generate.callable import CallableGenerator
 from geneval_reward.generate.diffusers import DiffusersGenerator
 from geneval_reward.generate.generator import Generator
-from geneval_reward.generate.load import load_generator
+from geneval_reward.generate.load import load_generator, load_pipeline
 from geneval_reward.generate.rewrites import read_rewrites
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.generate.shards import Shard
@@ -23,6 +23,7 @@ __all__ = [
     "Shard",
     "Subset",
     "load_generator",
+    "load_pipeline",
     "plan_images",
     "read_rewrites",
     "seed_for",

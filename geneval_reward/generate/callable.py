@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
 
 Seeding = Literal["given", "global"]
@@ -19,25 +21,26 @@ Seeding = Literal["given", "global"]
 class CallableGenerator:
     """Makes images with a function `(prompts, seeds) -> images`.
 
-    Two ways for an image to depend on its own seed alone, whatever batch it is made in:
+    There are two ways to make an image depend on its own seed alone, whatever batch it is made in:
 
     * `seeding="given"`: the function draws image i from `seeds[i]`. For models that sample token by token,
-      `geneval_reward.generate.SeededTokens` does that in `transformers`' `generate`.
-    * `seeding="global"`: the function draws from torch's global generators. It is then called with one image at a time,
-      its seed set before; the state of those generators is given back afterwards.
+      `geneval_reward.generate.SeededTokens` does that inside the `generate` of `transformers`.
+    * `seeding="global"`: the function draws from the global generators of torch, NumPy and Python. It is then called with
+      one image at a time, after they are seeded; their state is restored afterwards.
 
-    If memory runs out the batch is halved, for good, and the images are made again from the same seeds.
+    If memory runs out, the batch is halved for good, and the images are made again from the same seeds.
 
     Args:
-        function: Gets a list of prompts and a list of as many seeds (integers in `[0, 2**63)`). Returns as many images:
-            PIL images, `(H, W, 3)` uint8 arrays, `(3, H, W)` tensors (uint8, or floats in [0, 1]), or one array or tensor of
-            such with a leading batch dimension.
-        batch_size: Most images a call, >= 1; always 1 with `seeding="global"`.
+        function: Gets a list of prompts and a list of as many seeds, integers in `[0, 2**63)`. `numpy.random.seed` and the
+            `seed_everything` and `set_seed` of other libraries take at most `2**32 - 1`: hand them `seed % 2**32`. Returns
+            as many images: PIL images, `(H, W, 3)` uint8 arrays, `(3, H, W)` tensors (uint8, or floats in [0, 1]), or one
+            array or tensor of such with a leading batch dimension.
+        batch_size: Largest number of images per call, >= 1; always 1 with `seeding="global"`.
         seeding: `given` or `global`.
 
     Raises:
         TypeError: If `function` cannot be called.
-        ValueError: If `batch_size` or `seeding` is not valid.
+        UsageError: If `batch_size` or `seeding` is not valid.
 
     Example:
         >>> def paint(prompts, seeds):
@@ -66,7 +69,7 @@ class CallableGenerator:
 
     @property
     def batch_size(self) -> int:
-        """Most images a call; less than asked for once memory has run out."""
+        """Largest number of images per call; smaller than asked for once memory has run out."""
         return self._batches.batch_size
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -80,31 +83,65 @@ class CallableGenerator:
             One RGB image per prompt, in order.
 
         Raises:
-            ValueError: If there are not as many seeds as prompts, or the function gives another number of images or
+            UsageError: If there are not as many seeds as prompts, or the function gives another number of images or
                 something that is no image.
+            ImageError: If an image has NaN or infinite values.
             TypeError: If a prompt is not text.
         """
         return self._batches.run(prompts, seeds)
 
     def _call(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-        if self.seeding == "given":
-            return as_pil(self.function(prompts, seeds), len(prompts))
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+        def describe(index: int) -> str:
+            return f" (prompt {prompts[index]!r}, seed {seeds[index]})"
+
+        with global_seed(seeds[0]) if self.seeding == "global" else contextlib.nullcontext():
+            try:
+                images = self.function(prompts, seeds)
+            except ValueError as error:
+                # NumPy, Lightning and transformers each say it in other words, and all name the bound.
+                if any(bound in str(error) for bound in ("2**32", "4294967295")):
+                    raise UsageError(
+                        f"function: expected one that takes seeds of up to 63 bits, got {error}; hand seed % 2**32 to what "
+                        "takes 32 bits"
+                    ) from error
+                raise
+        return as_pil(images, len(prompts), describe=describe)
+
+
+@contextlib.contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch, NumPy and Python for a block, and restore their state afterwards.
+
+    Args:
+        seed: An integer in `[0, 2**63)`. NumPy takes 32 bits, so it gets the seed modulo `2**32`.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the sampler's global state
+    try:
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seeds[0])
-            return as_pil(self.function(prompts, seeds), len(prompts))
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
-def as_pil(images: Any, count: int, name: str = "function") -> list[Image.Image]:
-    """RGB images from what a model gives.
+def as_pil(
+    images: Any, count: int, name: str = "function", describe: Callable[[int], str] = lambda index: ""
+) -> list[Image.Image]:
+    """Convert what a model gives to RGB images.
 
     Args:
         images: See `CallableGenerator`.
         count: How many there must be.
         name: What gave them, for messages.
+        describe: Adds to a message what the image at an index was made from, such as its prompt and seed.
 
     Raises:
-        ValueError: For another number, or something that is no image; the message names the index.
+        ImageError: If an image has NaN or infinite values, which as uint8 would pass for a black picture.
+        UsageError: If there is another number of images, or something that is no image; the message names the index.
 
     Example:
         >>> as_pil(torch.ones(1, 3, 4, 6), 1)[0].size
@@ -116,10 +153,10 @@ def as_pil(images: Any, count: int, name: str = "function") -> list[Image.Image]
         raise UsageError(f"{name}: expected a list of images, got {type(images).__name__}") from error
     if len(found) != count:
         raise UsageError(f"{name}: expected {count} images, one per prompt, got {len(found)}")
-    return [_one(image, index, name) for index, image in enumerate(found)]
+    return [_one(image, f"{name}: images[{index}]", describe(index)) for index, image in enumerate(found)]
 
 
-def _one(image: Any, index: int, name: str) -> Image.Image:
+def _one(image: Any, where: str, origin: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, torch.Tensor):
@@ -130,16 +167,20 @@ def _one(image: Any, index: int, name: str) -> Image.Image:
         array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3:
         raise UsageError(
-            f"{name}: images[{index}]: expected (height, width, 3), or (3, height, width) in a tensor, got {array.shape}"
+            f"{where}: expected (height, width, 3), or (3, height, width) in a tensor, got {array.shape}{origin}"
         )
     if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ImageError(
+                f"{where}: expected finite pixels, got NaN or infinity{origin}; a half precision has "
+                "overflowed (try bf16 or fp32) or the weights have diverged"
+            )
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):
             raise UsageError(
-                f"{name}: images[{index}]: expected floats in [0, 1], got {low:.3g}..{high:.3g}; "
-                "scale and clamp them, or give uint8"
+                f"{where}: expected floats in [0, 1], got {low:.3g}..{high:.3g}{origin}; scale and clamp them, or give uint8"
             )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise UsageError(f"{name}: images[{index}]: expected uint8 or floats, got {array.dtype}")
+        raise UsageError(f"{where}: expected uint8 or floats, got {array.dtype}{origin}")
     return Image.fromarray(array)

@@ -9,8 +9,9 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
+from geneval_reward.generate.callable import as_pil
 
 _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
 
@@ -19,18 +20,18 @@ class DiffusersGenerator:
     """Makes images with any text-to-image pipeline of diffusers.
 
     Each image starts from noise of its own seed, drawn on the CPU, so that an image does not depend on the batch, the
-    number of processes or the kind of GPU it is made on (but for the rounding of the network's arithmetic). Schedulers that
+    number of processes or the kind of GPU it is made on (except for the rounding of the network's arithmetic). Schedulers that
     draw noise in every step take it from the same generators.
 
-    If memory runs out the batch is halved, for good, and the images are made again from the same seeds.
+    If memory runs out, the batch is halved for good, and the images are made again from the same seeds.
 
     Args:
         pipe: The pipeline. It is used as it is: device, precision and adapters are the caller's.
-        batch_size: Images a call of the pipeline, >= 1.
+        batch_size: Images per call of the pipeline, >= 1.
         **call_kwargs: Passed with every call, such as `num_inference_steps`, `guidance_scale`, `height`.
 
     Raises:
-        ValueError: If the pipeline takes no prompt or generator, or `call_kwargs` names an argument that it does not take
+        UsageError: If the pipeline takes no prompt or generator, or `call_kwargs` names an argument that it does not take
             or that is set here.
 
     Example:
@@ -64,7 +65,7 @@ class DiffusersGenerator:
 
     @property
     def batch_size(self) -> int:
-        """Images a call of the pipeline; less than asked for once memory has run out."""
+        """Images per call of the pipeline; fewer than asked for once memory has run out."""
         return self._batches.batch_size
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -78,15 +79,25 @@ class DiffusersGenerator:
             One RGB image per prompt, in order.
 
         Raises:
-            ValueError: If there are not as many seeds as prompts.
+            ImageError: If an image has NaN or infinite pixels, or the safety checker replaced it.
+            UsageError: If there are not as many seeds as prompts.
             TypeError: If a prompt is not text (a single string would be read letter by letter).
             torch.OutOfMemoryError: If memory runs out with a single image.
         """
         return self._batches.run(prompts, seeds)
 
     def _call(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        def describe(index: int) -> str:
+            return f" (prompt {prompts[index]!r}, seed {seeds[index]})"
+
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        out = self.pipe(prompt=prompts, generator=generators, output_type="pil", **self.call_kwargs).images
-        if len(out) != len(prompts):
-            raise UsageError(f"pipe: expected {len(prompts)} images, one per prompt, got {len(out)}")
-        return [image.convert("RGB") for image in out]
+        # Floats, because NaN becomes 0 in uint8: a model that diverged would pass for one that paints black pictures.
+        out = self.pipe(prompt=prompts, generator=generators, output_type="np", **self.call_kwargs)
+        images = as_pil(out.images, len(prompts), "pipe", describe)
+        for index, flagged in enumerate(getattr(out, "nsfw_content_detected", None) or ()):
+            if flagged:
+                raise ImageError(
+                    f"pipe: images[{index}]: expected an image, got the black one of the safety checker{describe(index)}; "
+                    "load the pipeline with safety_checker=None, or take a model without one"
+                )
+        return images

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,12 +128,9 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        image.save(unfinished, format="png")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    write_whole(path, buffer.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """`geneval-reward generate`: the benchmark's layout, resumed, and refusals."""
 
 import json
+import sys
 
 import pytest
 
@@ -191,3 +192,39 @@ def test_other_models_and_arguments(run, few, tmp_path) -> None:
         _, code, messages = run("generate", *args, "--suite", few[0], "-o", tmp_path / "b")
         assert (code, message in " ".join(messages.split())) == (2, True), messages
         assert not (tmp_path / "b").exists(), "a model that cannot be loaded leaves nothing behind"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file.py"])
+def test_a_folder_of_images_does_not_outlive_the_weights_they_were_made_with(run, few, tmp_path, kind) -> None:
+    """An evaluation loop over ./checkpoint-last must not show the first checkpoint's score for ever."""
+    if kind == "folder":
+        model = changed = tmp_path / "saved"
+        pipe = load_pipeline()
+        pipe.save_pretrained(model)
+    else:
+        changed = tmp_path / "m.py"
+        model = f"{changed}:make"
+        changed.write_text("from geneval_reward.pocket import load_pipeline as make\n")
+    options = ("generate", model, "--suite", few[0], "-o", tmp_path / "a", "-n", 1, "--steps", 1, "--device", "cpu")
+    assert run(*options)[1] == 0
+    _, code, messages = run(*options)
+    assert code == 0
+    assert "3 of 3 images are there already" in messages
+    if kind == "folder":
+        next(pipe.transformer.parameters()).data += 1
+        pipe.save_pretrained(model)
+    else:
+        changed.write_text("from geneval_reward.pocket import load_pipeline as make  # another\n")
+    _, code, messages = run(*options)
+    assert code == 2
+    assert "holds images that were made with other weights: expected the model" in messages
+    assert "choose another folder" in messages
+
+
+def test_a_core_install_names_the_extra(run, few, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    _, code, messages = make(run, few, tmp_path / "a")
+    assert code == 2
+    assert "pocket: expected the package diffusers" in messages
+    assert "pip install 'geneval-reward[diffusers]'" in messages
+    assert not (tmp_path / "a").exists()

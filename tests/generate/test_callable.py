@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from geneval_reward.errors import ImageError
 from geneval_reward.generate import CallableGenerator, Generator, seed_for
 
 
@@ -94,7 +95,7 @@ def test_batches_shrink_when_memory_runs_out() -> None:
         (
             lambda: CallableGenerator(lambda p, s: noise(p, s) * float("nan")).generate(["a"], [1]),
             ValueError,
-            "got nan..nan",
+            "expected finite pixels, got NaN",
         ),
         (
             lambda: CallableGenerator(lambda p, s: [np.zeros((4, 4, 3), np.int64)]).generate(["a"], [1]),
@@ -106,3 +107,31 @@ def test_batches_shrink_when_memory_runs_out() -> None:
 def test_bad_input(make, error, message) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_no_image(value) -> None:
+    image = np.full((4, 4, 3), 0.5, np.float32)
+    image[0, 0, 0] = value
+    with pytest.raises(ImageError, match=r"images\[1\]: expected finite pixels, .* \(prompt 'b', seed 6\)"):
+        CallableGenerator(lambda prompts, seeds: [np.zeros((4, 4, 3)), image]).generate(["a", "b"], [5, 6])
+
+
+def test_samplers_that_draw_from_numpy_depend_on_the_seed_alone() -> None:
+    def paint(prompts, seeds):
+        return [np.full((2, 2, 3), np.random.randint(256), np.uint8)]  # noqa: NPY002
+
+    generator = CallableGenerator(paint, seeding="global")
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    seeds = [2**62 + 1, 5, 2**62 + 1]
+    first, second, third = (image.tobytes() for image in generator.generate(["a"] * 3, seeds))
+    assert first == third != second
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+def test_a_sampler_of_32_bit_seeds_learns_what_to_do() -> None:
+    def paint(prompts, seeds):
+        np.random.seed(seeds[0])  # noqa: NPY002
+
+    with pytest.raises(ValueError, match=r"function: expected one that takes seeds of up to 63 bits, .*seed % 2\*\*32"):
+        CallableGenerator(paint).generate(["a"], [2**40])

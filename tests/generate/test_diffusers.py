@@ -16,7 +16,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from geneval_reward.generate import DiffusersGenerator, Generator, load_generator, seed_for
+from geneval_reward.errors import ImageError
+from geneval_reward.generate import DiffusersGenerator, Generator, load_generator, load_pipeline, seed_for
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
 WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "dog</w>", "clock</w>", "of</w>", "two</w>"]
@@ -264,3 +265,40 @@ def test_protocol() -> None:
 def test_bad_input(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("part", ["vae.decoder.conv_out", "transformer.proj_out"])
+def test_a_model_that_diverged_makes_no_black_pictures(part) -> None:
+    """In uint8 NaN is 0, so that its images would be judged, and rewarded with 0, as black ones."""
+    pipe = tiny_sd3()
+    owner, _, rest = part.partition(".")
+    getattr(pipe, owner).get_submodule(rest).bias.data.fill_(float("nan"))
+    message = (
+        r"images\[0\]: expected finite pixels, got NaN or infinity \(prompt 'a dog', seed 7\); a half precision has"
+    )
+    with pytest.raises(ImageError, match=message):
+        DiffusersGenerator(pipe, num_inference_steps=1).generate(["a dog"], [7])
+
+
+def test_black_pictures_of_a_safety_checker_are_no_images() -> None:
+    class Checked(Fake):
+        def __call__(self, prompt=None, generator=None, output_type="pil", num_inference_steps=50):
+            out = super().__call__(prompt, generator)
+            out.nsfw_content_detected = [False, True][: len(prompt)]
+            return out
+
+    with pytest.raises(
+        ImageError, match=r"images\[1\]: .*\(prompt 'a cat', seed 2\); load the pipeline with safety_checker="
+    ):
+        DiffusersGenerator(Checked()).generate(["a dog", "a cat"], [1, 2])
+
+
+def test_automatic_precision_is_that_of_the_saved_weights(tmp_path) -> None:
+    """A model that was trained in bf16 may overflow in fp16."""
+    pipe = load_pipeline("pocket")
+    torch.nn.Module.to(pipe.transformer, dtype=torch.bfloat16)
+    pipe.save_pretrained(tmp_path)
+    loaded = load_pipeline(str(tmp_path))
+    assert next(loaded.transformer.parameters()).dtype == torch.bfloat16
+    assert next(loaded.text_encoder.parameters()).dtype == torch.float32
+    assert next(load_pipeline(str(tmp_path), "fp32").transformer.parameters()).dtype == torch.float32

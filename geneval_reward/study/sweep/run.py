@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geneval_reward.errors import ImageError
+from geneval_reward.errors import ImageError, UsageError
+from geneval_reward.files import read_json
 from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, load_generator, plan_images, write_images
+from geneval_reward.generate.identity import identify
 from geneval_reward.generate.write import write_json
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity, read_results
@@ -110,7 +112,17 @@ class SweepRunner:
         jobs = plan_images(
             root, self.sweep.specs, self.sweep.candidates(cell), self.sweep.seed, numbers=self.sweep.numbers
         )
-        write_json(root / "cell.json", {"model": self.sweep.model, "fixed": dict(self.sweep.fixed)} | dict(cell.values))
+        identity = self._identity(cell)
+        if (root / "cell.json").exists():
+            before = read_json(root / "cell.json").get("identity", identity)
+            changed = [name for name in identity if before.get(name) != identity[name]]
+            if changed:
+                raise UsageError(
+                    f"{root}: expected images of the {changed[0]} as it is now, got some that were made before its files "
+                    "changed; choose another folder, or delete this one"
+                )
+        record = {"model": self.sweep.model, "fixed": dict(self.sweep.fixed), "identity": identity}
+        write_json(root / "cell.json", record | dict(cell.values))
         todo = [job for job in jobs if not job.path.exists()]
         report("generate", len(jobs) - len(todo))
         if todo:
@@ -121,6 +133,12 @@ class SweepRunner:
                 note_batch(root / TIMES, len(batch.jobs), batch.seconds)
                 report("generate", len(batch.jobs))
         return self._score(root, jobs, report)
+
+    def _identity(self, cell: Cell) -> dict[str, str]:
+        """Digests of the weights that a cell's names stand for."""
+        loading = Cell(self.sweep.fixed).arguments()[0] | cell.arguments()[0]
+        names = {"model": loading.get("model", self.sweep.model), "lora": loading.get("lora")}
+        return {kind: identify(str(name)) for kind, name in names.items() if name is not None}
 
     def _generator(self, cell: Cell) -> Generator:
         loading, calling = cell.arguments()
