@@ -1,6 +1,6 @@
 """Intervals, paired comparison and planning, all clustered by prompt. Needs numpy and scipy, but no model and no file."""
 
-from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap, intraclass_correlation
+from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson
 from geneval_reward.stats.paired import (
     Counts,
@@ -15,7 +15,6 @@ from geneval_reward.stats.power import (
     VarianceComponents,
     assumed_components,
     minimum_detectable_difference,
-    power_to_show,
     required_images,
     variance_components,
 )
@@ -36,11 +35,9 @@ __all__ = [
     "compare_paired",
     "compare_unpaired",
     "holm",
-    "intraclass_correlation",
     "mcnemar",
     "minimum_detectable_difference",
     "pass_at_k",
-    "power_to_show",
     "required_images",
     "variance_components",
     "wilson",

@@ -40,7 +40,8 @@ class ScoreIntervals:
         pass_any: Share of prompts with at least one correct image (the benchmark's "% correct prompts"); None for
             scores that are not 0/1.
         pass_at_k: Unbiased pass@k by k, as `geneval_reward.stats.pass_at_k` defines it.
-        icc: Correlation of two images of one prompt, within tags; NaN if no prompt has two images.
+        icc: Correlation of two images of one prompt within tags, at most 1 and possibly below 0; NaN if no prompt has two images
+            or all scores of a tag are equal.
         rerun_standard_error: Standard error of `overall` from image noise alone, which is what new seeds on the *same* prompts
             would change. Two runs of one model differ by more than 2.8 times this value in 5 % of cases. NaN if unknown.
     """
@@ -121,25 +122,12 @@ def clustered_bootstrap(
     )
 
 
-def intraclass_correlation(
-    scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray[Any], tags: Sequence[str] | npt.NDArray[Any]
-) -> float:
-    """Estimate the correlation of two images of one prompt within tags, by one-way analysis of variance pooled over tags.
-
-    Returns:
-        The estimate, at most 1 and possibly below 0; NaN if no prompt has two images or all scores of a tag are equal.
+def _correlation(sums: PromptSums) -> float:
+    """Estimate the correlation of two images of one prompt within tags, by one-way analysis of variance averaged over tags.
 
     Source:
-        A. Donner 1986, Int. Stat. Review 54:67 (ANOVA estimator); the components are averaged over tags.
-
-    Example:
-        >>> intraclass_correlation([1, 1, 0, 0, 1, 1], list("aabbcc"), ["colors"] * 6)
-        1.0
+        A. Donner 1986, Int. Stat. Review 54:67 (ANOVA estimator).
     """
-    return _correlation(sum_by_prompt(scores, prompt_ids, tags))
-
-
-def _correlation(sums: PromptSums) -> float:
     between, within = components(sums)
     total = between + within
     return between / total if total > 0 else math.nan

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
 from geneval_reward.errors import UsageError
 from geneval_reward.stats.bootstrap import components
@@ -36,12 +36,6 @@ class VarianceComponents:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name}: expected a finite variance >= 0, got {value!r}")
-
-    @property
-    def icc(self) -> float:
-        """Correlation of two images of one prompt; NaN if nothing varies."""
-        total = self.between + self.within
-        return self.between / total if total > 0 else math.nan
 
     def standard_error(self, prompts: int, images_per_prompt: int) -> float:
         """Compute the standard error of the overall score for prompts spread evenly over the tags.
@@ -146,20 +140,6 @@ def minimum_detectable_difference(
     if math.isinf(df):
         return float(ndtri(tail) + ndtri(power)) * standard_error
     return float(stdtrit(df, tail) + stdtrit(df, power)) * standard_error
-
-
-def power_to_show(difference: float, standard_error: float, *, level: float = 0.95) -> float:
-    """Compute the probability that a two-sided test shows a true difference, in either direction.
-
-    Example:
-        >>> round(power_to_show(0.028, 0.01), 2)
-        0.8
-    """
-    check_level("level", level)
-    if not standard_error > 0:
-        raise UsageError(f"standard_error: expected a number > 0, got {standard_error!r}")
-    critical, shift = float(ndtri(0.5 + level / 2)), abs(difference) / standard_error
-    return float(ndtr(shift - critical) + ndtr(-shift - critical))
 
 
 def required_images(

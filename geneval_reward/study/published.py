@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import TAGS
 
 
@@ -39,9 +38,15 @@ class PublishedScore:
 
 
 @cache
-def _table() -> tuple[PublishedScore, ...]:
+def published() -> tuple[PublishedScore, ...]:
+    """Return published scores, the highest overall first; rows without an overall come last.
+
+    Example:
+        >>> [row.overall for row in published() if row.model.startswith("Stable Diffusion v")]
+        [0.5, 0.43]
+    """
     text = (files("geneval_reward") / "data" / "published_scores.csv").read_text("utf-8")
-    return tuple(
+    rows = [
         PublishedScore(
             model=row["model"],
             overall=float(row["overall"]) if row["overall"] else None,
@@ -52,41 +57,5 @@ def _table() -> tuple[PublishedScore, ...]:
             note=row["note"],
         )
         for row in csv.DictReader(text.splitlines())
-    )
-
-
-def published(
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    rewritten: bool | None = None,
-    model: str | None = None,
-) -> list[PublishedScore]:
-    """Return published scores, the highest overall first; rows without an overall come last.
-
-    Args:
-        minimum: Only rows with at least this overall, in [0, 1].
-        maximum: Only rows with at most this overall, in [0, 1].
-        rewritten: Only rows with (True) or without (False) rewritten prompts; None for both.
-        model: Only rows whose model name contains this text, whatever its case.
-
-    Raises:
-        UsageError: If a bound is not a share.
-
-    Example:
-        >>> [row.overall for row in published(model="stable diffusion v")]
-        [0.5, 0.43]
-    """
-    for name, value in (("minimum", minimum), ("maximum", maximum)):
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{name}: expected a share in [0, 1], got {value!r}; 66 points are 0.66")
-    low, high = -1.0 if minimum is None else minimum, 2.0 if maximum is None else maximum
-    bounded = minimum is not None or maximum is not None
-    rows = [
-        row
-        for row in _table()
-        if (not bounded if row.overall is None else low <= row.overall <= high)
-        and (rewritten is None or row.rewritten == rewritten)
-        and (model is None or model.lower() in row.model.lower())
     ]
-    return sorted(rows, key=lambda row: -1.0 if row.overall is None else row.overall, reverse=True)
+    return tuple(sorted(rows, key=lambda row: -1.0 if row.overall is None else row.overall, reverse=True))

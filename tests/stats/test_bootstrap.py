@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.generate.subset import TYPICAL_ACCURACY
-from geneval_reward.stats import clustered_bootstrap, intraclass_correlation
+from geneval_reward.stats import clustered_bootstrap
 from geneval_reward.stats.sums import mean_of_task_means, sum_by_prompt
 
 
@@ -115,7 +115,8 @@ def test_bad_arguments(change, message):
 def test_intraclass_correlation_is_recovered(icc):
     # Accuracies that differ by tag must not count as correlation of prompts.
     runs = simulate_runs(icc=icc, prompts=dict.fromkeys(SUITE_PROMPTS, 1500), seed=7)
-    assert intraclass_correlation(runs.correct[0], runs.prompt, runs.tag) == pytest.approx(icc, abs=0.03)
+    scores = clustered_bootstrap(runs.correct[0], runs.prompt, runs.tag, draws=100)
+    assert scores.icc == pytest.approx(icc, abs=0.03)
 
 
 def test_rerun_error_is_the_spread_of_reruns_on_the_same_prompts():
