@@ -1,4 +1,4 @@
-"""`geneval-reward prompts`: the official suite, or training prompts."""
+"""`geneval-reward prompts`: print the official suite or training prompts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from geneval_reward.prompts import DEFAULT_MIX, TAGS, official_suite, training_p
 
 
 class Format(StrEnum):
-    """How prompts are written."""
+    """The formats in which prompts can be printed."""
 
     jsonl = "jsonl"
     txt = "txt"
 
 
 def prompts(
-    suite: Annotated[bool, typer.Option("--suite", help="The official suite of 553 (the default).")] = False,
+    suite: Annotated[bool, typer.Option("--suite", help="Print the official suite, which is the default.")] = False,
     train: Annotated[
-        int | None, typer.Option("--train", metavar="N", min=0, help="N training prompts instead.")
+        int | None, typer.Option("--train", metavar="N", min=0, help="Print N training prompts instead.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the training prompts.")] = 0,
-    unique: Annotated[bool, typer.Option("--unique", help="No two training prompts of equal meaning.")] = False,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Draw no two training prompts with the same meaning.")
+    ] = False,
     mix: Annotated[
         str | None, typer.Option("--mix", help="Task weights, such as 'position=7,counting=5'.", show_default=False)
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only the suite's prompts of this task.")] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="Records as JSON lines, or texts.")] = Format.jsonl,
+    tag: Annotated[str | None, typer.Option("--tag", help="Print only the suite's prompts of this task.")] = None,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Print records as JSON lines, or texts.")
+    ] = Format.jsonl,
 ) -> None:
-    """Print prompts: the official suite byte for byte, or training prompts that never mean one of its prompts."""
+    """Print prompts: the official suite byte for byte, or training prompts, none of which means the same as one of the suite."""
     if suite and train is not None:
         raise typer.BadParameter("expected --suite or --train, got both")
     if train is None:

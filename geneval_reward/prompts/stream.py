@@ -1,7 +1,7 @@
-"""A random stream that never changes: PCG64 as numpy seeds and reads it, without numpy.
+"""A random stream that never changes: PCG64, seeded and read as NumPy does it, but without NumPy.
 
-The official suite is defined by a seed of numpy's generator; drawing it here keeps the suite and seeded training
-prompts independent of the numpy that happens to be installed.
+The official suite is defined by a seed of NumPy's generator. Drawing it here keeps the suite, and training prompts with a seed,
+independent of the version of NumPy that happens to be installed.
 
 Sources: M. O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms" (2014), XSL-RR 128/64;
 "seed_seq_fe" (M. O'Neill 2015) as in numpy's SeedSequence; D. Lemire, "Fast Random Integer Generation in an Interval"
@@ -22,7 +22,7 @@ _PCG_MULTIPLIER: Final = 0x2360ED051FC65DA44385DF649FCCF645
 
 
 class Stream:
-    """Integers and samples from a seed.
+    """Draws integers and samples from a seed.
 
     Args:
         seed: Any integer >= 0.
@@ -44,7 +44,7 @@ class Stream:
         self._half: int | None = None
 
     def below(self, bound: int) -> int:
-        """An integer in `[0, bound)`, 1 <= bound <= 2**32 - 1."""
+        """Draw an integer in `[0, bound)`, with 1 <= bound <= 2**32 - 1."""
         if bound == 1:
             return 0
         product = self._next32() * bound
@@ -55,7 +55,7 @@ class Stream:
         return product >> 32
 
     def sample(self, population: int, size: int) -> list[int]:
-        """`size` distinct integers of `[0, population)` in random order."""
+        """Draw `size` distinct integers of `[0, population)` in random order."""
         chosen: list[int] = []
         for top in range(population - size, population):
             value = self.below(top + 1)
@@ -66,7 +66,7 @@ class Stream:
         return chosen
 
     def weighted(self, weights: Sequence[int]) -> int:
-        """An index, drawn in proportion to integer weights."""
+        """Draw an index in proportion to integer weights."""
         ticket = self.below(sum(weights))
         for index, weight in enumerate(weights):
             ticket -= weight
@@ -75,7 +75,7 @@ class Stream:
         raise AssertionError("unreachable: the ticket is below the sum of the weights")
 
     def _next32(self) -> int:
-        # One 64-bit output serves two draws, low half first.
+        # One 64-bit output serves two draws, the low half first.
         if self._half is not None:
             value, self._half = self._half, None
             return value
@@ -104,7 +104,7 @@ def _seed_words(seed: int, count: int) -> list[int]:
 
 
 class _Hash:
-    """A hash whose constant moves on with every call."""
+    """A hash whose constant changes with every call."""
 
     def __init__(self, constant: int, multiplier: int) -> None:
         self._constant, self._multiplier = constant, multiplier

@@ -1,7 +1,7 @@
 """The words of GenEval: classes, colours, relations and tags, in the benchmark's own order.
 
-The order carries meaning: a class's index is its COCO category index (map other label sets by index, never by name,
-because GenEval renames three classes), and colour order decides ties and the wording of reasons.
+The order matters. A class's index is its COCO category index (map other label sets by index, never by name,
+because GenEval renames three classes), and the order of the colours decides ties and the wording of reasons.
 
 Source: djghosh13/geneval `prompts/object_names.txt` and `prompts/create_prompts.py`.
 """
@@ -92,7 +92,7 @@ teddy bear
 hair drier
 toothbrush""".split("\n")
 )
-"""The 80 classes; the index is the COCO category index (0-based, gaps removed)."""
+"""The 80 classes; the index is the COCO category index, from 0 and without gaps."""
 
 CLASS_IDS: Final[dict[str, int]] = {name: index for index, name in enumerate(CLASS_NAMES)}
 
@@ -101,7 +101,7 @@ COCO_ALIASES: Final[dict[str, str]] = {
     "remote": "tv remote",
     "keyboard": "computer keyboard",
 }
-"""COCO's own names of the three classes that GenEval renames. Used for hints in errors, never accepted silently."""
+"""COCO's own names of the three classes that GenEval renames. Error messages suggest the right ones; they are never accepted."""
 
 COLORS: Final[tuple[str, ...]] = (
     "red",

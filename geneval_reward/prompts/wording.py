@@ -1,4 +1,4 @@
-"""English as the benchmark writes it, its odd plurals included.
+"""English as the benchmark writes it, with its odd plurals.
 
 Source: djghosh13/geneval `prompts/create_prompts.py`: "an" before a, e, i, o, u; plural is the name + "es" where
 it ends in "s", else name + "s" ("benchs", "sheeps", "persons" are part of the benchmark).
@@ -14,15 +14,15 @@ _NUMBERS: Final = tuple(
 
 
 def article(noun: str) -> str:
-    """`an` before a vowel letter, else `a`."""
+    """Choose `an` before a vowel letter, else `a`."""
     return "an" if noun[:1] in "aeiou" else "a"
 
 
 def plural(noun: str) -> str:
-    """The benchmark's plural: `+es` after s, else `+s`."""
+    """Form the benchmark's plural: `es` is added after s, else `s`."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
 def number_word(count: int) -> str:
-    """The number as a word up to sixteen, in digits above."""
+    """Write a number as a word up to sixteen, and in digits above."""
     return _NUMBERS[count] if count < len(_NUMBERS) else str(count)

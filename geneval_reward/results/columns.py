@@ -17,12 +17,12 @@ from geneval_reward.results.row import ResultRow, RunIdentity
 
 @dataclass(frozen=True, slots=True)
 class CutLine:
-    """An unfinished last line: its writer was stopped.
+    """An unfinished last line, which a writer that was stopped leaves behind.
 
     Attributes:
         number: Line number, from 1.
-        offset: Where it begins, in bytes.
-        text: Its beginning.
+        offset: The byte at which the line begins.
+        text: The beginning of the line.
     """
 
     number: int
@@ -38,22 +38,22 @@ class Results:
         path: The file.
         filenames: `(n,)` names of the images.
         tags: `(n,)` task names.
-        prompt_ids: `(n,)` int64, index into `records`.
-        records: Records of the prompts as JSON, in order of appearance.
-        correct: `(n,)` bool, the official verdict.
-        reasons: `(n,)` official wording of the failures.
-        index: `(n,)` int64, number within the prompt; -1 if the file does not say.
+        prompt_ids: `(n,)` int64, indices into `records`.
+        records: The records of the prompts as JSON, in order of appearance.
+        correct: `(n,)` bool, the official verdicts.
+        reasons: `(n,)` failures in the official wording.
+        index: `(n,)` int64, numbers of the images within their prompts; -1 if the file does not say.
         seeds: `(n,)` seeds, or None.
-        credits: Name -> `(n,)` float64; only `official` in an official file.
-        identities: What judged, each once. More than one: the file is mixed.
-        identity_ids: `(n,)` int64, index into `identities`.
-        rewritten: `(n,)` bool: the generator got another text than the record's.
-        best_of: `(n,)` int64: chosen by this metric among so many; 0: not chosen.
+        credits: `(n,)` float64 by name of the credit; only `official` in an official file.
+        identities: What judged, each once. If there is more than one, the file is mixed.
+        identity_ids: `(n,)` int64, indices into `identities`.
+        rewritten: `(n,)` bool, whether the generator got another text than the record's.
+        best_of: `(n,)` int64, the number of candidates from which this metric chose the image; 0 if it did not.
         failed: Images that could not be scored, with the reason. They have no row.
         cut: The unfinished last line, if there is one. It has no row.
         official: Whether some lines have only the official script's keys.
         line_numbers: `(n,)` int64, from 1.
-        offsets: `(n,)` int64, where each line begins in the file.
+        offsets: `(n,)` int64, the byte at which each line begins.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Results:
 
     @property
     def identity(self) -> RunIdentity:
-        """What judged all of it.
+        """What judged all images.
 
         Raises:
             ResultsError: If the file is mixed; the message names two lines and what differs.
@@ -96,7 +96,7 @@ class Results:
         return self.identities[0] if self.identities else RunIdentity()
 
     def credit(self, name: str) -> npt.NDArray[np.float64]:
-        """A credit of all images, `(n,)` float64.
+        """Look up a credit of all images, `(n,)` float64.
 
         Raises:
             ResultsError: If the file does not hold it for every image.
@@ -110,28 +110,28 @@ class Results:
         return values
 
     def specs(self) -> list[PromptSpec]:
-        """The record of each of `records`, parsed."""
+        """Parse all `records`."""
         return [PromptSpec.parse(record) for record in self.records]
 
     def prompt(self, prompt_id: int) -> str:
-        """Text of a prompt, for messages."""
+        """The text of a prompt, for messages."""
         return PromptSpec.parse(self.records[prompt_id]).prompt
 
     def rows(self) -> Iterator[ResultRow]:
-        """Every row in full, read from the file as it goes."""
+        """Read the rows in full, one after another, from the file."""
         with self.path.open("rb") as file:
             for offset, number in zip(self.offsets.tolist(), self.line_numbers.tolist(), strict=True):
                 file.seek(offset)
                 yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {number}")
 
     def row(self, i: int) -> ResultRow:
-        """One row in full."""
+        """Read one row in full from the file."""
         with self.path.open("rb") as file:
             file.seek(int(self.offsets[i]))
             return ResultRow.from_json(file.readline().decode(), f"{self.path} line {self.line_numbers[i]}")
 
     def duplicates(self) -> list[str]:
-        """One sentence for each image name, and each (prompt, index), that occurs more than once."""
+        """Describe each image name, and each number of a prompt, that occurs more than once, in a sentence."""
         found = []
         if len(set(self.filenames)) < len(self):
             counts = Counter(self.filenames)
@@ -148,14 +148,14 @@ class Results:
         return found
 
     def missing(self) -> list[str]:
-        """One sentence for each prompt that lacks an index which other prompts of this file have.
+        """Describe each prompt that lacks a number which other prompts of this file have, in a sentence.
 
-        Whole prompts of a suite that are not there at all cannot be known here; see
-        `geneval_reward.stats.completeness.completeness`.
+        This says nothing about prompts of a suite without any image, which `geneval_reward.stats.completeness.completeness`
+        finds.
         """
         if not len(self) or (self.index < 0).any():
             return []
-        # An index counts as expected if half of the prompts have it: one stray image does not make 552 prompts short.
+        # A number is expected if half of the prompts have it, so that one stray image does not make 552 prompts incomplete.
         counts = Counter(set(zip(self.prompt_ids.tolist(), self.index.tolist(), strict=True)))
         per_index = Counter(index for _, index in counts)
         expected = {index for index, count in per_index.items() if 2 * count >= len(self.records)}

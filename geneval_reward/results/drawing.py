@@ -1,4 +1,4 @@
-"""Judged images with their boxes and reasons drawn on."""
+"""Draw what the judge looked at onto images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.vocabulary import COLORS
 
-# One hue per class of the record, in order; readable on photographs and for the colour-blind (Okabe & Ito 2008).
+# One colour per class of the record, in order; readable on photographs and by colour-blind readers (Okabe & Ito 2008).
 PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 FAINT: Final = "#888888"
 """Colour of detections that are not confident enough to count."""
@@ -24,13 +24,13 @@ class Box:
     """A detection as it is shown.
 
     Attributes:
-        order: Position of its class among the classes of the record; picks the hue.
+        order: Index of its class among the classes of the record, which decides the colour it is drawn in.
         name: Its class.
         xyxy: Corners in pixels of the judged image.
-        confidence: In [0, 1].
+        confidence: Its confidence, in [0, 1].
         counts: Whether it counts as an object under the rules.
-        color: The colour it was given, `no colour` if it is none of the ten, or None if that was not asked.
-        color_probability: Of that colour; NaN if there is none.
+        color: The colour that the verifier saw, `no colour` if it is none of the ten, or None if that was not asked for.
+        color_probability: The probability of that colour; NaN if there is none.
     """
 
     order: int
@@ -53,9 +53,9 @@ class Box:
 
 
 def boxes(verdict: Verdict) -> list[Box]:
-    """What the judge looked at: the objects that count, and detections down to half of the threshold.
+    """List what the judge looked at: the objects that count, and detections down to half of the threshold.
 
-    Least confident first within a class, so that what counts is drawn on top.
+    Within a class the least confident come first, so that what counts is drawn on top.
     """
     evidence = Evidence(verdict.detections, verdict.rules, verdict.spec.tag)
     found = []
@@ -72,8 +72,8 @@ def boxes(verdict: Verdict) -> list[Box]:
 def draw_verdict(image: Image.Image, verdict: Verdict, side: int = 512) -> Image.Image:
     """Draw what the judge looked at.
 
-    Objects that count are drawn boldly with class, confidence and, where it was asked, colour; detections below the threshold
-    faintly, down to half of it.
+    Objects that count are drawn in bold with class, confidence and, if it was asked for, colour. Detections below the
+    threshold are drawn faintly, down to half of it.
 
     Args:
         image: The judged image.

@@ -25,10 +25,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_results(path: str | Path) -> Results:
-    """Read a results file: ours, or the official script's own.
+    """Read a results file of this package or of the official script.
 
-    An unfinished last line (a writer was killed) is left out with a warning and kept in `cut`. Images that failed, which
-    stand in `<name>.failed.jsonl` beside the file, are kept in `failed` unless the file scores them.
+    An unfinished last line, which a killed writer leaves, is left out with a warning and kept in `cut`. Images that failed are
+    listed in `<name>.failed.jsonl` beside the file; they are kept in `failed` unless the file has a row for them.
 
     Args:
         path: JSON lines.
@@ -107,7 +107,7 @@ class _Columns:
                 return
             self.unread.update(check_record(record, where, light=light))
         except ResultsError:
-            # Whatever a killed writer leaves behind has no newline at its end.
+            # What a killed writer leaves behind has no newline at its end.
             if line.endswith(b"\n"):
                 raise
             self.cut = CutLine(number, offset, line[:60].decode(errors="replace"))
@@ -157,7 +157,7 @@ class _Columns:
     def _judge(self, record: dict[str, Any], *, ours: bool) -> int:
         rules = record["rules"] if ours else None
         said = (record.get("backend"), record.get("fingerprint"))
-        # Lines of one run share the very object that was parsed once, so most of them need no look at its fields.
+        # The lines of a run share the object that was parsed once, so its fields are looked at only once.
         if self._last is not None and rules is self._last[0] and said == self._last[1]:
             return self._last[2]
         judge = (None if rules is None else tuple(rules.items()), *said)
@@ -219,21 +219,21 @@ class _Columns:
 
 
 def read_failed(record: dict[str, Any], where: str) -> FailedImage:
-    """The failed image of a line's object."""
+    """Read the object of a failed image's line."""
     if not isinstance(record.get("filename"), str) or not isinstance(record.get("error"), str):
         raise ResultsError(f"{where}: expected strings filename and error, got keys {', '.join(record)[:60]}")
     return FailedImage(record["filename"], record["error"])
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], bool]:
-    """A line's object, and whether its heavy keys were left out.
+    """Parse a line's object; also returns whether its heavy keys were left out.
 
     A quote inside a JSON string is escaped, so the first `,"clauses":` is a key. If what stands before it is an object once
-    it is closed, that key is a top-level one. The tail is looked at only as far as needed to see that it is whole and that
-    no other line was glued into it.
+    it is closed, that key is a top-level one. The rest of the line is only checked for being whole, and for not containing
+    the beginning of another line.
 
-    What is said of the prompt (its record) and of the run (rules and all that follows) is the same in many lines and is
-    parsed once: a line is taken apart at those keys, and each part must be an object of its own.
+    The record of the prompt, and the rules and all that follows them, are the same in many lines and are parsed once. For
+    this a line is split at those keys, and each part must be an object of its own.
     """
     cut = line.find(_HEAVY)
     if cut > 0 and _whole(line, cut):
@@ -252,7 +252,7 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any], bool]:
                 record.update(_load_part(line[run:cut]))
             return record, True
         except ValueError:
-            pass  # parsed as a whole below, for a message about the whole line
+            pass  # it is parsed as a whole below, for a message about the whole line
     try:
         return load_line(line.decode(), where), False
     except UnicodeDecodeError as error:
@@ -270,5 +270,5 @@ def _whole(line: bytes, start: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _load_part(text: bytes) -> dict[str, Any]:
-    """The object of a part that begins with the comma before its first key."""
+    """Parse a part of a line that begins with the comma before its first key."""
     return scan_object("{" + text[1:].decode() + "}")

@@ -31,7 +31,7 @@ from geneval_reward.results.record import (
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What must be equal for two results to be comparable; None where a file does not say (the official script's own).
+    """What must be equal for two results to be comparable. A part is None if the file does not say, as in official files.
 
     Attributes:
         rules: The rules as JSON.
@@ -94,8 +94,8 @@ class ResultRow:
         prompt: The record's prompt text.
         correct: The official verdict.
         reason: The official wording of its failures.
-        metadata: The record as JSON: images with equal `metadata` belong to one prompt.
-        details: Class name -> boxes `[x1, y1, x2, y2, confidence]` of the objects that counted, as JSON.
+        metadata: The record as JSON. Images with equal `metadata` belong to one prompt.
+        details: Boxes `[x1, y1, x2, y2, confidence]` of the objects that counted, by class name, as JSON.
         index: Number of the image within its prompt, from 0.
         seed: The seed it was generated from, if known.
         credits: Value of each credit by name; empty in an official file.
@@ -103,9 +103,9 @@ class ResultRow:
         rules: The rules it was judged by.
         backend: Name of the backend.
         fingerprint: Short id of what judged.
-        rewritten: The text that the generator got, where it was not `prompt`.
-        best_of: Among how many candidates it was chosen by this very metric; None: not chosen.
-        min_confidence: Detections at or below it were not kept; rules cannot go lower. None: unknown.
+        rewritten: The text that the generator got, if it was not `prompt`.
+        best_of: Number of candidates from which this very metric chose the image; None if it did not.
+        min_confidence: Detections at or below it were not kept, so rules cannot go lower; None if unknown.
         clauses: The official checks, one by one.
         detections: Everything that was seen, raw; None in an official file.
         schema: Version of our keys; None in an official file.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from geneval_reward.errors import UsageError
+from geneval_reward.files import parse_json
 from geneval_reward.prompts.spec import PromptSpec
 
 RECORD_COLUMNS: Final = ("tag", "include", "exclude", "prompt")
@@ -108,7 +108,7 @@ def text_of(prompt: Any) -> Any:
     if isinstance(prompt, np.str_):
         return str(prompt)
     if isinstance(prompt, Mapping) and isinstance(prompt.get("metadata"), str):
-        return json.loads(prompt["metadata"])
+        return parse_json(prompt["metadata"])
     return prompt
 
 
@@ -127,7 +127,7 @@ def prompt_texts(prompts: Sequence[Any] | None, metadata: Any) -> list[str]:
     for index, row in enumerate(rows):
         row = text_of(row)
         if isinstance(row, str) and row.lstrip().startswith("{"):
-            row = json.loads(row)
+            row = parse_json(row)
         text = row.get("prompt") if isinstance(row, Mapping) else getattr(row, "prompt", row)
         if not isinstance(text, str):
             raise UsageError(f"prompts[{index}]: expected a text, or a record with one, got {type(row).__name__}")

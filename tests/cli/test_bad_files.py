@@ -17,7 +17,7 @@ from PIL import Image
 
 from geneval_reward.errors import GenEvalError
 from geneval_reward.prompts import official_suite
-from geneval_reward.results import read_results
+from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.results.record import failures_path
 from geneval_reward.vision.photos import photo
@@ -214,6 +214,9 @@ def test_a_cut_line_among_the_failures_blocks_nothing(run, row_lines, tmp_path, 
     for command in (("summary", path), ("report", path, "-o", "page.html"), ("compare", path, path)):
         assert run(*command)[1] in (0, 1), command
     assert read_results(path).failed == {"a.png": "x"}
+    with ResultWriter(path, resume=True) as writer:
+        assert len(writer.done) == 2
+    assert not failures_path(path).exists()
 
 
 def test_a_full_disk_is_a_sentence_and_the_file_is_resumed(run, images, tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
-"""What commands that generate share: prompt sets by name, subsets, and arguments of the generator."""
+"""What the commands that generate images share: prompt sets by name, subsets, and arguments of the generator."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from geneval_reward.errors import FileError
+from geneval_reward.files import parse_json
 from geneval_reward.prompts import PromptSpec, read_prompts
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_suite(name: str) -> tuple[PromptSpec, ...]:
-    """The prompts that `--suite` names."""
+    """Read the prompts that `--suite` names."""
     return read_prompts(name, suites={"pocket": _pocket_suite}, name="--suite")
 
 
@@ -27,7 +28,7 @@ def _pocket_suite() -> tuple[PromptSpec, ...]:
 
 
 def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | None:
-    """The subset that `--subset` names; None for the whole set."""
+    """Choose the subset that `--subset` names; None for the whole set."""
     if size is None:
         return None
     from geneval_reward.generate import stratified_subset
@@ -37,7 +38,7 @@ def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | Non
 
 
 def call_arguments(pairs: Sequence[str] | None, **named: Any) -> dict[str, Any]:
-    """Arguments of the generator's calls from `--set name=value` and options of their own; those that are None are left out.
+    """Collect the arguments of the generator's calls from `--set name=value` and from options; those that are None are left out.
 
     Example:
         >>> call_arguments(["height=512", "negative_prompt=blurry"], num_inference_steps=None)
@@ -55,8 +56,8 @@ def call_arguments(pairs: Sequence[str] | None, **named: Any) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """A number, true, false, null or list as JSON has it; anything else is text."""
+    """Read a number, true, false, null or list as JSON writes it; anything else is text."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text)
+    except FileError:
         return text.strip()
