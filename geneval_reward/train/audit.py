@@ -1,7 +1,9 @@
 """A guard against reward hacking: a second judge that the policy is not trained on looks at the same images.
 
-It sees other views (mirrored, rescaled) through the same or, better, another detector with its own rules. A policy that learns
-scenes satisfies both; one that learns the judge's weak spots satisfies the first alone, and the gap grows.
+The second judge should be another detector (`nanodet` is in the package). A policy that learns scenes satisfies both; one
+that learns the weak spots of the rewarding judge satisfies that judge alone: the gap between the scores grows, and the
+second judge confirms fewer of the images that the first one passes. Where there is no other detector, the same one on
+mirrored and rescaled images finds out less.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from geneval_reward.callback.base import refuse_sharded
 from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judge import Verdict
-from geneval_reward.prompts import PromptSpec
-from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.prompts import CLASS_IDS, PromptSpec
+from geneval_reward.scorer import GenEvalScorer, Scorer
 from geneval_reward.train.data import read_training_prompts
 from geneval_reward.vision.images import as_images
 
@@ -34,16 +36,19 @@ class AuditReport:
 
     Attributes:
         score: Share of images that the first judge finds right.
-        audit: Mean over images of the share of views in which the second finds them right.
+        audit: Mean over images of the share of views in which the second judge finds them right.
+        confirmed: The same mean over the images that the first judge finds right; NaN if there are none. It does not rise
+            or fall with the score, as the gap does if the second judge misses a fixed share of good images.
         brightness: Mean of all pixels, in [0, 1]; a steady rise is the usual drift of RL on flow models.
         diversity: Mean distance between two images of one prompt (root mean square over pixels of 16 x 16 thumbnails, in
-            [0, 1]); NaN if no prompt has two. Near 0, the policy draws one picture a prompt.
+            [0, 1]); NaN if no prompt has two. Near 0, the policy draws one picture per prompt.
         views: Names of the views.
-        images: How many were judged.
+        images: How many images were judged.
     """
 
     score: float
     audit: float
+    confirmed: float
     brightness: float
     diversity: float
     views: tuple[str, ...]
@@ -51,14 +56,15 @@ class AuditReport:
 
     @property
     def gap(self) -> float:
-        """How much better the first judge thinks of the images than the second does."""
+        """How much better the first judge thinks of the images than the second one does."""
         return self.score - self.audit
 
     def log_dict(self) -> dict[str, float]:
-        """Under the names that are logged."""
+        """The numbers under the names that are logged."""
         return {
             "geneval/audit_gap": self.gap,
             "geneval/audit": self.audit,
+            "geneval/audit_confirmed": self.confirmed,
             "geneval/audited_score": self.score,
             "geneval/brightness": self.brightness,
             "geneval/diversity": self.diversity,
@@ -88,26 +94,26 @@ def audit(
     images: Any,
     specs: Sequence[PromptSpec],
     verdicts: Sequence[Verdict],
-    judge: GenEvalScorer,
+    judge: Scorer,
     *,
     scales: Sequence[float] = (0.75,),
     flip: bool = True,
 ) -> AuditReport:
-    """Let a second judge look at images that a first has judged.
+    """Let a second judge look at images that a first one has judged.
 
     Args:
         images: What `GenEvalScorer.score` takes.
-        specs: One an image.
-        verdicts: The first judge's.
-        judge: The second. The same detector on other views finds out less than another detector does.
-        scales: The images are also shown at these sizes.
-        flip: And mirrored.
+        specs: One per image.
+        verdicts: The first judge's, one per image.
+        judge: The second judge.
+        scales: Show the images at these sizes; 1 shows them as they are, which is enough for another detector.
+        flip: Show them mirrored as well.
 
     Returns:
         An `AuditReport`.
 
     Raises:
-        ValueError: If the lengths differ, or there is no view.
+        UsageError: If the lengths differ, or there is no view.
     """
     tensors = as_images(images)
     if not len(tensors) == len(specs) == len(verdicts):
@@ -118,16 +124,22 @@ def audit(
     if flip:
         views["mirrored"] = [image.flip(2) for image in tensors], [mirrored(spec) for spec in specs]
     for scale in scales:
-        views[f"scaled {scale:g}"] = [_rescaled(image, scale) for image in tensors], list(specs)
+        if scale == 1:
+            views["as they are"] = tensors, list(specs)
+        else:
+            views[f"scaled {scale:g}"] = [_rescaled(image, scale) for image in tensors], list(specs)
     if not views or not tensors:
         raise UsageError("expected at least one image and one view (flip or scales), got none")
     right = torch.zeros(len(tensors), dtype=torch.float64)
     for shown, asked in views.values():
         right += torch.tensor([float(verdict.correct) for verdict in judge.score(shown, asked)], dtype=torch.float64)
+    right /= len(views)
+    passed = torch.tensor([verdict.correct for verdict in verdicts])
     small = torch.stack([F.adaptive_avg_pool2d(image.float() / 255, 16) for image in tensors])
     return AuditReport(
-        score=sum(verdict.correct for verdict in verdicts) / len(verdicts),
-        audit=float(right.mean()) / len(views),
+        score=float(passed.double().mean()),
+        audit=float(right.mean()),
+        confirmed=float(right[passed].mean()) if passed.any() else math.nan,
         brightness=float(small.mean()),
         diversity=_diversity(small, [spec.prompt for spec in specs]),
         views=tuple(views),
@@ -137,8 +149,8 @@ def audit(
 
 def audit_policy(
     module: Any,
-    judge: GenEvalScorer,
-    second: GenEvalScorer,
+    judge: Scorer,
+    second: Scorer,
     specs: Sequence[PromptSpec],
     images_per_prompt: int = 2,
     *,
@@ -147,14 +159,17 @@ def audit_policy(
 ) -> AuditReport:
     """Sample with a module's `generate` and let both judges look.
 
+    Another judge sees the images as they are. If `second` is `judge`, it sees them mirrored and at 3/4 of their size, since
+    it would only repeat itself otherwise.
+
     Args:
-        module: With `generate(prompts, seeds) -> images`, as `geneval_reward.train.FlowRL`.
-        judge: The first judge, of the kind that gives the rewards.
-        second: The second.
+        module: An object with `generate(prompts, seeds) -> images`, such as a recipe.
+        judge: The first judge, the one that gives the rewards.
+        second: The second judge.
         specs: What is asked.
-        images_per_prompt: At least 2, so that diversity can be told.
-        seed: Of the images' noise; the same images every time, but for the weights.
-        batch_size: Images a call.
+        images_per_prompt: At least 2, so that diversity can be measured.
+        seed: Seed of the images' noise; the same seed gives the same noise every time.
+        batch_size: Images per call of `generate`.
 
     Returns:
         An `AuditReport`.
@@ -165,23 +180,43 @@ def audit_policy(
     for start in range(0, len(asked), batch_size):
         part = slice(start, start + batch_size)
         images += [image.cpu() for image in module.generate([s.prompt for s in asked[part]], seeds[part])]
-    return audit(images, asked, judge.score(images, asked), second)
+    same = second is judge
+    return audit(images, asked, judge.score(images, asked), second, scales=(0.75,) if same else (1.0,), flip=same)
+
+
+def leave_out_classes(specs: Sequence[PromptSpec], classes: Sequence[str]) -> list[PromptSpec]:
+    """The specs that name none of some classes, for a judge that cannot see those.
+
+    Raises:
+        UsageError: If a class is unknown, or nothing is left.
+    """
+    unknown = [name for name in classes if name not in CLASS_IDS]
+    if unknown:
+        raise UsageError(f"leave_out: expected class names such as 'teddy bear', got {', '.join(map(repr, unknown))}")
+    left = [spec for spec in specs if not set(spec.class_names) & set(classes)]
+    if not left:
+        raise UsageError(f"leave_out: expected prompts without {', '.join(classes)}, got none; leave out fewer classes")
+    return left
 
 
 class AuditCallback(Callback):
     """Samples with the module's `generate`, judges twice and logs `geneval/audit_gap` and its neighbours.
 
+    Logged Metrics:
+        The keys of `AuditReport.log_dict`, every `every_n_epochs` epochs.
+
     Args:
-        judge: The first judge, of the kind that gives the rewards: a scorer or the name of a backend.
-        second: The second; a scorer, the name of a backend, or None for the first on other views.
-        second_rules: Its thresholds, as `Rules.parse` takes them, if it is a name; others than those of the rewards tell more.
-        prompts: What `geneval_reward.train.PromptGroups` takes.
-        images_per_prompt: At least 2, so that diversity can be told.
-        every_n_epochs: How often.
-        seed: Of the images' noise.
+        judge: The first judge, the one that gives the rewards: a scorer or the name of a backend.
+        second: The second judge: a scorer or the name of a backend, preferably another detector; None for the first one on
+            mirrored and rescaled images.
+        prompts: What `geneval_reward.train.PromptGroups` takes; at most 64 are used.
+        leave_out: Classes that the second judge does not see in these images; prompts that name one are left out.
+        images_per_prompt: At least 2, so that diversity can be measured.
+        every_n_epochs: Epochs between audits.
+        seed: Seed of the images' noise.
 
     Raises:
-        ValueError: If a number is out of range.
+        UsageError: If a number is out of range, a class is unknown, or no prompt is left.
     """
 
     scores_with_geneval = True  # after every update of the weights, before what reads the numbers
@@ -189,10 +224,10 @@ class AuditCallback(Callback):
     def __init__(
         self,
         judge: Any = "lite",
-        second: Any = None,
+        second: Any = "nanodet",
         *,
-        second_rules: str | None = None,
         prompts: Any = 12,
+        leave_out: Sequence[str] = (),
         images_per_prompt: int = 2,
         every_n_epochs: int = 10,
         seed: int = 0,
@@ -201,12 +236,12 @@ class AuditCallback(Callback):
             raise UsageError(
                 f"expected images_per_prompt >= 2 and every_n_epochs >= 1, got {images_per_prompt} and {every_n_epochs}"
             )
-        if second_rules is not None and not isinstance(second, str):
+        if isinstance(second, str) and second == judge:
             raise UsageError(
-                "second_rules: expected None beside a ready scorer or none, got rules; name a backend as second"
+                f"second: expected another backend than judge, got {second!r} for both; None for other views"
             )
-        self.judge, self.second, self.second_rules = judge, second, second_rules
-        self.specs = read_training_prompts(prompts, seed)[:64]
+        self.judge, self.second = judge, second
+        self.specs = leave_out_classes(read_training_prompts(prompts, seed), leave_out)[:64]
         self.images_per_prompt, self.every_n_epochs, self.seed = images_per_prompt, every_n_epochs, seed
         self.reports: list[AuditReport] = []
 
@@ -216,12 +251,10 @@ class AuditCallback(Callback):
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
         if isinstance(self.second, str):
-            self.second = GenEvalScorer.from_pretrained(
-                self.second, device=trainer.strategy.root_device, rules=self.second_rules
-            )
+            self.second = GenEvalScorer.from_pretrained(self.second, device=trainer.strategy.root_device)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """On the first process alone; the others go on to the next epoch's first gathering and wait there."""
+        """Audit on the first process alone; the others go on to the next epoch's first gathering and wait there."""
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
         report = audit_policy(

@@ -5,7 +5,7 @@ import torch
 
 from geneval_reward.prompts import PromptSpec, official_suite
 from geneval_reward.testing import FakeDetector, scorer_for
-from geneval_reward.train.audit import audit, mirrored
+from geneval_reward.train.audit import AuditCallback, audit, audit_policy, leave_out_classes, mirrored
 
 SUITE = official_suite()
 
@@ -59,6 +59,7 @@ def test_a_policy_that_fools_one_judge_shows_as_a_gap():
     images = [image(10), image(200)]
     report = audit(images, [spec, spec], fooled.score(images, [spec, spec]), sober)
     assert report.gap == 1.0
+    assert report.confirmed == 0.0
     assert report.log_dict()["geneval/audit_gap"] == 1.0
     assert report.brightness == pytest.approx(105 / 255)
     assert report.diversity == pytest.approx(190 / 255)
@@ -77,3 +78,53 @@ def test_wrong_use_is_refused():
         audit([image(0)], [spec, spec], verdicts, judge)
     with pytest.raises(ValueError, match="one view"):
         audit([image(0)], [spec], verdicts, judge, flip=False, scales=())
+
+
+class Painter:
+    """A module whose images are all of one grey."""
+
+    def __init__(self, level):
+        self.level = level
+
+    def generate(self, prompts, seeds):
+        return [image(self.level) for _ in prompts]
+
+
+def test_another_judge_sees_the_images_as_they_are_and_the_same_one_other_views():
+    sees = scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.9]]}))
+    spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "bench", "count": 1}]})
+    other = scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.9]]}))
+    assert audit_policy(Painter(9), sees, other, [spec]).views == ("as they are",)
+    assert audit_policy(Painter(9), sees, sees, [spec]).views == ("mirrored", "scaled 0.75")
+
+
+def test_confirmed_is_a_share_of_what_the_first_judge_passes():
+    """The second judge misses half of the good images; confirmed says so whatever the score is."""
+    bright = scorer_for(FakeDetector(lambda picture: {"bench": [[1, 1, 9, 9, 0.9]]} if picture.max() > 50 else {}))
+    brighter = scorer_for(FakeDetector(lambda picture: {"bench": [[1, 1, 9, 9, 0.9]]} if picture.max() > 150 else {}))
+    spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "bench", "count": 1}]})
+    for dark in (0, 2, 6):
+        images = [image(100), image(200)] + [image(0)] * dark
+        specs = [spec] * len(images)
+        report = audit(images, specs, bright.score(images, specs), brighter, scales=(1.0,), flip=False)
+        assert report.score == 2 / (2 + dark)
+        assert report.confirmed == 0.5
+    report = audit([image(0)], [spec], bright.score([image(0)], [spec]), brighter, scales=(1.0,), flip=False)
+    assert math.isnan(report.confirmed)
+
+
+def test_classes_that_the_second_judge_cannot_see_are_left_out():
+    left = leave_out_classes(SUITE, ["bench", "teddy bear"])
+    assert len(left) < len(SUITE)
+    assert not any({"bench", "teddy bear"} & set(spec.class_names) for spec in left)
+    assert AuditCallback(prompts=SUITE, leave_out=["bench"]).specs == leave_out_classes(SUITE, ["bench"])[:64]
+    with pytest.raises(ValueError, match=r"leave_out: expected class names .* got 'sofa'"):
+        leave_out_classes(SUITE, ["sofa"])
+    with pytest.raises(ValueError, match="leave_out: expected prompts without bench, got none"):
+        leave_out_classes([SUITE[0]], ["bench"])
+
+
+def test_the_rewarding_backend_is_no_second_judge():
+    assert AuditCallback().second == "nanodet"
+    with pytest.raises(ValueError, match="second: expected another backend than judge, got 'lite' for both"):
+        AuditCallback("lite", "lite")

@@ -26,7 +26,6 @@ def train_and_report(
     from geneval_reward.demo.training import train_pocket
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
-    from geneval_reward.demo.training.run import strict_lite
     from geneval_reward.files import write_whole
 
     with LiveTable(method_name(method), messages) as table:
@@ -36,7 +35,6 @@ def train_and_report(
             seed=seed,
             out=out / f"train-{method}",
             scorer=scorer,
-            second=strict_lite(),
             progress=table.told,
         )
     output.print(_by_task(result))
@@ -50,7 +48,8 @@ def train_and_report(
     audit = result.audit_after
     output.print(
         f"audit: first judge {audit.score:.3f}, second judge {audit.audit:.3f}, gap {audit.gap:+.3f} "
-        f"(before training {result.audit_before.gap:+.3f})"
+        f"(before training {result.audit_before.gap:+.3f}); confirmed {audit.confirmed:.3f} of what the first one passes "
+        f"(before {result.audit_before.confirmed:.3f})"
     )
     page = out / f"training-{method}.html"
     write_whole(page, training_page(result, runs))

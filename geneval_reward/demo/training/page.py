@@ -23,6 +23,7 @@ AUDIT_NAMES = {
     "geneval/audited_score": "first judge, which gives the rewards",
     "geneval/audit": "second judge",
     "geneval/audit_gap": "gap",
+    "geneval/audit_confirmed": "share of what the first judge passes that the second one confirms",
     "geneval/brightness": "brightness, 0 to 1",
     "geneval/diversity": "diversity of images of one prompt, 0 to 1",
 }
@@ -74,10 +75,10 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
         ),
         Table(
             "Audit: is it the pictures that got better, or the judge that was fooled?",
-            f"A second judge scored the same {result.audit_after.images} samples: here the same detector with other "
-            f"thresholds on other views of the image ({', '.join(result.audit_after.views)}), which cannot find what fools "
-            "the network itself. A gap that grows, images that all brighten, or diversity near 0 would mean that rewards are "
-            "being hacked.",
+            f"A second judge scored the same {result.audit_after.images} samples: another network (`nanodet`), which gives no "
+            "rewards. It misses some good images too, so the gap rises a little with the score; a confirmed share that "
+            "falls, images that all brighten, or diversity near 0 would mean that rewards are being hacked. "
+            f"Prompts with {' or '.join(result.settings.not_audited)}, which it does not see here, are left out.",
             ("", "before", "after"),
             [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))],
         ),

@@ -31,7 +31,7 @@ from geneval_reward.reward import GenEvalReward
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.stats import PairedComparison, ScoreIntervals, compare_paired
 from geneval_reward.train import PromptGroups, load_recipe
-from geneval_reward.train.audit import AuditCallback, AuditReport, audit_policy
+from geneval_reward.train.audit import AuditCallback, AuditReport, audit_policy, leave_out_classes
 from geneval_reward.train.cli import EpochCheckpoint
 
 
@@ -114,8 +114,7 @@ def train_pocket(
         seed: Of prompts and noise in training; the held-out images have always the same noise.
         out: Folder for Lightning's CSV log, the last checkpoint and the callback's pictures; None keeps nothing.
         scorer: The judge; the `lite` backend if None.
-        second: The judge of the audit; if None, `lite` with stricter rules (or the given scorer) on mirrored and scaled
-            images.
+        second: The judge of the audit; the `nanodet` backend if None.
         pipeline: What is trained.
         progress: Told after each measurement and each epoch; an exception in it ends the run.
 
@@ -131,29 +130,28 @@ def train_pocket(
         raise UsageError(f"settings.minutes: expected a number > 0, got {chosen.minutes}")
     tell = progress or (lambda _: None)
     begun = time.monotonic()
-    if scorer is None:
-        scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
-        second = second or strict_lite()
-    second = second or scorer
+    scorer = scorer or GenEvalScorer.from_pretrained("lite", device="cpu")
+    second = second or GenEvalScorer.from_pretrained("nanodet", device="cpu")
     kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
     module = kind(pipeline, reward=GenEvalReward(scorer), **chosen.module)
     suite = pocket_suite()
     looked_at = suite[:: max(1, len(suite) // 48)]  # some of every task
+    audited = leave_out_classes(looked_at, chosen.not_audited)[::2]
     before = measure(module, scorer, suite, chosen.images_per_prompt)
-    audit_before = audit_policy(module, scorer, second, looked_at[::2], seed=SEED)
+    audit_before = audit_policy(module, scorer, second, audited, seed=SEED)
     reserve = time.monotonic() - begun
     score_before = before.scores()
     tell(Progress("before", min(reserve / (60 * chosen.minutes), 1.0), reserve, held_out=score_before.overall.value))
     clock = Clock(begun, 60 * chosen.minutes, 1.3 * reserve, chosen.check_every, chosen.audit_every, tell)
     with _quiet(), tempfile.TemporaryDirectory() as unwanted:
         root = out or Path(unwanted)
-        _trainer(chosen, root, scorer, second, looked_at, clock, keep=out is not None).fit(
+        _trainer(chosen, root, scorer, second, looked_at, audited, clock, keep=out is not None).fit(
             module,
             PromptGroups("pocket", chosen.groups, chosen.group_size, chosen.groups * chosen.group_size // 2, 42 + seed),
         )
     trained = time.monotonic() - begun - reserve
     after = measure(module, scorer, suite, chosen.images_per_prompt)
-    audit_after = audit_policy(module, scorer, second, looked_at[::2], seed=SEED)
+    audit_after = audit_policy(module, scorer, second, audited, seed=SEED)
     total = time.monotonic() - begun
     result = TrainingDemo(
         method=method,
@@ -190,19 +188,13 @@ def train_pocket(
     return result
 
 
-def strict_lite() -> GenEvalScorer:
-    """The audit's judge where there is no other detector: `lite` with thresholds that the rewards do not use."""
-    return GenEvalScorer.from_pretrained(
-        "lite", device="cpu", rules="lite,confidence=0.5,counting_confidence=0.6,max_overlap=0.5"
-    )
-
-
 def _trainer(
     settings: Settings,
     root: Path,
     judge: GenEvalScorer,
     second: GenEvalScorer,
     looked_at: Any,
+    audited: Any,
     clock: Clock,
     *,
     keep: bool,
@@ -217,7 +209,7 @@ def _trainer(
         )
     if settings.audit_every:
         callbacks.append(
-            AuditCallback(judge, second, prompts=list(looked_at[::2]), every_n_epochs=settings.audit_every, seed=SEED)
+            AuditCallback(judge, second, prompts=list(audited), every_n_epochs=settings.audit_every, seed=SEED)
         )
     callbacks.append(clock)
     if keep:

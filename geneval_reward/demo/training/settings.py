@@ -29,6 +29,7 @@ class Settings:
         images_per_prompt: Images of each held-out prompt, before and after.
         check_every: Epochs between looks at a part of the held-out prompts, which the callback takes; 0 for none.
         audit_every: Epochs between audits; 0 for those before and after alone.
+        not_audited: Classes that the second judge does not see in pocket scenes (docs/second_detector.md).
         module: Arguments of the LightningModule.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     images_per_prompt: int = 1
     check_every: int = 8
     audit_every: int = 16
+    not_audited: tuple[str, ...] = ("scissors", "vase")
     module: dict[str, Any] = field(default_factory=dict)
 
 

@@ -52,7 +52,8 @@ def test_demo_reports_what_it_did(parts, method, tmp_path):
     assert [math.isnan(point.audit_gap) for point in result.curve] == [point.epoch % 2 == 1 for point in result.curve]
     if method == "nft":  # an epoch without any difference in rewards teaches Flow-GRPO nothing, and has no norm
         assert result.curve[0].metrics["velocity_norm_drift"] == 0.0
-    assert result.audit_before.images == result.audit_after.images == 50
+    assert result.audit_before.images == result.audit_after.images > 20
+    assert result.audit_before.views == ("as they are",)  # the second judge is another network
     assert list(tmp_path.rglob("geneval/step-*"))
 
     record = RunRecord.of(result)
@@ -101,7 +102,11 @@ def test_an_exception_of_the_one_who_is_told_ends_the_run(parts):
 
     with pytest.raises(KeyboardInterrupt):
         train_pocket(
-            settings=Settings(0.2, module=settings_for().module), scorer=scorer, pipeline=pipeline, progress=told
+            settings=Settings(0.2, module=settings_for().module),
+            scorer=scorer,
+            second=scorer,
+            pipeline=pipeline,
+            progress=told,
         )
 
 
