@@ -97,11 +97,12 @@ class FolderGenerator:
             return item
         items = self._items.get(prompt)
         if items is None:
-            near = difflib.get_close_matches(prompt, self._items, 1)
+            shown = prompt[:300]  # difflib takes many times the memory of a long text
+            near = difflib.get_close_matches(shown, self._items, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ResultsError(
                 f"prompts[{index}]: expected a prompt with images in {self.root} ({len(self._items)} prompts), got "
-                f"{prompt!r}{hint}"
+                f"{shown!r}{hint}"
             )
         if all(stored.seed is None for stored in items):
             there = _ranges(_numbers(prompt, items, []))
