@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ def load_generator(
         model: What `load_pipeline` takes. A function may also return an object with `generate(prompts, seeds)`; it gets those
             of `arguments` that it names.
         device: A torch device, or `auto`: CUDA where there is one, and under torchrun the local rank's.
-        dtype: See `load_pipeline`.
+        dtype: See `load_pipeline`; a dtype that is named here also holds for pocket and for what a function makes.
         batch_size: Largest number of images per call; None: 64 for pocket, else 8.
         lora: File or folder of LoRA weights, or their name on a model hub; see `geneval_reward.generate.lora.add_lora`.
         lora_scale: Strength of the LoRA; 1.0 as trained.
@@ -70,6 +71,11 @@ def load_generator(
             f"model: expected {model!r} to give a pipeline or an object with generate(prompts, seeds), got "
             f"{type(pipe).__name__}"
         )
+    if dtype != "auto" and (model == POCKET or is_import_path(model)):
+        for part in getattr(pipe, "components", {}).values():
+            if isinstance(part, torch.nn.Module):
+                # Not pipe.to(dtype): diffusers warns of layers to be kept in float32, of which a small model may have none.
+                torch.nn.Module.to(part, dtype=DTYPES[dtype])
     if lora is not None:
         add_lora(pipe, lora, lora_scale)
     elif lora_scale != 1.0:
@@ -81,7 +87,9 @@ def load_generator(
     return DiffusersGenerator(pipe, batch_size=size, **arguments)
 
 
-def load_pipeline(source: Any, dtype: str = "auto", *, arguments: dict[str, Any] | None = None) -> Any:
+def load_pipeline(
+    source: Any, dtype: str = "auto", *, float32: Sequence[str] = (), arguments: dict[str, Any] | None = None
+) -> Any:
     """Load a diffusers pipeline by its name, on the CPU.
 
     Args:
@@ -89,8 +97,8 @@ def load_pipeline(source: Any, dtype: str = "auto", *, arguments: dict[str, Any]
             hub, `owner/name`; `module:function` or `file.py:function` that makes one; or a pipeline, which is returned as it
             is.
         dtype: `fp32`, `fp16`, `bf16`, or `auto`: each part in the precision that its weights were saved in, because a model
-            that was trained in bf16 may overflow in fp16. Pocket is always fp32 with `auto`, and what a function makes stays
-            as it is.
+            that was trained in bf16 may overflow in fp16. Pocket is fp32, and what a function makes stays as it is.
+        float32: Names of parts, such as `vae`, that stay in float32.
         arguments: Passed to the function that `source` names.
 
     Returns:
@@ -105,18 +113,12 @@ def load_pipeline(source: Any, dtype: str = "auto", *, arguments: dict[str, Any]
     if not isinstance(source, str):
         return source
     if source != POCKET and not is_import_path(source):
-        return _from_diffusers(source, DTYPES.get(dtype))
+        return _from_diffusers(source, DTYPES.get(dtype), float32)
     if source == POCKET:
         for module in ("diffusers", "transformers"):
             require(module, "diffusers", "pocket")
         source = _LOAD_POCKET
-    made = import_object(source, "model")(**(arguments or {}))
-    if dtype != "auto" and not isinstance(made, Generator):
-        for part in getattr(made, "components", {}).values():
-            if isinstance(part, torch.nn.Module):
-                # Not pipe.to(dtype): diffusers warns of layers to be kept in float32, of which a small model may have none.
-                torch.nn.Module.to(part, dtype=DTYPES[dtype])
-    return made
+    return import_object(source, "model")(**(arguments or {}))
 
 
 def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def _place(device: str) -> torch.device:
     return resolve_device(device)
 
 
-def _from_diffusers(model: str, dtype: torch.dtype | None) -> Any:
+def _from_diffusers(model: str, dtype: torch.dtype | None, float32: Sequence[str]) -> Any:
     folder = Path(model)
     hub = not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
     if not hub and not (folder / "model_index.json").is_file():
@@ -165,7 +167,9 @@ def _from_diffusers(model: str, dtype: torch.dtype | None) -> Any:
         with warnings.catch_warnings():
             # Newer versions of diffusers call the argument dtype; all until 1.0 take this name.
             warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
-            return kind.from_pretrained(str(folder), torch_dtype=dtype or saved_dtypes(folder), local_files_only=True)
+            dtypes = saved_dtypes(folder) if dtype is None else {"default": dtype}
+            dtypes |= dict.fromkeys(float32, torch.float32)
+            return kind.from_pretrained(str(folder), torch_dtype=dtypes, local_files_only=True)
     except (OSError, ValueError, AttributeError, ImportError) as error:
         where = "on the model hub or in its local cache" if hub else "in that folder"
         text = (str(error) or type(error).__name__).splitlines()[0]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geneval_reward import generate
 from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.imports import import_object
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FAMILIES: Final = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
@@ -58,18 +58,8 @@ def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    if not isinstance(source, str):
-        return source
-    if source == "pocket":
-        from geneval_reward.pocket import load_pipeline as load_pocket
-
-        return load_pocket()
-    if ":" in source and "://" not in source:
-        return import_object(source, "pipeline")()
-    from diffusers import DiffusionPipeline
-
     # The decoder stays in float32, as in the released code; see `FlowPolicy.decode`.
-    return DiffusionPipeline.from_pretrained(source, torch_dtype={"default": DTYPES[dtype], "vae": torch.float32})
+    return generate.load_pipeline(source, dtype, float32=("vae",))
 
 
 class FlowPolicy:
