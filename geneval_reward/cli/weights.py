@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 app = typer.Typer(help="The weights of the paper backend: list, fetch, convert, verify.", no_args_is_help=True)
 
@@ -56,16 +55,10 @@ def fetch(
     key: _Key = "mask2former",
     folder: Annotated[Path | None, typer.Option("--folder", help="Where to put it; none: the cache.")] = None,
 ) -> None:
-    """Download a file, or go on with a download that was cut; its hash is checked."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
+    """Download a file and check its hash."""
     from geneval_reward.vision.weights import fetch as fetch_file
 
-    file = _known(key)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(file.file_name, total=file.size)
-        path = fetch_file(file, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    path = fetch_file(_known(key), folder, progress=sys.stderr.isatty())
     sys.stdout.write(f"{path}\n")
 
 

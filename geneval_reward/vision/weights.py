@@ -1,14 +1,19 @@
-"""Where weights are: a path, a folder, an environment variable, the user's cache, or the public address.
+"""Where weight files are: a path, a folder, an environment variable, the user's cache, or the public address.
 
-Files of the user's cache stand in `<cache>/weights`; `GENEVAL_REWARD_CACHE` names another folder than the system's
+Files in the user's cache lie in `<cache>/weights`; `GENEVAL_REWARD_CACHE` names another folder than the system's
 usual one. `GENEVAL_REWARD_OFFLINE=1` forbids downloads.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import http.client
 import logging
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,22 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from geneval_reward.errors import WeightsError
-from geneval_reward.vision.download import Progress, download, sha256_of
-
-__all__ = [
-    "KNOWN_FILES",
-    "WeightFile",
-    "cache_dir",
-    "fetch",
-    "file_lock",
-    "find",
-    "resolve",
-    "sha256_of",
-]
 
 logger = logging.getLogger(__name__)
 
 _HOST: Final = "https://download.openmmlab.com/mmdetection"
+_SILENCE: Final = 30.0  # seconds after which a silent connection counts as lost
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +113,7 @@ def resolve(
     path: str | os.PathLike[str] | None = None,
     *,
     allow_download: bool = True,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> Path:
     """Find a weight file, and download it if it is nowhere.
 
@@ -126,7 +121,7 @@ def resolve(
         file: Which one.
         path: A file, or a folder that holds it. None: the environment variable, the cache, then the download.
         allow_download: Whether the network may be used.
-        progress: Called with (bytes so far, total or None) during a download.
+        progress: Whether to show a bar on stderr during a download.
 
     Returns:
         An existing file. Its hash is not yet checked unless it was downloaded.
@@ -158,8 +153,8 @@ def fetch(
     folder: Path | None = None,
     *,
     allow_download: bool = True,
-    progress: Progress | None = None,
-    attempts: int = 5,
+    progress: bool = False,
+    attempts: int = 3,
     pause: float = 1.0,
 ) -> Path:
     """Download a file into a folder (the cache's `weights` if None), once, however many processes ask.
@@ -182,17 +177,42 @@ def fetch(
         with file_lock(target):
             if not target.is_file():  # another process may have fetched it while this one waited
                 logger.info("Downloading %s to %s", file.url, target)
-                download(
-                    file.url,
-                    target,
-                    sha256_prefix=file.sha256_prefix,
-                    progress=progress,
-                    attempts=attempts,
-                    pause=pause,
-                )
+                _download(file, target, progress, attempts, pause)
     except OSError as error:
         raise WeightsError(f"expected the weights {file.file_name}, got none: {error}; {advice}") from error
     return target
+
+
+def _download(file: WeightFile, target: Path, progress: bool, attempts: int, pause: float) -> None:
+    from torch.hub import download_url_to_file
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE)  # torch.hub sets none, and would wait for ever for a server that went silent
+    try:
+        for attempt in range(1, attempts + 1):
+            try:
+                download_url_to_file(file.url, str(target), hash_prefix=file.sha256_prefix, progress=progress)
+                return
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                status = getattr(error, "code", None)
+                # A host without an address, a file that is not there and a full disk will be no other in a second.
+                hopeless = (
+                    (status is not None and status < 500)
+                    or isinstance(getattr(error, "reason", None), socket.gaierror)
+                    or getattr(error, "errno", None) in _FULL
+                )
+                if hopeless or attempt == attempts:
+                    raise OSError(f"{error or type(error).__name__} in attempt {attempt}") from error
+                logger.warning("The download of %s failed (%s); trying again", file.url, error)
+                time.sleep(pause * 2**attempt)
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _named(file: WeightFile, path: Path, origin: str) -> Path:

@@ -18,7 +18,6 @@ from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
 from geneval_reward.vision.detectors.deformable import make_lean
 from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
 from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
-from geneval_reward.vision.download import Progress
 from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.preprocess import Geometry, normalise, resize_and_pad
 from geneval_reward.vision.protocols import Wanted
@@ -115,7 +114,7 @@ class Mask2FormerDetector:
         workers: int | None = None,
         cache: bool = True,
         allow_download: bool = True,
-        progress: Progress | None = None,
+        progress: bool = False,
         self_test: bool | None = None,
     ) -> Mask2FormerDetector:
         """Load the benchmark's weights, or any Mask2Former-Swin checkpoint of mmdet.
@@ -132,7 +131,7 @@ class Mask2FormerDetector:
             workers: See the class.
             cache: Whether to keep the converted weights as safetensors beside the checkpoint.
             allow_download: Whether the network may be used.
-            progress: Called with (bytes so far, total or None) during a download.
+            progress: Whether to show a bar on stderr during a download.
             self_test: Whether to look for the cat in a packaged photograph. None: if the weights are the published ones.
 
         Raises:
