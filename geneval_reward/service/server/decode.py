@@ -62,6 +62,27 @@ def decode(image: dict[str, Any], data: bytes | memoryview, max_pixels: int, whe
         ) from error
 
 
+def split_by_pixels(images: Sequence[dict[str, Any]], blobs: Sequence[bytes], most: int) -> list[slice]:
+    """Parts of a batch whose images have together at most so many pixels by their headers, or are one image.
+
+    Args:
+        images: What `decode` takes.
+        blobs: Bytes of each.
+        most: Pixels of a part; bounds the memory of a worker.
+    """
+    parts: list[slice] = []
+    held = 0
+    for index, (image, data) in enumerate(zip(images, blobs, strict=True)):
+        pixels = len(data) // 3 if image["format"] == "raw" else _header_pixels(image["format"], data)
+        if parts and held + pixels <= most:
+            parts[-1] = slice(parts[-1].start, index + 1)
+            held += pixels
+        else:
+            parts.append(slice(index, index + 1))
+            held = pixels
+    return parts
+
+
 def decode_all(
     images: Sequence[dict[str, Any]], blobs: Sequence[bytes], max_pixels: int, seconds: float
 ) -> tuple[list[torch.Tensor | str], bool]:
@@ -102,6 +123,16 @@ def decode_all(
         else pixels
         for image, pixels in zip(images, found, strict=True)
     ], stuck
+
+
+def _header_pixels(kind: str, data: bytes) -> int:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=(kind,)) as picture:
+                return picture.size[0] * picture.size[1]
+    except Exception:  # noqa: BLE001 - `decode` says what is wrong
+        return 0
 
 
 def _raw(shape: Sequence[int], layout: str, data: bytes | memoryview, max_pixels: int, where: str) -> torch.Tensor:

@@ -25,7 +25,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.scorer import GenEvalScorer, Scorer, fingerprint_id
 from geneval_reward.service.flow_grpo.reply import FLOW_GRPO, row_of, with_red_and_blue_swapped
 from geneval_reward.service.isolation import score_separately
-from geneval_reward.service.server.decode import decode_all
+from geneval_reward.service.server.decode import decode_all, split_by_pixels
 from geneval_reward.service.server.messages import PipeEnd, receive, send
 from geneval_reward.service.wire import ItemReply, VerdictPayload
 from geneval_reward.vision.photos import PHOTOS, photo
@@ -36,20 +36,25 @@ _STUCK: Final = 71
 """Exit status after a batch with an image whose decoder does not end."""
 
 
-class Batch(NamedTuple):
-    """A batch that is decoded.
+_PART_PIXELS: Final = 2**26
+
+
+class Part(NamedTuple):
+    """A part of a batch that is decoded.
 
     Attributes:
-        number: Its number.
+        number: Number of the batch.
         heads: The head of each item.
         images: Pixels or an error per item.
         stuck: Whether a decoder still runs, so that this process should be replaced.
+        is_last: Whether the batch ends with it.
     """
 
     number: int
     heads: list[dict[str, Any]]
     images: list[torch.Tensor | str]
     stuck: bool
+    is_last: bool
 
 
 def main(fd: int) -> int:
@@ -77,19 +82,28 @@ def main(fd: int) -> int:
         send(pipe, {"kind": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
     send(pipe, {"kind": "ready", **info})
-    ready: queue.Queue[Batch | None] = queue.Queue(maxsize=1)
+    ready: queue.Queue[Part | None] = queue.Queue(maxsize=1)
     threading.Thread(target=_receive_batches, args=(pipe, ready, config), daemon=True).start()
-    while (batch := ready.get()) is not None:
+    texts: list[bytes] = []
+    failed: list[bool] = []
+    seconds, stuck = 0.0, False
+    while (part := ready.get()) is not None:
         start = time.perf_counter()
-        texts, failed = answer_items(scorer, batch.heads, batch.images)
-        head = {"number": batch.number, "seconds": time.perf_counter() - start, "failed": failed}
+        more_texts, more_failed = answer_items(scorer, part.heads, part.images)
+        texts += more_texts
+        failed += more_failed
+        seconds += time.perf_counter() - start
+        stuck = stuck or part.stuck
+        if not part.is_last:
+            continue
         try:
-            send(pipe, head, texts)
+            send(pipe, {"number": part.number, "seconds": seconds, "failed": failed}, texts)
         except OSError:
             break
-        if batch.stuck:
+        if stuck:
             _log.error("an image is still being decoded; ending this process, so that another takes its place")
             os._exit(_STUCK)
+        texts, failed, seconds = [], [], 0.0
     return 0
 
 
@@ -185,15 +199,19 @@ def _text(answer: Verdict | str, head: dict[str, Any]) -> bytes:
     return reply.model_dump_json(by_alias=True).encode()
 
 
-def _receive_batches(pipe: PipeEnd, ready: queue.Queue[Batch | None], config: dict[str, Any]) -> None:
+def _receive_batches(pipe: PipeEnd, ready: queue.Queue[Part | None], config: dict[str, Any]) -> None:
     stuck = False
     while not stuck:
         try:
             head, blobs = receive(pipe)
         except (EOFError, OSError):
             break
-        images, stuck = decode_all(head["items"], blobs, config["max_pixels"], config["decode_timeout"])
-        ready.put(Batch(head["number"], head["items"], images, stuck))
+        heads = head["items"]
+        parts = split_by_pixels(heads, blobs, _PART_PIXELS)
+        for part in parts:
+            images, left_behind = decode_all(heads[part], blobs[part], config["max_pixels"], config["decode_timeout"])
+            stuck = stuck or left_behind
+            ready.put(Part(head["number"], heads[part], images, left_behind, part is parts[-1]))
     ready.put(None)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from geneval_reward.errors import ImageError
 from geneval_reward.service.server import decode as decode_module
-from geneval_reward.service.server.decode import decode, decode_all
+from geneval_reward.service.server.decode import decode, decode_all, split_by_pixels
 
 
 def encoded(kind, image=None, **options):
@@ -92,3 +92,11 @@ def test_a_decoder_that_does_not_end_costs_its_own_image(monkeypatch):
     assert torch.is_tensor(found[0])
     assert torch.is_tensor(found[2])
     assert decode_all(heads, [encoded("png")] * 3, 100, 5.0)[1] is False
+
+
+def test_a_batch_of_large_images_is_decoded_in_parts():
+    heads = [{"format": "png"}] * 4 + [{"format": "raw"}] * 2 + [{"format": "png"}]
+    blobs = [encoded("png", Image.new("RGB", (20, side))) for side in (5, 5, 6, 40)] + [bytes(300), bytes(330), b"odd"]
+    parts = split_by_pixels(heads, blobs, 200)
+    assert [range(7)[part] for part in parts] == [range(2), range(2, 3), range(3, 4), range(4, 5), range(5, 7)]
+    assert split_by_pixels([], [], 200) == []
