@@ -1,4 +1,4 @@
-"""`score_shard`: what a worker does with a shard. No Ray here, so that it runs and is tested anywhere."""
+"""`score_shard`: what a worker does with a shard. It does not need Ray."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any, Final
 import torch
 
 from geneval_reward.errors import GenEvalError, ImageError
+from geneval_reward.judge.verdict import Verdict
 from geneval_reward.ray.shards import Sample, Shard
 from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity
 from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.service.isolation import score_separately
 from geneval_reward.vision.images import load_image
 
 _AHEAD: Final = 2  # batches that are decoded before they are needed
@@ -28,10 +30,10 @@ class ShardReport:
     """What became of a shard.
 
     Attributes:
-        name: The shard.
-        images: Images with a row in its results file.
-        scored: Those of them that were scored now, and not by an earlier run or worker.
-        failed: Images that could not be scored.
+        name: Name of the shard.
+        images: Number of images with a row in its results file.
+        scored: Number of images scored now, and not by an earlier run or worker.
+        failed: Number of images that could not be scored.
     """
 
     name: str
@@ -46,14 +48,14 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
     Args:
         scorer: What judges.
         shard: What to score.
-        path: The shard's results file. If it is there, it is gone on with: whoever wrote it may have been killed.
+        path: The shard's results file. If it exists, it is continued, since whoever wrote it may have been killed.
 
     Returns:
-        What became of it. `<path>.done` says the same on disk.
+        The report of the shard, which `<path>.done` holds on disk too.
 
     Raises:
-        ResultsError: If the file was written by another judge, or another worker has it open.
-        GenEvalError: If this shard has killed its workers at the same place again and again.
+        ResultsError: If another scorer wrote the file, or another worker has it open.
+        GenEvalError: If this shard has killed three workers at the same place.
     """
     tries = path.with_suffix(".tries")
     identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
@@ -67,7 +69,12 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                 if isinstance(sample, Sample) and isinstance(image, torch.Tensor)
             ]
             failed = [image for _, image in batch if isinstance(image, FailedImage)]
-            verdicts = scorer.score([image for _, image in good], [sample.spec for sample, _ in good])
+            answers = score_separately(scorer, [image for _, image in good], [sample.spec for sample, _ in good])
+            failed += [
+                FailedImage(sample.filename, f"{sample.filename}: {type(answer).__name__}: {answer}")
+                for (sample, _), answer in zip(good, answers, strict=True)
+                if isinstance(answer, Exception)
+            ]
             rows = [
                 ResultRow.from_verdict(
                     verdict,
@@ -79,13 +86,12 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                     fingerprint=identity.fingerprint,
                     min_confidence=scorer.min_confidence,
                 )
-                for (sample, _), verdict in zip(good, verdicts, strict=True)
+                for (sample, _), verdict in zip(good, answers, strict=True)
+                if isinstance(verdict, Verdict)
             ]
             # The number within the prompt is known only when all shards are there; see merge.
-            kept = [
-                row if sample.index is not None else replace(row, index=None)
-                for row, (sample, _) in zip(rows, good, strict=True)
-            ]
+            unnumbered = {sample.filename for sample, _ in good if sample.index is None}
+            kept = [replace(row, index=None) if row.filename in unnumbered else row for row in rows]
             writer.write([*failed, *kept])
         report = ShardReport(shard.name, len(writer.done), len(writer.done) - before, len(writer.failed))
     done_path(path).write_text(json.dumps({"images": report.images, "failed": report.failed}) + "\n")
@@ -94,18 +100,18 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
 
 
 def done_path(path: Path) -> Path:
-    """The file that says that a shard is finished, beside its results."""
+    """The file that marks a shard as finished, next to its results."""
     return path.with_suffix(".done")
 
 
 def _todo(shard: Shard, done: set[str]) -> Iterator[Sample | FailedImage]:
-    # The writer adds to `done` as it goes; a name that comes twice must not look done but be refused.
+    # The writer adds to `done` as it goes; a name that comes twice must be refused and not look done.
     before = frozenset(done)
     return (sample for sample in shard.samples() if sample.filename not in before)
 
 
 def _count_try(file: Path, shard: Shard, done: int) -> None:
-    """Note that a worker begins here, and stop when too many have begun here and none got further."""
+    """Note that a worker starts here, and stop when too many have started here and none got further."""
     try:
         earlier = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -351,3 +351,15 @@ def test_a_tar_member_that_claims_too_much_is_not_read(tmp_path: Path) -> None:
     (sample,) = open_source(path).shards[0].samples()
     assert isinstance(sample, FailedImage)
     assert "expected at most 536,870,912 bytes in 0.png, got 1,073,741,824" in sample.error
+
+
+def test_an_image_that_the_scorer_cannot_judge_is_named(folder: Path, tmp_path: Path) -> None:
+    def found(image: torch.Tensor) -> dict[str, Any]:
+        if image.shape[2] == 17:
+            raise RuntimeError("a broken kernel")
+        return {}
+
+    (shard,) = open_source(folder).shards
+    report = score_shard(scorer_for(FakeDetector(found), batch_size=4), shard, tmp_path / "out.jsonl")
+    assert (report.images, report.failed) == (8, 2)
+    assert "RuntimeError: a broken kernel" in failures_path(tmp_path / "out.jsonl").read_text()

@@ -1,4 +1,4 @@
-"""Images as the client sends them: without loss."""
+"""Images as the client sends them, without loss."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ENCODINGS: Final = ("raw", "png", "webp")
 
 
 def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
-    """An image as it is sent.
+    """Encode an image for a request.
 
     Args:
         image: `(3, h, w)` uint8, on any device.
         encoding: `raw`, `png` or `webp`.
 
     Returns:
-        Its description and its bytes.
+        The description of the image and its bytes.
 
     Example:
         >>> payload, data = encode(torch.zeros(3, 4, 5, dtype=torch.uint8), "raw")

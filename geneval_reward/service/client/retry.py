@@ -12,7 +12,7 @@ from typing import Final
 from geneval_reward.errors import ServiceError, UsageError
 
 RETRIED: Final = frozenset({408, 429})
-"""Statuses below 500 after which the same request may succeed; so it may after every one from 500 on."""
+"""Statuses below 500 after which the same request may succeed, as it may after every status from 500 on."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
@@ -22,9 +22,9 @@ class Server:
     """One server, as a client sees it.
 
     Attributes:
-        url: Without a slash at its end.
-        in_flight: Requests that wait for its answer.
-        rest_until: When to use it again, on `time.monotonic`; 0 if it is well.
+        url: Address without a slash at its end.
+        in_flight: Number of requests that wait for its answer.
+        rest_until: When to use it again, on `time.monotonic`; 0 if it works.
         last: Its last bad answer, in words.
     """
 
@@ -35,15 +35,13 @@ class Server:
 
 
 class Servers:
-    """Several servers of the same judge: load goes to the one with the least, and away from one that fails.
-
-    Thread-safe.
+    """Several servers of the same judge: requests go to the one with the fewest, and away from one that fails. Thread-safe.
 
     Args:
-        urls: Their addresses.
+        urls: Addresses of the servers.
 
     Raises:
-        ValueError: If there is none, or one is no http(s) address.
+        UsageError: If there is none, or one is not an http(s) address.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -56,16 +54,16 @@ class Servers:
         self._lock = threading.Lock()
 
     def take(self) -> tuple[Server, float]:
-        """The server to ask next, counted as in flight, and how many seconds to wait before: 0 if one is well."""
+        """The server to ask next, counted as in flight, and how many seconds to wait before: 0 if one works."""
         now = time.monotonic()
         with self._lock:
-            # One that rests is taken only when all do; then the one that is ready first.
+            # A resting server is taken only when all rest; then the one that is ready first.
             best = min(self.all, key=lambda one: (max(0.0, one.rest_until - now), one.in_flight, random.random()))
             best.in_flight += 1
             return best, max(0.0, best.rest_until - now)
 
     def give_back(self, server: Server, rest: float = 0.0, last: str = "") -> None:
-        """Its request is over; `rest` seconds it should be left alone if that went wrong."""
+        """Note that a request is over, and that the server should be left alone for `rest` seconds if it failed."""
         with self._lock:
             server.in_flight -= 1
             server.rest_until = time.monotonic() + rest if rest else 0.0
@@ -79,11 +77,11 @@ class Servers:
 
 
 class Attempts:
-    """The tries of one request, within its time.
+    """The attempts of one request, within its time.
 
     Args:
-        servers: Whom to ask.
-        timeout: Seconds for all tries together.
+        servers: The servers to ask.
+        timeout: Seconds for all attempts together.
 
     Example:
         >>> attempts = Attempts(Servers(["http://a", "http://b"]), timeout=10)
@@ -108,7 +106,7 @@ class Attempts:
         return max(0.01, self._end - time.monotonic())
 
     def next(self) -> tuple[Server, float]:
-        """Whom to ask, and after how many seconds.
+        """The server to ask, and after how many seconds.
 
         Raises:
             ServiceError: If the time is up or would be by then.
@@ -124,9 +122,9 @@ class Attempts:
         return server, wait
 
     def failed(self, server: Server, what: str, headers: Mapping[str, str] | None = None) -> None:
-        """A try failed in a way that another may not."""
+        """Note an attempt that failed in a way in which another may not."""
         self._last = what if len(self._servers.all) == 1 else f"{what} (of {server.url})"
-        # Not all clients at the same moment.
+        # At random, so that not all clients return at the same moment.
         rest = self._wait * random.uniform(0.5, 1.0)
         asked = (headers or {}).get("retry-after", "")
         if asked.isascii() and asked.isdigit():
@@ -135,7 +133,7 @@ class Attempts:
         self._servers.give_back(server, rest, what)
 
     def done(self, server: Server) -> None:
-        """A try was answered."""
+        """Note an attempt that was answered."""
         self._servers.give_back(server)
 
 

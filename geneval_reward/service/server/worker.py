@@ -36,7 +36,7 @@ _STUCK: Final = 71
 """Exit status after a batch with an image whose decoder does not end."""
 
 
-_PART_PIXELS: Final = 2**26
+_PART_PIXELS: Final = 2**24  # one image of the largest size by default: decoding it takes about 150 MB
 
 
 class Part(NamedTuple):
