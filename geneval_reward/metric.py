@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_single_or_multi_val
+from torchmetrics.wrappers import BootStrapper
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.verdict import CREDITS, Verdict
@@ -18,6 +21,7 @@ from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Prompt, Scorer, resolve_all
 from geneval_reward.stats.sums import mean_of_task_means
+from geneval_reward.vision.images import as_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +48,9 @@ class GenEvalScore(Metric):
 
     - `images`: what `GenEvalScorer.score` takes: a list of PIL images, arrays or tensors, or one batch
       `(n, 3, h, w)`; uint8, or floats in [0, 1].
-    - `prompts`: a prompt text of the official suite (or of `prompts` below), a record or a
-      `PromptSpec` per image.
+    - `prompts`: a prompt text of the official suite (or of `prompts` below), a record or a `PromptSpec` per image; or an
+      integer tensor `(n,)` of rows of the metric's `prompts`. torchmetrics' `BootStrapper` resamples tensors only, so it
+      needs the tensor.
 
     Args:
         scorer: A `GenEvalScorer`, or the name of a backend, which is loaded on first use.
@@ -96,20 +101,24 @@ class GenEvalScore(Metric):
         self._warned_partial = False
         self._batch: list[Verdict] | None = None
         self._steps = 1 if credit in ("official", "strict") else _GRADED_STEPS
+        # A MetricCollection lets metrics of equal states share them from the first update on, and two credits are often
+        # equal on the first batch. This state tells apart what counts differently. It is the first one, since
+        # torchmetrics 1.4 compares no other.
+        self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
         self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("by_prompt", torch.zeros(len(self.prompts), 2, dtype=torch.int64), dist_reduce_fx="sum")
-        # A MetricCollection lets metrics of equal states share them from the first update on, and two credits are often
-        # equal on the first batch. This state tells apart what counts differently.
-        self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
+        _last_batches.expect(self.lazy_scorer.loaded)
 
     @property
     def scorer(self) -> Scorer:
         """The scorer; loaded now if the metric was made with a backend's name."""
         return self.lazy_scorer.load()
 
-    def update(self, images: Any, prompts: Sequence[Prompt] | str) -> None:
+    def update(self, images: Any, prompts: Sequence[Prompt] | torch.Tensor | str) -> None:
         """Score images and count their verdicts.
+
+        Metrics of a `MetricCollection` that have the same scorer and get the same batch detect once.
 
         Raises:
             ImageError: If an image cannot be scored.
@@ -118,7 +127,7 @@ class GenEvalScore(Metric):
         """
         self.add(self._judge(images, prompts) if self._batch is None else self._batch)
 
-    def forward(self, images: Any, prompts: Sequence[Prompt] | str) -> torch.Tensor:
+    def forward(self, images: Any, prompts: Sequence[Prompt] | torch.Tensor | str) -> torch.Tensor:
         """Score images, count their verdicts and return the score of these images alone.
 
         Raises:
@@ -134,9 +143,30 @@ class GenEvalScore(Metric):
             self._batch = None
         return value
 
-    def _judge(self, images: Any, prompts: Sequence[Prompt] | str) -> list[Verdict]:
-        specs = resolve_all([prompts] if isinstance(prompts, str) else prompts, self._by_text)
-        return self.scorer.score(images, specs)
+    def _judge(self, images: Any, prompts: Sequence[Prompt] | torch.Tensor | str) -> list[Verdict]:
+        if isinstance(prompts, torch.Tensor):
+            specs = self._specs_at(prompts)
+        else:
+            _refuse_bootstrapping(self)
+            specs = resolve_all([prompts] if isinstance(prompts, str) else prompts, self._by_text)
+        return _last_batches.score(self.scorer, images, specs)
+
+    def _specs_at(self, rows: torch.Tensor) -> list[PromptSpec]:
+        if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+            raise UsageError(
+                f"prompts: expected a 1-d tensor of integers, rows of the metric's prompts, got {rows.dtype} of shape "
+                f"{tuple(rows.shape)}"
+            )
+        for place, row in enumerate(rows.tolist()):
+            if not 0 <= row < len(self.prompts):
+                raise UsageError(
+                    f"prompts[{place}]: expected a row of the metric's prompts in 0..{len(self.prompts) - 1}, got {row}"
+                )
+        return [self.prompts[row] for row in rows.tolist()]
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> GenEvalScore:
+        """Leave the states as they are: they are integers, and a float of fewer bits would round or overflow them."""
+        return self
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Count verdicts that were made elsewhere, for example to log images and score from one pass."""
@@ -249,6 +279,58 @@ def geneval_score(
         counts[_TAG_INDEX[verdict.spec.tag]] += 1
         total[_TAG_INDEX[verdict.spec.tag]] += verdict.credit(credit)
     return _macro(counts, total)
+
+
+class _LastBatches:
+    """The last batch that each scorer judged, so that several metrics over one scorer detect once.
+
+    Only scorers that more than one metric has are remembered. A batch is known by a digest of its pixels and specs.
+    """
+
+    def __init__(self) -> None:
+        self._users: weakref.WeakKeyDictionary[Scorer, int] = weakref.WeakKeyDictionary()
+        self._last: weakref.WeakKeyDictionary[Scorer, tuple[bytes, list[Verdict]]] = weakref.WeakKeyDictionary()
+
+    def expect(self, scorer: Scorer | None) -> None:
+        """Count another metric of a scorer."""
+        if scorer is not None and _is_weakly_hashable(scorer):
+            self._users[scorer] = self._users.get(scorer, 0) + 1
+
+    def score(self, scorer: Scorer, images: Any, specs: list[PromptSpec]) -> list[Verdict]:
+        """Judge images, or return the verdicts if this scorer has just judged the same ones."""
+        if not _is_weakly_hashable(scorer) or self._users.get(scorer, 0) < 2:
+            return scorer.score(images, specs)
+        tensors = as_images(images)
+        digest = hashlib.blake2b(repr([spec.to_json() for spec in specs]).encode())
+        for tensor in tensors:
+            digest.update(repr(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        key, verdicts = self._last.get(scorer, (b"", []))
+        if key != digest.digest():
+            verdicts = scorer.score(tensors, specs)
+            self._last[scorer] = digest.digest(), verdicts
+        return verdicts
+
+
+_last_batches = _LastBatches()
+
+
+def _is_weakly_hashable(scorer: Any) -> bool:
+    return type(scorer).__hash__ is not None and hasattr(type(scorer), "__weakref__")
+
+
+def _refuse_bootstrapping(metric: GenEvalScore) -> None:
+    """Raise if a `BootStrapper` is calling: it resamples the images and leaves a list of prompts as it is."""
+    frame = sys._getframe(2)
+    for _ in range(4):  # update, and what torchmetrics wraps around it
+        if frame.f_back is None:
+            return
+        frame = frame.f_back
+        if isinstance(frame.f_locals.get("self"), BootStrapper):
+            raise UsageError(
+                "prompts: expected an integer tensor of rows of the metric's `prompts` under BootStrapper, which resamples "
+                "tensors and nothing else, got a list; `geneval_reward.stats.clustered_bootstrap` gives intervals too"
+            )
 
 
 def _identity(scorer: Scorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:

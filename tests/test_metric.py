@@ -17,9 +17,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.wrappers import BootStrapper
 
 from geneval_reward import CREDITS, GenEvalScore, GenEvalScorer, PromptSpec, geneval_score
-from geneval_reward.errors import ImageError, SpecError
+from geneval_reward.errors import ImageError, SpecError, UsageError
 from geneval_reward.prompts import TAGS, official_suite
 from geneval_reward.stats import clustered_bootstrap
 from geneval_reward.testing import FakeDetector, FakeVerifier, scorer_for
@@ -116,6 +117,63 @@ def test_any_scorer_and_lazily_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for clone in clones:
         clone.update(*inputs(ROWS))
     assert loads == ["lite"]
+
+
+@pytest.mark.parametrize("call", ["update", "forward"])
+def test_credits_over_one_scorer_detect_once(call: str) -> None:
+    scorer = make().scorer
+    scorer.detector.calls.clear()  # type: ignore[attr-defined]
+    metrics = MetricCollection({credit: GenEvalScore(scorer, credit) for credit in ("official", "strict", "dense")})
+    for rows in BATCHES:
+        (metrics if call == "forward" else metrics.update)(*inputs(rows))
+    assert scorer.detector.calls == [len(rows) for rows in BATCHES]  # type: ignore[attr-defined]
+    assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(
+        {credit: by_hand(ROWS, credit) for credit in metrics}
+    )
+
+
+def test_a_buffer_that_is_filled_again_is_another_batch() -> None:
+    first, second = (GenEvalScore(make().scorer) for _ in range(2))
+    second = GenEvalScore(first.scorer)
+    images, prompts = inputs(ROWS)
+    batch = torch.stack(images[:4])
+    first.update(batch, prompts[:4])
+    batch.copy_(torch.stack(images[4:8]))
+    second.update(batch, prompts[:4])
+    direct = make()
+    direct.update(torch.stack(images[4:8]), prompts[:4])
+    assert second.total.tolist() == direct.total.tolist()
+
+
+@pytest.mark.parametrize("credit", ["official", "dense"])
+def test_half_precision_does_not_round_the_counters(credit: str) -> None:
+    metric = make(credit).set_dtype(torch.float16)
+    metric.update(*inputs(ROWS))
+    assert metric.total.dtype == torch.int64
+    assert float(metric.compute()) == pytest.approx(by_hand(ROWS, credit))
+
+
+def test_the_first_state_tells_credits_apart() -> None:
+    """torchmetrics 1.4 compares only the first state before it lets two metrics share theirs."""
+    scorer = make().scorer
+    first = [next(iter(GenEvalScore(scorer, credit)._defaults)) for credit in ("official", "dense")]
+    assert first == ["identity", "identity"]
+    assert not torch.equal(GenEvalScore(scorer).identity, GenEvalScore(scorer, "dense").identity)
+
+
+@pytest.mark.parametrize("strategy", ["multinomial", "poisson"])
+def test_bootstrapper_resamples_prompts_with_their_images(quiet: None, strategy: str) -> None:
+    images, prompts = inputs(ROWS)
+    batch, rows = torch.stack(images), torch.tensor(ROWS)
+    torch.manual_seed(0)
+    metric = BootStrapper(make(), num_bootstraps=40, sampling_strategy=strategy)
+    metric.update(batch, rows)
+    found = metric.compute()
+    assert abs(float(found["mean"]) - by_hand(ROWS)) < 3 * float(found["std"]) / 40**0.5 + 0.05
+    with pytest.raises(UsageError, match="prompts: expected an integer tensor of rows"):
+        BootStrapper(make(), num_bootstraps=2, sampling_strategy="multinomial").update(batch, prompts)
+    with pytest.raises(UsageError, match=r"prompts\[1\]: expected a row of the metric's prompts in 0..552, got 999"):
+        make().update(batch[:2], torch.tensor([0, 999]))
 
 
 def test_credits_really_differ_here() -> None:
