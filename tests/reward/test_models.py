@@ -107,6 +107,26 @@ def test_clip_score_agrees_with_the_metric_itself(clip_folder):
         assert float(metric(tensor, text).detach()) == pytest.approx(value, abs=1e-3)
 
 
+def test_captions_beyond_the_context_still_count(clip_folder):
+    reward = CLIPScoreReward(str(clip_folder), device="cpu")
+    long = ["abcdefgh" * 20, "zyxwvuts" * 20]
+    first, second = reward([IMAGES[0]] * 2, long)
+    assert abs(first - second) > 1e-3
+    assert reward([IMAGES[0]], [long[0] + " and more"]) == pytest.approx([first], abs=1e-4)  # cut, and read to the cut
+    image, text, _ = embeddings(clip_folder, [IMAGES[0]] * 2, long)
+    assert [first, second] == pytest.approx((100 * (image * text).sum(-1)).clamp(min=0).tolist(), abs=0.05)
+
+
+def test_missing_libraries_are_named():
+    def load():
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    with pytest.raises(
+        GenEvalError, match=r"expected transformers to be installed.*pip install 'geneval-reward\[paper\]'"
+    ):
+        PickScore(loader=load, device="cpu")(IMAGES, TEXTS)
+
+
 def test_clip_iqa_is_the_softmax_over_a_pair_of_texts(clip_folder):
     pair = ("Good photo.", "Bad photo.")
     for prompts in ("quality", pair):

@@ -111,7 +111,12 @@ class ModelReward(ABC):
     def _load(self, device: torch.device) -> Any:
         try:
             loaded = self.load() if self.loader is None else self.loader()
-        except (OSError, ImportError) as error:
+        except ImportError as error:
+            raise GenEvalError(
+                f"{self.name}: expected {error.name or 'its libraries'} to be installed, got {type(error).__name__}: {error}; "
+                "run: pip install 'geneval-reward[paper]'"
+            ) from error
+        except OSError as error:
             raise GenEvalError(
                 f"{self.name}: expected the weights of {self.model!r} on the hub or in that folder, got "
                 f"{type(error).__name__}: {error}; download them where there is a network and give the folder as model="
@@ -161,3 +166,20 @@ def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.devi
     ]
     moved: torch.Tensor = pixels.to(device)
     return moved
+
+
+def clip_cosines(
+    model: Any, processor: Any, images: Sequence[torch.Tensor], texts: Sequence[str], device: torch.device
+) -> torch.Tensor:
+    """Cosine of each image with its text, `(n,)`, by a CLIP model of transformers.
+
+    A text that is longer than the model's context is cut *before* its end token. Without that token the model has nothing
+    to read its answer from, and answers the same for every long text.
+    """
+    limit = model.config.text_config.max_position_embeddings
+    tokens = processor(text=list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt").to(
+        device
+    )
+    text = features(model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+    image = features(model.get_image_features(pixel_values=pixels_of(processor, images, device)))
+    return (text * image).sum(-1)

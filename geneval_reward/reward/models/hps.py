@@ -23,8 +23,8 @@ class HPS(ModelReward):
     Args:
         version: `2` or `2.1`.
         model: Hub id, folder, or file of the checkpoint.
-        device: As in `ModelReward`.
-        batch_size: As there.
+        device: A torch device or `auto`.
+        batch_size: Images per forward pass, >= 1.
         loader: Makes `(open_clip model, open_clip tokenizer)`.
 
     Raises:

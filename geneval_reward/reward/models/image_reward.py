@@ -79,8 +79,8 @@ class ImageReward(ModelReward):
     Args:
         model: Hub id, folder, or file of `ImageReward.pt`.
         tokenizer: Hub id or folder of BERT's tokenizer.
-        device: As in `ModelReward`.
-        batch_size: As there.
+        device: A torch device or `auto`.
+        batch_size: Images per forward pass, >= 1.
         loader: Makes `(ImageRewardNet, tokenizer, image processor)`.
 
     Source: Xu et al., arXiv 2304.05977; weights `THUDM/ImageReward` (Apache-2.0).

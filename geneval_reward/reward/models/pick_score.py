@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from geneval_reward.reward.models.base import Loaded, ModelReward, features, pixels_of
+from geneval_reward.reward.models.base import Loaded, ModelReward, clip_cosines
 
 
 class PickScore(ModelReward):
@@ -16,8 +16,8 @@ class PickScore(ModelReward):
         model: Weights of CLIP's architecture: hub id or folder.
         processor: Hub id or folder of its tokenizer and image processor.
         scale: Flow-GRPO, verl-omni and UniRL divide by 26, which puts good pictures near 1; so does the default.
-        device: As in `ModelReward`.
-        batch_size: As there.
+        device: A torch device or `auto`.
+        batch_size: Images per forward pass, >= 1.
         loader: Makes `(model, processor)`.
 
     Source: Kirstain et al., arXiv 2305.01569; weights `yuvalkirstain/PickScore_v1` (MIT).
@@ -47,8 +47,5 @@ class PickScore(ModelReward):
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
         """About 0.6 to 1 with the published weights."""
         model, processor = loaded
-        limit = model.config.text_config.max_position_embeddings
-        tokens = processor(text=texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
-        text = features(model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
-        image = features(model.get_image_features(pixel_values=pixels_of(processor, images, device)))
-        return model.logit_scale.exp() * (text * image).sum(-1) * self.scale  # type: ignore[no-any-return]
+        scale: torch.Tensor = model.logit_scale.exp() * self.scale
+        return scale * clip_cosines(model, processor, images, texts, device)

@@ -1,9 +1,9 @@
-"""torchmetrics' CLIPScore and CLIP-IQA, one number a sample.
+"""CLIPScore and CLIP-IQA as rewards: one number per image.
 
-The metrics answer one number a batch (CLIPScore) or at the end; rewards need one a sample, which their functional parts
-give. With transformers 5, torchmetrics 1.9's own `CLIPScore` and `CLIPImageQualityAssessment` fail
-(`'BaseModelOutputWithPooling' object has no attribute 'norm'`), since `get_image_features` no longer returns a tensor;
-here it does again.
+torchmetrics' metrics answer one number per batch (CLIPScore) or at the end. CLIPScore is computed here, since torchmetrics
+cuts long captions after tokenisation and loses their end token, whereupon all of them get the same score. CLIP-IQA stands on
+torchmetrics' functional parts. With transformers 5, torchmetrics 1.9 fails on features that are no tensors
+(`'BaseModelOutputWithPooling' object has no attribute 'norm'`); `_Tensors` makes them tensors again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from geneval_reward.errors import UsageError
-from geneval_reward.reward.models.base import Loaded, ModelReward, plain
+from geneval_reward.reward.models.base import Loaded, ModelReward, clip_cosines, plain
 
 
 class _Tensors:
@@ -45,10 +45,12 @@ def _load(name: str) -> tuple[Any, Any]:
 class CLIPScoreReward(ModelReward):
     """`max(100 cos(image, text), 0)`, as `torchmetrics.multimodal.CLIPScore` averages it.
 
+    Captions are cut to the model's context (77 tokens for OpenAI's models).
+
     Args:
         model: A CLIP model of transformers: hub id or folder.
-        device: As in `ModelReward`.
-        batch_size: As there.
+        device: A torch device or `auto`.
+        batch_size: Images per forward pass, >= 1.
         loader: Makes `(model, processor)`.
 
     Source: Hessel et al., arXiv 2104.08718, in torchmetrics' form.
@@ -72,11 +74,7 @@ class CLIPScoreReward(ModelReward):
 
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
         """In [0, 100]."""
-        from torchmetrics.functional.multimodal.clip_score import _clip_score_update
-
-        model: Any = _Tensors(loaded[0])
-        found, _ = _clip_score_update([image.to(device) for image in images], texts, model, loaded[1])
-        return found.clamp(min=0)
+        return 100 * clip_cosines(loaded[0], loaded[1], images, texts, device).clamp(min=0)
 
 
 class CLIPIQAReward(ModelReward):
@@ -87,8 +85,8 @@ class CLIPIQAReward(ModelReward):
             for this class.
         prompts: A pair of texts, or a name that torchmetrics knows: `quality`, `brightness`, `noisiness`,
             `sharpness`, `natural`, `beautiful` and others.
-        device: As in `ModelReward`.
-        batch_size: As there.
+        device: A torch device or `auto`.
+        batch_size: Images per forward pass, >= 1.
         loader: Makes `(model, processor)`.
 
     torchmetrics scales images to [0, 1] and the processor of transformers divides them by 255 once more, so that its metric sees
