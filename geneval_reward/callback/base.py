@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from lightning_utilities.core import rank_zero
 
 from geneval_reward.errors import UsageError
@@ -13,7 +17,7 @@ from geneval_reward.errors import UsageError
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as LightningCallback
 
-__all__ = ["LightningCallback", "put_in_order", "refuse_sharded", "tell"]
+__all__ = ["LightningCallback", "let_monitors_wait", "put_in_order", "refuse_sharded", "tell"]
 
 _PACKAGES: Final = ("lightning.pytorch", "pytorch_lightning")
 
@@ -37,7 +41,7 @@ def _callback_bases() -> tuple[type, ...]:
                 bases.append(base)
     if not bases:
         raise ImportError(
-            "GenEvalCallback: expected lightning or pytorch_lightning, got neither; pip install lightning"
+            "GenEvalCallback: expected lightning or pytorch_lightning, got neither; run: pip install 'geneval-reward[lightning]'"
         )
     return tuple(bases)
 
@@ -77,18 +81,46 @@ def put_in_order(callbacks: list[Any]) -> list[Any]:
         A new list: others first, then those of this package, then those that monitor a metric (early stopping, pruning,
         checkpoints). The order within each group stays.
     """
-    groups: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-    for callback in callbacks:
+
+    def group(callback: Any) -> int:
         if getattr(callback, "scores_with_geneval", False):
-            groups[1].append(callback)
-        else:
-            groups[2 if _is_monitor(callback) else 0].append(callback)
-    return [*groups[0], *groups[1], *groups[2]]
+            return 1
+        names = {kind.__name__ for kind in type(callback).__mro__}
+        monitors = names & {"EarlyStopping", "Checkpoint"} or isinstance(getattr(callback, "monitor", None), str)
+        return 2 if monitors else 0
+
+    return sorted(callbacks, key=group)
 
 
-def _is_monitor(callback: Any) -> bool:
-    names = {kind.__name__ for kind in type(callback).__mro__}
-    return bool(names & {"EarlyStopping", "Checkpoint"}) or isinstance(getattr(callback, "monitor", None), str)
+def let_monitors_wait(trainer: Any, prefix: str) -> None:
+    """Make what monitors a score of this package wait for the first one, in place of ending the run.
+
+    Early stopping and plateau schedulers skip their turn (`strict=False`); checkpoints are saved with NaN as their score.
+
+    Args:
+        trainer: The trainer, with its schedulers.
+        prefix: Prefix of the scores.
+    """
+    begins = f"{prefix}/"
+    for callback in trainer.callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, str) or not monitor.startswith(begins):
+            continue
+        if any(kind.__name__ == "Checkpoint" for kind in type(callback).__mro__):
+            # Only the checkpoint sees NaN, which is the worst value to it: for early stopping it would be the end of the run.
+            candidates = getattr(callback, "_monitor_candidates", None)
+            if candidates is not None and not isinstance(candidates, partial):
+                callback._monitor_candidates = partial(_with_nan, candidates, monitor)
+        elif hasattr(callback, "strict"):
+            callback.strict = False
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and str(config.monitor).startswith(begins):
+            config.strict = False
+
+
+def _with_nan(candidates: Callable[[Any], dict[str, torch.Tensor]], key: str, trainer: Any) -> dict[str, torch.Tensor]:
+    """What a checkpoint may monitor, with NaN for a score that is not there yet."""
+    return {key: torch.tensor(math.nan)} | candidates(trainer)
 
 
 def tell(message: str) -> None:

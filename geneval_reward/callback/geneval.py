@@ -6,25 +6,27 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_utilities.core import rank_zero
 
-from geneval_reward.callback.base import LightningCallback, put_in_order, refuse_sharded, tell
+from geneval_reward.callback.base import LightningCallback, let_monitors_wait, put_in_order, refuse_sharded, tell
 from geneval_reward.callback.budget import Budget
-from geneval_reward.callback.plan import Job, ordered_prompts, plan_jobs, waves
+from geneval_reward.callback.plan import Job, balanced, plan_jobs, waves
 from geneval_reward.callback.progress import RoundBar
-from geneval_reward.callback.round import Judged, Round, Timings
+from geneval_reward.callback.round import Judged, Round, Timings, record_round, warn_if_all_wrong
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
-from geneval_reward.callback.tracking import Sample, ScoreRecord, Tracking, round_folder
+from geneval_reward.callback.tracking import Tracking, run_folder
 from geneval_reward.errors import RoundError, UsageError
 from geneval_reward.judge.rules import Rules
-from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts import PromptSpec, read_prompts
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.ranks import gather, raise_together, rank, world_size
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, fingerprint_id
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
 
 _DRY_RUN_PROMPTS = 2
 
@@ -56,8 +58,8 @@ class GenEvalCallback(LightningCallback):
     Args:
         scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), or the name of a backend, which is loaded on
             the trainer's device.
-        prompts: `"suite"` (all 553), `60` (that many prompts of the suite, spread over the tasks), `"10/tag"` (ten of each
-            task), a file, or a list of specs, records or texts; what `geneval_reward.prompts.read_prompts` takes.
+        prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
+            the suite) a line; or a list of specs, records or such texts.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
         seed: Every image's noise comes from `seed_for(seed, prompt, index)`: the same in every round, whatever the batch
             size and number of processes. It also fixes which prompts a number or a budget picks.
@@ -144,7 +146,7 @@ class GenEvalCallback(LightningCallback):
         options = {"rules": rules} if rules is not None else {}
         self.lazy_scorer = LazyScorer(scorer, **options)
         self.rules = rules
-        self.specs = ordered_prompts(prompts, seed)
+        self.specs = balanced(read_prompts(prompts, seed=seed, unique=True), seed)
         self.images_per_prompt = images_per_prompt
         self.seed = seed
         self.weights = weights
@@ -155,14 +157,23 @@ class GenEvalCallback(LightningCallback):
         self.offload = offload
         self.on_error = on_error
         self.name = name
-        self.best_score = math.nan
-        self.best_step = -1
-        self.last_metrics: dict[str, float] = {}
         self.timings = Timings()
         self._schedule = Schedule(every_n_train_steps, every_n_epochs, on_validation)
         self._budget = Budget(max_seconds, max_fraction)
         self._tracking = Tracking()
         self._dry_run_done = False
+        self._begin_run()
+
+    def _begin_run(self) -> None:
+        """Forget an earlier run, if this callback was in one."""
+        self.best_score = math.nan
+        self.best_step = -1
+        self.last_metrics: dict[str, float] = {}
+        self._schedule.restart()
+        self._folder: Path | None = None
+        self._resumed_folder: str | None = None
+        self._warned_all_wrong = self._warned_never = False
+        self._rounds = 0
 
     @property
     def scorer(self) -> Scorer:
@@ -200,7 +211,7 @@ class GenEvalCallback(LightningCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, take a place after all that changes weights, load the scorer if it is a name."""
-        if stage not in ("fit", "validate"):
+        if stage not in ("fit", "validate", "test"):
             return
         refuse_sharded(trainer.strategy)
         # A new list: Lightning is going through the old one.
@@ -210,9 +221,16 @@ class GenEvalCallback(LightningCallback):
             self._load_scorer(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to count time; show a resumed run's last scores to what monitors them."""
+        """Begin to count time; show a resumed run's last scores to what monitors them, and let others wait for the first."""
+        if trainer.global_step == 0 and trainer.current_epoch == 0:
+            self._begin_run()
         self._budget.start()
         self._publish(trainer, self.last_metrics)
+        if trainer.fast_dev_run:
+            return
+        if not self.last_metrics:
+            let_monitors_wait(trainer, self.name)
+        self._warn_if_never(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A round, if it is due after this optimizer step."""
@@ -235,9 +253,18 @@ class GenEvalCallback(LightningCallback):
         elif self._schedule.due_after_validation(trainer.global_step, fitting=trainer.state.fn == "fit"):
             self._round(trainer, pl_module)
 
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """A round after `trainer.test`, whatever the schedule of training is."""
+        if trainer.fast_dev_run:
+            self._dry_run(trainer, pl_module)
+        else:
+            self._round(trainer, pl_module)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop counting time."""
+        """Stop counting time; say so if no round was due."""
         self._budget.stop()
+        if not (self._rounds or self._warned_never or trainer.fast_dev_run):
+            self._warn_never("none was due before it ended")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Stop counting time."""
@@ -251,6 +278,7 @@ class GenEvalCallback(LightningCallback):
             "best_score": self.best_score,
             "best_step": self.best_step,
             "last_metrics": dict(self.last_metrics),
+            "folder": None if self._folder is None else self._folder.name,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -260,6 +288,7 @@ class GenEvalCallback(LightningCallback):
         self.best_score = float(state_dict["best_score"])
         self.best_step = int(state_dict["best_step"])
         self.last_metrics = dict(state_dict["last_metrics"])
+        self._resumed_folder = state_dict.get("folder")
 
     def _load_scorer(self, trainer: Any) -> None:
         error = None
@@ -271,6 +300,25 @@ class GenEvalCallback(LightningCallback):
             error = caught
         what = f"GenEvalCallback {self.name!r} could not load its scorer {self.lazy_scorer.source!r}"
         raise_together(error, what, kind=RoundError)
+
+    def _warn_if_never(self, trainer: Any, pl_module: Any) -> None:
+        steps: float = math.inf
+        if trainer.max_steps != -1:
+            steps = trainer.max_steps
+        elif pl_module.automatic_optimization:  # otherwise a batch may have any number of steps
+            steps = trainer.estimated_stepping_batches
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        validations = trainer.enable_validation and trainer.val_dataloaders is not None
+        reason = self._schedule.why_never(steps, epochs, validations)
+        if reason is not None:
+            self._warn_never(reason)
+
+    def _warn_never(self, reason: str) -> None:
+        self._warned_never = True
+        rank_zero.rank_zero_warn(
+            f"GenEvalCallback {self.name!r} makes no round in this run: {reason}; choose a shorter interval",
+            stacklevel=2,
+        )
 
     def _dry_run(self, trainer: Any, pl_module: Any) -> None:
         if not self._dry_run_done:
@@ -287,6 +335,7 @@ class GenEvalCallback(LightningCallback):
                 f"{what}: left out, since max_fraction={self._budget.max_fraction} leaves {max(allowed, 0.0):.2g} s now"
             )
             return
+        self._rounds += 1
         try:
             self._play(trainer, pl_module, what, allowed, began)
         except RoundError as error:
@@ -324,6 +373,8 @@ class GenEvalCallback(LightningCallback):
         self._publish(trainer, metrics)
         if trainer.fast_dev_run:
             return
+        if rank() == 0 and not self._warned_all_wrong:
+            self._warned_all_wrong = warn_if_all_wrong(what, judged)
         if trainer.state.fn == "fit":
             self._remember(metrics, trainer.global_step)
         self._show(trainer, judged, metrics, what)
@@ -358,27 +409,14 @@ class GenEvalCallback(LightningCallback):
 
     def _show(self, trainer: Any, judged: Sequence[Judged], metrics: dict[str, float], what: str) -> None:
         began, error = time.monotonic(), None
-        log_dir = trainer.log_dir or trainer.default_root_dir  # asks all ranks
         if rank() == 0:
-            record = ScoreRecord(
-                self.name,
-                trainer.global_step,
-                metrics,
-                tuple(self._sample(item) for item in judged),
-                self.scorer.name,
-                self.scorer.fingerprint(),
-                fingerprint_id(self.scorer),
-            )
+            step = trainer.global_step
+            record = record_round(self.name, step, judged, metrics, self.scorer, self.images_per_prompt)
             try:
-                folder = round_folder(log_dir, self.name, trainer.global_step)
-                self._tracking.show(record, trainer.loggers, folder)
+                if self._folder is None:
+                    self._folder = run_folder(trainer, self.name, self._resumed_folder)
+                self._tracking.show(record, trainer.loggers, self._folder / f"step-{step:08d}")
             except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
                 error = caught
         raise_together(error, what, kind=RoundError)
         self.timings.logging = time.monotonic() - began
-
-    def _sample(self, item: Judged) -> Sample:
-        job = item.job
-        prompt = job.number // self.images_per_prompt
-        filename = f"{prompt:05d}/samples/{job.index:04d}.png"
-        return Sample(item.verdict, filename, job.index, job.seed, item.image)

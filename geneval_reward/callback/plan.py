@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from geneval_reward.generate.seeds import seed_for
-from geneval_reward.prompts import Prompts, PromptSpec, read_prompts
+from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 
 
@@ -29,22 +29,22 @@ class Job:
     shown: bool
 
 
-def ordered_prompts(prompts: Prompts, seed: int) -> tuple[PromptSpec, ...]:
-    """Read prompts and put them in the order in which a budget takes them: the tasks in turn, shuffled within each task.
+def balanced(specs: Sequence[PromptSpec], seed: int) -> tuple[PromptSpec, ...]:
+    """Put specs in the order in which a budget takes them: the tags in turn, shuffled by the seed within a tag.
 
-    Args:
-        prompts: What `geneval_reward.prompts.read_prompts` takes; numbers choose from the official suite.
-        seed: Seed of the choice and of the order; equal seeds give equal orders everywhere.
-
-    Raises:
-        SpecError: If a record is not valid, comes twice, or there is none; the message names the line or index.
-        UsageError: If `prompts` has none of the forms.
+    Equal seeds give equal orders everywhere. Any first part of the order is spread over the tags as evenly as can be.
     """
-    return _interleave(_by_tag(read_prompts(prompts, seed=seed, unique=True), seed))
+    # The words in front keep the order apart from the seeds of images.
+    queues = [
+        sorted((s for s in specs if s.tag == tag), key=lambda spec: seed_for(seed, f"order of {spec.to_json()}", 0))
+        for tag in TAGS
+    ]
+    longest = max(map(len, queues))
+    return tuple(queue[row] for row in range(longest) for queue in queues if row < len(queue))
 
 
 def plan_jobs(specs: Sequence[PromptSpec], images_per_prompt: int, seed: int, shown: int) -> list[Job]:
-    """All images of a round, prompt by prompt; of the first `shown` prompts the first picture is kept."""
+    """All images of a round, prompt by prompt; the first picture of each of the first `shown` prompts is kept."""
     return [
         Job(row * images_per_prompt + index, spec, index, seed_for(seed, spec.prompt, index), row < shown and not index)
         for row, spec in enumerate(specs)
@@ -74,18 +74,3 @@ def chunks(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
     """Jobs in batches of at most `size`."""
     for start in range(0, len(jobs), size):
         yield list(jobs[start : start + size])
-
-
-def _by_tag(specs: Sequence[PromptSpec], seed: int) -> dict[str, list[PromptSpec]]:
-    # The words in front keep the order apart from the seeds of images.
-    return {
-        tag: sorted(
-            (s for s in specs if s.tag == tag), key=lambda spec: seed_for(seed, f"order of {spec.to_json()}", 0)
-        )
-        for tag in TAGS
-    }
-
-
-def _interleave(queues: Mapping[str, Sequence[PromptSpec]]) -> tuple[PromptSpec, ...]:
-    longest = max(len(queue) for queue in queues.values())
-    return tuple(queue[row] for row in range(longest) for queue in queues.values() if row < len(queue))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,12 @@ from geneval_reward.callback.give_back import give_back
 from geneval_reward.callback.plan import Job, chunks, share
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.sampler import Sampler
+from geneval_reward.callback.tracking import Sample, ScoreRecord
 from geneval_reward.callback.weights import averaged_modules, weights_in_place
 from geneval_reward.errors import RoundError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.ranks import describe, gather, raise_together, rank, world_size
-from geneval_reward.scorer import Scorer
+from geneval_reward.scorer import Scorer, fingerprint_id
 
 
 @dataclass(frozen=True)
@@ -155,23 +157,17 @@ class Round:
         return sampler
 
     def _judge(self, jobs: list[Job], sampler: Sampler, bar: RoundBar) -> list[Judged]:
-        done: list[Judged] = []
-        for chunk in chunks(jobs, self.batch_size):
-            began = time.monotonic()
-            # A sampler that ignores its seeds is at least the same in every round.
-            torch.manual_seed(chunk[0].seed)
+        def sample(prompts: list[str], seeds: list[int]) -> list[torch.Tensor]:
             # As in a validation step: mixed precision is on while sampling; the scorer sees to its own.
             with self.trainer.precision_plugin.forward_context():
-                images = sampler.sample([job.spec.prompt for job in chunk], [job.seed for job in chunk], self._device)
+                images = sampler.sample(prompts, seeds, self._device)
             if self._device.type == "cuda":  # so that the clock measures what was done
                 torch.cuda.synchronize(self._device)
-            sampled = time.monotonic()
-            verdicts = self.scorer.score(images, [job.spec for job in chunk])
-            self.timings.sampling += sampled - began
-            self.timings.detection += time.monotonic() - sampled
-            for job, image, verdict in zip(chunk, images, verdicts, strict=True):
-                picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) if job.shown else None
-                done.append(Judged(job, verdict, picture))
+            return images
+
+        done: list[Judged] = []
+        for chunk in chunks(jobs, self.batch_size):
+            done += judge_chunk(chunk, sample, self.scorer, self.timings)
             bar.advance(len(chunk) * world_size())
         return done
 
@@ -184,3 +180,66 @@ class Round:
     def _device(self) -> torch.device:
         device: torch.device = self.trainer.strategy.root_device
         return device
+
+
+def judge_chunk(
+    jobs: Sequence[Job],
+    sample: Callable[[list[str], list[int]], Sequence[torch.Tensor]],
+    scorer: Scorer,
+    timings: Timings,
+) -> list[Judged]:
+    """Make the images of some jobs and judge them; adds to `timings`.
+
+    Args:
+        jobs: At least one.
+        sample: Makes uint8 images `(3, h, w)` from prompts and seeds.
+        scorer: Judges them.
+        timings: Gets the seconds of sampling and detection.
+    """
+    began = time.monotonic()
+    # A sampler that ignores its seeds is at least the same in every round.
+    torch.manual_seed(jobs[0].seed)
+    images = sample([job.spec.prompt for job in jobs], [job.seed for job in jobs])
+    sampled = time.monotonic()
+    verdicts = scorer.score(images, [job.spec for job in jobs])
+    timings.sampling += sampled - began
+    timings.detection += time.monotonic() - sampled
+    done = []
+    for job, image, verdict in zip(jobs, images, verdicts, strict=True):
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) if job.shown else None
+        done.append(Judged(job, verdict, picture))
+    return done
+
+
+def record_round(
+    name: str,
+    step: int,
+    judged: Sequence[Judged],
+    metrics: Mapping[str, float],
+    scorer: Scorer,
+    images_per_prompt: int,
+) -> ScoreRecord:
+    """Put what was judged into the form that trackers show."""
+    samples = tuple(
+        Sample(
+            item.verdict,
+            f"{item.job.number // images_per_prompt:05d}/samples/{item.job.index:04d}.png",
+            item.job.index,
+            item.job.seed,
+            item.image,
+        )
+        for item in judged
+    )
+    return ScoreRecord(name, step, metrics, samples, scorer.name, scorer.fingerprint(), fingerprint_id(scorer))
+
+
+def warn_if_all_wrong(name: str, judged: Sequence[Judged]) -> bool:
+    """Warn if not one of several images is right, which is rather a broken sampler or detector than a bad model."""
+    if len(judged) < 2 or any(item.verdict.correct for item in judged):
+        return False
+    warnings.warn(
+        f"{name}: all {len(judged)} images of a round are wrong (for example {judged[0].verdict.spec.prompt!r}: "
+        f"{judged[0].verdict.reason}); look at the pictures, and if they are right, run `geneval-reward doctor`",
+        stacklevel=2,
+    )
+    return True

@@ -14,6 +14,8 @@ from torch import nn
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.vision.images import as_images
 
+_CPU = torch.device("cpu")
+
 SampleFn = Callable[[Any, Sequence[str], Sequence[int]], Any]
 """`(pl_module, prompts, seeds) -> images`, one image per prompt, each from its own seed."""
 
@@ -80,7 +82,7 @@ class Sampler:
         Raises:
             ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
         """
-        return _checked(self._call(prompts, seeds), len(prompts), device)
+        return check_images(self._call(prompts, seeds), len(prompts), device, "sample_fn")
 
     def _resolve(self, sample_fn: Any) -> Callable[[list[str], list[int]], Any]:
         if sample_fn is not None:
@@ -115,21 +117,32 @@ def _pipelines(pl_module: nn.Module) -> list[Any]:
     return list({id(pipeline): pipeline for pipeline in found}.values())
 
 
-def _checked(images: Any, count: int, device: torch.device) -> list[torch.Tensor]:
-    # Pipelines return their images in an output object.
+def check_images(images: Any, count: int, device: torch.device | None, name: str) -> list[torch.Tensor]:
+    """Check what a sampler made.
+
+    Args:
+        images: Images, or a pipeline's output object with `images`.
+        count: How many there must be.
+        device: Where they may be besides the CPU; None for anywhere.
+        name: How errors call the sampler.
+
+    Returns:
+        uint8 RGB tensors `(3, h, w)`.
+
+    Raises:
+        ImageError: If these are not `count` images in range; the message names the index.
+    """
     images = getattr(images, "images", images)
-    try:
-        got = f"{len(images)}"
-    except TypeError:
-        got = type(images).__name__
+    got = str(len(images)) if hasattr(images, "__len__") else type(images).__name__
     if got != str(count):
-        raise ImageError(f"sample_fn: expected {count} images, one per prompt, got {got}; return them in order")
+        raise ImageError(f"{name}: expected {count} images, one per prompt, got {got}; return them in order")
     for index, image in enumerate(images):
-        if isinstance(image, torch.Tensor) and image.device.type != "cpu" and image.device != device:
+        elsewhere = device is not None and isinstance(image, torch.Tensor) and image.device not in (device, _CPU)
+        if elsewhere:
             raise ImageError(
-                f"sample_fn: images[{index}]: expected an image on {device} or the CPU, got one on {image.device}; move it"
+                f"{name}: images[{index}]: expected an image on {device} or the CPU, got one on {image.device}; move it"
             )
     try:
         return as_images(images)
     except ImageError as error:
-        raise ImageError(f"sample_fn: {error}") from error
+        raise ImageError(f"{name}: {error}") from error

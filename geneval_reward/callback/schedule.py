@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from geneval_reward.errors import UsageError
@@ -40,6 +41,10 @@ class Schedule:
         self.every_n_train_steps = every_n_train_steps
         self.every_n_epochs = every_n_epochs
         self.on_validation = on_validation
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was done, for a new run."""
         self.last_step = 0
         self.last_epoch = -1
         self.last_validation_step = -1
@@ -69,6 +74,24 @@ class Schedule:
         due = step != self.last_validation_step
         self.last_validation_step = step
         return due
+
+    def why_never(self, steps: float, epochs: float, validations: bool) -> str | None:
+        """Say why no round will come in a run, or None if one will.
+
+        Args:
+            steps: Optimizer steps at which the run ends at the latest, those before a resume included; may be infinite.
+            epochs: Epochs at which it ends at the latest; may be infinite.
+            validations: Whether the run validates.
+        """
+        every = self.every_n_train_steps
+        if every is not None and math.isfinite(steps) and steps // every <= self.last_step // every:
+            return f"every_n_train_steps={every}, but the run ends at step {steps:.0f}"
+        every = self.every_n_epochs
+        if every is not None and math.isfinite(epochs) and epochs // every <= (self.last_epoch + 1) // every:
+            return f"every_n_epochs={every}, but the run ends after epoch {epochs:.0f}"
+        if self.on_validation and not validations:
+            return "on_validation=True, but the run does not validate"
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What was done last."""

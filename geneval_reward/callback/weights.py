@@ -15,6 +15,7 @@ from geneval_reward.errors import UsageError
 # Names under which averages offer "with the average in place": torch_ema and CompVis latent-diffusion.
 _SWAP_CONTEXTS: Final = ("average_parameters", "ema_scope")
 _ATTRIBUTES: Final = ("ema", "ema_model", "model_ema")
+_WRAPPERS: Final = ("_orig_mod", "_checkpoint_wrapped_module")
 # How averages count their updates: torch_ema and latent-diffusion, diffusers.
 _COUNTERS: Final = ("num_updates", "optimization_step", "n_averaged")
 
@@ -103,9 +104,15 @@ def _refuse_fresh(average: Any) -> None:
 @contextmanager
 def _data_swapped(source: nn.Module, target: nn.Module) -> Iterator[None]:
     """The source's values in the target, by exchanging memory and not by copying: exact, and undone by handing it back."""
-    averages = dict(chain(source.named_parameters(), source.named_buffers()))
+    averages = {_plain_name(n): t for n, t in chain(source.named_parameters(), source.named_buffers())}
+    missing = [name for name, _ in target.named_parameters() if _plain_name(name) not in averages]
+    if missing:
+        raise UsageError(
+            f"weights='ema': expected the average to have every parameter of the module, got none for {missing[0]!r} "
+            f"({len(missing)} in all); do not change or wrap the module's parts after the average was made"
+        )
     own_tensors = chain(target.named_parameters(), target.named_buffers())
-    pairs = [(own, averages[name]) for name, own in own_tensors if name in averages]
+    pairs = [(own, averages[_plain_name(name)]) for name, own in own_tensors if _plain_name(name) in averages]
     before = [own.data for own, _ in pairs]
     try:
         for own, average in pairs:
@@ -114,6 +121,11 @@ def _data_swapped(source: nn.Module, target: nn.Module) -> Iterator[None]:
     finally:
         for (own, _), data in zip(pairs, before, strict=True):
             own.data = data
+
+
+def _plain_name(name: str) -> str:
+    """A tensor's name without the wrappers that `torch.compile` and activation checkpointing put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ class Box:
     """A detection as it is shown.
 
     Attributes:
+        row: Its row in the verdict's detections.
         order: Index of its class among the classes of the record, which decides the colour it is drawn in.
         name: Its class.
         xyxy: Corners in pixels of the judged image.
@@ -33,6 +34,7 @@ class Box:
         color_probability: The probability of that colour; NaN if there is none.
     """
 
+    row: int
     order: int
     name: str
     xyxy: tuple[float, float, float, float]
@@ -65,7 +67,9 @@ def boxes(verdict: Verdict) -> list[Box]:
             if row in objects or evidence.confidence(row) > evidence.threshold / 2:
                 x1, y1, x2, y2 = verdict.detections.xyxy[row].tolist()
                 color, share = _color(verdict, row)
-                found.append(Box(order, name, (x1, y1, x2, y2), evidence.confidence(row), row in objects, color, share))
+                found.append(
+                    Box(row, order, name, (x1, y1, x2, y2), evidence.confidence(row), row in objects, color, share)
+                )
     return found
 
 

@@ -8,6 +8,7 @@ import math
 import re
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +22,7 @@ from tiny_painter import QUIET, RECORDS, data, make_painter, make_trainer, score
 from geneval_reward import GenEvalScore, Rules
 from geneval_reward.callback import GenEvalCallback
 from geneval_reward.callback.base import put_in_order, refuse_sharded
+from geneval_reward.callback.tracking import run_folder
 from geneval_reward.errors import RoundError, SpecError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
@@ -96,9 +98,100 @@ def test_reward_and_callback_load_one_scorer(tmp_path: Path, monkeypatch: pytest
     assert loads == [("lite", {"device": torch.device("cpu")})]
 
 
+def test_runs_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for _ in range(2):
+        fit(tmp_path, GenEvalCallback(scorer(), RECORDS, every_n_epochs=1, log_images=0))
+    assert [len(list(tmp_path.glob(f"{name}/step-*"))) for name in ("geneval", "geneval-v1")] == [1, 1]
+
+
+def test_runs_of_a_logger_without_log_dir_have_their_own_folders(tmp_path: Path) -> None:
+    """As W&B's: the runs share `save_dir`, and `trainer.log_dir` does not tell them apart."""
+    folders = []
+    for run in ("run1", "run2"):
+        logger = SimpleNamespace(save_dir=str(tmp_path), name="project", version=run, experiment=None)
+        folders.append(run_folder(SimpleNamespace(loggers=[logger], default_root_dir="."), "geneval"))
+    assert folders == [tmp_path / "project" / run / "geneval" for run in ("run1", "run2")]
+
+
+def test_all_wrong_is_said_once(tmp_path: Path) -> None:
+    callback = GenEvalCallback(
+        scorer(), [{"tag": "counting", "include": [{"class": "cow", "count": 2}]}], 2, every_n_epochs=1
+    )
+    with pytest.warns(UserWarning, match="all 2 images of a round are wrong") as seen:
+        fit(tmp_path, callback, max_epochs=2)
+    assert sum("images of a round are wrong" in str(warning.message) for warning in seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ({"every_n_train_steps": 9}, "every_n_train_steps=9, but the run ends at step 8"),
+        ({"every_n_epochs": 3}, "every_n_epochs=3, but the run ends after epoch 2"),
+        ({"on_validation": True}, "on_validation=True, but the run does not validate"),
+    ],
+)
+def test_rounds_that_never_come(tmp_path: Path, schedule: dict[str, Any], words: str) -> None:
+    with pytest.warns(UserWarning, match=f"makes no round in this run: {words}") as seen:
+        fit(tmp_path, GenEvalCallback(scorer(), RECORDS, **schedule), validate=False, max_epochs=2)
+    assert sum("makes no round" in str(warning.message) for warning in seen) == 1
+    assert steps(tmp_path) == []
+
+
+def test_a_run_that_ends_early_without_a_round(tmp_path: Path) -> None:
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            trainer.should_stop = True
+
+    with pytest.warns(UserWarning, match="makes no round in this run: none was due before it ended"):
+        fit(tmp_path, GenEvalCallback(scorer(), RECORDS, every_n_train_steps=4), Stop(), max_epochs=2)
+
+
+def test_trainer_test_scores(tmp_path: Path) -> None:
+    callback = GenEvalCallback(scorer(), RECORDS, every_n_train_steps=1000, log_images=0)
+    trainer = make_trainer(tmp_path, callbacks=callback)
+    module = make_painter()
+    module.test_step = module.validation_step
+    trainer.test(module, data(1, shuffle=False), verbose=False)
+    assert trainer.callback_metrics["geneval/n"] == 8
+    assert steps(tmp_path) == [0]
+
+
+def test_monitors_wait_for_the_first_score(tmp_path: Path) -> None:
+    """Checkpoints, early stopping and a plateau scheduler look for the score before there is one."""
+    seen: list[float] = []
+
+    class Look(EarlyStopping):
+        def _run_early_stopping_check(self, trainer: Any) -> None:
+            seen.append(float(trainer.callback_metrics.get("geneval/overall", -1)))
+            super()._run_early_stopping_check(trainer)
+
+    module = make_painter()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0)
+    config = {"scheduler": plateau, "monitor": "geneval/overall"}
+    module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": config}
+    best = ModelCheckpoint(tmp_path / "best", "{step}", monitor="geneval/overall", mode="max", save_top_k=-1)
+    stop = Look("geneval/overall", mode="max", patience=9, check_finite=True)
+    callback = GenEvalCallback(scorer(), RECORDS, every_n_epochs=3, log_images=0)
+    with pytest.warns(RuntimeWarning, match="not available"):  # Lightning's own word for a monitor that waits
+        trainer = fit(tmp_path, best, stop, callback, module=module, max_epochs=4, enable_checkpointing=True)
+    assert trainer.current_epoch == 4
+    assert seen[:2] == [-1, -1]
+    assert min(seen[2:]) >= 0
+    assert len(list((tmp_path / "best").glob("*.ckpt"))) == 4
+    assert float(best.best_model_score) == pytest.approx(callback.best_score)  # type: ignore[arg-type]
+
+
+def test_a_callback_may_be_used_again(tmp_path: Path) -> None:
+    callback = GenEvalCallback(scorer(), RECORDS, every_n_train_steps=4, log_images=0)
+    for name in ("first", "second"):
+        fit(tmp_path / name, callback)
+        assert steps(tmp_path / name) == [4]
+
+
 def test_an_offloaded_scorer_gives_no_rewards() -> None:
     with pytest.raises(ValueError, match="offload: expected False for a callback whose scorer also gives the rewards"):
-        GenEvalCallback("lite", "1/tag", every_n_epochs=1, offload=True).reward()
+        GenEvalCallback("lite", every_n_epochs=1, offload=True).reward()
 
 
 @pytest.mark.parametrize("package", [pl, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
@@ -349,6 +442,7 @@ def test_ema_before_its_first_update_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, callback, Late())
 
 
+@pytest.mark.filterwarnings("ignore:.*all . images of a round are wrong", "ignore:.*all .. images of a round are wrong")
 def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("geneval_reward.callback.geneval.tell", told.append)

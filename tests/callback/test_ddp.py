@@ -101,13 +101,10 @@ def test_a_warning_lets_all_ranks_go_on(ranks: Ranks) -> None:
     assert first["metrics"] == second["metrics"] == {}
 
 
-def test_a_logger_that_fails_on_rank_0_ends_all(ranks: Ranks) -> None:
-    for rank in ranks:
-        assert (
-            "rank 0: RuntimeError: the score was computed, but could not be shown by BrokenLogger"
-            in (rank["logger fails"]["error"])
-        )
-        assert "disk is full" in rank["logger fails"]["error"]
+def test_a_logger_that_fails_on_rank_0_ends_nothing(ranks: Ranks) -> None:
+    first, second = (rank["logger fails"] for rank in ranks)
+    assert first["error"] == second["error"] == ""
+    assert first["metrics"] == second["metrics"] != {}
 
 
 def test_checkpoint_and_early_stopping_agree(ranks: Ranks) -> None:

@@ -90,6 +90,32 @@ def test_weight_averaging_with_its_buffers() -> None:
     assert callback._average_model.module.weight.tolist() == [9.0, 9.0]
 
 
+def test_names_of_torch_compile_are_paired() -> None:
+    class Outer(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.net: Any = Net(value)
+
+    compiled, average = Outer(1.0), averaging(2)
+    average._average_model = AveragedModel(Outer(9.0), use_buffers=True)
+    average._average_model.n_averaged.fill_(2)
+    compiled.net = torch.compile(compiled.net, backend="eager")
+    assert any("_orig_mod." in name for name, _ in compiled.named_parameters())
+    with weights_in_place("ema", trainer(average), compiled):
+        assert float(compiled.net.weight.detach()[0]) == 9.0
+    assert float(compiled.net.weight.detach()[0]) == 1.0
+
+
+def test_an_average_that_lacks_a_parameter_is_refused() -> None:
+    net = Net(1.0)
+    net.added = nn.Parameter(torch.zeros(1))
+    with (
+        pytest.raises(ValueError, match="every parameter of the module, got none for 'added'"),
+        weights_in_place("ema", trainer(averaging(2)), net),
+    ):
+        pass
+
+
 def test_swap_contexts_of_others() -> None:
     net = Net(1.0)
     assert swapped(net, TorchEMA(net))[0] == 9.0

@@ -1,6 +1,6 @@
 """What a logger can show of a round of scores: W&B, TensorBoard, MLflow, CSV, none; files on disk always."""
 
-from geneval_reward.callback.tracking.disk import round_folder, write_round
+from geneval_reward.callback.tracking.disk import run_folder, write_round
 from geneval_reward.callback.tracking.record import TABLE_COLUMNS, Sample, ScoreRecord
 from geneval_reward.callback.tracking.trackers import (
     MLFlowTracker,
@@ -22,7 +22,7 @@ __all__ = [
     "Tracker",
     "Tracking",
     "WandbTracker",
-    "round_folder",
+    "run_folder",
     "tracker_for",
     "write_round",
 ]

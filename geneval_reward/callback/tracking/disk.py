@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from geneval_reward.callback.tracking.record import ScoreRecord
 from geneval_reward.results import ResultWriter
 from geneval_reward.results.drawing import draw_verdict
 
 
-def round_folder(log_dir: str | Path, name: str, step: int) -> Path:
-    """Where a round's files lie."""
-    return Path(log_dir) / name / f"step-{step:08d}"
+def run_folder(trainer: Any, name: str, resumed: str | None = None) -> Path:
+    """The folder of a run's rounds, which no other run has.
+
+    It is below the first logger's own folder for the run, as that of `ModelCheckpoint`: `log_dir` where the logger has one,
+    else `<save_dir>/<name>/<version>`. Without a logger it is below `trainer.default_root_dir`, and is numbered if rounds of
+    an earlier run are there.
+
+    Args:
+        trainer: The Lightning trainer.
+        name: Name of the folder.
+        resumed: What the folder was called before the run was resumed; None for a new run.
+    """
+    if not trainer.loggers:
+        root = Path(trainer.default_root_dir)
+        if resumed is not None:
+            return root / resumed
+        for number in itertools.count():
+            folder = root / (f"{name}-v{number}" if number else name)
+            if not any(folder.glob("step-*")):
+                return folder
+    logger = trainer.loggers[0]
+    if isinstance(log_dir := getattr(logger, "log_dir", None), str):
+        return Path(log_dir) / name
+    _ = logger.experiment  # a run's id is known when it has begun
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / name
 
 
 def write_round(record: ScoreRecord, folder: Path) -> Path:
     """Write `results.jsonl` (all images), `summary.json`, the shown pictures, and the same with boxes under `boxes/`.
+
+    The pictures lie in the benchmark's layout with their records, so that `geneval-reward score FOLDER` judges them again.
 
     Args:
         record: The round.
@@ -40,4 +67,6 @@ def write_round(record: ScoreRecord, folder: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Lossless all the same, and four times as fast as the default; training waits for it.
             picture.save(path, compress_level=1)
+        record_file = folder / Path(sample.filename).parts[0] / "metadata.jsonl"
+        record_file.write_text(sample.verdict.spec.to_json() + "\n", encoding="utf-8")
     return results

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 from PIL import Image
 
-from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.results import ResultRow
+from geneval_reward.results.drawing import Box, boxes
 
 TABLE_COLUMNS: Final = ("prompt", "tag", "image", "correct", "reason", "detections", "step", "seed")
 """What a table of samples has, in every tracker that can show one."""
@@ -94,22 +93,16 @@ class ScoreRecord:
         ]
 
 
-def seen_rows(verdict: Verdict) -> list[int]:
-    """Rows of the detections that are worth a look: of the asked classes, down to half the threshold."""
-    evidence = Evidence(verdict.detections, verdict.rules, verdict.spec.tag)
-    ranked = [row for name in verdict.spec.class_names for row in evidence.ranked(name)]
-    return [row for row in ranked if evidence.confidence(row) > evidence.threshold / 2]
+def shown_boxes(verdict: Verdict) -> list[Box]:
+    """The detections that are worth a look, as pictures show them, most confident first within a class."""
+    return sorted(boxes(verdict), key=lambda box: (box.order, -box.confidence))
 
 
-def label(verdict: Verdict, row: int) -> str:
+def label(box: Box) -> str:
     """Class and confidence of a detection, with its colour where one was asked."""
-    detections = verdict.detections
-    text = f"{detections.class_names[row]} {detections.confidence[row]:.2f}"
-    if detections.color is not None and not np.isnan(detections.color[row]).any():
-        text += f" {Evidence(detections, verdict.rules, verdict.spec.tag).color(row) or 'no colour'}"
-    return text
+    return f"{box.name} {box.confidence:.2f}" + ("" if box.color is None else f" {box.color}")
 
 
 def describe_detections(verdict: Verdict) -> str:
     """What was seen of what was asked, in one line."""
-    return ", ".join(label(verdict, row) for row in seen_rows(verdict)) or "nothing"
+    return ", ".join(map(label, shown_boxes(verdict))) or "nothing"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,11 +104,13 @@ def tracker_for(logger: Any) -> Tracker:
 class Tracking:
     """Shows rounds on disk and in every logger; each gets its turn even if another fails.
 
-    Trackers are made once a logger, so that what is said once (such as W&B's metric definitions) is said once.
+    What a logger cannot show is no reason to end a run whose score was computed: it is warned of, once per logger. Each logger
+    gets one tracker, so that what is said once (such as W&B's metric definitions) is said once.
     """
 
     def __init__(self) -> None:
         self._trackers: dict[int, Tracker] = {}
+        self._warned: set[int] = set()
 
     def show(self, record: ScoreRecord, loggers: Sequence[Any], folder: Path | None) -> None:
         """Show a round. On rank 0 only.
@@ -118,29 +121,38 @@ class Tracking:
             folder: Where its files go; None to write none.
 
         Raises:
-            RuntimeError: If anything failed; the message names the logger or the folder. All others have shown the round.
+            RuntimeError: If the files could not be written. All loggers have had their turn.
         """
-        results: list[Path] = []
-        failed: list[tuple[str, Exception]] = []
-
-        def attempt(name: str, call: Callable[[], Any]) -> None:
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001  whatever a logger raises must not keep the others from theirs
-                failed.append((name, error))
-
+        results, failure = None, None
         if folder is not None:
-            attempt(f"files in {folder}", lambda: results.append(write_round(record, folder)))
+            try:
+                results = write_round(record, folder)
+            except Exception as error:  # noqa: BLE001  the loggers must have their turn
+                failure = error
         for logger in loggers:
-            attempt(type(logger).__name__, lambda item=logger: self._show(item, record, results))  # type: ignore[misc]
-        if failed:
-            told = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed)
-            raise RuntimeError(f"the score was computed, but could not be shown by {told}") from failed[0][1]
+            try:
+                self._show(logger, record, results)
+            except Exception as error:  # noqa: BLE001  whatever a logger raises must not end the run
+                self._warn(logger, error)
+        if failure is not None:
+            raise RuntimeError(
+                f"the score was computed, but its files could not be written to {folder}: {type(failure).__name__}: {failure}"
+            ) from failure
 
-    def _show(self, logger: Any, record: ScoreRecord, results: list[Path]) -> None:
+    def _show(self, logger: Any, record: ScoreRecord, results: Path | None) -> None:
         if id(logger) not in self._trackers:
             self._trackers[id(logger)] = tracker_for(logger)
-        self._trackers[id(logger)].show(record, results[0] if results else None)
+        self._trackers[id(logger)].show(record, results)
+
+    def _warn(self, logger: Any, error: Exception) -> None:
+        if id(logger) in self._warned:
+            return
+        self._warned.add(id(logger))
+        warnings.warn(
+            f"the score was computed, but could not be shown by {type(logger).__name__} ({type(error).__name__}: {error}); "
+            "training goes on, and further failures of this logger are not mentioned",
+            stacklevel=4,
+        )
 
 
 def markdown(record: ScoreRecord) -> str:

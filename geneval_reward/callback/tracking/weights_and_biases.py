@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord, label, seen_rows
+from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord, label, shown_boxes
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 
@@ -55,8 +56,9 @@ class WandbTracker:
             rows = record.table()
             for row, image in zip(rows, images, strict=True):
                 row[TABLE_COLUMNS.index("image")] = image
-            content[f"{record.name}/images"] = images
-            content[f"{record.name}/samples"] = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
+            media = re.sub(r"[^\w./ -]", "-", record.name)  # W&B makes artifacts of tables, and names them by their key
+            content[f"{media}/images"] = images
+            content[f"{media}/samples"] = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._logger.log_metrics(content, record.step)
         if results is not None:
             self._log_artifact(record, results)
@@ -75,7 +77,7 @@ class WandbTracker:
 
         run = self._logger.experiment
         artifact = wandb.Artifact(
-            f"{record.name}-results-{run.id}",
+            re.sub(r"[^A-Za-z0-9._-]+", "-", f"{record.name}-results-{run.id}"),
             type="geneval-results",
             metadata={
                 "step": record.step,
@@ -93,14 +95,14 @@ def boxes(verdict: Verdict) -> dict[str, Any]:
     detections = verdict.detections
     width, height = detections.image_size
     data = []
-    for row in seen_rows(verdict):
-        x1, y1, x2, y2 = (detections.xyxy[row] / np.array([width, height, width, height])).clip(0, 1).tolist()
+    for box in shown_boxes(verdict):
+        x1, y1, x2, y2 = (detections.xyxy[box.row] / np.array([width, height, width, height])).clip(0, 1).tolist()
         data.append(
             {
                 "position": {"minX": x1, "maxX": x2, "minY": y1, "maxY": y2},
-                "class_id": int(detections.class_id[row]),
-                "box_caption": label(verdict, row),
-                "scores": {"confidence": float(detections.confidence[row])},
+                "class_id": int(detections.class_id[box.row]),
+                "box_caption": label(box),
+                "scores": {"confidence": box.confidence},
             }
         )
     return {"box_data": data, "class_labels": _LABELS}
@@ -112,8 +114,8 @@ def masks(verdict: Verdict) -> dict[str, Any] | None:
     if detections.mask is None:
         return None
     painted = np.zeros(detections.mask.shape[1:], np.uint8)
-    for row in sorted(seen_rows(verdict), key=lambda row: float(detections.confidence[row])):
-        painted[detections.mask[row]] = detections.class_id[row] + 1
+    for box in sorted(shown_boxes(verdict), key=lambda box: box.confidence):
+        painted[detections.mask[box.row]] = detections.class_id[box.row] + 1
     return {"detections": {"mask_data": painted, "class_labels": {row + 1: name for row, name in _LABELS.items()}}}
 
 

@@ -289,12 +289,12 @@ def _seen(row: ResultRow) -> tuple[tuple[Box, ...], tuple[int, int] | None, Any]
     names = {name: order for order, name in enumerate(row.spec.class_names)}
     found = []
     for name, rows in row.counted().items():
-        for box in rows if name in names else ():
+        for row_number, box in enumerate(rows if name in names else ()):
             if len(box) < 4:
                 raise ResultsError(f"{row.filename}: details: expected boxes of 4 or 5 numbers, got {len(box)}")
             corners = (box[0], box[1], box[2], box[3])
             share = box[4] if len(box) > 4 else float("nan")
-            found.append(Box(names[name], name, corners, share, True, None, float("nan")))
+            found.append(Box(row_number, names[name], name, corners, share, True, None, float("nan")))
     return tuple(found), row.image_size, None
 
 

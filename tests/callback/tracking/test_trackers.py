@@ -17,12 +17,12 @@ from geneval_reward.callback.tracking import (
     TensorBoardTracker,
     Tracking,
     WandbTracker,
-    round_folder,
     tracker_for,
     write_round,
 )
 from geneval_reward.callback.tracking.record import TABLE_COLUMNS
 from geneval_reward.results import read_results
+from geneval_reward.results.layout import read_folder
 
 
 class Calls:
@@ -86,7 +86,7 @@ def test_tensorboard(record: ScoreRecord) -> None:
     assert len(np.unique(images[0][1].reshape(-1, 3), axis=0)) > 1, "a box is drawn"
     (tag, text, step), *_ = logger.experiment.named("add_text")
     assert (tag, step) == ("geneval/samples", 7)
-    assert "| a photo of a cat | single_object | False | expected cat>=1, found 0 | cat 0.20 | 7 |" in text
+    assert "| a photo of a cat | single_object | False | expected cat&gt;=1, found 0 | cat 0.20 | 7 |" in text
 
 
 def test_mlflow(record: ScoreRecord, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_csv_really(record: ScoreRecord, tmp_path: Path) -> None:
 
 
 def test_files_without_any_logger(record: ScoreRecord, tmp_path: Path) -> None:
-    folder = round_folder(tmp_path, "geneval", 7)
+    folder = tmp_path / "geneval" / "step-00000007"
     Tracking().show(record, [], folder)
     results = read_results(folder / "results.jsonl")
     assert len(results) == 3
@@ -134,6 +134,12 @@ def test_files_without_any_logger(record: ScoreRecord, tmp_path: Path) -> None:
     ]
     with Image.open(folder / "00001/samples/0000.png") as image:
         assert image.getpixel((3, 3)) == (10, 0, 0), "as it was judged"
+    again = read_folder(folder)  # as `geneval-reward score` reads it
+    assert [(item.filename, item.spec.prompt) for item in again.items] == [
+        ("00000/samples/0000.png", "a photo of a red dog"),
+        ("00001/samples/0000.png", "a photo of a cat"),
+    ]
+    assert again.problems == []
     write_round(record, folder)  # the same step again, after a resume: replaced
     assert len(read_results(folder / "results.jsonl")) == 3
 
@@ -145,6 +151,12 @@ def test_each_logger_gets_its_turn_and_failures_are_named(record: ScoreRecord, t
 
     good = Logger()
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RuntimeError, match=r"shown by files in .*file.*; Broken: OSError: disk is full"):
-        Tracking().show(record, [Broken(), good], tmp_path / "file")
+    tracking, broken = Tracking(), Broken()
+    with (
+        pytest.warns(UserWarning, match=r"could not be shown by Broken \(OSError: disk is full\)"),
+        pytest.raises(RuntimeError, match=r"files could not be written to .*file"),
+    ):
+        tracking.show(record, [broken, good], tmp_path / "file")
     assert good.metrics == [(dict(record.metrics), 7)]
+    tracking.show(record, [broken, good], tmp_path / "folder")  # warned of once
+    assert len(good.metrics) == 2
