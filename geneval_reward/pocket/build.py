@@ -1,31 +1,39 @@
-"""A new, untrained pocket pipeline: the sizes of its parts."""
+"""A new, untrained pocket pipeline and the sizes of its parts."""
 
 from __future__ import annotations
 
 import torch
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from transformers import T5Config, T5EncoderModel
 
 from geneval_reward.pocket.codec import CHANNELS, SIDE
 from geneval_reward.pocket.decoder import SceneDecoder
 from geneval_reward.pocket.pipeline import PocketPipeline
-from geneval_reward.pocket.text import MAX_WORDS, PocketTextConfig, PocketTextEncoder, make_tokenizer, vocabulary
+from geneval_reward.pocket.text import MAX_TOKENS, make_tokenizer, vocabulary
 
 
 def build_pipeline(
-    seed: int = 0, *, layers: int = 4, heads: int = 4, head_width: int = 32, text_width: int = 64
+    seed: int = 0,
+    *,
+    layers: int = 8,
+    heads: int = 6,
+    head_width: int = 16,
+    text_layers: int = 6,
+    text_width: int = 64,
 ) -> PocketPipeline:
-    """An untrained pipeline.
+    """Build an untrained pipeline.
 
     Args:
-        seed: Of the first weights; torch's global state is left as it was.
+        seed: Seed of the initial weights; torch's global random state is left as it was.
         layers: Blocks of the transformer.
-        heads: Attention heads of each.
+        heads: Attention heads per block.
         head_width: Width of a head; `heads * head_width` is the transformer's width.
-        text_width: Width of the word vectors.
+        text_layers: Blocks of the text encoder.
+        text_width: Width of the text encoder's token vectors.
 
     Returns:
-        A pipeline with random weights, 2.3 million with the defaults.
+        A pipeline with random weights: 2.6 million in the transformer and 0.25 million in the text encoder by default.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -43,8 +51,19 @@ def build_pipeline(
             pooled_projection_dim=text_width,
             pos_embed_max_size=SIDE,
         )
-        text_encoder = PocketTextEncoder(
-            PocketTextConfig(vocab_size=len(vocabulary()), hidden_size=text_width, max_words=MAX_WORDS)
+        # The T5 1.1 family, as in SD3, PixArt and FLUX: gated GELU, no dropout.
+        text_encoder = T5EncoderModel(
+            T5Config(
+                vocab_size=len(vocabulary()),
+                d_model=text_width,
+                d_kv=16,
+                num_heads=text_width // 16,
+                d_ff=2 * text_width,
+                num_layers=text_layers,
+                feed_forward_proj="gated-gelu",
+                dropout_rate=0.0,
+                relative_attention_max_distance=MAX_TOKENS,
+            )
         )
     return PocketPipeline(
         transformer.eval(),

@@ -19,6 +19,8 @@ SIDE: Final = 2
 _CLASSES: Final = slice(1, 1 + len(POCKET_CLASSES))
 _COLORS: Final = slice(_CLASSES.stop, _CLASSES.stop + len(POCKET_COLORS))
 _PLACE: Final = slice(_COLORS.stop, _COLORS.stop + 3)
+CENTRE: Final = slice(_PLACE.start, _PLACE.start + 2)
+"""The channels of an object's x and y."""
 _GROUND: Final = slice(_PLACE.stop, _PLACE.stop + 2)
 CHANNELS: Final = _GROUND.stop
 """Presence, one per class, one per colour, x, y and size, and two of the ground."""

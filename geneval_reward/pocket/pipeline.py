@@ -13,10 +13,11 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_output import StableDiffusi
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
+from transformers import T5EncoderModel
 
 from geneval_reward.errors import UsageError
 from geneval_reward.pocket.decoder import SceneDecoder
-from geneval_reward.pocket.text import MAX_WORDS, PocketTextEncoder, PocketTokenizer
+from geneval_reward.pocket.text import MAX_TOKENS, MAX_WORDS, PocketTokenizer, encode_text
 
 # diffusers' own logger, so that its verbosity settings hold here too.
 _log = logging.get_logger(__name__)
@@ -34,7 +35,7 @@ class PocketPipeline(DiffusionPipeline):
     that code which trains `pipe.transformer` of SD3 trains this one. Instead of an autoencoder it has a
     `geneval_reward.pocket.decoder.SceneDecoder`, which draws the scene that a latent stands for.
 
-    Prompts may hold any text. Words outside its vocabulary are read as "unknown" with a warning, words beyond the twelfth
+    Prompts may hold any text. Words outside its vocabulary are read as "unknown" with a warning, words beyond the eleventh
     are cut with a warning, and an empty prompt gives any scene. No picture has more than four objects, whatever is asked.
 
     Args:
@@ -68,7 +69,7 @@ class PocketPipeline(DiffusionPipeline):
         self,
         transformer: SD3Transformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        text_encoder: PocketTextEncoder,
+        text_encoder: T5EncoderModel,
         tokenizer: PocketTokenizer,
         vae: SceneDecoder,
     ) -> None:
@@ -91,7 +92,7 @@ class PocketPipeline(DiffusionPipeline):
         negative_prompt_embeds: torch.Tensor | None = None,
         pooled_prompt_embeds: torch.Tensor | None = None,
         negative_pooled_prompt_embeds: torch.Tensor | None = None,
-        max_sequence_length: int = MAX_WORDS,
+        max_sequence_length: int = MAX_TOKENS,
     ) -> Embeds:
         """Read prompts, with the signature and result of Stable Diffusion 3's method of this name.
 
@@ -107,7 +108,7 @@ class PocketPipeline(DiffusionPipeline):
             negative_prompt_embeds: The same of the negative prompt.
             pooled_prompt_embeds: Ready prompt vectors `(n, width)`; needed with `prompt_embeds`.
             negative_pooled_prompt_embeds: The same of the negative prompt.
-            max_sequence_length: Not used: every prompt has twelve places.
+            max_sequence_length: Not used: every prompt has twelve tokens.
 
         Returns:
             `(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)`; the negative
@@ -307,11 +308,13 @@ class PocketPipeline(DiffusionPipeline):
                 raise TypeError(f"{name}[{index}]: expected a string, got {type(text).__name__}")
         if not texts:
             raise UsageError(f"{name}: expected at least one text, got an empty list")
-        tokens = self.tokenizer(texts, padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        )
         self._warn(texts)
-        read = self.text_encoder(tokens.input_ids.to(device), tokens.attention_mask.to(device))
+        words, pooled = encode_text(self.text_encoder, tokens.input_ids.to(device), tokens.attention_mask.to(device))
         dtype = self.transformer.dtype
-        return read.last_hidden_state.to(dtype), read.text_embeds.to(dtype)
+        return words.to(dtype), pooled.to(dtype)
 
     def _warn(self, texts: list[str]) -> None:
         unknown: dict[str, None] = {}

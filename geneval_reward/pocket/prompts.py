@@ -16,6 +16,7 @@ from geneval_reward.prompts import CLASS_IDS, COLORS, RELATIONS, TAGS, PromptSpe
 from geneval_reward.prompts.stream import Stream
 from geneval_reward.prompts.suite import color_attr, colors, counting, position, two_object
 from geneval_reward.prompts.training import Meaning, meaning
+from geneval_reward.prompts.wording import plural
 
 SUITE_SEED: Final = 4
 SUITE_SHA256: Final = "daedc3b8d49697abbfbb0a37f0a9a67b76475130414c78948daf52590292d715"
@@ -68,9 +69,15 @@ def pocket_suite() -> tuple[PromptSpec, ...]:
 
 @cache
 def training_specs() -> Mapping[str, tuple[PromptSpec, ...]]:
-    """Every prompt of the pocket world whose meaning is not held out, by task."""
+    """Every prompt of the pocket world whose meaning is not held out, by task.
+
+    Only 12 plain counts are not held out. So that training sees more, each of them is asked in the ten colours too
+    ("a photo of two red clocks"), and stands ten times itself, so that half of the draws are plain.
+    """
     held_out = {meaning(spec) for spec in pocket_suite() if spec.tag != "single_object"}
-    return {tag: tuple(spec for spec in _every(tag) if meaning(spec) not in held_out) for tag in TAGS}
+    specs = {tag: tuple(spec for spec in _every(tag) if meaning(spec) not in held_out) for tag in TAGS}
+    colored = tuple(_colored(spec, color) for spec in specs["counting"] for color in COLORS)
+    return specs | {"counting": specs["counting"] * len(COLORS) + colored}
 
 
 def iter_pocket_prompts(seed: int = 0, mix: Mapping[str, int] | None = None) -> Iterator[PromptSpec]:
@@ -123,6 +130,15 @@ def _every(tag: str) -> Iterator[PromptSpec]:
         case _:
             shades = [pair for c, d in combinations(range(len(COLORS)), 2) for pair in ((c, d), (d, c))]
             yield from (color_attr(a, b, c, d) for a, b in pairs for c, d in shades)
+
+
+def _colored(spec: PromptSpec, color: str) -> PromptSpec:
+    """A count in a colour."""
+    record = spec.to_record()
+    (clause,) = record["include"]
+    name = plural(clause["class"])
+    clause["color"] = color
+    return PromptSpec.parse(record | {"prompt": spec.prompt.removesuffix(name) + f"{color} {name}"})
 
 
 def _turned(spec: PromptSpec) -> PromptSpec:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,15 +27,14 @@ import numpy as np
 import torch
 import transformers
 from lightning.pytorch.cli import LightningCLI
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 import geneval_reward
 from geneval_reward.pocket.build import build_pipeline
-from geneval_reward.pocket.codec import encode_scenes
+from geneval_reward.pocket.codec import CENTRE, CHANNELS, encode_scenes
 from geneval_reward.pocket.prompts import training_specs
-from geneval_reward.pocket.text import MAX_WORDS, make_tokenizer
+from geneval_reward.pocket.text import MAX_TOKENS, encode_text, make_tokenizer
 from geneval_reward.pocket.world import Noise, sample_captioned
 from geneval_reward.prompts import TAGS
 
@@ -63,17 +63,19 @@ class CaptionedScenes(IterableDataset[Batch]):
         specs = [pool[int(rng.integers(len(pool)))] for pool in pools]
         scenes = [sample_captioned(spec, rng, self.noise) for spec in specs]
         words = self.tokenizer(
-            [spec.prompt for spec in specs], padding="max_length", max_length=MAX_WORDS, return_tensors="pt"
+            [spec.prompt for spec in specs], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
         )
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        latents = encode_scenes(scenes)
+        latents = encode_scenes(scenes).repeat(2, 1, 1, 1)
+        # Each scene is seen at two mirrored times: the text is read once for both, and times vary less from batch to batch.
+        level = torch.randn(len(scenes), generator=generator)
         return {
             "input_ids": words.input_ids,
             "attention_mask": words.attention_mask,
             "latents": latents,
             "noise": torch.randn(latents.shape, generator=generator),
-            "time": torch.randn(len(latents), generator=generator).sigmoid(),
-            "uncaptioned": torch.rand(len(latents), generator=generator),
+            "time": torch.cat([level, -level]).sigmoid(),
+            "uncaptioned": torch.rand(len(scenes), generator=generator),
         }
 
 
@@ -82,7 +84,7 @@ class Scenes(lightning.LightningDataModule):
 
     Args:
         seed: Of all scenes and captions.
-        batch_size: Scenes a step.
+        batch_size: Scenes per step; each is seen at two times.
         mix: Weight of each task's captions.
         noise: How often a caption is wrong; see `geneval_reward.pocket.world.Noise`.
         workers: Processes that make scenes beside the training; 0 makes them in it.
@@ -91,7 +93,7 @@ class Scenes(lightning.LightningDataModule):
     def __init__(
         self,
         seed: int = 0,
-        batch_size: int = 256,
+        batch_size: int = 64,
         mix: dict[str, int] | None = None,
         noise: dict[str, float] | None = None,
         workers: int = 0,
@@ -108,15 +110,58 @@ class Scenes(lightning.LightningDataModule):
         return DataLoader(data, batch_size=None, num_workers=min(h.workers, 1))
 
 
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for the blocks' matrices and AdamW for all other weights, as one optimizer.
+
+    At these sizes the two reached in 100 steps less loss than AdamW alone in 150, for a fifth more time per step.
+
+    Args:
+        model: Holds transformer and text encoder.
+        muon_lr: Learning rate of the matrices, scaled so that updates are as large as AdamW's.
+        lr: Learning rate of the rest.
+    """
+
+    def __init__(self, model: torch.nn.Module, muon_lr: float, lr: float) -> None:
+        matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and _MATRICES.search(name)]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        super().__init__([{"params": matrices, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
+        self.parts = [
+            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.99)),
+        ]
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure is not None else None
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups[0]["lr"] = group["lr"]
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"groups": super().state_dict(), "parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state["groups"])
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+# Not the modulations' matrices, nor T5's table of distances.
+_MATRICES = re.compile(r"block(?!.*(norm|relative))")
+
+
 class PocketFlow(lightning.LightningModule):
     """The transformer and the text encoder in training, and their moving average, which is what is kept.
 
     Args:
         seed: Of the first weights.
         lr: Highest learning rate of AdamW; it rises over `warmup` steps and falls to 0 at the last.
+        muon_lr: Highest learning rate of Muon, on the same schedule.
         warmup: Steps.
         ema: Decay of the moving average.
         uncaptioned: Share of captions that are left out, which makes empty prompts and guidance work.
+        place_weight: Weight of the errors of centres in the loss; those of all other channels weigh 1.
         out: Folder for the averaged weights; not written if None.
         generate_steps: Steps of `generate`.
     """
@@ -125,9 +170,11 @@ class PocketFlow(lightning.LightningModule):
         self,
         seed: int = 0,
         lr: float = 1e-3,
+        muon_lr: float = 2e-3,
         warmup: int = 50,
         ema: float = 0.995,
         uncaptioned: float = 0.1,
+        place_weight: float = 4.0,
         out: str | None = None,
         generate_steps: int = 8,
     ) -> None:
@@ -142,7 +189,7 @@ class PocketFlow(lightning.LightningModule):
         self.seconds = 0.0
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.live.parameters(), lr=self.hparams.lr, weight_decay=0.01, betas=(0.9, 0.99))
+        optimizer = MuonAndAdamW(self.live, self.hparams.muon_lr, self.hparams.lr)
         last, warmup = self.trainer.max_steps, self.hparams.warmup
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, max(last - step, 0) / max(last - warmup, 1))
@@ -150,21 +197,27 @@ class PocketFlow(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        captioned = (batch["uncaptioned"] >= self.hparams.uncaptioned).long()
-        read = self.live["text"](batch["input_ids"], batch["attention_mask"] * captioned[:, None])
+        # A dropped caption leaves the text's end alone, which is what an empty prompt is.
+        empty = batch["uncaptioned"] < self.hparams.uncaptioned
+        ids, mask = batch["input_ids"].clone(), batch["attention_mask"].clone()
+        ids[empty, 0], mask[empty, 1:] = self.pipe.tokenizer.eos_token_id, 0
+        words, pooled = encode_text(self.live["text"], ids, mask)
         time = batch["time"].view(-1, 1, 1, 1)
         noisy = (1 - time) * batch["latents"] + time * batch["noise"]
         velocity = self.live["transformer"](
             hidden_states=noisy,
             timestep=batch["time"] * 1000,
-            encoder_hidden_states=read.last_hidden_state,
-            pooled_projections=read.text_embeds,
+            encoder_hidden_states=words.repeat(2, 1, 1),
+            pooled_projections=pooled.repeat(2, 1),
             return_dict=False,
         )[0]
-        loss = F.mse_loss(velocity, batch["noise"] - batch["latents"])
-        self.log("loss", loss, prog_bar=True)
-        self.curve.append(float(loss.detach()))
-        return loss
+        error = (velocity - (batch["noise"] - batch["latents"])).square()
+        # The weight moves no minimum, since every channel has its own; it makes places heard among many sure channels.
+        weight = torch.ones(CHANNELS, 1, 1)
+        weight[CENTRE] = self.hparams.place_weight
+        self.log("loss", error.mean(), prog_bar=True)
+        self.curve.append(float(error.detach().mean()))
+        return (error * weight).mean() / weight.mean()
 
     def on_train_start(self) -> None:
         self.started = time.perf_counter()
