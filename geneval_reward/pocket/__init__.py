@@ -1,8 +1,8 @@
 """The bundled text-to-image model: small scenes of emoji artwork, generated and drawn on a laptop's CPU.
 
-It is a generative model over scenes with a drawing decoder, not a model of pixels: docs/pocket.md says what follows from
-that. To code it is an ordinary diffusers pipeline, so that everything that samples, scores or trains Stable Diffusion 3
-can be tried on it within minutes.
+It is a generative model over scenes with a drawing decoder, not a model of pixels; docs/pocket.md says what follows from
+that. It has the interface of an ordinary diffusers pipeline, so everything that samples, scores or trains Stable
+Diffusion 3 can be tried on it within minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LAZY = {"PocketPipeline": "pipeline", "build_pipeline": "build", "load_pipeline
 
 
 def __getattr__(name: str) -> Any:
-    # diffusers takes seconds to import; prompts and classes are to be had without it.
+    # diffusers takes seconds to import, and prompts and classes do not need it.
     if name in _LAZY:
         from importlib import import_module
 

@@ -1,6 +1,6 @@
 """Scenes as latents: four slots in a 2 x 2 grid, each with presence, class, colour, place, size and ground as numbers.
 
-A latent looks to a diffusion model like that of any image: `(channels, 2, 2)` real numbers, most of them within [-1, 1].
+To a diffusion model a scene is a latent like any other: `(channels, 2, 2)` real numbers, most of them within [-1, 1].
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ CENTRE: Final = slice(_PLACE.start, _PLACE.start + 2)
 """The channels of an object's x and y."""
 _GROUND: Final = slice(_PLACE.stop, _PLACE.stop + 2)
 CHANNELS: Final = _GROUND.stop
-"""Presence, one per class, one per colour, x, y and size, and two of the ground."""
+"""One for presence, one per class, one per colour, three for x, y and size, and two for the ground."""
 
 assert SIDE * SIDE == MAX_OBJECTS
 
 
 def encode_scenes(scenes: Sequence[Scene]) -> torch.Tensor:
-    """Latents of scenes.
+    """Encode scenes as latents.
 
     Args:
-        scenes: Their objects go into the slots in order; slots left over are absent.
+        scenes: Scenes whose objects fill the slots in order; the remaining slots are absent.
 
     Returns:
         `(n, CHANNELS, 2, 2)` float32 on the CPU. Classes and colours are one-hot as 1 and -1; the centre of the image is
-        0 and its edges are -2 and 2; absent slots hold zeros but for presence (-1) and the ground.
+        0 and its edges are -2 and 2; absent slots hold zeros except for presence (-1) and the ground.
     """
     slots = np.zeros((len(scenes), MAX_OBJECTS, CHANNELS), np.float32)
     slots[:, :, 0] = -1
@@ -53,17 +53,17 @@ def encode_scenes(scenes: Sequence[Scene]) -> torch.Tensor:
 
 
 def decode_scenes(latents: torch.Tensor) -> list[Scene]:
-    """The scenes that latents stand for, whatever numbers they hold.
+    """Decode latents to scenes, whatever numbers they hold.
 
     Args:
         latents: `(n, CHANNELS, 2, 2)`, any float dtype and device.
 
     Returns:
-        One scene each: slots with presence above 0, of the class and the colour with the largest numbers. Centres are held
-        to the image and sizes to their range; the ground is the mean of the four slots.
+        One scene per latent. It holds the slots with presence above 0, with the class and colour of the largest numbers.
+        Centres are clipped to the image and sizes to their range; the ground is the mean over the four slots.
 
     Raises:
-        ValueError: If the shape is another, or a number is not finite; the message names the index.
+        UsageError: If the shape differs or a number is not finite; the message names the index.
     """
     if latents.ndim != 4 or tuple(latents.shape[1:]) != (CHANNELS, SIDE, SIDE):
         raise UsageError(f"latents: expected shape (n, {CHANNELS}, {SIDE}, {SIDE}), got {tuple(latents.shape)}")

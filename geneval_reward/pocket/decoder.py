@@ -1,4 +1,4 @@
-"""`SceneDecoder`: what stands where a latent diffusion pipeline has its autoencoder. It draws instead of computing pixels."""
+"""`SceneDecoder` takes the place of a latent diffusion pipeline's autoencoder; it draws instead of computing pixels."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class SceneDecoderOutput(BaseOutput):
 
 
 class SceneDecoder(ModelMixin, ConfigMixin):
-    """Latents to pictures and scenes to latents, with the interface of a diffusers autoencoder.
+    """Turns latents into pictures and scenes into latents, with the interface of a diffusers autoencoder.
 
-    It has no weights to learn and gives no gradient: pictures are drawn from artwork by
+    It has no weights and gives no gradient: pictures are drawn from artwork by
     `geneval_reward.pocket.render.render`. Reward methods that need no gradient of the reward (NFT, GRPO) train through
-    it like through any decoder.
+    it as through any decoder.
 
     Args:
         latent_channels: Channels of a latent; fixed by the world.
         sample_size: Side of a picture in pixels; fixed by the artwork's preparation.
         scaling_factor: As in diffusers: `latents / scaling_factor + shift_factor` is what `decode` takes.
-        shift_factor: See `scaling_factor`.
+        shift_factor: Added after scaling, as in diffusers.
         classes: The classes that latents were made for; a check that weights fit this version's world.
     """
 
@@ -71,13 +71,13 @@ class SceneDecoder(ModelMixin, ConfigMixin):
         Args:
             latents: `(n, CHANNELS, 2, 2)`.
             return_dict: Whether to wrap the result.
-            generator: Not used: drawing has no chance in it.
+            generator: Ignored; drawing is deterministic.
 
         Returns:
             Pictures `(n, 3, 256, 256)` in [-1, 1], of the latents' dtype and device, without gradient.
 
         Raises:
-            ValueError: If the shape is another, or a number is not finite.
+            UsageError: If the shape differs or a number is not finite.
         """
         pictures = np.stack([render(scene) for scene in decode_scenes(latents)]) if len(latents) else _NOTHING
         sample = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(latents.device)
@@ -85,7 +85,7 @@ class SceneDecoder(ModelMixin, ConfigMixin):
         return SceneDecoderOutput(sample=sample) if return_dict else (sample,)
 
     def encode(self, scenes: Sequence[Scene]) -> torch.Tensor:
-        """Latents of scenes, `(n, CHANNELS, 2, 2)`, on this module's device: what training takes in place of pictures."""
+        """Encode scenes as latents `(n, CHANNELS, 2, 2)` on this module's device; training uses them in place of pictures."""
         return encode_scenes(scenes).to(self.device, self.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The packaged pocket pipeline: loads without a network, and refuses damaged files."""
+"""Loads the packaged pocket pipeline without a network and refuses damaged files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from geneval_reward.errors import WeightsError
 from geneval_reward.pocket.pipeline import PocketPipeline
 
 FOLDER: Final = Path(str(files("geneval_reward") / "data" / "pocket"))
-"""A diffusers folder, with a `PROVENANCE.json` that says how its weights came to be."""
+"""A diffusers folder with a `PROVENANCE.json` that says how its weights were made."""
 
 
 def load_pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PocketPipeline:
-    """The packaged text-to-image pipeline.
+    """Load the packaged text-to-image pipeline.
 
     Args:
         device: Where to run.
-        dtype: What to compute in; the file holds float16.
+        dtype: Type to compute in; the files hold float16.
 
     Returns:
         A new pipeline, its progress bar off, all weights in eval mode.
@@ -39,14 +39,14 @@ def load_pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch
         pipeline: PocketPipeline = PocketPipeline.from_pretrained(str(FOLDER), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
-        # Not pipeline.to(dtype): diffusers warns of layers to be kept in float32, of which there are none.
+        # pipeline.to(dtype) would warn about layers that should stay in float32; there are none.
         torch.nn.Module.to(part, dtype=dtype)
     return pipeline.to(device)
 
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Loading takes a moment: no progress bars of diffusers and transformers."""
+    """Hide the progress bars of diffusers and transformers; loading takes less than a second."""
     switches = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
     for module in switches:
         module.disable_progress_bar()
@@ -58,7 +58,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """How the packaged weights came to be: seed, steps, versions, loss curve, hashes.
+    """Read how the packaged weights were made: seed, steps, versions, loss curve and hashes.
 
     Raises:
         WeightsError: If the file is missing.

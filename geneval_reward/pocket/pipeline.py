@@ -23,7 +23,7 @@ from geneval_reward.pocket.text import MAX_TOKENS, MAX_WORDS, PocketTokenizer, e
 _log = logging.get_logger(__name__)
 
 MAX_IMAGES = 4096
-"""Most images of one call: about 3 GB of pictures."""
+"""Most images per call; they take about 3 GB."""
 
 Embeds = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
@@ -31,8 +31,8 @@ Embeds = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | N
 class PocketPipeline(DiffusionPipeline):
     """Scenes of the pocket world from text.
 
-    What Stable Diffusion 3's pipeline is, in small: the same transformer class and scheduler, called in the same way, so
-    that code which trains `pipe.transformer` of SD3 trains this one. Instead of an autoencoder it has a
+    A small Stable Diffusion 3 pipeline: transformer, scheduler and T5 text encoder are of the same classes and called in the
+    same way, so code that trains or prunes SD3's parts works on these. Instead of an autoencoder it has a
     `geneval_reward.pocket.decoder.SceneDecoder`, which draws the scene that a latent stands for.
 
     Prompts may hold any text. Words outside its vocabulary are read as "unknown" with a warning, words beyond the eleventh
@@ -94,28 +94,28 @@ class PocketPipeline(DiffusionPipeline):
         negative_pooled_prompt_embeds: torch.Tensor | None = None,
         max_sequence_length: int = MAX_TOKENS,
     ) -> Embeds:
-        """Read prompts, with the signature and result of Stable Diffusion 3's method of this name.
+        """Encode prompts, with the signature and result of Stable Diffusion 3's `encode_prompt`.
 
         Args:
             prompt: One text or several.
-            prompt_2: Not used: there is one text encoder. SD3 has three.
-            prompt_3: Not used.
-            device: Where to compute; the pipeline's own if None.
-            num_images_per_prompt: How often each row is repeated, one after another.
-            do_classifier_free_guidance: Whether to read the negative prompt too.
-            negative_prompt: What guidance leads away from; the empty text if None.
-            prompt_embeds: Ready word vectors `(n, 12, width)` in place of `prompt`.
-            negative_prompt_embeds: The same of the negative prompt.
-            pooled_prompt_embeds: Ready prompt vectors `(n, width)`; needed with `prompt_embeds`.
-            negative_pooled_prompt_embeds: The same of the negative prompt.
-            max_sequence_length: Not used: every prompt has twelve tokens.
+            prompt_2: Ignored: there is one text encoder, where SD3 has three.
+            prompt_3: Ignored.
+            device: Device to compute on; the pipeline's own if None.
+            num_images_per_prompt: Copies of each row, one after another.
+            do_classifier_free_guidance: Whether to encode the negative prompt too.
+            negative_prompt: Text that guidance leads away from; the empty text if None.
+            prompt_embeds: Token vectors `(n, 12, width)` in place of `prompt`.
+            negative_prompt_embeds: The same for the negative prompt.
+            pooled_prompt_embeds: Prompt vectors `(n, width)`; needed with `prompt_embeds`.
+            negative_pooled_prompt_embeds: The same for the negative prompt.
+            max_sequence_length: Ignored: every prompt has twelve tokens.
 
         Returns:
             `(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)`; the negative
             ones are None without guidance.
 
         Raises:
-            ValueError: If there is neither a prompt nor its embeddings, or only half of the embeddings.
+            UsageError: If there is neither a prompt nor its embeddings, or only half of the embeddings.
             TypeError: If a prompt is not text.
         """
         device = device or self._execution_device
@@ -167,9 +167,9 @@ class PocketPipeline(DiffusionPipeline):
         Args:
             prompt: One text or several.
             num_inference_steps: Euler steps, >= 1.
-            sigmas: Noise levels to step through in place of the scheduler's own.
+            sigmas: Noise levels to use in place of the scheduler's own.
             guidance_scale: Classifier-free guidance above 1; 1 is none.
-            negative_prompt: What guidance leads away from.
+            negative_prompt: Text that guidance leads away from.
             num_images_per_prompt: Images of each prompt, which come one after another.
             generator: Source of the first noise; with a list, one per image, an image does not depend on its batch.
             latents: The first noise itself, `(n, channels, 2, 2)`.
@@ -188,7 +188,7 @@ class PocketPipeline(DiffusionPipeline):
             An output with `images`.
 
         Raises:
-            ValueError: If an argument is out of range, or as many generators or latents as images are not given.
+            UsageError: If an argument is out of range, or generators or latents are not one per image.
             TypeError: If a prompt is not text.
         """
         side = self.vae.config.sample_size
@@ -268,7 +268,7 @@ class PocketPipeline(DiffusionPipeline):
         """The first noise `(count, channels, 2, 2)`: drawn, or checked if given.
 
         Raises:
-            ValueError: If the generators are not as many as images, or the latents not of this shape.
+            UsageError: If the generators are not as many as images, or the latents not of this shape.
         """
         side = self.transformer.config.sample_size
         shape = (count, self.transformer.config.in_channels, side, side)

@@ -1,4 +1,4 @@
-"""Prompts of the pocket world: a fixed suite whose compositions are held out, and all others to train on."""
+"""Prompts of the pocket world: a fixed suite of held-out compositions, and all other prompts to train on."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from geneval_reward.prompts.wording import plural
 
 SUITE_SEED: Final = 4
 SUITE_SHA256: Final = "daedc3b8d49697abbfbb0a37f0a9a67b76475130414c78948daf52590292d715"
-"""Of the suite's records as JSON lines, each ended by a newline."""
+"""Hash of the suite's records as JSON lines, each ended by a newline."""
 
 _HELD_OUT: Final = {"two_object": 12, "counting": 12, "colors": 40, "position": 56, "color_attr": 60}
-"""Held-out meanings of each task; of two objects both orders are asked."""
+"""Held-out meanings per task; two-object prompts are asked in both orders."""
 
 _COUNTS: Final = (2, 3, 4)
 _IDS: Final = tuple(CLASS_IDS[name] for name in POCKET_CLASSES)
@@ -31,16 +31,16 @@ _IDS: Final = tuple(CLASS_IDS[name] for name in POCKET_CLASSES)
 
 @cache
 def pocket_suite() -> tuple[PromptSpec, ...]:
-    """The fixed prompts by which the pocket model is measured.
+    """Return the fixed prompts that the pocket model is measured by.
 
-    All classes as single objects (there are no others to train on), and of the other five tasks compositions that
-    `training_specs` never draws.
+    They are all classes as single objects (there are no others to train on) and, for the other five tasks, compositions
+    that `training_specs` never draws.
 
     Returns:
         200 specs, task by task in the benchmark's order.
 
     Raises:
-        SpecError: If they are not the prompts that they must be; the installation is damaged.
+        SpecError: If the prompts do not match their hash, which means that the installation is damaged.
 
     Example:
         >>> suite = pocket_suite()
@@ -69,7 +69,7 @@ def pocket_suite() -> tuple[PromptSpec, ...]:
 
 @cache
 def training_specs() -> Mapping[str, tuple[PromptSpec, ...]]:
-    """Every prompt of the pocket world whose meaning is not held out, by task.
+    """Return every prompt of the pocket world whose meaning is not held out, by task.
 
     Only 12 plain counts are not held out. So that training sees more, each of them is asked in the ten colours too
     ("a photo of two red clocks"), and stands ten times itself, so that half of the draws are plain.
@@ -81,17 +81,17 @@ def training_specs() -> Mapping[str, tuple[PromptSpec, ...]]:
 
 
 def iter_pocket_prompts(seed: int = 0, mix: Mapping[str, int] | None = None) -> Iterator[PromptSpec]:
-    """Training prompts of the pocket world without end.
+    """Draw training prompts of the pocket world without end.
 
     Args:
         seed: Seed of the stream.
         mix: Integer weight per task; equal weights if None.
 
     Yields:
-        Specs that are not in `pocket_suite` in meaning, but for single objects.
+        Specs whose meaning is not in `pocket_suite`, except for single objects.
 
     Raises:
-        ValueError: For an unknown task or a weight that is not an integer >= 0.
+        UsageError: For an unknown task or a weight that is not an integer >= 0.
 
     Example:
         >>> from itertools import islice

@@ -1,4 +1,4 @@
-"""From a scene to its picture, quickly: every drawing is prepared once per class, colour and size."""
+"""Draws scenes quickly: each drawing is prepared once per class, colour and size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geneval_reward.pocket.scene import LOOKS, SIZES, Scene, drawing
 RESOLUTION: Final = 256
 """Side of a picture in pixels."""
 
-_STEP: Final = 4  # sizes are rounded to so many pixels, so that few are prepared
+_STEP: Final = 4  # sizes are rounded to multiples of this, so that few drawings are prepared
 _LIGHTS: Final = 4  # steps of lightness of the ground
 _SHADOW: Final = (40, 40, 48)
 _SHADOW_ALPHA: Final = 70
@@ -27,7 +27,7 @@ def render(scene: Scene) -> Bytes:
     """Draw a scene.
 
     Args:
-        scene: What to show. Sizes are held to `geneval_reward.pocket.scene.SIZES`; objects may reach over the edge.
+        scene: Scene to show. Sizes are clipped to `geneval_reward.pocket.scene.SIZES`; objects may reach over the edge.
 
     Returns:
         `(256, 256, 3)` uint8 RGB.
@@ -38,7 +38,7 @@ def render(scene: Scene) -> Bytes:
         color, cover = _stamp(item.class_name, item.color, size)
         height, width = cover.shape[:2]
         left, top = round(item.x * RESOLUTION - width / 2), round(item.y * RESOLUTION - height / 2)
-        # What reaches over the edge is cut off.
+        # Cut off what reaches over the edge.
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, RESOLUTION), min(top + height, RESOLUTION)
         if x1 >= x2 or y1 >= y2:
             continue
@@ -49,7 +49,7 @@ def render(scene: Scene) -> Bytes:
 
 
 def ground(tone: float, light: float) -> Bytes:
-    """The ground that two numbers in [-1, 1] stand for, as `(256, 256, 3)` uint8; do not write into it."""
+    """Return the ground for two numbers in [-1, 1] as a shared `(256, 256, 3)` uint8 array; do not write into it."""
     return _ground(_index(tone, len(BACKGROUNDS)), _index(light, _LIGHTS))
 
 

@@ -1,4 +1,4 @@
-"""Scenes of the pocket world: up to four drawings on a soft ground, each with a class, a colour, a place and a size."""
+"""Scenes of the pocket world: up to four drawings with class, colour, place and size on a soft ground."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES: Final = (0.30, 0.56)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a class is shown, found by measurement like the classes themselves.
+    """How a class is shown; chosen by measurement, like the classes themselves.
 
     Attributes:
         turn: Degrees by which the drawing is turned counter-clockwise.
@@ -135,13 +135,13 @@ def extent(class_name: str) -> tuple[float, float]:
 
 
 def fulfils(scene: Scene, spec: PromptSpec) -> bool:
-    """Whether a scene does what a record asks, by its true objects and the benchmark's own rules.
+    """Tell whether a scene shows what a record asks for, by its true objects and the benchmark's own rules.
 
     Like the judge with a perfect detector: objects beyond the required count are free unless excluded; colour and
     place are asked of the first objects of a class.
 
     Args:
-        scene: The truth.
+        scene: Scene to check.
         spec: Any record.
 
     Returns:
@@ -162,6 +162,6 @@ def fulfils(scene: Scene, spec: PromptSpec) -> bool:
 
 
 def holds(subject: Item, relation: str, target: Item) -> bool:
-    """Whether one object is in a relation to another, by the benchmark's rule."""
+    """Tell whether one object is in a relation to another, by the benchmark's rule."""
     a, b = (np.asarray(item.box, np.float32) * 256 for item in (subject, target))
     return relation in relations(offset_direction(a, b, 0.1))

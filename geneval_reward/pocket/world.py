@@ -1,4 +1,4 @@
-"""Scenes for captions: clean ones that do what a prompt asks, and web-like ones that often do not."""
+"""Scenes for captions: clean ones that match their prompt, and ones like the web's that often do not."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _QUARTERS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 
 
 def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
-    """A clean scene: it does what the prompt asks and shows nothing else.
+    """Draw a clean scene, which shows what the prompt asks for and nothing else.
 
     Args:
         spec: A record of pocket classes with at most four objects.
-        rng: Source of chance. Classes, colours that are not asked for (half the time the drawing's own), places, sizes and
-            the ground are drawn.
+        rng: Random generator. It draws colours that are not asked for (half the time the drawing's own), places, sizes
+            and the ground.
 
     Returns:
         A scene for which `geneval_reward.pocket.scene.fulfils` is true.
 
     Raises:
-        ValueError: If the record asks for more objects than there are slots, for classes that the world does not have, or
+        UsageError: If the record asks for more objects than there are slots, for classes that the world does not have, or
             for places that cannot be.
     """
     wanted = [(clause.class_name, clause.color) for clause in spec.include for _ in range(clause.count)]
@@ -40,7 +40,7 @@ def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
     loose = rng.random() < 0.5
     shown = [(name, color or _own_or_any(rng, loose)) for name, color in wanted]
     placed = _arrange(shown, rng)
-    # Which object goes where is tried in random order until the prompt's relations hold.
+    # Try assignments of objects to places in random order until the prompt's relations hold.
     ground = float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1))
     for _ in range(20):
         for order in rng.permutation(list(permutations(range(len(shown))))):
@@ -51,7 +51,7 @@ def sample_scene(spec: PromptSpec, rng: np.random.Generator) -> Scene:
             if fulfils(scene, spec):
                 return scene
         placed = _arrange(shown, rng)
-    raise UsageError(f"spec: expected places that can be, got {spec.prompt!r}")
+    raise UsageError(f"spec: expected an arrangement that is possible, got {spec.prompt!r}")
 
 
 def _own_or_any(rng: np.random.Generator, own: bool) -> str | None:
@@ -59,7 +59,7 @@ def _own_or_any(rng: np.random.Generator, own: bool) -> str | None:
 
 
 def _arrange(shown: list[tuple[str, str | None]], rng: np.random.Generator) -> list[Item]:
-    """Objects in places of their own: one anywhere, two in halves, more in quarters."""
+    """Place objects apart: one anywhere, two in halves, more in quarters."""
     n = len(shown)
     sizes = [float(rng.uniform(*LOOKS[name].sizes)) for name, _ in shown]
     if n == 1:
@@ -85,7 +85,7 @@ def _arrange(shown: list[tuple[str, str | None]], rng: np.random.Generator) -> l
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How often a caption of the training set is wrong about its scene, as web captions are.
+    """How often a training caption is wrong about its scene, as web captions are.
 
     Attributes:
         recolor: Chance that a coloured object has another colour.
@@ -110,20 +110,20 @@ class Noise:
 
     @classmethod
     def parse(cls, values: Mapping[str, float] | None) -> Noise:
-        """From a mapping of the attributes; None for the defaults."""
+        """Build from a mapping of attribute names; None gives the defaults."""
         return cls(**(values or {}))
 
 
 def sample_captioned(spec: PromptSpec, rng: np.random.Generator, noise: Noise) -> Scene:
-    """A scene with `spec`'s prompt as its caption, which may be wrong about it.
+    """Draw a scene whose caption, the prompt of `spec`, may be wrong about it.
 
     Args:
         spec: What the caption says.
-        rng: Source of chance.
-        noise: How often it is wrong.
+        rng: Random generator.
+        noise: How often the caption is wrong.
 
     Returns:
-        A scene whose objects lie in places of their own, whatever else is wrong.
+        A scene whose objects lie apart, whatever else is wrong.
     """
     scene = sample_scene(spec, rng)
     items = list(scene.items)

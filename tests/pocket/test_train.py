@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:.*:UserWarning"), pytest.mark.f
 
 @pytest.fixture(scope="module")
 def recipe():
-    path = ROOT / "recipes" / "pocket" / "train.py"
+    path = ROOT / "tools" / "pocket" / "train.py"
     spec = importlib.util.spec_from_file_location("pocket_train", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -58,7 +58,7 @@ def run(recipe, folder, steps, *, stop=None, resume=None, out=None, seed=0):
 
         callbacks.append(Interrupt())
     trainer = lightning.Trainer(max_steps=steps, callbacks=callbacks, default_root_dir=folder, **QUIET)
-    trainer.fit(model, recipe.Scenes(seed=seed, batch_size=24), ckpt_path=resume)
+    trainer.fit(model, recipe.Scenes(seed=seed, batch_size=12), ckpt_path=resume)
     return model
 
 

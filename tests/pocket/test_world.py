@@ -49,6 +49,19 @@ def test_training_never_means_what_the_suite_asks() -> None:
     assert not held_out & {meaning(spec) for spec in drawn}
 
 
+def test_counts_are_asked_in_colours_too_and_half_of_the_draws_are_plain() -> None:
+    pool = training_specs()["counting"]
+    plain = {spec.prompt for spec in pool if spec.include[0].color is None}
+    colored = [spec for spec in pool if spec.include[0].color]
+    assert (len(plain), len(colored), len(pool)) == (12, 120, 240)
+    assert {spec.tag for spec in colored} == {"counting"}
+    example = next(spec for spec in colored if spec.include[0].color == "red")
+    words = example.prompt.split()
+    assert " ".join(word for word in words if word != "red") in plain
+    assert words[words.index("red") - 1] in ("two", "three", "four")
+    assert fulfils(sample_scene(example, np.random.default_rng(0)), example)
+
+
 def test_prompts_are_repeatable_and_follow_the_mix() -> None:
     first, again = (list(islice(iter_pocket_prompts(7, {"colors": 1, "position": 3}), 400)) for _ in range(2))
     assert first == again

@@ -1,10 +1,12 @@
-"""What the `lite` detector makes of the pocket world: how far its scores can be trusted there.
+"""Measure the pocket model: its score by detector and by truth, its size and speed, and how far the detector can be trusted.
 
     python tools/pocket/measure.py --scenes 4 --out out/pocket_measure
 
-Prints, and writes as JSON: the score of clean scenes of the pocket suite (the ceiling of any pocket score), by class how
-often single objects are found and their colours named right, which other pocket classes are seen where there is none of
-them, and the score of the shipped model. Also writes sheets of unpicked samples and of clean scenes.
+Prints, and writes as JSON: the score of clean scenes of the pocket suite (the ceiling of any pocket score); the score that
+a perfect learner of the training captions would have; the score of the shipped model by the detector and by its true
+slots, with the relation given that both objects are there; how often single objects of each class are found, their
+colours named right, and other pocket classes seen in their place; sizes, seconds to load and images per second. Also
+writes sheets of unpicked samples and of clean scenes.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from geneval_reward import GenEvalScorer
-from geneval_reward.generate import DiffusersGenerator, seed_for
+from geneval_reward.generate import seed_for
 from geneval_reward.judge.detections import Detections
-from geneval_reward.pocket import POCKET_CLASSES, load_pipeline, pocket_suite
+from geneval_reward.pocket import POCKET_CLASSES, PocketPipeline, load_pipeline, pocket_suite
+from geneval_reward.pocket.codec import decode_scenes
+from geneval_reward.pocket.load import FOLDER, provenance
 from geneval_reward.pocket.render import render
-from geneval_reward.pocket.scene import POCKET_COLORS
-from geneval_reward.pocket.world import sample_scene
+from geneval_reward.pocket.scene import POCKET_COLORS, Scene, fulfils
+from geneval_reward.pocket.world import Noise, sample_captioned, sample_scene
 from geneval_reward.prompts import CLASS_NAMES, TAGS, PromptSpec
 
 
@@ -37,6 +43,55 @@ def scored(scorer: GenEvalScorer, images: list[Image.Image], specs: list[PromptS
         right[spec.tag].append(verdict.correct)
     table = {tag: round(float(np.mean(right[tag])), 3) for tag in TAGS}
     return table | {"overall": round(float(np.mean(list(table.values()))), 3)}
+
+
+def by_truth(scenes: list[Scene], specs: list[PromptSpec]) -> dict[str, Any]:
+    """Score by the objects that scenes really hold, by task and overall.
+
+    Also of position prompts the share with both objects and, of those, the share in the right relation; and of counting
+    prompts the share with so many objects too many (negative: too few).
+    """
+    right: dict[str, list[bool]] = defaultdict(list)
+    related: list[bool | None] = []
+    surplus: Counter[int] = Counter()
+    for spec, scene in zip(specs, scenes, strict=True):
+        ok = fulfils(scene, spec)
+        right[spec.tag].append(ok)
+        if spec.tag == "position":
+            related.append(ok if set(spec.class_names) <= {item.class_name for item in scene.items} else None)
+        if spec.tag == "counting":
+            surplus[len(scene.items) - spec.include[0].count] += 1
+    table = {tag: round(float(np.mean(right[tag])), 3) for tag in TAGS}
+    both = [ok for ok in related if ok is not None]
+    return table | {
+        "overall": round(float(np.mean(list(table.values()))), 3),
+        "position_both_shown": round(len(both) / len(related), 3),
+        "relation_given_both": round(float(np.mean(both)), 3),
+        "counting_surplus": {k: round(surplus[k] / surplus.total(), 3) for k in sorted(surplus)},
+    }
+
+
+def cost(repeat: int) -> dict[str, float | int]:
+    """Sizes of the shipped model, seconds to load it, and images and latents per second."""
+    start = perf_counter()
+    pipe = load_pipeline()
+    loaded = perf_counter() - start
+    prompts = [spec.prompt for spec in pocket_suite()[:64]]
+    rates = {}
+    for kind in ("pil", "latent"):
+        pipe(prompts[:4], output_type=kind)
+        start = perf_counter()
+        for _ in range(repeat):
+            pipe(prompts, output_type=kind)
+        rates[f"{kind}_per_second"] = round(repeat * len(prompts) / (perf_counter() - start), 1)
+    weights = [path.stat().st_size for path in FOLDER.rglob("*.safetensors")]
+    return {
+        "transformer_parameters": sum(p.numel() for p in pipe.transformer.parameters()),
+        "text_encoder_parameters": sum(p.numel() for p in pipe.text_encoder.parameters()),
+        "weights_bytes": sum(weights),
+        "load_seconds": round(loaded, 2),
+        **rates,
+    }
 
 
 def by_class(scorer: GenEvalScorer, each: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
@@ -101,23 +156,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=4, help="clean scenes and samples of each prompt of the suite")
     parser.add_argument("--each", type=int, default=4, help="single objects of each class and colour")
+    parser.add_argument("--steps", type=int, default=8, help="Euler steps")
+    parser.add_argument("--truth-only", action="store_true", help="leave out all that needs the detector")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="a diffusers folder in place of the shipped model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/pocket_measure"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
-    # All classes are kept, so that confusions show; they never change a verdict.
-    scorer = GenEvalScorer.from_pretrained("lite", device="cpu", all_classes=True)
     suite = list(pocket_suite())
     specs = [spec for spec in suite for _ in range(args.scenes)]
-
-    clean = [Image.fromarray(render(sample_scene(spec, rng))) for spec in specs]
-    result: dict[str, Any] = {"rules": str(scorer.rules), "scenes": len(specs), "clean": scored(scorer, clean, specs)}
-    result["classes"] = by_class(scorer, args.each, rng)
-    generator = DiffusersGenerator(load_pipeline(), batch_size=64)
     seeds = [seed_for(args.seed, spec.prompt, index % args.scenes) for index, spec in enumerate(specs)]
-    samples = generator.generate([spec.prompt for spec in specs], seeds)
-    result["base"] = scored(scorer, samples, specs)
+    pipe = load_pipeline() if args.folder == FOLDER else PocketPipeline.from_pretrained(args.folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.text_encoder.float()  # transformers loads it as stored
+    scenes: list[Scene] = []
+    for first in range(0, len(specs), 64):
+        rows = slice(first, first + 64)
+        latents = pipe(
+            [spec.prompt for spec in specs[rows]],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
+            num_inference_steps=args.steps,
+            output_type="latent",
+        ).images
+        scenes += decode_scenes(latents)
+    noise = Noise.parse(provenance()["noise"])
+    learned = [sample_captioned(spec, rng, noise) for spec in specs]
+    result: dict[str, Any] = {
+        "images": len(specs),
+        "truth": by_truth(scenes, specs),
+        "perfect_learner": by_truth(learned, specs),
+        "cost": cost(2),
+    }
+    if args.truth_only:
+        print(json.dumps(result, indent=1))
+        return
+    samples = [Image.fromarray(render(scene)) for scene in scenes]
+    clean = [Image.fromarray(render(sample_scene(spec, rng))) for spec in specs]
+    # All classes are kept, so that confusions show; they never change a verdict.
+    scorer = GenEvalScorer.from_pretrained("lite", device="cpu", all_classes=True)
+    result |= {
+        "rules": str(scorer.rules),
+        "clean": scored(scorer, clean, specs),
+        "base": scored(scorer, samples, specs),
+    }
+    result["classes"] = by_class(scorer, args.each, rng)
 
     # Unpicked: the first image of evenly spaced prompts of the suite.
     picks = [int(n) for n in np.linspace(0, len(suite) - 1, 36)]
