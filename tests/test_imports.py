@@ -23,6 +23,7 @@ def imported(statement: str) -> set[str]:
         ("import geneval_reward", {*HEAVY, "numpy"}),
         ("import geneval_reward; dir(geneval_reward); geneval_reward.__version__", {*HEAVY, "numpy"}),
         ("import geneval_reward.prompts as p; p.official_suite(); p.training_prompts(9)", {*HEAVY, "numpy"}),
+        ("import geneval_reward.cli", {*HEAVY, "numpy"}),
         ("from geneval_reward import PromptSpec, Rules, Verdict; import geneval_reward.judge", set(HEAVY)),
         (
             "from geneval_reward import GenEvalScorer; import geneval_reward.testing",

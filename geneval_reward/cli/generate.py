@@ -13,7 +13,6 @@ from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale,
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
 from geneval_reward.errors import FileError, UsageError
 from geneval_reward.files import read_json
-from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Generator, Subset
@@ -58,6 +57,7 @@ def generate(
 
     from geneval_reward.generate import Shard, load_generator, plan_images, read_rewrites, write_images
     from geneval_reward.generate.identity import identify
+    from geneval_reward.results.layout import GENERATE_SETUP
 
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     part = Shard.current(shard)
@@ -169,6 +169,8 @@ def _say(messages: Any, chosen: Subset | None, images_per_prompt: int, rewritten
 
 def _check_folder(out: Path) -> None:
     """A new folder, an empty one, or one of this command."""
+    from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
+
     ours = {GENERATE_SETUP, GENERATE_LOCK}
     if out.exists() and not any((out / name).exists() for name in ours) and any(out.iterdir()):
         raise typer.BadParameter(
@@ -181,6 +183,7 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     from filelock import FileLock
 
     from geneval_reward.generate.write import write_json
+    from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
     path, lock = out / GENERATE_SETUP, out / GENERATE_LOCK
     out.mkdir(parents=True, exist_ok=True)
