@@ -3,7 +3,7 @@
     rewards --> group_advantages --> optimality_probability --> nft_loss        (DiffusionNFT, sample_ode rollouts)
                                  \\-> ratio_loss / guarded_ratio_loss            (Flow-GRPO, sample_sde rollouts)
 
-All functions take latents of any shape (B, ...), one time a sample, and a plain `velocity(x, t)`, so a diffusers
+All functions take latents of any shape (B, ...), one time per sample, and a plain `velocity(x, t)`, so a diffusers
 transformer and a toy net run the same code. Equations with their sources: `docs/rl_maths.md`.
 """
 

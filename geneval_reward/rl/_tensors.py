@@ -40,9 +40,9 @@ def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> 
 
 
 def check_vector(x: Tensor, name: str, batch: int) -> None:
-    """Raise unless `x` is one number a sample, shape (B,)."""
+    """Raise unless `x` is one number per sample, shape (B,)."""
     if x.shape != (batch,):
-        raise ValueError(f"{name}: expected one number a sample, shape ({batch},), got {tuple(x.shape)}")
+        raise ValueError(f"{name}: expected one number per sample, shape ({batch},), got {tuple(x.shape)}")
 
 
 def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
@@ -81,15 +81,15 @@ def weighted_mean(values: Tensor, weight: Tensor | None, denominator: float | Te
 
 
 def randn_like(x: Tensor, generator: Generators, dtype: torch.dtype) -> Tensor:
-    """Standard normal noise of the shape of `x`; one generator for the batch, or one a sample.
+    """Standard normal noise of the shape of `x`; one generator for the batch, or one per sample.
 
-    With one generator a sample, a sample's noise does not depend on its batch. Noise is drawn on the generator's
+    With one generator per sample, a sample's noise does not depend on its batch. Noise is drawn on the generator's
     device, so that a CPU generator gives the same noise whatever device the latents are on.
     """
     if generator is None or isinstance(generator, torch.Generator):
         device = x.device if generator is None else generator.device
         return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device)
     if len(generator) != x.shape[0]:
-        raise ValueError(f"generator: expected one a sample, {x.shape[0]}, got {len(generator)}")
+        raise ValueError(f"generator: expected one per sample, {x.shape[0]}, got {len(generator)}")
     rows = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=dtype).to(x.device) for g in generator]
     return torch.stack(rows)

@@ -52,7 +52,7 @@ class GroupAdvantages:
 
     @property
     def group_size(self) -> float:
-        """Mean number of samples a group, unscored ones included."""
+        """Mean number of samples per group, unscored ones included."""
         return self.advantages.numel() / self.num_groups
 
     @property
@@ -124,7 +124,7 @@ def group_advantages(
     values = _reward_vector(rewards)
     inverse = _group_index(groups)
     if len(inverse) != len(values):
-        raise ValueError(f"groups: expected one key a reward, {len(values)}, got {len(inverse)}")
+        raise ValueError(f"groups: expected one key per reward, {len(values)}, got {len(inverse)}")
     scored = ~np.isnan(values)
     if not scored.any():
         raise ValueError(f"rewards: expected at least one scored sample, got {len(values)} without a reward")
@@ -187,7 +187,7 @@ def gdpo_advantages(
 
     Returns:
         The combined `GroupAdvantages` (its `reward_*` fields describe the weighted sum of normalised rewards) and
-        one `GroupAdvantages` a reward.
+        one `GroupAdvantages` per reward.
 
     Raises:
         ValueError: on no reward, a weight for an unknown reward, or as `group_advantages`.
@@ -221,7 +221,7 @@ def _reward_vector(rewards: Rewards) -> npt.NDArray[np.float64]:
     else:
         values = np.array([np.nan if r is None else r for r in rewards], dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"rewards: expected one number a sample, shape (N,), got shape {values.shape}")
+        raise ValueError(f"rewards: expected one number per sample, shape (N,), got shape {values.shape}")
     if (infinite := np.flatnonzero(np.isinf(values))).size:
         raise ValueError(f"rewards[{infinite[0]}]: expected a finite reward or None, got {values[infinite[0]]}")
     return values

@@ -1,4 +1,4 @@
-"""Which rank draws which prompt how often: groups of k samples a prompt, spread over the ranks."""
+"""Which rank draws which prompt how often: groups of k samples per prompt, spread over the ranks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Slot(NamedTuple):
 
 
 class DistributedKRepeatSampler(Sampler[int]):
-    """Draw `groups` prompts an epoch without replacement, repeat each `group_size` times, shuffle, split by rank.
+    """Draw `groups` prompts per epoch without replacement, repeat each `group_size` times, shuffle, split by rank.
 
     A group may span ranks and batches, so rewards must be gathered before `group_advantages`. The epoch's slots depend
     on `seed` and the epoch alone: any world size samples the same set, and a resumed run continues exactly after
@@ -36,8 +36,8 @@ class DistributedKRepeatSampler(Sampler[int]):
 
     Args:
         data: the dataset, or its length.
-        group_size: samples a prompt, k >= 2 (24 in the released GenEval settings; 6 and 12 collapse).
-        groups: prompts an epoch (48).
+        group_size: samples per prompt, k >= 2 (24 in the released GenEval settings; 6 and 12 collapse).
+        groups: prompts per epoch (48).
         batch_size: samples a rank generates at once.
         num_replicas: world size; default that of torch.distributed, or 1.
         rank: this process; default that of torch.distributed, or 0.
@@ -86,7 +86,7 @@ class DistributedKRepeatSampler(Sampler[int]):
         check_split(groups, group_size, batch_size, self.num_replicas)
 
     def __len__(self) -> int:
-        """Samples of this rank an epoch."""
+        """Samples of this rank per epoch."""
         return self.groups * self.group_size // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:

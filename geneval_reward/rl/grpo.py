@@ -147,7 +147,7 @@ def guarded_ratio_loss(
 
 
 def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor:
-    """KL to the reference policy a sample, `mean((mean - mean_ref)^2) / (2 sigma^2)`, with the released scale (no dt).
+    """KL to the reference policy for each sample, `mean((mean - mean_ref)^2) / (2 sigma^2)`, with the released scale (no dt).
 
     Args:
         mean: `SDEStep.mean` under the trained policy, (B, ...), with gradient.
@@ -173,7 +173,7 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor
 
 
 def velocity_kl(v: Tensor, v_ref: Tensor) -> Tensor:
-    """Mean squared distance of two velocities a sample, (B,): the KL term of the SDE-free methods."""
+    """Mean squared distance of two velocities for each sample, (B,): the KL term of the SDE-free methods."""
     check_like(v_ref, "v_ref", v, "v")
     return latent_mean((precise(v) - precise(v_ref).detach()) ** 2)
 
@@ -215,7 +215,7 @@ def _clipped(
 
 def _check_pair(log_prob: Tensor, log_prob_old: Tensor) -> None:
     if log_prob.ndim != 1:
-        raise ValueError(f"log_prob: expected one number a sample, shape (B,), got {tuple(log_prob.shape)}")
+        raise ValueError(f"log_prob: expected one number per sample, shape (B,), got {tuple(log_prob.shape)}")
     check_like(log_prob_old, "log_prob_old", log_prob, "log_prob")
 
 

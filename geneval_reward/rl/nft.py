@@ -128,7 +128,7 @@ def nft_loss(
     weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> NFTLoss:
-    """The DiffusionNFT loss at one time a sample.
+    """The DiffusionNFT loss at one time per sample.
 
     With `d = v - v_old`::
 
@@ -217,7 +217,7 @@ def nft_loss(
 
 
 def _side_loss(prediction: Tensor, x0: Tensor, adaptive: bool) -> Tensor:
-    """Squared error of a clean prediction a sample, divided by its own mean absolute error if `adaptive`."""
+    """Squared error of a clean prediction for each sample, divided by its own mean absolute error if `adaptive`."""
     error = latent_mean((prediction - x0) ** 2)
     if not adaptive:
         return error

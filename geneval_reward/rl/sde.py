@@ -91,7 +91,7 @@ def sde_step(
         noise_level: `a` > 0; at most 1 for CPS. 0.7 for "sde" and 0.8 for "cps" in the released configurations.
         x_next: a stored step, to be measured; None takes a new one.
         noise: standard normal like `x`, for a new step; None draws it.
-        generator: one generator, or one a sample, to draw it from.
+        generator: one generator, or one per sample, to draw it from.
 
     Returns:
         An `SDEStep`.
@@ -196,8 +196,8 @@ def sample_sde(
             None makes every step stochastic (Flow-GRPO).
         kind: the step rule.
         noise_level: as `sde_step`.
-        generator: one generator, or one a sample.
-        keep_means: also keep the means, at the cost of K latents a sample.
+        generator: one generator, or one per sample.
+        keep_means: also keep the means, at the cost of K latents per sample.
 
     Returns:
         A `Rollout`. Latents are rounded to the dtype of `x` after every step, as they are stored.

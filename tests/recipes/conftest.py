@@ -73,14 +73,14 @@ def two_processes():
 
 @pytest.fixture
 def assert_rows_equal():
-    """Logged numbers of two runs, times left out."""
+    """Logged numbers of two runs, except times and what is an average over batches, whose size depends on the ranks."""
 
     def check(one, two, case):
         assert len(one) == len(two)
         for left, right in zip(one, two, strict=True):
             assert set(left) == set(right)
             for name, value in left.items():
-                if not name.startswith("time/"):
+                if not name.startswith("time/") and not name.endswith("_max"):
                     assert right[name] == pytest.approx(value, rel=2e-4, abs=2e-6), (case, name)
 
     return check

@@ -121,10 +121,10 @@ def test_large_offset_does_not_cancel():
 @pytest.mark.parametrize(
     ("rewards", "groups", "options", "message"),
     [
-        ([1.0, 2.0], [0], {}, "groups: expected one key a reward, 2, got 1"),
+        ([1.0, 2.0], [0], {}, "groups: expected one key per reward, 2, got 1"),
         ([1.0, math.inf], [0, 0], {}, r"rewards\[1\]: expected a finite reward"),
         ([None, None], [0, 0], {}, "at least one scored sample, got 2"),
-        ([], [], {}, "rewards: expected one number a sample"),
+        ([], [], {}, "rewards: expected one number per sample"),
         (torch.zeros(2, 2), [0, 0], {}, r"got shape \(2, 2\)"),
         ([1.0], [0], {"std": "batch"}, "std: expected 'global', 'group' or 'none'"),
         ([1.0], [0], {"clip": 0.0}, "clip > 0 or None"),

@@ -126,9 +126,9 @@ def test_velocity_kl_has_gradient_for_the_policy_only():
 @pytest.mark.parametrize(
     ("log_prob", "old", "advantages", "options", "message"),
     [
-        (torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2), {}, "log_prob: expected one number a sample"),
+        (torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2), {}, "log_prob: expected one number per sample"),
         (torch.zeros(2), torch.zeros(3), torch.zeros(2), {}, "log_prob_old: expected the shape of log_prob"),
-        (torch.zeros(2), torch.zeros(2), torch.zeros(1), {}, "advantages: expected one number a sample"),
+        (torch.zeros(2), torch.zeros(2), torch.zeros(1), {}, "advantages: expected one number per sample"),
         (torch.zeros(2), torch.zeros(2), torch.tensor([0.0, float("nan")]), {}, r"advantages\[1\]: expected a number"),
         (torch.zeros(2), torch.zeros(2), torch.zeros(2), {"clip_range": 0.0}, r"clip_range in \(0, 1\)"),
     ],

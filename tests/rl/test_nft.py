@@ -198,10 +198,10 @@ def test_no_gradient_reaches_old_reference_or_data():
     [
         ({"v_old": torch.zeros(3, 3)}, r"v_old: expected the shape of v, \(2, 3\), got \(3, 3\)"),
         ({"t": torch.tensor([500.0, 1000.0])}, "times in .0, 1., got 500 to 1000; divide timesteps by 1000"),
-        ({"t": torch.zeros(3)}, r"t: expected one number a sample, shape \(2,\)"),
+        ({"t": torch.zeros(3)}, r"t: expected one number per sample, shape \(2,\)"),
         ({"r": torch.tensor([0.5, -1.0])}, "r: expected probabilities"),
         ({"r": torch.tensor([0.5, float("nan")])}, "r: expected probabilities"),
-        ({"r": torch.zeros(2, 1)}, "r: expected one number a sample"),
+        ({"r": torch.zeros(2, 1)}, "r: expected one number per sample"),
         ({"v": torch.zeros(0, 3)}, "v: expected a float tensor"),
         ({"v": torch.zeros(2, 3, dtype=torch.int64)}, "v: expected a float tensor"),
     ],
@@ -216,5 +216,5 @@ def test_bad_beta_and_weight():
     data, _ = batch((2, 3))
     with pytest.raises(ValueError, match="beta: expected a number > 0"):
         nft_loss(**data, beta=0.0)
-    with pytest.raises(ValueError, match="weight: expected one number a sample"):
+    with pytest.raises(ValueError, match="weight: expected one number per sample"):
         nft_loss(**data, weight=torch.ones(3))

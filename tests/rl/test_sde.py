@@ -212,7 +212,7 @@ def test_one_generator_a_sample_makes_noise_independent_of_the_batch():
         return sample_sde(gaussian_velocity, x[rows], flow_sigmas(5), generator=generators).x
 
     assert torch.equal(run([0, 1, 2])[1:2], run([1]))
-    with pytest.raises(ValueError, match="generator: expected one a sample, 3, got 1"):
+    with pytest.raises(ValueError, match="generator: expected one per sample, 3, got 1"):
         sample_sde(gaussian_velocity, x, flow_sigmas(5), generator=[torch.Generator()])
 
 
