@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.vision.images import as_images
+from geneval_reward.vision.images import as_images, refuse_invalid_casts
 
 _CPU = torch.device("cpu")
 
@@ -82,7 +82,9 @@ class Sampler:
         Raises:
             ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
         """
-        return check_images(self._call(prompts, seeds), len(prompts), device, "sample_fn")
+        with refuse_invalid_casts("sample_fn"):
+            images = self._call(prompts, seeds)
+        return check_images(images, len(prompts), device, "sample_fn")
 
     def _resolve(self, sample_fn: Any) -> Callable[[list[str], list[int]], Any]:
         if sample_fn is not None:

@@ -146,7 +146,8 @@ def _score_folder(
         todo = [item for item in items if item.filename not in writer.done]
         if changed:
             messages.print(
-                f"{len(changed)} images have changed since {out} was written, such as {changed[0]}; they are scored again"
+                f"{len(changed)} images or their records have changed since {out} was written, such as {changed[0]}; they are scored "
+                "again"
             )
         if len(todo) < len(items):
             messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
@@ -154,7 +155,7 @@ def _score_folder(
 
 
 def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
-    """The names of images that were written after the results file was: their rows, if any, are of other images."""
+    """The names of images whose rows are of other files or other records than those that are there now."""
     if not out.is_file():
         return []
     written = out.stat().st_mtime_ns
@@ -162,8 +163,18 @@ def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a cut line is mended when the file is taken up
-        rows = set(read_results(out).filenames) if out.stat().st_size else set()
-    return [item.filename for item in items if item.filename in rows and item.path.stat().st_mtime_ns > written]
+        if not out.stat().st_size:
+            return []
+        results = read_results(out)
+    rows = {name: results.records[number] for name, number in zip(results.filenames, results.prompt_ids, strict=True)}
+    known = [item for item in items if item.filename in rows]
+    return [item.filename for item in known if _changed_at(item.path) > written or rows[item.filename] != item.spec.to_json()]
+
+
+def _changed_at(path: Path) -> int:
+    """When a file was written or came to its place: `cp -p`, `mv` and `rsync` keep the time of the original as `mtime`."""
+    found = path.stat()
+    return max(found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> None:

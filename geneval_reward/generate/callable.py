@@ -14,6 +14,7 @@ from PIL import Image
 
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
+from geneval_reward.vision.images import refuse_invalid_casts
 
 Seeding = Literal["given", "global"]
 
@@ -96,7 +97,8 @@ class CallableGenerator:
 
         with global_seed(seeds[0]) if self.seeding == "global" else contextlib.nullcontext():
             try:
-                images = self.function(prompts, seeds)
+                with refuse_invalid_casts(f"function{describe(0)}" if len(prompts) == 1 else "function"):
+                    images = self.function(prompts, seeds)
             except ValueError as error:
                 # NumPy, Lightning and transformers each say it in other words, and all name the bound.
                 if any(bound in str(error) for bound in ("2**32", "4294967295")):

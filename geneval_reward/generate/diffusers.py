@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -92,7 +93,8 @@ class DiffusersGenerator:
 
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         # Floats, because NaN becomes 0 in uint8: a model that diverged would pass for one that paints black pictures.
-        out = self.pipe(prompt=prompts, generator=generators, output_type="np", **self.call_kwargs)
+        with _finite_decoder(self.pipe, describe(0) if len(prompts) == 1 else f" (prompts {prompts[0]!r} and more)"):
+            out = self.pipe(prompt=prompts, generator=generators, output_type="np", **self.call_kwargs)
         images = as_pil(out.images, len(prompts), "pipe", describe)
         for index, flagged in enumerate(getattr(out, "nsfw_content_detected", None) or ()):
             if flagged:
@@ -101,3 +103,26 @@ class DiffusersGenerator:
                     "load the pipeline with safety_checker=None, or take a model without one"
                 )
         return images
+
+
+@contextmanager
+def _finite_decoder(pipe: Any, origin: str) -> Iterator[None]:
+    """Raise where the decoder's output is infinite: the pipeline clamps it to [0, 1], where it passes for black or white."""
+    decoder = getattr(getattr(pipe, "vae", None), "decoder", None)
+    if not isinstance(decoder, torch.nn.Module):
+        yield
+        return
+
+    def check(module: torch.nn.Module, args: Any, output: Any) -> None:
+        pixels = getattr(output, "sample", output)
+        if isinstance(pixels, torch.Tensor) and bool(pixels.isinf().any()):
+            raise ImageError(
+                f"pipe: expected finite pixels of the decoder, got infinity{origin}; a half precision has overflowed "
+                "(try bf16 or fp32) or the weights have diverged"
+            )
+
+    hook = decoder.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
@@ -43,7 +44,9 @@ def identify(name: str) -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    # Unlike rglob, os.walk can follow links: pipelines are often put together from linked folders.
+    found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return sorted(file for file in found if file.suffix in _SUFFIXES and file.is_file())
 
 
 def _digest(files: Iterable[tuple[str, Path]]) -> str:

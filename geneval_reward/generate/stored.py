@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from geneval_reward.errors import ImageError, ResultsError
+from geneval_reward.errors import ResultsError
 from geneval_reward.generate.batches import check_request
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.results.layout import ImageItem, read_folder
-from geneval_reward.vision.formats import damaged, open_image
+from geneval_reward.vision.images import load_image
 
 
 class FolderGenerator:
@@ -142,8 +142,5 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _read(path: Path) -> Image.Image:
-    with open_image(path) as image:
-        try:
-            return image.convert("RGB")
-        except Exception as error:
-            raise ImageError(damaged(str(path), error)) from error
+    # As the judge reads files, so that a rotated or 16-bit picture is the same here and in `score`.
+    return Image.fromarray(load_image(path).permute(1, 2, 0).numpy())

@@ -105,7 +105,7 @@ class PromptSpec:
         Args:
             record: A mapping with the keys `tag`, `include`, and optionally `exclude` and `prompt`; the same as
                 a JSON string; or a `PromptSpec`, which is returned as it is. A missing `prompt` is rendered.
-                Keys whose value is None count as missing, because Arrow tables fill absent keys that way. Lists
+                Keys whose value is None or NaN count as missing: Arrow and pandas fill absent keys that way. Lists
                 may be NumPy arrays, which is how pandas reads them from parquet files.
 
         Returns:
@@ -255,14 +255,16 @@ def _parse_record(record: Any) -> PromptSpec:
     relations = sum(len(item.positions) for item in include)
     if relations > MAX_CLAUSES:
         raise SpecError(f"include: expected at most {MAX_CLAUSES} relations, got {relations}; split the record")
-    unwanted = record.get("exclude")
+    unwanted = _given(record, "exclude")
     items = [] if unwanted is None else _sequence(unwanted, "exclude", MAX_CLAUSES - len(items))
     exclude = tuple(_parse_exclude(item, index) for index, item in enumerate(items))
-    prompt = record.get("prompt")
+    prompt = _given(record, "prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise SpecError(f"prompt: expected a string, got {type(prompt).__name__}")
     if prompt is not None and not prompt.strip():
         raise SpecError("prompt: expected text, got an empty string; leave the key out to have it rendered")
+    if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise SpecError(f"prompt: expected text, got half of a character in {_shown(prompt)}; decode the text as UTF-8")
     if prompt is not None and len(prompt) > MAX_PROMPT:
         raise SpecError(f"prompt: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}; shorten it")
     spec = PromptSpec(tag, include, exclude, prompt or "")
@@ -274,7 +276,7 @@ def _parse_include(item: Any, index: int) -> Include:
     _require_mapping(item, where)
     _refuse_unknown_keys(item, _INCLUDE_KEYS, where)
     class_id(item.get("class"), f"{where}.class")
-    color = item.get("color")
+    color = _given(item, "color")
     if color is not None and not (isinstance(color, str) and color in COLORS):
         hint = _hint(color, COLORS)
         raise SpecError(f"{where}.color: expected one of {', '.join(COLORS)}, got {_shown(color)}{hint}")
@@ -282,7 +284,7 @@ def _parse_include(item: Any, index: int) -> Include:
         str(item["class"]),
         _parse_count(item.get("count"), f"{where}.count"),
         color,
-        _parse_positions(item.get("position"), index),
+        _parse_positions(_given(item, "position"), index),
     )
 
 
@@ -292,6 +294,12 @@ def _parse_exclude(item: Any, index: int) -> Exclude:
     _refuse_unknown_keys(item, _EXCLUDE_KEYS, where)
     class_id(item.get("class"), f"{where}.class")
     return Exclude(str(item["class"]), _parse_count(item.get("count"), f"{where}.count"))
+
+
+def _given(item: Mapping[Any, Any], key: str) -> Any:
+    """The value of an optional key; None where it is missing, None, or the NaN with which pandas fills what is missing."""
+    value = item.get(key)
+    return None if isinstance(value, float) and value != value else value
 
 
 def _integer(value: Any) -> int | None:
@@ -351,7 +359,7 @@ def _require_mapping(item: Any, where: str) -> None:
 
 
 def _refuse_unknown_keys(item: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:
-    unknown = [key for key, value in item.items() if key not in known and value is not None]
+    unknown = [key for key in item if key not in known and _given(item, key) is not None]
     if unknown:
         shown = ", ".join(map(_shown, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
         hint = _hint(unknown[0], known)

@@ -7,6 +7,7 @@ Source of the benchmark's layout: djghosh13/geneval `evaluate_images.py`: `<digi
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from geneval_reward.errors import FileError, ResultsError, SpecError
 from geneval_reward.files import parse_json, read_json, read_lines
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.dealing import deal
-from geneval_reward.results.entries import name_of, read_entry
+from geneval_reward.results.entries import FILENAME_KEYS, name_of, read_entry
 from geneval_reward.results.record import index_of
 from geneval_reward.vision.formats import SUFFIXES, is_image_name
 
@@ -105,6 +106,7 @@ def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFo
     elif own := _is_image_folder(root):
         for file in own:
             _read_flat(folder, file, file.parent)
+        _leave_out_repeats(folder)
     else:
         _read_benchmark_layout(folder)
     if not folder.items:
@@ -244,6 +246,17 @@ def _is_image_folder(root: Path) -> list[Path]:
     return found
 
 
+def _leave_out_repeats(folder: ImageFolder) -> None:
+    """Keep each image once where the metadata files of the whole and of a split both name it."""
+    first: dict[str, ImageItem] = {}
+    for item in folder.items:
+        if first.setdefault(item.filename, item) is not item:
+            folder.problems.append(
+                f"{item.filename}: expected one metadata file to name an image, got two; the one at the top counts"
+            )
+    folder.items = list(first.values())
+
+
 def _read_flat(folder: ImageFolder, metadata: Path, root: Path) -> None:
     """Read a folder of images, `root`, which is `folder.root` or a split below it."""
     try:
@@ -280,9 +293,18 @@ def _named(folder: ImageFolder, entries: list[tuple[str, Any]], images: list[str
         if entry is None:
             continue
         filename = name_of(entry)
+        other = entry.get(FILENAME_KEYS[1])
         if not isinstance(filename, str):
             folder.problems.append(f"{where}: expected the image's name under 'file_name', got {str(filename)[:60]!r}")
-        elif filename in pairs:
+            continue
+        if other is not None and other != filename:
+            folder.problems.append(
+                f"{where}: expected one name of the image, got filename {filename[:60]!r} and file_name {str(other)[:60]!r}; "
+                "it is skipped; leave one of them out"
+            )
+            continue
+        filename = posixpath.normpath(filename) if filename else filename
+        if filename in pairs:
             folder.problems.append(
                 f"{where}: expected each image once, got {filename[:100]}, which {pairs[filename][0]} names; it is skipped"
             )

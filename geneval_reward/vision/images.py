@@ -5,7 +5,9 @@ As in the benchmark, EXIF rotation is applied, alpha is dropped (not composited)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -79,6 +81,36 @@ def load_image(path: str | Path | BinaryIO, where: str | None = None) -> torch.T
     where = str(path) if where is None else where
     with open_image(path, where) as image:
         return _from_pil(image, where)
+
+
+@contextmanager
+def refuse_invalid_casts(where: str) -> Iterator[None]:
+    """Raise where NumPy casts NaN to integers inside the block, as pipelines do that return pictures of a diverged model.
+
+    NumPy only warns, and the pictures are black ones that look like any other.
+
+    Args:
+        where: What made the pictures, for the message.
+
+    Raises:
+        ImageError: If NaN or infinity was cast.
+
+    Example:
+        >>> with refuse_invalid_casts("generate"):
+        ...     np.full((8, 8, 3), np.nan).astype(np.uint8)
+        Traceback (most recent call last):
+        ...
+        geneval_reward.errors.ImageError: generate: expected finite pixels, got NaN or infinity; ...
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
+        try:
+            yield
+        except RuntimeWarning as error:
+            raise ImageError(
+                f"{where}: expected finite pixels, got NaN or infinity; a half precision has overflowed (try bf16 or fp32) or "
+                "the weights have diverged"
+            ) from error
 
 
 def _from_pil(image: Image.Image, where: str) -> torch.Tensor:

@@ -244,8 +244,25 @@ def test_images_that_were_replaced_are_scored_again(run, images, tmp_path, lines
     os.utime(first, (written + 5, written + 5))
     _, code, messages = run("score", images, "--out", "r.jsonl", "--resume", "--limit", 8)
     assert code == 0
-    assert f"1 images have changed since r.jsonl was written, such as {rows[0]['filename']}" in messages
+    assert f"1 images or their records have changed since r.jsonl was written, such as {rows[0]['filename']}" in messages
     again = {row["filename"]: row["correct"] for row in lines(tmp_path / "r.jsonl")}
     assert len(again) == 8
     assert again[rows[0]["filename"]] is False
     assert second.exists()
+
+
+def test_images_and_records_that_were_replaced_by_older_ones_are_scored_again(run, images, tmp_path, lines):
+    """`cp -p`, `mv` and `rsync` keep the times of the originals."""
+    older = tmp_path / "older.png"
+    Image.new("RGB", (64, 64)).save(older)
+    os.utime(older, (1e9, 1e9))
+    run("score", images, "--out", "r.jsonl", "--limit", 3)
+    first, _, third = (images / row["filename"] for row in lines(tmp_path / "r.jsonl"))
+    os.replace(older, first)
+    record = third.parent.parent / "metadata.jsonl"
+    record.write_text(official_suite()[7].to_json())
+    _, _, messages = run("score", images, "--out", "r.jsonl", "--resume", "--limit", 3)
+    assert "2 images or their records have changed since r.jsonl was written" in messages
+    again = {row["filename"]: row for row in lines(tmp_path / "r.jsonl")}
+    assert again[first.relative_to(images).as_posix()]["correct"] is False
+    assert again[third.relative_to(images).as_posix()]["prompt"] == official_suite()[7].prompt

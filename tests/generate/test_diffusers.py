@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from geneval_reward.errors import ImageError
-from geneval_reward.generate import DiffusersGenerator, Generator, load_generator, load_pipeline, seed_for
+from geneval_reward.generate import CallableGenerator, DiffusersGenerator, Generator, load_generator, load_pipeline, seed_for
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
 WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "dog</w>", "clock</w>", "of</w>", "two</w>"]
@@ -278,6 +278,28 @@ def test_a_model_that_diverged_makes_no_black_pictures(part) -> None:
     )
     with pytest.raises(ImageError, match=message):
         DiffusersGenerator(pipe, num_inference_steps=1).generate(["a dog"], [7])
+
+
+def test_infinite_pixels_are_not_clamped_to_white_ones() -> None:
+    pipe = tiny_sd3()
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("inf"))
+    generator = DiffusersGenerator(pipe, num_inference_steps=1)
+    with pytest.raises(ImageError, match=r"got infinity \(prompt 'a dog', seed 7\); a half precision has overflowed"):
+        generator.generate(["a dog"], [7])
+    pipe.vae.decoder.conv_out.bias.data.fill_(0)
+    assert len(generator.generate(["a dog", "a cat"], [7, 8])) == 2
+    assert not pipe.vae.decoder._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+def test_a_function_that_returns_pictures_of_a_diverged_pipeline_is_noticed() -> None:
+    """By then they are black: NumPy's warning is all that is heard."""
+    pipe = tiny_sd3()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    function = CallableGenerator(lambda prompts, seeds: pipe(prompt=prompts, num_inference_steps=1).images)
+    with pytest.raises(ImageError, match=r"function \(prompt 'a dog', seed 7\): expected finite pixels, got NaN"):
+        function.generate(["a dog"], [7])
 
 
 def test_black_pictures_of_a_safety_checker_are_no_images() -> None:

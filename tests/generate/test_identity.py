@@ -37,3 +37,16 @@ def test_names_of_a_hub_are_known_by_the_commit_in_the_cache(tmp_path, monkeypat
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("abc123")
     assert identify("owner/name") == "abc123"
     assert identify("no.such.module:make") == ""
+
+
+def test_weights_in_a_linked_folder_are_part_of_a_pipeline(tmp_path):
+    """A pipeline is often put together from a base model and the checkpoint of one part."""
+    (tmp_path / "checkpoint").mkdir()
+    weights = tmp_path / "checkpoint" / "w.safetensors"
+    weights.write_bytes(b"one")
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe" / "model_index.json").write_text("{}")
+    (tmp_path / "pipe" / "transformer").symlink_to(tmp_path / "checkpoint")
+    first = identify(str(tmp_path / "pipe"))
+    weights.write_bytes(b"two")
+    assert identify(str(tmp_path / "pipe")) != first

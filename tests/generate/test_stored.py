@@ -83,3 +83,12 @@ def test_what_is_missing_is_told(folder) -> None:
         generator.generate([prompt], [seed_for(0, prompt, 0)])
     with pytest.raises(ResultsError, match="expected a folder of images, got nothing"):
         FolderGenerator(folder / "nowhere")
+
+
+def test_a_rotated_picture_is_as_the_judge_reads_it(tmp_path) -> None:
+    path = write_prompt_folder(tmp_path, 0, SPECS[0]) / "0000.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(path, exif=exif)
+    (image,) = FolderGenerator(tmp_path).generate([SPECS[0].prompt], [seed_for(0, SPECS[0].prompt, 0)])
+    assert image.size == (4, 8)

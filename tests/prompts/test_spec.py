@@ -267,3 +267,15 @@ def test_class_id_is_the_coco_index() -> None:
     ]  # fmt: skip
     with pytest.raises(SpecError, match=r"^target: expected"):
         class_id("thing", "target")
+
+
+def test_what_pandas_fills_with_nan_counts_as_missing() -> None:
+    """A table of records with and without `exclude` has NaN where it is missing."""
+    nan = float("nan")
+    made = {**record(obj("cup", color=nan, position=nan)), "exclude": nan, "prompt": nan, "note": nan}
+    assert PromptSpec.parse(made) == PromptSpec.parse(record(obj("cup")))
+
+
+def test_half_a_character_is_no_text() -> None:
+    with pytest.raises(SpecError, match="prompt: expected text, got half of a character"):
+        PromptSpec.parse(record(obj(), prompt="a \ud800"))

@@ -200,3 +200,27 @@ def test_odd_names_and_pipes_are_problems(tmp_path, put) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ResultsError, match="something that is no file"):
         read_folder(root, tmp_path / "pipe")
+
+
+def test_spellings_of_one_name_and_two_names_of_one_line(tmp_path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        paint(tmp_path / "root" / name)
+    names = [{"file_name": "a.png"}, {"file_name": "./a.png"}, {"file_name": "b.png", "filename": "c.png"}]
+    lines = [spec.to_record() | name for spec, name in zip(SUITE, names, strict=False)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = read_folder(tmp_path / "root", tmp_path / "m.jsonl")
+    assert owners(folder) == {"a.png": SUITE[0]}
+    assert "line 2: expected each image once, got a.png" in folder.problems[0]
+    assert "line 3: expected one name of the image, got filename 'c.png' and file_name 'b.png'" in folder.problems[1]
+
+
+def test_an_image_that_two_metadata_files_name_is_judged_once(tmp_path) -> None:
+    root = tmp_path / "root"
+    paint(root / "train" / "a.png")
+    write_lines(root / "metadata.jsonl", SUITE[:1], file_name="train/a.png")
+    write_lines(root / "train" / "metadata.jsonl", SUITE[1:2], file_name="a.png")
+    folder = read_folder(root)
+    assert owners(folder) == {"train/a.png": SUITE[0]}
+    assert folder.problems == [
+        "train/a.png: expected one metadata file to name an image, got two; the one at the top counts"
+    ]

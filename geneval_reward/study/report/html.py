@@ -62,7 +62,8 @@ def write_html(
     path.parent.mkdir(parents=True, exist_ok=True)
     when = float(os.environ.get("SOURCE_DATE_EPOCH", time.time())) if now is None else now
     html = render_html(report, path.parent.resolve(), max_bytes=max_bytes, workers=workers, now=when)
-    write_whole(path, html)
+    # Names of files that are not UTF-8 hold lone surrogates, which no text file can.
+    write_whole(path, html.encode("utf-8", "replace"))
     return path
 
 
@@ -70,7 +71,7 @@ def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | 
     """Render a report as HTML whose links to the images are relative to `folder`."""
     empty = _page(report, {}, folder, now)
     # Base64 writes three bytes as four characters.
-    room = int((max_bytes - len(empty.encode())) * 3 / 4 * 0.97)
+    room = int((max_bytes - len(empty.encode("utf-8", "replace"))) * 3 / 4 * 0.97)
     return _page(report, _pictures(report, max(room, 1), workers), folder, now)
 
 
