@@ -82,9 +82,7 @@ class Sampler:
         Raises:
             ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
         """
-        with refuse_invalid_casts("sample_fn"):
-            images = self._call(prompts, seeds)
-        return check_images(images, len(prompts), device, "sample_fn")
+        return sample("sample_fn", self._call, prompts, seeds, device)
 
     def _resolve(self, sample_fn: Any) -> Callable[[list[str], list[int]], Any]:
         if sample_fn is not None:
@@ -117,6 +115,23 @@ def _pipelines(pl_module: nn.Module) -> list[Any]:
         return []
     found = (value for value in vars(pl_module).values() if isinstance(value, diffusers.DiffusionPipeline))
     return list({id(pipeline): pipeline for pipeline in found}.values())
+
+
+def sample(
+    name: str,
+    function: Callable[[list[str], list[int]], Any],
+    prompts: list[str],
+    seeds: list[int],
+    device: torch.device | None,
+) -> list[torch.Tensor]:
+    """Call a function of prompts and seeds, and check its images as `check_images` does.
+
+    Raises:
+        ImageError: If the images are not in order, or the function made integers of NaN: those pictures would be black.
+    """
+    with refuse_invalid_casts(name):
+        images = function(prompts, seeds)
+    return check_images(images, len(prompts), device, name)
 
 
 def check_images(images: Any, count: int, device: torch.device | None, name: str) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 from geneval_reward.callback.give_back import give_back
 from geneval_reward.callback.plan import Job, balanced, chunks, plan_jobs, share
 from geneval_reward.callback.round import Judged, Timings, judge_chunk, record_round, warn_if_all_wrong
-from geneval_reward.callback.sampler import check_images
+from geneval_reward.callback.sampler import sample
 from geneval_reward.callback.scores import scores
 from geneval_reward.callback.tracking import ScoreRecord, write_round
 from geneval_reward.errors import RoundError, UsageError
@@ -125,7 +125,7 @@ def _judge(
         for chunk in chunks(jobs, batch_size):
             done += judge_chunk(
                 chunk,
-                lambda texts, seeds: check_images(generate(texts, seeds), len(texts), where, "generate"),
+                lambda texts, seeds: sample("generate", generate, texts, seeds, where),
                 scorer,
                 Timings(),
             )

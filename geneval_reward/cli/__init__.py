@@ -6,6 +6,7 @@ found wanting (it is named); 2 wrong usage or nothing done.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -70,6 +71,9 @@ def main() -> None:
 
     Any other exception is a bug, and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files that are not UTF-8 cannot be printed as they are; standard error is like this already.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (GenEvalError, OSError) as error:

@@ -146,8 +146,8 @@ def _score_folder(
         todo = [item for item in items if item.filename not in writer.done]
         if changed:
             messages.print(
-                f"{len(changed)} images or their records have changed since {out} was written, such as {changed[0]}; they are scored "
-                "again"
+                f"{len(changed)} images or their records have changed since {out} was written, such as {changed[0]}; they are "
+                "scored again"
             )
         if len(todo) < len(items):
             messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
@@ -168,7 +168,11 @@ def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
         results = read_results(out)
     rows = {name: results.records[number] for name, number in zip(results.filenames, results.prompt_ids, strict=True)}
     known = [item for item in items if item.filename in rows]
-    return [item.filename for item in known if _changed_at(item.path) > written or rows[item.filename] != item.spec.to_json()]
+    return [
+        item.filename
+        for item in known
+        if _changed_at(item.path) > written or rows[item.filename] != item.spec.to_json()
+    ]
 
 
 def _changed_at(path: Path) -> int:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_painter import QUIET, RECORDS, data, make_painter, make_trainer, scorer
@@ -55,6 +56,10 @@ def test_it_gives_what_the_callback_logs(tmp_path):
     [
         (lambda prompts, seeds: torch.zeros(1, 3, 8, 8), "generate: expected 8 images, one per prompt, got 1"),
         (lambda prompts, seeds: [torch.full((3, 8, 8), torch.nan)] * 8, r"generate: images\[0\]: .*NaN"),
+        (
+            lambda prompts, seeds: [np.full((8, 8, 3), np.nan).astype(np.uint8)] * 8,
+            "generate: expected finite pixels, got NaN or infinity",
+        ),
     ],
 )
 def test_what_goes_wrong_is_named(generate, words):

@@ -244,7 +244,9 @@ def test_images_that_were_replaced_are_scored_again(run, images, tmp_path, lines
     os.utime(first, (written + 5, written + 5))
     _, code, messages = run("score", images, "--out", "r.jsonl", "--resume", "--limit", 8)
     assert code == 0
-    assert f"1 images or their records have changed since r.jsonl was written, such as {rows[0]['filename']}" in messages
+    assert (
+        f"1 images or their records have changed since r.jsonl was written, such as {rows[0]['filename']}" in messages
+    )
     again = {row["filename"]: row["correct"] for row in lines(tmp_path / "r.jsonl")}
     assert len(again) == 8
     assert again[rows[0]["filename"]] is False

@@ -17,7 +17,14 @@ from transformers import (
 )
 
 from geneval_reward.errors import ImageError
-from geneval_reward.generate import CallableGenerator, DiffusersGenerator, Generator, load_generator, load_pipeline, seed_for
+from geneval_reward.generate import (
+    CallableGenerator,
+    DiffusersGenerator,
+    Generator,
+    load_generator,
+    load_pipeline,
+    seed_for,
+)
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
 WORDS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "dog</w>", "clock</w>", "of</w>", "two</w>"]

@@ -8,7 +8,9 @@ from made_up_results import synthetic_rows
 from simulated_runs import simulate_runs
 
 from geneval_reward.errors import GenEvalError
-from geneval_reward.results import read_results
+from geneval_reward.judge import Detections, judge
+from geneval_reward.prompts import official_suite
+from geneval_reward.results import ResultRow, ResultWriter, read_results
 from geneval_reward.results.tables import FORMATS, render
 from geneval_reward.study.compare import compare_results
 from geneval_reward.study.compare.render import document
@@ -129,3 +131,14 @@ def test_a_full_disk_leaves_the_old_report_whole(lines, tmp_path, monkeypatch):
         write_html(made, page, max_bytes=200_000)
     assert page.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.html", "r.jsonl"]
+
+
+def test_a_report_of_a_name_that_is_not_utf8(tmp_path) -> None:
+    """Linux allows any bytes in file names; JSON holds them as lone surrogates."""
+    spec = official_suite()[0]
+    row = ResultRow.from_verdict(judge(spec, Detections.empty((64, 64))), "caf\udce9.png")
+    path = tmp_path / "r.jsonl"
+    with ResultWriter(path) as writer:
+        writer.write([row])
+    page = write_html(collect([path]), tmp_path / "r.html")
+    assert "caf?.png" in page.read_text("utf-8")
