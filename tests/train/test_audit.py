@@ -1,13 +1,18 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from geneval_reward import GenEvalScorer
+from geneval_reward.pocket.artwork import background, compose
 from geneval_reward.prompts import PromptSpec, official_suite
 from geneval_reward.testing import FakeDetector, scorer_for
 from geneval_reward.train.audit import AuditCallback, audit, audit_policy, leave_out_classes, mirrored
 
 SUITE = official_suite()
+DATA = Path(__file__).parents[1] / "data"
 
 
 def image(level):
@@ -128,3 +133,18 @@ def test_the_rewarding_backend_is_no_second_judge():
     assert AuditCallback().second == "nanodet"
     with pytest.raises(ValueError, match="second: expected another backend than judge, got 'lite' for both"):
         AuditCallback("lite", "lite")
+
+
+def test_the_second_detector_sees_through_what_fools_the_first():
+    """An image on which `benchmarks/audit_patch.py` optimised noise until `lite` sees a bicycle, beside a drawn bicycle."""
+    first, second = (GenEvalScorer.from_pretrained(name, device="cpu") for name in ("lite", "nanodet"))
+    spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "bicycle", "count": 1}]})
+    hacked = Image.open(DATA / "audit_patch.png")
+    drawn = compose(background(256, 0), [("bicycle", None, (70, 70, 182, 182))])
+    reports = {}
+    for name, picture in {"hacked": hacked, "drawn": drawn}.items():
+        verdicts = first.score([picture], [spec])
+        reports[name] = audit([picture], [spec], verdicts, second, scales=(1.0,), flip=False)
+    assert reports["hacked"].score == reports["drawn"].score == 1.0
+    assert (reports["hacked"].confirmed, reports["drawn"].confirmed) == (0.0, 1.0)
+    assert reports["hacked"].gap > reports["drawn"].gap

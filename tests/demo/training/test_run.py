@@ -33,8 +33,9 @@ def test_demo_reports_what_it_did(parts, method, tmp_path):
     pipeline, scorer = parts
     told = []
     settings = Settings(0.25, groups=2, group_size=4, check_every=1, audit_every=2, module=settings_for(method).module)
+    second = scorer_for(FakeDetector({"clock": [[5, 5, 100, 100, 0.95]]}))
     result = train_pocket(
-        method, settings=settings, scorer=scorer, pipeline=pipeline, progress=told.append, out=tmp_path
+        method, settings=settings, scorer=scorer, second=second, pipeline=pipeline, progress=told.append, out=tmp_path
     )
     assert [told[0].stage, told[-1].stage] == ["before", "after"]
     assert len(result.curve) == len(told) - 2 >= 1
@@ -111,6 +112,7 @@ def test_an_exception_of_the_one_who_is_told_ends_the_run(parts):
 
 
 def test_settings():
+    assert settings_for("nft").not_audited == ("scissors", "vase")
     assert settings_for("nft").minutes == 10
     assert settings_for("flow-grpo", quick=True).minutes == 2
     with pytest.raises(ValueError, match="expected nft or flow-grpo"):
