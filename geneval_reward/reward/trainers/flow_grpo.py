@@ -25,7 +25,7 @@ To replace all of it, make `reward_fn` a `MultiScore`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -182,3 +182,20 @@ def geneval_score(device: Any, backend: str = "paper", credit: str = "flow_grpo"
         The function; weights are loaded at its first call.
     """
     return GenEvalScores(GenEvalReward(backend, credit, device=device))
+
+
+def geneval_score_factory(backend: str = "paper", credit: str = "flow_grpo") -> Callable[[Any], GenEvalScores]:
+    """Choose the backend and credit of `geneval_score`.
+
+    Their `multi_score` reads the `__code__` of what it is given, which a `functools.partial` does not have.
+
+    Example:
+        >>> factory = geneval_score_factory(backend="lite", credit="partial")  # flow_grpo.rewards.geneval_score = factory
+        >>> "device" in factory.__code__.co_varnames, factory("cpu").reward.credit
+        (True, 'partial')
+    """
+
+    def geneval_score_of_backend(device: Any) -> GenEvalScores:
+        return geneval_score(device, backend, credit)
+
+    return geneval_score_of_backend
