@@ -11,6 +11,7 @@ import typer
 
 from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.cli.shared.tables import message_console
 from geneval_reward.errors import FileError, UsageError
 from geneval_reward.files import read_json
 
@@ -53,13 +54,13 @@ def generate(
     Every image has its own seed, made of --seed, its prompt and its number: neither batch size nor interruptions nor the
     number of processes change one. The batch is halved when memory runs out.
     """
-    from rich.console import Console
+    from rich.text import Text
 
     from geneval_reward.generate import Shard, load_generator, plan_images, read_rewrites, write_images
     from geneval_reward.generate.identity import identify
     from geneval_reward.results.layout import GENERATE_SETUP
 
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    messages = message_console()
     part = Shard.current(shard)
     whole = read_suite(suite)
     new_texts = {} if rewrites is None else read_rewrites(rewrites, whole)
@@ -72,7 +73,7 @@ def generate(
     _check_folder(out)
 
     def load() -> Generator:
-        with messages.status(f"loading {model}"):
+        with messages.status(Text(f"loading {model}")):
             return load_generator(
                 model,
                 device=device,
@@ -89,7 +90,6 @@ def generate(
         identity = {"model": identify(model), "lora": None if lora is None else identify(lora)}
     setup = {
         "model": model,
-        "identity": identity,
         "suite": suite,
         "seed": seed,
         "steps": settings.get("num_inference_steps"),
@@ -100,6 +100,7 @@ def generate(
         },
         "lora": lora,
         "lora_scale": lora_scale,
+        "identity": identity,
         "rewrites": _rewrites_record(rewrites, whole, new_texts),
         "subset": None if chosen is None else _subset_record(chosen, suite),
         "images_per_prompt": images_per_prompt,
@@ -194,6 +195,7 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 raise FileError(
                     f"{path}: expected a JSON object, got a JSON {type(before).__name__}; choose another folder"
                 )
+            _check_forms(path, before)
             # Folders of older versions do not say what had its default, nor which weights they were made with.
             default = {"arguments": {}, "lora_scale": 1.0, "identity": setup["identity"]}
             different = [
@@ -220,6 +222,20 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
             if setup == before:
                 return
         write_json(path, setup)
+
+
+def _check_forms(path: Path, before: dict[str, Any]) -> None:
+    """Refuse a file whose values are not of the kinds that this command writes."""
+    subset, images, identity = (before.get(name) for name in ("subset", "images_per_prompt", "identity"))
+    for name, good in (
+        ("subset", subset is None or (isinstance(subset, dict) and isinstance(subset.get("prompts"), int))),
+        ("images_per_prompt", images is None or isinstance(images, int)),
+        ("identity", isinstance(identity, dict) or "identity" not in before),
+    ):
+        if not good:
+            raise FileError(
+                f"{path}: expected {name} as this command writes it, got something else; choose another folder"
+            )
 
 
 def _larger(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:

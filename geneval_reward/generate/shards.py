@@ -54,19 +54,24 @@ class Shard:
     def current(cls, text: str | None = None, environment: Mapping[str, str] | None = None) -> Shard:
         """The part of this process: of `--shard`, of torchrun's `RANK` and `WORLD_SIZE`, or of both together.
 
+        Pods and old shells often have `RANK` and `WORLD_SIZE` too, so these count only beside `LOCAL_RANK` or
+        `TORCHELASTIC_RUN_ID`, which a launcher sets for each process.
+
         Args:
             text: `i/n`, or None.
             environment: Where to look for torchrun's variables; None: the process's own.
 
         Raises:
-            ValueError: If the text or the variables are not valid.
+            UsageError: If the text or the variables are not valid.
 
         Example:
-            >>> Shard.current("1/2", {"RANK": "3", "WORLD_SIZE": "4"})
+            >>> Shard.current("1/2", {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"})
             Shard(index=7, count=8)
         """
         values = os.environ if environment is None else environment
         shard = cls() if text is None else cls.parse(text)
+        if not any(name in values for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID")):
+            return shard
         try:
             rank, world = int(values.get("RANK", "0")), int(values.get("WORLD_SIZE", "1"))
         except ValueError as error:
@@ -74,6 +79,8 @@ class Shard:
                 f"RANK, WORLD_SIZE: expected integers as torchrun sets them, got {values.get('RANK')!r} and "
                 f"{values.get('WORLD_SIZE')!r}; unset them"
             ) from error
+        if not 0 <= rank < world:
+            raise UsageError(f"RANK, WORLD_SIZE: expected a rank of 0..{world - 1}, got {rank} of {world}; unset them")
         return cls(shard.index * world + rank, shard.count * world)
 
     def of(self, items: Sequence[T]) -> list[T]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from geneval_reward.errors import FileError
+from geneval_reward.errors import FileError, SpecError, UsageError
 from geneval_reward.files import read_json, write_whole
 from geneval_reward.generate.callable import as_pil
 from geneval_reward.generate.generator import Generator
@@ -67,10 +67,17 @@ def plan_images(
 
     Returns:
         One job per image, whether it is there or not.
+
+    Raises:
+        UsageError: If a folder holds images of another record, text or seed, which would be taken for images of this one.
+        FileError: If the record that is there cannot be read.
     """
     rewrites = {} if rewrites is None else rewrites
     jobs = []
-    for number, spec in zip(range(len(specs)) if numbers is None else numbers, specs, strict=True):
+    places = list(zip(range(len(specs)) if numbers is None else numbers, specs, strict=True))
+    for number, spec in places:
+        _refuse_images_of_others(Path(root) / f"{number:05d}", spec)
+    for number, spec in places:
         samples = write_prompt_folder(root, number, spec)
         text = rewrites.get(spec, spec.prompt)
         own = [
@@ -81,6 +88,22 @@ def plan_images(
         _update(samples.parent / GENERATION, record)
         jobs += own
     return jobs
+
+
+def _refuse_images_of_others(folder: Path, spec: PromptSpec) -> None:
+    """Raise if a prompt's folder holds images that were made for another record."""
+    record = folder / "metadata.jsonl"
+    if not record.is_file() or not any((folder / "samples").glob("*.png")):
+        return
+    try:
+        before = PromptSpec.parse(record.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except SpecError as error:
+        raise FileError(f"{record}: {error}; choose another folder, or delete this one") from error
+    if before != spec:
+        raise UsageError(
+            f"{folder}: expected images of {spec.prompt!r}, got some of another record, {before.prompt!r}; the prompt set has "
+            "changed: choose another folder"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +167,15 @@ def _update(path: Path, record: dict[str, Any]) -> None:
         before = read_json(path)
         if not isinstance(before, dict) or not isinstance(before.get("seeds"), dict):
             raise FileError(f"{path}: expected an object with text and seeds, got something else; delete the file")
+        same = (
+            before.get("text") == record["text"]
+            and record["seeds"].items() <= (record["seeds"] | before["seeds"]).items()
+        )
+        if not same and any((path.parent / "samples").glob("*.png")):
+            raise UsageError(
+                f"{path.parent}: expected images of the text {record['text']!r} and its seeds, got some of another text or seed; "
+                "choose another folder"
+            )
         record = record | {"seeds": before["seeds"] | record["seeds"]}
         if before == record:
             return

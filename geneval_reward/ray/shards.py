@@ -224,8 +224,15 @@ def _member_key(member: tarfile.TarInfo) -> str:
 
 
 def _tar_sample(path: Path, key: str, parts: Mapping[str, bytes]) -> Sample | FailedImage:
-    suffix = next((name for name in parts if f".{name.rpartition('.')[2]}" in SUFFIXES), None)
+    # Others, such as 0.depth.png beside 0.png, are further data of the sample unless they are all there is.
+    found = [name for name in parts if f".{name.rpartition('.')[2]}" in SUFFIXES]
+    images = [name for name in found if f".{name}" in SUFFIXES] or found
+    suffix = images[0] if images else None
     filename = f"{path.stem}/{key}" + (f".{suffix}" if suffix else "")
+    if len(images) > 1:
+        return FailedImage(
+            filename, f"{path}: {key}: expected one image, got {', '.join(images)}; leave one, or name it {key}.png"
+        )
     if suffix is None:
         return FailedImage(
             filename,

@@ -108,6 +108,7 @@ def test_shards_make_the_same_images(run, few, tmp_path, monkeypatch) -> None:
     assert "2 images of 1 prompts (shard 1/2)" in result.stdout
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert make(run, few, tmp_path / "parts")[1] == 0
     parts, whole = read_folder(tmp_path / "parts"), read_folder(tmp_path / "whole")
     assert parts.problems == []
@@ -228,3 +229,30 @@ def test_a_core_install_names_the_extra(run, few, tmp_path, monkeypatch) -> None
     assert "pocket: expected the package diffusers" in messages
     assert "pip install 'geneval-reward[diffusers]'" in messages
     assert not (tmp_path / "a").exists()
+
+
+def test_images_are_not_given_to_other_prompts(run, few, tmp_path) -> None:
+    """The file of the prompt set may change under its name."""
+    make(run, few, tmp_path / "a")
+    few[0].write_text("".join(spec.to_json() + "\n" for spec in reversed(few[1])))
+    before = (tmp_path / "a" / "00000" / "metadata.jsonl").read_text()
+    _, code, messages = make(run, few, tmp_path / "a")
+    assert code == 2
+    assert "the prompt set has changed: choose another folder" in messages
+    assert (tmp_path / "a" / "00000" / "metadata.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("change", [{"identity": 5}, {"identity": None}, {"subset": 5}, {"images_per_prompt": "x"}])
+def test_an_odd_setup_is_named(run, few, tmp_path, change) -> None:
+    make(run, few, tmp_path / "a")
+    file = tmp_path / "a" / "generate.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    _, code, messages = make(run, few, tmp_path / "a")
+    assert code == 2
+    assert f"generate.json: expected {next(iter(change))} as this command writes it" in messages
+
+
+def test_square_brackets_are_no_markup(run) -> None:
+    _, code, messages = run("generate", "[/x]", "-o", "a")
+    assert code == 2
+    assert "got '[/x]'" in messages

@@ -72,8 +72,12 @@ def test_shards_cover_everything_once(count, size) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def torchrun(rank, world):
+    return {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
+
+
 def test_torchrun_and_the_option_go_together() -> None:
-    every = [Shard.current(f"{i}/2", {"RANK": str(rank), "WORLD_SIZE": "3"}) for i in range(2) for rank in range(3)]
+    every = [Shard.current(f"{i}/2", torchrun(rank, 3)) for i in range(2) for rank in range(3)]
     assert {shard.index for shard in every} == set(range(6))
     assert {shard.count for shard in every} == {6}
     assert Shard.current(None, {}) == Shard(0, 1)
@@ -84,4 +88,12 @@ def test_bad_shards(text) -> None:
     with pytest.raises(ValueError, match="shard: expected i/n"):
         Shard.current(text, {})
     with pytest.raises(ValueError, match="RANK, WORLD_SIZE: expected integers"):
-        Shard.current(None, {"RANK": "x"})
+        Shard.current(None, torchrun("x", 1))
+    with pytest.raises(ValueError, match=r"RANK, WORLD_SIZE: expected a rank of 0\.\.0, got 3 of 1; unset them"):
+        Shard.current(None, torchrun(3, 1))
+
+
+def test_variables_that_no_launcher_set_leave_out_no_prompts() -> None:
+    """Pods of Kubeflow have them, and so has a shell from which a process of torchrun was debugged."""
+    assert Shard.current(None, {"RANK": "0", "WORLD_SIZE": "3"}) == Shard(0, 1)
+    assert Shard.current("1/2", {"RANK": "3"}) == Shard(1, 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate import plan_images, write_images
 from geneval_reward.prompts import official_suite
 
@@ -42,3 +43,17 @@ def test_nothing_of_a_bad_batch_is_written(tmp_path, paint, message) -> None:
     with pytest.raises(ValueError, match=message):
         list(write_images(Painter(paint), plan_images(tmp_path, SPECS, 1, 0)))
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_images_of_another_record_text_or_seed_are_not_taken_for_these(tmp_path) -> None:
+    jobs = plan_images(tmp_path, SPECS, 1, 0)
+    plan_images(tmp_path, SPECS[::-1], 1, 3)  # there are no images yet
+    plan_images(tmp_path, SPECS, 1, 0)
+    list(write_images(Painter(lambda prompts: np.zeros((len(prompts), 4, 6, 3), np.uint8)), jobs))
+    assert len(plan_images(tmp_path, SPECS, 2, 0)) == 6
+    with pytest.raises(UsageError, match=r"got some of another record, .*choose another folder"):
+        plan_images(tmp_path, SPECS[::-1], 1, 0)
+    with pytest.raises(UsageError, match="got some of another text or seed; choose another folder"):
+        plan_images(tmp_path, SPECS, 1, 5)
+    with pytest.raises(UsageError, match="got some of another text or seed"):
+        plan_images(tmp_path, SPECS, 1, 0, rewrites={SPECS[0]: "a bench at dawn"})

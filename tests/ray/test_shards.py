@@ -363,3 +363,22 @@ def test_an_image_that_the_scorer_cannot_judge_is_named(folder: Path, tmp_path: 
     report = score_shard(scorer_for(FakeDetector(found), batch_size=4), shard, tmp_path / "out.jsonl")
     assert (report.images, report.failed) == (8, 2)
     assert "RuntimeError: a broken kernel" in failures_path(tmp_path / "out.jsonl").read_text()
+
+
+def test_the_image_of_a_sample_is_certain(tmp_path: Path) -> None:
+    """Depth maps and masks stand beside images; which of two images is meant cannot be told."""
+    record = SUITE[0].to_json().encode()
+    members = [
+        ("0.depth.png", picture(8)),
+        ("0.json", record),
+        ("0.png", picture(16)),
+        ("1.jpg", picture(8)),
+        ("1.json", record),
+        ("1.png", picture(16)),
+    ]
+    (shard,) = open_source(write_tar(tmp_path / "x.tar", members)).shards
+    first, second = shard.samples()
+    assert isinstance(first, Sample)
+    assert (first.filename, first.image) == ("x/0.png", picture(16))
+    assert isinstance(second, FailedImage)
+    assert "1: expected one image, got jpg, png" in second.error
