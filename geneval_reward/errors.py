@@ -99,7 +99,7 @@ def name_some(names: Sequence[str], count: int | None = None, shown: int = 5, se
         shown: How many names to list.
         separator: What to write between them; `; ` if the names hold commas.
 
-    Example:
+    Examples:
         >>> name_some(["a", "b", "c"], shown=2)
         'a, b and 1 more'
     """

@@ -100,7 +100,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> page = pathlib.Path(tempfile.mkdtemp()) / "page.html"
         >>> write_whole(page, "<p>all of it</p>")

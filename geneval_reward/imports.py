@@ -23,7 +23,7 @@ def is_import_path(text: str) -> bool:
     Args:
         text: Any text. The name of an existing file or folder is never an import path.
 
-    Example:
+    Examples:
         >>> is_import_path("my_package.models:make"), is_import_path("model.py:make"), is_import_path("owner/name")
         (True, True, False)
     """
@@ -33,7 +33,7 @@ def is_import_path(text: str) -> bool:
 def source_file(path: str) -> Path | None:
     """Return the file of a `file.py:attribute` path, or None for `module:attribute`.
 
-    Example:
+    Examples:
         >>> source_file("models/mine.py:make").name, source_file("my_package:make")
         ('mine.py', None)
     """
@@ -57,7 +57,7 @@ def import_object(path: str, argument: str) -> Any:
         UsageError: If the path has another form, or the module, the file or the attribute does not exist. Any other error
             that the module raises passes through.
 
-    Example:
+    Examples:
         >>> import_object("math:gcd", "function")(12, 18)
         6
     """
@@ -93,7 +93,7 @@ def require(module: str, extra: str, user: str) -> ModuleType:
     Raises:
         DependencyError: If it is not installed or cannot be imported; the message says what to install.
 
-    Example:
+    Examples:
         >>> require("json", "report", "plot").__name__
         'json'
     """

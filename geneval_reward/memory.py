@@ -22,7 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     Only CUDA's caching allocator has an exception of its own. The allocators of the CPU, Metal, cuBLAS and cuDNN raise a
     `RuntimeError` that says so in words.
 
-    Example:
+    Examples:
         >>> is_out_of_memory(RuntimeError("MPS backend out of memory")), is_out_of_memory(RuntimeError("shape mismatch"))
         (True, False)
     """
@@ -54,7 +54,7 @@ def run_in_batches(
     Raises:
         torch.OutOfMemoryError: If a single item does not fit.
 
-    Example:
+    Examples:
         >>> run_in_batches(lambda part: list(range(9))[part], 9, 4, name="example")
         ([0, 1, 2, 3, 4, 5, 6, 7, 8], 4)
     """

@@ -62,7 +62,7 @@ class GenEvalScore(Metric):
     Raises:
         ValueError: If `credit` is unknown.
 
-    Example:
+    Examples:
         >>> from geneval_reward import GenEvalScore
         >>> from geneval_reward.testing import FakeDetector, scorer_for
         >>> dog = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}

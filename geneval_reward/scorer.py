@@ -176,7 +176,7 @@ class GenEvalScorer:
         all_classes: Whether to keep detections of classes that the record does not name. They never change a verdict.
         name: How results call the backend.
 
-    Example:
+    Examples:
         >>> from geneval_reward import GenEvalScorer
         >>> from geneval_reward.vision.photos import photo
         >>> scorer = GenEvalScorer.from_pretrained("lite", device="cpu")

@@ -6,8 +6,9 @@ Shipped so that anyone can check this package, or a trainer built on it, from ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from geneval_reward.judge import Detections, Verdict, judge
 from geneval_reward.prompts import COLOR_IDS, COLORS, PromptSpec, class_id
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.vision.protocols import ColorQuery, Wanted
+
+if TYPE_CHECKING:
+    from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
 
 __all__ = ["FakeDetector", "FakeVerifier", "replay", "replay_detector", "scorer_for"]
 
@@ -39,7 +43,7 @@ def replay(case: Mapping[str, Any]) -> Verdict:
         SpecError: If the record or a class name is not valid.
         KeyError: If a key is missing or a colour is not one of the ten.
 
-    Example:
+    Examples:
         >>> verdict = replay(
         ...     {
         ...         "spec": {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}]},
@@ -67,18 +71,61 @@ def replay(case: Mapping[str, Any]) -> Verdict:
 
 
 def replay_detector(checkpoint_path: str | Path, image_path: str | Path) -> dict[str, Any]:
-    """What the `paper` backend's detector answers for one image, with nothing left out.
+    """Run a checkpoint on an image file as the benchmark does: float32, on the CPU, all detections, no shortcut.
 
     Args:
-        checkpoint_path: An mmdet Mask2Former checkpoint of either key layout.
-        image_path: An image file.
+        checkpoint_path: An mmdet Mask2Former-Swin checkpoint of any size, of mmdet 2.x or 3.x.
+        image_path: A picture file.
 
     Returns:
-        What `geneval_reward.vision.detectors.replay.replay_detector` gives, in the form of the golden files.
-    """
-    from geneval_reward.vision.detectors.replay import replay_detector as run
+        A dict of NumPy arrays:
 
-    return run(checkpoint_path, image_path)
+        - `input_shape` `(2,)` int64: height and width of the network input; `input_corner` `(3, 8, 8)` float32,
+            its first pixels; `input_checksum` float64, the sum of all its values
+        - `class_logits` `(Q, 81)` float32 and `mask_logits` `(Q, h, w)` float32, raw outputs
+        - `labels` `(n,)` int16, `boxes` `(n, 5)` float32 (x1, y1, x2, y2, confidence) and `masks`
+            `(n, H, W)` bool of the `n = min(100, 80 Q)` detections, by falling confidence
+
+    Raises:
+        WeightsError: If the checkpoint cannot be used.
+        ImageError: If the image cannot be read.
+    """
+    from geneval_reward.vision.preprocess import normalise, read_image
+
+    path = Path(checkpoint_path)
+    detector = _load_detector(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    image = read_image(image_path)
+    (batch,) = detector.prepare([image])
+    class_logits, mask_logits = detector.forward(batch)
+    everything = Wanted(class_ids=None, masked_class_ids=frozenset(range(80)))
+    (found,) = detector.postprocess(class_logits, mask_logits, batch, [everything])
+    pixels: npt.NDArray[np.float32] = normalise(batch.pixels[0][None])[0].numpy()
+    return {
+        "input_shape": np.array(pixels.shape[1:], np.int64),
+        "input_corner": pixels[:, :8, :8],
+        "input_checksum": pixels.sum(dtype=np.float64),
+        "class_logits": class_logits[0].float().numpy(),
+        "mask_logits": mask_logits[0].float().numpy(),
+        "labels": found.class_id.astype(np.int16),
+        "boxes": np.concatenate([found.xyxy, found.confidence[:, None]], axis=1),
+        "masks": found.mask,
+    }
+
+
+@lru_cache(maxsize=2)
+def _load_detector(path: Path, changed: int) -> Mask2FormerDetector:
+    # Imported here, since only this needs transformers. `changed` makes a replaced file load again.
+    from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
+    from geneval_reward.vision.detectors.mask2former_convert import build_model, load_converted
+
+    weights = load_converted(path, cache=False)
+    return Mask2FormerDetector(
+        build_model(weights),
+        weights_sha256=weights.source_sha256,
+        weights_status="replayed",
+        device="cpu",
+        precision="fp32",
+    )
 
 
 class FakeDetector:

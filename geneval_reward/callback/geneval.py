@@ -92,7 +92,7 @@ class GenEvalCallback(LightningCallback):
         last_metrics: What the last round logged.
         timings: Where the last round's time went.
 
-    Example:
+    Examples:
         >>> from geneval_reward.callback import GenEvalCallback
         >>> callback = GenEvalCallback(prompts=10, every_n_train_steps=1000, max_fraction=0.05)
         >>> callback.state_key
@@ -191,7 +191,7 @@ class GenEvalCallback(LightningCallback):
         Raises:
             UsageError: If the callback keeps its scorer on the CPU between rounds.
 
-        Example:
+        Examples:
             >>> from geneval_reward.callback import GenEvalCallback
             >>> callback = GenEvalCallback("lite", prompts=12, every_n_epochs=1)
             >>> callback.reward("strict").loaded  # by the trainer's setup, or the first rewards

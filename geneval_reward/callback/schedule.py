@@ -19,7 +19,7 @@ class Schedule:
     Raises:
         ValueError: If not exactly one is given, or a number is below 1.
 
-    Example:
+    Examples:
         >>> schedule = Schedule(every_n_train_steps=10)
         >>> [step for step in (9, 10, 10, 19, 21) if schedule.due_after_step(step)]
         [10, 21]

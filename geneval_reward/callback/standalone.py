@@ -67,7 +67,7 @@ def score_model(
         RoundError: On all ranks, if anything failed on any.
         UsageError: If a number is out of range or the prompts cannot be read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from geneval_reward.callback import score_model
         >>> from geneval_reward.testing import FakeDetector, scorer_for

@@ -51,7 +51,7 @@ def demo_scenes(seed: int = 0) -> list[DemoScene]:
     Returns:
         Sixteen scenes over all six tags, passing and failing ones mixed.
 
-    Example:
+    Examples:
         >>> scenes = demo_scenes()
         >>> len(scenes), sum(scene.should_pass for scene in scenes)
         (16, 10)

@@ -23,7 +23,7 @@ class Batches:
     Raises:
         UsageError: If `batch_size` is not an integer >= 1.
 
-    Example:
+    Examples:
         >>> batches = Batches(lambda prompts, seeds: [Image.new("RGB", (4, 4)) for _ in prompts], 2)
         >>> len(batches.run(["a", "b", "c"], [1, 2, 3]))
         3

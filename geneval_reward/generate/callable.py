@@ -43,7 +43,7 @@ class CallableGenerator:
         TypeError: If `function` cannot be called.
         UsageError: If `batch_size` or `seeding` is not valid.
 
-    Example:
+    Examples:
         >>> def paint(prompts, seeds):
         ...     return [np.full((8, 8, 3), seed % 256, np.uint8) for seed in seeds]
         >>> generator = CallableGenerator(paint, batch_size=2)
@@ -145,7 +145,7 @@ def as_pil(
         ImageError: If an image has NaN or infinite values, which as uint8 would pass for a black picture.
         UsageError: If there is another number of images, or something that is no image; the message names the index.
 
-    Example:
+    Examples:
         >>> as_pil(torch.ones(1, 3, 4, 6), 1)[0].size
         (6, 4)
     """

@@ -35,7 +35,7 @@ class DiffusersGenerator:
         UsageError: If the pipeline takes no prompt or generator, or `call_kwargs` names an argument that it does not take
             or that is set here.
 
-    Example:
+    Examples:
         >>> from geneval_reward.pocket import load_pipeline
         >>> generator = DiffusersGenerator(load_pipeline(), num_inference_steps=4)
         >>> image, = generator.generate(["a photo of two clocks"], seeds=[0])

@@ -27,7 +27,7 @@ def identify(name: str) -> str:
         `module:function` or `file.py:function`, that of the source file; for a name on a model hub, the commit in the local
         cache. Empty if none of these can be found.
 
-    Example:
+    Examples:
         >>> len(identify("pocket"))
         64
     """

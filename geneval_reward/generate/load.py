@@ -56,7 +56,7 @@ def load_generator(
         UsageError: If nothing of that name can be loaded, or an option does not fit it.
         DependencyError: If a package that it needs is not installed; the message names the extra.
 
-    Example:
+    Examples:
         >>> load_generator("pocket", device="cpu", num_inference_steps=2).batch_size
         64
     """

@@ -25,7 +25,7 @@ def seed_for(base_seed: int, prompt: str, index: int) -> int:
         TypeError: If `base_seed` or `index` is not an integer, or `prompt` not a string.
         ValueError: If `index` is negative.
 
-    Example:
+    Examples:
         >>> seed_for(0, "a photo of a dog", 0)
         2955272999524787639
     """

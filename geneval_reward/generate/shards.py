@@ -24,7 +24,7 @@ class Shard:
     Raises:
         ValueError: If `index` is not in `0..count - 1`.
 
-    Example:
+    Examples:
         >>> Shard.parse("1/3").of("abcdefg")
         ['b', 'e']
     """
@@ -64,7 +64,7 @@ class Shard:
         Raises:
             UsageError: If the text or the variables are not valid.
 
-        Example:
+        Examples:
             >>> Shard.current("1/2", {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"})
             Shard(index=7, count=8)
         """

@@ -38,7 +38,7 @@ class FolderGenerator:
     Raises:
         ResultsError: If the folder is missing or holds no image with a record.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> from geneval_reward.results.layout import write_prompt_folder
         >>> from geneval_reward.prompts import official_suite

@@ -72,7 +72,7 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
     Raises:
         ValueError: If `size` is not one of these, less than one prompt per task, or more than there are.
 
-    Example:
+    Examples:
         >>> from geneval_reward.prompts import official_suite
         >>> subset = stratified_subset(official_suite(), 60)
         >>> subset.prompts_per_tag["counting"], len(subset.specs)
@@ -102,7 +102,7 @@ def subset_standard_error(
     Raises:
         ValueError: If a number is < 1 or there is no task.
 
-    Example:
+    Examples:
         >>> round(subset_standard_error(dict.fromkeys(TYPICAL_ACCURACY, 25), 1), 3)
         0.033
     """

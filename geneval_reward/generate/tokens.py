@@ -32,7 +32,7 @@ class SeededTokens:
         The Gumbel-max trick: E. J. Gumbel 1954, "Statistical theory of extreme values"; C. J. Maddison et al. 2014,
         arXiv 1411.0030.
 
-    Example:
+    Examples:
         >>> scores = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).repeat(2000, 1)
         >>> drawn = SeededTokens(range(2000))(None, scores).argmax(-1)
         >>> 0.46 < (drawn == 0).float().mean().item() < 0.54

@@ -43,7 +43,7 @@ class Rules:
     Raises:
         UsageError: If a value is out of range; the message names the field.
 
-    Example:
+    Examples:
         >>> Rules.parse("lite").confidence
         0.25
         >>> Rules.parse("geneval,confidence=0.5").counting_confidence
@@ -92,7 +92,7 @@ class Rules:
         Raises:
             UsageError: For an unknown profile or field, or a value out of range.
 
-        Example:
+        Examples:
             >>> Rules.parse("confidence=0.3", base=Rules.parse("lite")).counting_confidence
             0.25
         """

@@ -31,7 +31,7 @@ class Verdict:
         rules: The rules that the image was judged by.
         findings: The official checks, one by one.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "dog", "count": 1}]})
         >>> dog = Detections(np.array([[10, 10, 90, 90]]), np.array([0.8]), np.array([16]), (100, 100))

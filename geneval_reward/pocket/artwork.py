@@ -75,7 +75,7 @@ def sprite(class_name: str, size: int, color: str | None = None) -> Image.Image:
     Raises:
         SpecError: If there is no drawing of the class, or no such colour.
 
-    Example:
+    Examples:
         >>> sprite("umbrella", 64, "red").size
         (64, 63)
     """

@@ -45,7 +45,7 @@ class PocketPipeline(DiffusionPipeline):
         tokenizer: Splits prompts into words.
         vae: Draws.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from geneval_reward.pocket import load_pipeline
         >>> pipe = load_pipeline()

@@ -42,7 +42,7 @@ def pocket_suite() -> tuple[PromptSpec, ...]:
     Raises:
         SpecError: If the prompts do not match their hash, which means that the installation is damaged.
 
-    Example:
+    Examples:
         >>> suite = pocket_suite()
         >>> suite[0].prompt
         'a photo of a bicycle'
@@ -93,7 +93,7 @@ def iter_pocket_prompts(seed: int = 0, mix: Mapping[str, int] | None = None) -> 
     Raises:
         UsageError: For an unknown task or a weight that is not an integer >= 0.
 
-    Example:
+    Examples:
         >>> from itertools import islice
         >>> len({spec.prompt for spec in islice(iter_pocket_prompts(0, {"position": 1}), 20)}) > 10
         True

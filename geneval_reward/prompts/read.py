@@ -59,7 +59,7 @@ def read_prompts(
         SpecError: If a record or text is not valid or there is none; the message names the line or index.
         UsageError: If `prompts` is none of the forms, or more prompts are asked for than there are.
 
-    Example:
+    Examples:
         >>> specs = read_prompts("10/tag")
         >>> len(specs), specs[0].tag
         (60, 'single_object')

@@ -85,7 +85,7 @@ class PromptSpec:
         exclude: What must not be in the image. Both together have at most `MAX_CLAUSES` clauses.
         prompt: The text that the generator gets, at most `MAX_PROMPT` characters.
 
-    Example:
+    Examples:
         >>> spec = PromptSpec.parse('{"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]}')
         >>> spec.prompt
         'a photo of a red dog'

@@ -27,7 +27,7 @@ class Stream:
     Args:
         seed: Any integer >= 0.
 
-    Example:
+    Examples:
         >>> stream = Stream(43)
         >>> stream.below(80), stream.sample(80, 2)
         (40, [32, 51])

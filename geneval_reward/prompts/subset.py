@@ -26,7 +26,7 @@ class Size(NamedTuple):
 def parse_size(text: str) -> Size | None:
     """Read `"60"` (sixty prompts in all) or `"10/tag"` (ten of each task); None for anything else.
 
-    Example:
+    Examples:
         >>> parse_size("10/tag")
         Size(number=10, per_task=True)
     """
@@ -51,7 +51,7 @@ def choose_evenly(specs: Sequence[PromptSpec], size: Size, *, seed: int = 0, nam
     Raises:
         UsageError: If there are fewer prompts than that, or fewer are asked for than there are tasks.
 
-    Example:
+    Examples:
         >>> from geneval_reward.prompts import official_suite
         >>> len(choose_evenly(official_suite(), Size(10, per_task=True)))
         60

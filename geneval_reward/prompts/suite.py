@@ -34,7 +34,7 @@ def official_suite() -> tuple[PromptSpec, ...]:
     Raises:
         RuntimeError: If the records are not byte for byte those of the published file, because the package is damaged.
 
-    Example:
+    Examples:
         >>> len(official_suite()), official_suite()[0].prompt
         (553, 'a photo of a bench')
     """
@@ -61,7 +61,7 @@ def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, Pr
     Raises:
         SpecError: If a record is not valid, or a text is neither in `extra` nor in the official suite.
 
-    Example:
+    Examples:
         >>> resolve("a photo of a bench").tag
         'single_object'
     """

@@ -179,7 +179,7 @@ def training_prompts(
     Raises:
         UsageError: If `n` is negative or more than the number of meanings there are, or the mix is not valid.
 
-    Example:
+    Examples:
         >>> [spec.prompt for spec in training_prompts(2, seed=1)]
         ['a photo of a wine glass left of a dining table', 'a photo of four tv remotes']
     """

@@ -42,7 +42,7 @@ class RayScorer:
         DependencyError: Without the extra `geneval_reward[ray]`; here, and not at the first batch.
         UsageError: If an argument is not valid.
 
-    Example:
+    Examples:
         >>> from geneval_reward.ray import RayScorer
         >>> from geneval_reward.reward import GenEvalReward
         >>> reward = GenEvalReward(RayScorer("lite", workers=2), credit="dense")  # starts nothing yet

@@ -110,7 +110,7 @@ class ResultRow:
         detections: Everything that was seen, raw; None in an official file.
         schema: Version of our keys; None in an official file.
 
-    Example:
+    Examples:
         >>> spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "dog", "count": 1}]})
         >>> verdict = judge(spec, Detections.empty((64, 64)))
         >>> row = ResultRow.from_verdict(verdict, "00000/samples/0002.png", backend="lite", fingerprint="abc")

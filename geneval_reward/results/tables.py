@@ -100,7 +100,7 @@ def render(document: Document, format: str, *, width: int = 160) -> str:
     Raises:
         UsageError: If the format is unknown.
 
-    Example:
+    Examples:
         >>> table = Table("", ["model", "score"], [["a|b", "0.5"]])
         >>> print(render(Document([table], table), "markdown"), end="")
         | model | score |
@@ -157,7 +157,7 @@ def terminal(document: Document) -> Group:
 def finite(value: Any) -> Any:
     """Copy nested mappings and sequences with None in the place of numbers that are not finite.
 
-    Example:
+    Examples:
         >>> finite({"low": float("nan"), "values": (1, float("inf"))})
         {'low': None, 'values': [1, None]}
     """
@@ -187,7 +187,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
         header: Column names; the first column is set left, the others right.
         rows: Cells, as many as the header has.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["prompt"], [["<b>bold</b> | [link](x)"]]))
         | prompt |
         |---|

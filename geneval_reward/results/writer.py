@@ -45,7 +45,7 @@ class ResultWriter:
             another process.
         OSError: If the file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from geneval_reward.judge import Detections, judge
         >>> from geneval_reward.prompts import PromptSpec

@@ -16,7 +16,7 @@ class Reward(Protocol):
     A class of your own needs `submit` and `close` and no base class. `submit` must not block: a recipe hands in one
     batch after the other while it generates, and collects the futures at the end.
 
-    Example:
+    Examples:
         >>> from concurrent.futures import Future
         >>> from geneval_reward.reward import RewardBatch
         >>> class Constant:

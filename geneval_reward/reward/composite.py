@@ -47,7 +47,7 @@ class CompositeReward:
         ValueError: On no parts, weights of unknown parts, or an option that does not exist.
         TypeError: If a part cannot be called with images.
 
-    Example:
+    Examples:
         >>> from geneval_reward.reward import GenEvalReward
         >>> from geneval_reward.testing import FakeDetector, scorer_for
         >>> import numpy as np

@@ -58,7 +58,7 @@ def records_from_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         UsageError: If there is no column `tag` or `include`.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import default_collate
         >>> records = [{"tag": "single_object", "include": [{"class": name, "count": 1}]} for name in ("dog", "cat")]
         >>> records_from_columns(default_collate(records)) == records
@@ -94,7 +94,7 @@ def _sample(batch: Any, row: int) -> Any:
 def text_of(prompt: Any) -> Any:
     """Unwrap a prompt: a chat to its last text, a row that holds a record as JSON to the record; else as it is.
 
-    Example:
+    Examples:
         >>> text_of([{"role": "user", "content": [{"type": "text", "text": "a photo of a dog"}]}])
         'a photo of a dog'
     """

@@ -43,7 +43,7 @@ class GenEvalReward:
     Raises:
         UsageError: If the credit is unknown, or `scorer` is none of the above.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from geneval_reward.reward import GenEvalReward
         >>> from geneval_reward.testing import FakeDetector, scorer_for

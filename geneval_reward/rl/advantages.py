@@ -109,7 +109,7 @@ def group_advantages(
     Source: Flow-GRPO (arXiv 2505.05470) and DiffusionNFT (arXiv 2509.16117), with `eps`, `clip` and
     the global std as in their released GenEval configurations.
 
-    Example:
+    Examples:
         >>> result = group_advantages([1.0, 0.0, 1.0, 1.0, None], ["a", "a", "b", "b", "b"], std="group")
         >>> [round(a, 3) for a in result.advantages.tolist()]
         [1.0, -1.0, 0.0, 0.0, 0.0]

@@ -50,7 +50,7 @@ class DistributedKRepeatSampler(Sampler[int]):
     Source: the sampler of DDPO-pytorch's lineage as Flow-GRPO and DiffusionNFT release it (facts, not code). They
     complete every group within one batch over all ranks; here an epoch need only divide as a whole.
 
-    Example:
+    Examples:
         >>> ranks = [
         ...     DistributedKRepeatSampler(100, group_size=4, groups=3, batch_size=2, num_replicas=2, rank=r)
         ...     for r in (0, 1)
@@ -123,7 +123,7 @@ def check_split(groups: int, group_size: int, batch_size: int, num_replicas: int
     Raises:
         ValueError: with the batch sizes, world sizes and numbers of groups that would do.
 
-    Example:
+    Examples:
         >>> check_split(48, 24, 9, 8)
         >>> check_split(48, 24, 10, 8)
         Traceback (most recent call last):

@@ -80,7 +80,7 @@ def ratio_loss(
 
     Source: Flow-GRPO (arXiv 2505.05470), numbers of the released `geneval_sd3` configuration.
 
-    Example:
+    Examples:
         >>> logp = torch.zeros(2, requires_grad=True)
         >>> loss = ratio_loss(logp, torch.zeros(2), torch.tensor([1.0, -1.0]))
         >>> loss.policy.backward()
@@ -162,7 +162,7 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor
 
     Source: Flow-GRPO (arXiv 2505.05470) and its released trainer.
 
-    Example:
+    Examples:
         >>> gaussian_kl(torch.ones(1, 4), torch.zeros(1, 4), 0.5)
         tensor([2.])
     """

@@ -46,7 +46,7 @@ def optimality_probability(advantages: Tensor, *, mode: AdvantageMode = "all", c
 
     Source: arXiv 2509.16117; the modes are those of the released trainer.
 
-    Example:
+    Examples:
         >>> optimality_probability(torch.tensor([-9.0, 0.0, 2.5]))
         tensor([0.0000, 0.5000, 0.7500])
     """
@@ -165,7 +165,7 @@ def nft_loss(
     Source: arXiv 2509.16117, alg. 1, eq. 5 and the theorem on its optimum; scale, weights and defaults of the released
     GenEval setting.
 
-    Example:
+    Examples:
         >>> v = torch.zeros(2, 3, requires_grad=True)
         >>> x0, noise = torch.randn(2, 3), torch.randn(2, 3)
         >>> loss = nft_loss(v, torch.zeros(2, 3), x0, 0.5 * x0 + 0.5 * noise, 0.5, torch.full((2,), 0.5))

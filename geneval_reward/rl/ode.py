@@ -33,7 +33,7 @@ def interpolate(x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
     Raises:
         ValueError: on shapes that differ or a time outside [0, 1].
 
-    Example:
+    Examples:
         >>> interpolate(torch.zeros(1, 2), torch.ones(1, 2), 0.25)
         tensor([[0.2500, 0.2500]])
     """
@@ -116,7 +116,7 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
     Raises:
         ValueError: on another solver or bad times.
 
-    Example:
+    Examples:
         >>> x = torch.ones(1, 2)  # data is the point 0, so the velocity is x / t
         >>> sample_ode(lambda x, t: x / t[:, None], x, torch.tensor([1.0, 0.5, 0.25]))
         tensor([[0.2500, 0.2500]])

@@ -24,7 +24,7 @@ def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
     Raises:
         ValueError: on `num_steps` < 1 or `shift` <= 0.
 
-    Example:
+    Examples:
         >>> flow_sigmas(4).tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
@@ -39,7 +39,7 @@ def num_train_steps(num_steps: int, fraction: float = 0.99) -> int:
 
     The released `timestep_fraction` is 0.99 in Flow-GRPO and DiffusionNFT: 9 of 10.
 
-    Example:
+    Examples:
         >>> num_train_steps(10)
         9
     """
@@ -62,7 +62,7 @@ def permuted_steps(
     Returns:
         int64 (batch, K) step indices on the CPU, without repetition in a row.
 
-    Example:
+    Examples:
         >>> permuted_steps(2, 10, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([2, 9])
     """
@@ -90,7 +90,7 @@ def old_policy_decay(step: int, kind: int = 1) -> float:
 
     Source: DiffusionNFT (arXiv 2509.16117), numbers of the released trainer.
 
-    Example:
+    Examples:
         >>> old_policy_decay(100), old_policy_decay(10_000), old_policy_decay(74, kind=2)
         (0.1, 0.5, 0.0)
     """
@@ -107,7 +107,7 @@ def ema_decay(step: int, max_decay: float = 0.9) -> float:
     last one included. DiffusionNFT's average moves at every step; Flow-GRPO's only while `step + 1` is a multiple of 8, once
     for each micro-batch of that time (two with the 32 GPUs of the released setting).
 
-    Example:
+    Examples:
         >>> ema_decay(0), ema_decay(1000)
         (0.1, 0.9)
     """
@@ -159,7 +159,7 @@ def progressive_window(
 
     Source: MixGRPO (arXiv 2507.21802 and the released FLUX settings).
 
-    Example:
+    Examples:
         >>> [progressive_window(i, 10) for i in (0, 24, 25, 10_000)]
         [(0, 4), (0, 4), (1, 5), (6, 10)]
     """
@@ -196,7 +196,7 @@ def random_window(
     Raises:
         ValueError: on a window that does not fit its bounds.
 
-    Example:
+    Examples:
         >>> start, end = random_window(10, generator=torch.Generator().manual_seed(0))
         >>> end - start, 0 <= start <= 2
         (3, True)

@@ -100,7 +100,7 @@ def sde_step(
         ValueError: on shapes that differ, times out of order or range, a noise level out of range (for a
             deterministic step use `euler_step`: it has no density), or both `x_next` and a source of noise.
 
-    Example:
+    Examples:
         >>> x, v = torch.zeros(2, 4), torch.ones(2, 4)
         >>> taken = sde_step(v, x, 0.5, 0.4, generator=torch.Generator().manual_seed(0))
         >>> measured = sde_step(v, x, 0.5, 0.4, x_next=taken.x_next)
@@ -205,7 +205,7 @@ def sample_sde(
     Raises:
         ValueError: on bad times, or a window that is empty or outside the steps.
 
-    Example:
+    Examples:
         >>> rollout = sample_sde(lambda x, t: x, torch.randn(2, 3), torch.linspace(1, 0, 11), window=(1, 4))
         >>> rollout.states.shape, rollout.log_probs.shape
         (torch.Size([2, 4, 3]), torch.Size([2, 3]))

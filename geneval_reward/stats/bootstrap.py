@@ -88,7 +88,7 @@ def clustered_bootstrap(
     Raises:
         UsageError: If an argument is out of range or the arrays do not fit one another.
 
-    Example:
+    Examples:
         >>> correct = [1, 1, 0, 1, 0, 0, 1, 1]
         >>> scores = clustered_bootstrap(correct, list("aabbccdd"), ["colors"] * 4 + ["counting"] * 4)
         >>> scores.overall.value, scores.pass_any.value

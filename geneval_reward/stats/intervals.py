@@ -61,7 +61,7 @@ class Estimate:
 
         Ends of an interval that are not known become None.
 
-        Example:
+        Examples:
             >>> Estimate(0.5, Interval(math.nan, math.nan, 0.95, "none"), 0.1, 4, 1).to_dict()
             {'value': 0.5, 'low': None, 'high': None, 'images': 4, 'prompts': 1}
         """
@@ -88,7 +88,7 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
     Source:
         E. B. Wilson 1927, J. Am. Stat. Assoc. 22:209.
 
-    Example:
+    Examples:
         >>> interval = wilson(8, 10)
         >>> round(interval.low, 4), round(interval.high, 4)
         (0.4902, 0.9433)
@@ -128,7 +128,7 @@ def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
     Source:
         M. Chen et al. 2021, "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1.
 
-    Example:
+    Examples:
         >>> pass_at_k([0, 1, 4], [4, 4, 4], k=2).tolist()
         [0.0, 0.5, 1.0]
     """

@@ -150,7 +150,7 @@ def compare_paired(
         The pseudo-prompts follow A. Agresti & Y. Min 2005 and D. Bonett & R. Price 2012 (adjusted interval of a
         difference of paired proportions), applied to clusters here and checked by simulation (docs/measurement.md).
 
-    Example:
+    Examples:
         >>> a = [0, 0, 1, 0] * 20
         >>> b = [1, 0, 1, 1] * 20
         >>> result = compare_paired(a, b, [i // 4 for i in range(80)], ["position"] * 80)

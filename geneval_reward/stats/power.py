@@ -40,7 +40,7 @@ class VarianceComponents:
     def standard_error(self, prompts: int, images_per_prompt: int) -> float:
         """Compute the standard error of the overall score for prompts spread evenly over the tags.
 
-        Example:
+        Examples:
             >>> round(VarianceComponents(0.06, 0.09).standard_error(553, 4), 4)
             0.0122
         """
@@ -99,7 +99,7 @@ def assumed_components(
         prompt_correlation: Correlation of the prompts' difficulties in the two runs; 0 for unpaired runs.
         noise_correlation: Correlation of the two images from one seed beyond that of the prompt; 0 for unpaired runs.
 
-    Example:
+    Examples:
         >>> parts = assumed_components(0.6, 0.4)
         >>> round(parts.between, 4), round(parts.within, 4)
         (0.0384, 0.288)
@@ -128,7 +128,7 @@ def minimum_detectable_difference(
     Source:
         H. S. Bloom 1995, Evaluation Review 19:547: the sum of the two quantiles times the standard error.
 
-    Example:
+    Examples:
         >>> round(minimum_detectable_difference(0.01), 4)
         0.028
     """
@@ -168,7 +168,7 @@ def required_images(
         UsageError: If neither or both are fixed, or no number of images per prompt suffices because the prompts alone
             vary more than that; the message says how many prompts would be enough.
 
-    Example:
+    Examples:
         >>> plan = required_images(0.02, assumed_components(0.6, 0.4), images_per_prompt=4)
         >>> plan.prompts, plan.images
         (2167, 8668)

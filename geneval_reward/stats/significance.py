@@ -26,7 +26,7 @@ def mcnemar(only_a: int, only_b: int, *, mid_p: bool = True) -> float:
     Source:
         Q. McNemar 1947; mid-p: M. W. Fagerland et al. 2013, BMC Med. Res. Methodol. 13:91.
 
-    Example:
+    Examples:
         >>> round(mcnemar(1, 6), 4), round(mcnemar(1, 6, mid_p=False), 4)
         (0.0703, 0.125)
     """
@@ -48,7 +48,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source:
         S. Holm 1979, Scand. J. Statist. 6:65.
 
-    Example:
+    Examples:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """

@@ -73,7 +73,7 @@ def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike) -> Floats:
     Source:
         djghosh13/geneval `evaluation/summary_scores.py`.
 
-    Example:
+    Examples:
         >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0]))
         0.5
     """
@@ -146,7 +146,7 @@ def check_scores(name: str, scores: npt.ArrayLike) -> Floats:
 def factorize(values: Sequence[Any] | npt.NDArray[Any]) -> tuple[Integers, tuple[Any, ...]]:
     """Return integer codes of values, and the distinct values in order of appearance.
 
-    Example:
+    Examples:
         >>> codes, names = factorize(["b", "a", "b"])
         >>> codes.tolist(), names
         ([0, 1, 0], ('b', 'a'))

@@ -41,7 +41,7 @@ class PublishedScore:
 def published() -> tuple[PublishedScore, ...]:
     """Return published scores, the highest overall first; rows without an overall come last.
 
-    Example:
+    Examples:
         >>> [row.overall for row in published() if row.model.startswith("Stable Diffusion v")]
         [0.5, 0.43]
     """

@@ -149,7 +149,7 @@ def parse_grid(texts: Sequence[str], stored: Rules | None = None) -> tuple[dict[
         UsageError: If a range is not one, its rule cannot be varied, or there are more than two ranges or too many
             combinations.
 
-    Example:
+    Examples:
         >>> parse_grid(["confidence=.1:.3:.1"])[0]
         {'confidence': (0.1, 0.2, 0.3)}
     """

@@ -55,7 +55,7 @@ def detectable_text(difference: Difference) -> str:
 def p_text(p: float) -> str:
     """Write a p-value.
 
-    Example:
+    Examples:
         >>> p_text(0.031), p_text(0.5), p_text(0.0001)
         ('p = 0.031', 'p = 0.50', 'p < 0.001')
     """
@@ -77,7 +77,7 @@ def task_header(tags: Sequence[str]) -> list[str]:
 def rules_text(rules: Mapping[str, Any] | None) -> str:
     """Write rules as `--rules` takes them.
 
-    Example:
+    Examples:
         >>> rules_text({"confidence": 0.3, "crop": True})
         'confidence=0.3, crop=true'
     """
@@ -97,7 +97,7 @@ def judge_text(identities: Sequence[RunIdentity]) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun.
 
-    Example:
+    Examples:
         >>> counted(1, "image"), counted(4, "image")
         ('1 image', '4 images')
     """

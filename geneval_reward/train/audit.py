@@ -74,7 +74,7 @@ class AuditReport:
 def mirrored(spec: PromptSpec) -> PromptSpec:
     """What a record asks of the mirrored image: left and right exchanged.
 
-    Example:
+    Examples:
         >>> mirrored(PromptSpec.parse({"tag": "position", "include": [{"class": "cup", "count": 1},
         ...     {"class": "cow", "count": 1, "position": ["left of", 0]}]})).prompt
         'a photo of a cow right of a cup'

@@ -116,7 +116,7 @@ def load_recipe(name: str) -> ModuleType:
     Raises:
         UsageError: If there is none of this name.
 
-    Example:
+    Examples:
         >>> load_recipe("diffusion_nft").DiffusionNFT.method
         'diffusion-nft'
     """

@@ -95,7 +95,7 @@ def refuse_invalid_casts(where: str) -> Iterator[None]:
     Raises:
         ImageError: If NaN or infinity was cast.
 
-    Example:
+    Examples:
         >>> with refuse_invalid_casts("generate"):
         ...     np.full((8, 8, 3), np.nan).astype(np.uint8)
         Traceback (most recent call last):

@@ -57,7 +57,7 @@ def compare(first: Detections, second: Detections, threshold: float = 0.3) -> Di
     Raises:
         ValueError: If the image sizes differ.
 
-    Example:
+    Examples:
         >>> empty = Detections.empty((8, 8))
         >>> compare(empty, empty).same
         True

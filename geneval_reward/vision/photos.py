@@ -48,7 +48,7 @@ def photo(name: str) -> Image.Image:
     Raises:
         KeyError: There is no such photograph.
 
-    Example:
+    Examples:
         >>> photo("coffee").size
         (600, 400)
     """

@@ -27,7 +27,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     Raises:
         ValueError: For another name, or `tf32` on a device that is not CUDA.
 
-    Example:
+    Examples:
         >>> resolve_precision("auto", "cpu")
         'fp32'
     """

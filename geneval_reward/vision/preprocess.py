@@ -70,7 +70,7 @@ def geometry(height: int, width: int) -> Geometry:
     The largest size that fits into 1333 x 800 (long side, short side) with the same shape, each side rounded half up,
     then up to a multiple of 32. A side that would round to 0, where mmdet fails, becomes 1.
 
-    Example:
+    Examples:
         >>> geometry(512, 512).padded
         (800, 800)
         >>> geometry(768, 1024)

@@ -68,6 +68,7 @@ FULL: dict[str, Any] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*images of a round are wrong")
 def test_fit_with_nested_rules(tmp_path: Path) -> None:
     cli = run(tmp_path, FULL)
     callback = next(item for item in cli.trainer.callbacks if isinstance(item, GenEvalCallback))

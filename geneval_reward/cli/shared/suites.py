@@ -40,7 +40,7 @@ def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | Non
 def call_arguments(pairs: Sequence[str] | None, **named: Any) -> dict[str, Any]:
     """Collect the arguments of the generator's calls from `--set name=value` and from options; those that are None are left out.
 
-    Example:
+    Examples:
         >>> call_arguments(["height=512", "negative_prompt=blurry"], num_inference_steps=None)
         {'height': 512, 'negative_prompt': 'blurry'}
     """

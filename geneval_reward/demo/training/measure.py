@@ -53,7 +53,7 @@ def measure(module: Any, judge: GenEvalScorer, specs: Sequence[PromptSpec], per_
     """Sample with the module's `generate` and judge.
 
     Args:
-        module: A `FlowRL`.
+        module: The recipe's module.
         judge: The first judge.
         specs: What is asked.
         per_prompt: Images of each.

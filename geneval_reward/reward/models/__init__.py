@@ -36,7 +36,7 @@ def model_reward(name: str, **options: Any) -> ModelReward:
     Raises:
         ValueError: For another name.
 
-    Example:
+    Examples:
         >>> model_reward("pick_score", device="cpu")
         PickScore('yuvalkirstain/PickScore_v1')
     """

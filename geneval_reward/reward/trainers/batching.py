@@ -31,7 +31,7 @@ class MicroBatcher(Generic[Item, Result]):
     Raises:
         ValueError: If a limit is out of range.
 
-    Example:
+    Examples:
         >>> batcher = MicroBatcher(lambda items: [item * 2 for item in items], max_wait=0.01)
         >>> [future.result() for future in [batcher.submit(1), batcher.submit(2)]]
         [2, 4]

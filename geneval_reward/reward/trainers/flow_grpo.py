@@ -49,7 +49,7 @@ class MultiScore(FunctionLike):
         reward: The reward; a `CompositeReward` for several.
         unscorable: What a sample without a reward counts, since the trainers know no None; by default it is an error.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from geneval_reward.reward import GenEvalReward
         >>> from geneval_reward.testing import FakeDetector, scorer_for
@@ -125,7 +125,7 @@ class GenEvalScores(FunctionLike):
         unscorable: What a sample without a reward counts in the scores; it is -10 in the other columns, so that evaluation
             leaves it out. By default it is an error.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from geneval_reward.testing import FakeDetector, scorer_for
         >>> geneval = GenEvalScores(GenEvalReward(scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.8]]}))))
@@ -189,7 +189,7 @@ def geneval_score_factory(backend: str = "paper", credit: str = "flow_grpo") -> 
 
     Their `multi_score` reads the `__code__` of what it is given, which a `functools.partial` does not have.
 
-    Example:
+    Examples:
         >>> factory = geneval_score_factory(backend="lite", credit="partial")  # flow_grpo.rewards.geneval_score = factory
         >>> "device" in factory.__code__.co_varnames, factory("cpu").reward.credit
         (True, 'partial')

@@ -79,7 +79,7 @@ def record_of(row: Any) -> Any:
     Trainers hand on whatever their data sets hold: a record, a record as JSON, `{}`, or a mapping (or its JSON) of all
     columns, in which the record may stand under a name of its own.
 
-    Example:
+    Examples:
         >>> record_of('{"id": 7, "metadata": {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}}')
         {'tag': 'single_object', 'include': [{'class': 'dog', 'count': 1}]}
         >>> record_of({"id": 7}) is None

@@ -40,7 +40,7 @@ class TRLReward(FunctionLike):
         mixed: Whether the data set has rows of other tasks. A batch without any row that asks for a picture is then all None;
             otherwise it is an error.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from geneval_reward.reward import GenEvalReward
         >>> from geneval_reward.testing import FakeDetector, scorer_for
@@ -107,7 +107,7 @@ class AsyncTRLReward(TRLReward):
     Scoring goes to the reward's own worker (`GenEvalReward.submit`); the loop is free meanwhile. Rendering happens in a
     thread.
 
-    Example:
+    Examples:
         >>> import inspect
         >>> from geneval_reward.reward import GenEvalReward
         >>> inspect.iscoroutinefunction(AsyncTRLReward(GenEvalReward("lite")))

@@ -45,7 +45,7 @@ class UniRLScorer:
             has by its `sub_metric_reduce`; only with `first` is that still the reward.
         **options: As for `GenEvalReward`: `device`, `precision`, `rules`.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> from PIL import Image
         >>> from geneval_reward.testing import FakeDetector, scorer_for

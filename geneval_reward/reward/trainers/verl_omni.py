@@ -47,7 +47,7 @@ class SampleReward(FunctionLike):
         max_wait: Seconds that the first sample of a batch waits for others.
         unscorable: What a sample that cannot be scored counts; by default its call raises.
 
-    Example:
+    Examples:
         >>> import asyncio, torch
         >>> from geneval_reward.testing import FakeDetector, scorer_for
         >>> compute_score = SampleReward(GenEvalReward(scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.8]]}))))

@@ -24,7 +24,7 @@ def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
     Returns:
         The description of the image and its bytes.
 
-    Example:
+    Examples:
         >>> payload, data = encode(torch.zeros(3, 4, 5, dtype=torch.uint8), "raw")
         >>> payload.shape, payload.layout, len(data)
         ((3, 4, 5), 'chw', 60)

@@ -83,7 +83,7 @@ class Attempts:
         servers: The servers to ask.
         timeout: Seconds for all attempts together.
 
-    Example:
+    Examples:
         >>> attempts = Attempts(Servers(["http://a", "http://b"]), timeout=10)
         >>> server, wait = attempts.next()
         >>> attempts.failed(server, "status 503", {"retry-after": "1"})

@@ -47,7 +47,7 @@ class RemoteScorer:
     Raises:
         UsageError: If an argument is not valid.
 
-    Example:
+    Examples:
         >>> from geneval_reward.reward import GenEvalReward
         >>> scorer = RemoteScorer("http://127.0.0.1:8321", timeout=30)  # connects at the first call
         >>> reward = GenEvalReward(scorer, credit="partial")
@@ -197,7 +197,7 @@ class RemoteScorer:
 def split_into_requests(images: Sequence[torch.Tensor], chunk: int) -> list[list[int]]:
     """Indices of the images of each request: at most `chunk`, and of bounded size, so that servers take them.
 
-    Example:
+    Examples:
         >>> split_into_requests([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 5, 2)
         [[0, 1], [2, 3], [4]]
     """

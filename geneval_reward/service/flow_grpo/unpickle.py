@@ -67,7 +67,7 @@ def load_plain_data(data: bytes) -> Any:
         UnpickleError: For anything else: other types, calls, cycles, a pickle that is cut off, or one that would take too much
             time or memory.
 
-    Example:
+    Examples:
         >>> import pickle
         >>> load_plain_data(pickle.dumps({"images": [b"..."], "only_strict": True}))
         {'images': [b'...'], 'only_strict': True}

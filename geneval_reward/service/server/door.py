@@ -213,7 +213,7 @@ class _BoundedBody:
 def is_loopback(host: str) -> bool:
     """Whether nobody but this machine can connect to an address.
 
-    Example:
+    Examples:
         >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("localhost")
         (True, True, False, True)
     """

@@ -70,7 +70,7 @@ class Limits:
         Raises:
             UsageError: If a field is unknown or a value is not a number; the message names it.
 
-        Example:
+        Examples:
             >>> Limits.parse("max_items=64, deadline=30").deadline
             30.0
         """

@@ -118,7 +118,7 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
         ResultsError: If the file is missing or empty, lacks a column, or has a cell that cannot be read; the message names the
             line and the column.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
         >>> row = dict.fromkeys(_COLUMNS, "") | {"Input.caption": "a photo of a dog", "Input.image_id": "2",

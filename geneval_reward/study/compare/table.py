@@ -183,7 +183,7 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of paths that tell them apart, without suffix.
 
-    Example:
+    Examples:
         >>> short_names([Path("x/base/results.jsonl"), Path("x/lora/results.jsonl")])
         ['base/results', 'lora/results']
     """

@@ -28,7 +28,7 @@ def beside(
     Raises:
         UsageError: If `models` matches no model.
 
-    Example:
+    Examples:
         >>> sd = {"single_object": 0.97, "two_object": 0.38, "counting": 0.35, "colors": 0.76, "position": 0.04,
         ...     "color_attr": 0.06}
         >>> beside(sd, rewritten=False, count=1)[0].model

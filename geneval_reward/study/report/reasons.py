@@ -58,7 +58,7 @@ def causes(reason: str) -> list[tuple[str, str]]:
     Returns:
         For each line, a key of `CAUSES` and what the failure was about.
 
-    Example:
+    Examples:
         >>> causes("expected red dog>=1, found 0 red; and 1 blue")
         [('color', 'red → blue')]
         >>> causes("expected cat>=2, found 0")

@@ -82,7 +82,7 @@ def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | Non
         UsageError: If there is no axis, an axis is empty or holds a value twice, two axes set one argument, or `best_of`
             is not an integer >= 1.
 
-    Example:
+    Examples:
         >>> [cell.name for cell in make_cells({"steps": [4, 8], "guidance": [1, 3.5]})]
         ['steps=4 guidance=1', 'steps=4 guidance=3.5', 'steps=8 guidance=1', 'steps=8 guidance=3.5']
     """
@@ -114,7 +114,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     Raises:
         UsageError: If there is no name or no value.
 
-    Example:
+    Examples:
         >>> parse_axis("precision=fp32,bf16"), parse_axis("cfg=1,3.5")
         (('precision', ['fp32', 'bf16']), ('cfg', [1, 3.5]))
     """

@@ -67,7 +67,7 @@ def select_best(
     Raises:
         UsageError: If the shapes do not fit, or there is no setting.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> alike = rng.random((20, 60)) < 0.5
         >>> found = select_best(alike, np.arange(60), ["colors", "counting"] * 30)

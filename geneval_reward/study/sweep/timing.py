@@ -75,7 +75,7 @@ def timing(batches: Sequence[tuple[int, float]], level: float = 0.95) -> Timing:
     Source:
         The standard error of a ratio, linearised (W. G. Cochran, Sampling Techniques, 3rd ed., 6.4).
 
-    Example:
+    Examples:
         >>> found = timing([(4, 2.0), (4, 2.2), (4, 2.1), (2, 1.0)])
         >>> round(found.seconds, 3), round(found.high - found.seconds, 3), found.images
         (0.521, 0.039, 14)

@@ -50,7 +50,7 @@ class ClipVerifier:
         forward_crops: Crops in one forward; more are cut into several.
         workers: Threads that cut and resize crops.
 
-    Example:
+    Examples:
         >>> verifier = ClipVerifier.from_pretrained()  # doctest: +SKIP
         >>> verifier.colors([query]).argmax(1)  # doctest: +SKIP
     """

@@ -27,7 +27,7 @@ def object_crop(query: ColorQuery, background: str = "#999", crop: bool = True) 
     Returns:
         An RGB picture, or None if the box holds no pixel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image = torch.full((3, 4, 4), 255, dtype=torch.uint8)
         >>> mask = np.eye(4, dtype=np.bool_)

@@ -104,7 +104,7 @@ class LiteVerifier:
         foreground: How the object's pixels are found.
         counting: How their names are counted.
 
-    Example:
+    Examples:
         >>> image = torch.full((3, 64, 64), 200, dtype=torch.uint8)
         >>> image[:, 16:48, 16:48] = torch.tensor([214, 32, 36], dtype=torch.uint8)[:, None, None]
         >>> query = ColorQuery(image, np.array([14, 14, 50, 50], np.float32), "cup")

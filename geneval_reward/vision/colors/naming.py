@@ -46,7 +46,7 @@ def srgb_to_lab(rgb: npt.ArrayLike) -> npt.NDArray[np.float32]:
     Returns:
         `(..., 3)` float32: L in [0, 100], a and b.
 
-    Example:
+    Examples:
         >>> srgb_to_lab([255, 0, 0]).round().tolist()
         [53.0, 80.0, 67.0]
     """
@@ -97,7 +97,7 @@ class ColorNaming:
             `count ** prevalence`. With 0 all classes weigh the same and the few blacks and whites swallow the dark
             and the pale colours; with 1 they hardly occur. Half way is best leave-one-out.
 
-    Example:
+    Examples:
         >>> naming = ColorNaming()
         >>> [NAMES[i] for i in naming.posterior([[220, 30, 30], [30, 30, 35], [128, 128, 128]]).argmax(-1)]
         ['red', 'black', 'grey']

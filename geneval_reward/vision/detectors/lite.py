@@ -24,7 +24,7 @@ UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 class LiteDetector(PackagedDetector):
     """SSDLite MobileNetV2 as TensorFlow's Object Detection API trained and configured it.
 
-    Example:
+    Examples:
         >>> import numpy as np, torch
         >>> from geneval_reward.vision.photos import photo
         >>> from geneval_reward.vision.protocols import Wanted

@@ -62,7 +62,7 @@ class Mask2FormerDetector:
         compiled: Run the sampling of deformable attention through `torch.compile`.
         workers: Threads that resize images.
 
-    Example:
+    Examples:
         >>> detector = Mask2FormerDetector.from_pretrained()  # doctest: +SKIP
         >>> wanted = Wanted(class_ids=frozenset({15}), min_confidence=0.3)  # doctest: +SKIP
         >>> detector.detect([image], [wanted])[0].class_names  # doctest: +SKIP

@@ -29,7 +29,7 @@ from geneval_reward.vision.detectors.packaged import KnownObject, PackagedDetect
 class NanoDetDetector(PackagedDetector):
     """NanoDet-g (416 pixels, COCO) with the suppression of its own repository: IoU 0.6 per class, 100 objects.
 
-    Example:
+    Examples:
         >>> import numpy as np, torch
         >>> from geneval_reward.vision.photos import photo
         >>> from geneval_reward.vision.protocols import Wanted

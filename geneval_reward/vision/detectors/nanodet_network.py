@@ -88,7 +88,7 @@ class Head(nn.Module):
 class NanoDet(nn.Module):
     """The network, from letterboxed pixels to the logits of every cell.
 
-    Example:
+    Examples:
         >>> net = NanoDet().eval()
         >>> distances, classes = net(torch.zeros(1, 3, 416, 416))
         >>> distances.shape, classes.shape

@@ -110,7 +110,7 @@ class Head(nn.Module):
 class SSDLite(nn.Module):
     """The network, from turned pixels to box codes and class logits.
 
-    Example:
+    Examples:
         >>> net = SSDLite().eval()
         >>> codes, logits = net(torch.zeros(2, 3, 300, 300))
         >>> codes.shape, logits.shape

@@ -41,7 +41,7 @@ def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
     Returns:
         The results, in the order of `parts`.
 
-    Example:
+    Examples:
         >>> run_parts(len, ["one", "three"])
         [3, 5]
     """
