@@ -124,6 +124,7 @@ def test_doctor_says_what_is_missing(run, monkeypatch, tmp_path):
     assert "743b7d99" in result.stdout.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_demo_writes_a_page_that_needs_nothing_else(run, tmp_path):
     result, code, messages = run("demo", "--no-train", "--out", "demo", "--device", "cpu")
     assert code == 0, messages

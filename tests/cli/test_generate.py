@@ -64,6 +64,7 @@ def test_a_saved_pipeline_makes_the_same_images(run, few, tmp_path) -> None:
         assert one.path.read_bytes() == other.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_pocket_suite_in_full(run, tmp_path) -> None:
     _, code, _ = run("generate", "pocket", "--suite", "pocket", "-o", tmp_path / "a", "-n", 1, "--steps", 1)
     assert code == 0

@@ -15,6 +15,7 @@ def call(run, out, *args):
     return run("sweep", "pocket", "--suite", "pocket", "--subset", "2/tag", "-n", 1, "--out", out, *args)
 
 
+@pytest.mark.slow
 def test_a_small_sweep(run, tmp_path) -> None:
     result, code, messages = call(run, "s", "--grid", "steps=1,6", "--grid", "best_of=1,2")
     assert code == 0

@@ -68,12 +68,14 @@ def trained(recipe, tmp_path_factory):
     return run(recipe, folder, 20, out=folder / "pipeline"), folder
 
 
+@pytest.mark.slow
 def test_twenty_steps_make_the_loss_fall(trained) -> None:
     model, _ = trained
     assert len(model.curve) == 20
     assert sum(model.curve[-5:]) < 0.85 * sum(model.curve[:5])
 
 
+@pytest.mark.slow
 def test_export_is_a_pipeline_with_its_provenance(trained) -> None:
     model, folder = trained
     load_module.check_files(folder / "pipeline")
@@ -89,6 +91,7 @@ def test_export_is_a_pipeline_with_its_provenance(trained) -> None:
     assert len(model.generate(["a photo of a clock"], [1])) == 1
 
 
+@pytest.mark.slow
 def test_one_seed_one_run_also_when_interrupted(trained, recipe, tmp_path) -> None:
     whole, _ = trained
     with pytest.raises(ConnectionAbortedError):

@@ -29,6 +29,7 @@ def test_a_missing_ray_is_named_with_its_extra(sixteen: Path, tmp_path: Path) ->
     assert "pip install 'geneval-reward[ray]'" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_nothing_imports_ray_unasked() -> None:
     code = (
         "import sys, geneval_reward.ray, geneval_reward.ray.dataset, geneval_reward.ray.scorer, geneval_reward.cli\n"

@@ -70,6 +70,7 @@ def test_half_precision(worker, tmp_path, precision):
     assert all(p.dtype == torch.float32 for p in module.weights.trained().values())
 
 
+@pytest.mark.slow
 def test_checkpoint_holds_what_is_trained_and_resume_is_exact(worker, tmp_path):
     whole = worker.module()
     worker.run(whole, worker.data(), tmp_path, epochs=4)
@@ -168,6 +169,7 @@ def test_a_reward_of_another_length_is_refused(worker, tmp_path, rewards):
         worker.run(worker.module(reward=lambda **_: rewards), worker.data(), tmp_path, epochs=1)
 
 
+@pytest.mark.slow
 def test_scoring_overlaps_sampling(worker, tmp_path):
     def module(reward):
         made = worker.module(reward=reward)

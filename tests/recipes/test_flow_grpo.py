@@ -59,6 +59,7 @@ def test_all_equal_groups_leave_the_weights_alone(worker, tmp_path):
     assert all(torch.equal(p, before[name]) for name, p in module.weights.trained().items())
 
 
+@pytest.mark.slow
 def test_reward_rises_on_a_tiny_pipeline(worker, tmp_path):
     module = worker.module("grpo", "flux", lora_rank=0, learning_rate=3e-3, kl_weight=0.0)
     rows = worker.run(module, worker.data(groups=2, group_size=16, batch_size=16), tmp_path, epochs=25)

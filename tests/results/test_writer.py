@@ -157,6 +157,7 @@ def test_two_writers_do_not_share_a_file(path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.slow
 def test_a_killed_writer_loses_at_most_its_batch(path):
     script = textwrap.dedent(
         """

@@ -117,6 +117,7 @@ def test_a_file_that_is_not_there_is_not_asked_for_again(server: Server, tmp_pat
     assert server.requests == 1
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
     server.delay = 0.5
     code = f"""

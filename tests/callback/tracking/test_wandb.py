@@ -96,6 +96,7 @@ def below(row: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 
 
+@pytest.mark.slow
 def test_offline_run_is_complete(history: dict[str, Any], record: ScoreRecord) -> None:
     rows = [row for row in history["history"] if "geneval/overall" in row]
     assert [(row["trainer/global_step"], row["geneval/overall"]) for row in rows] == [(7, 0.5), (9, 0.25)]

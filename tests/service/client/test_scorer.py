@@ -273,6 +273,7 @@ def test_arguments(options, message):
 @pytest.mark.parametrize(
     "line", ["from geneval_reward.service import RemoteScorer", "import geneval_reward.service.client.scorer"]
 )
+@pytest.mark.slow
 def test_a_missing_extra_is_named(missing, line):
     code = f"import sys; sys.modules[{missing!r}] = None\ntry:\n    {line}\nexcept ImportError as e: print(e)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

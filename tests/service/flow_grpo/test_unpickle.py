@@ -219,6 +219,7 @@ def test_tuples_as_keys_do_not_freeze():
         b"c" + b"os" * 2**20 + b"\nsystem\n.",
     ],
 )
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_bytes(data):
     tracemalloc.start()
     try:

@@ -178,6 +178,7 @@ def test_too_many_images(local, fakes):
     assert "images: expected at most 2, got 3" in reply.json()["error"]
 
 
+@pytest.mark.slow
 def test_too_large_a_body(local):
     app = local(limits=Limits(max_body=1000))
     reply = app.request("POST", "/score", content=b"x" * 1001, headers={"content-type": "application/json"})

@@ -78,6 +78,7 @@ def test_a_line_break_in_a_name_does_not_leave_a_comment(write, rows):
         assert "input{secret}" not in line or line.startswith("%")
 
 
+@pytest.mark.slow
 def test_figures(single, double, tmp_path):
     files = save_figures(double, tmp_path / "figures")
     assert {path.name for path in files} == {
