@@ -18,10 +18,10 @@ from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.evidence import Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict, judge
-from geneval_reward.memory import run_in_batches
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
+from geneval_reward.support.memory import run_in_batches
 from geneval_reward.version import __version__
 from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images

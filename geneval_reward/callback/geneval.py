@@ -24,9 +24,9 @@ from geneval_reward.errors import RoundError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts import PromptSpec, read_prompts
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.ranks import gather, raise_together, rank, world_size
 from geneval_reward.reward import GenEvalReward
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
+from geneval_reward.support.ranks import gather, raise_together, rank, world_size
 
 _DRY_RUN_PROMPTS = 2
 

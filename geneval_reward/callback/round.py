@@ -21,8 +21,8 @@ from geneval_reward.callback.tracking import Sample, ScoreRecord
 from geneval_reward.callback.weights import averaged_modules, weights_in_place
 from geneval_reward.errors import RoundError
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.ranks import describe, gather, raise_together, rank, world_size
 from geneval_reward.scorer import Scorer, fingerprint_id
+from geneval_reward.support.ranks import describe, gather, raise_together, rank, world_size
 
 
 @dataclass(frozen=True)

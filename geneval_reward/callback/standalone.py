@@ -18,8 +18,8 @@ from geneval_reward.callback.scores import scores
 from geneval_reward.callback.tracking import ScoreRecord, write_round
 from geneval_reward.errors import RoundError, UsageError
 from geneval_reward.prompts import PromptSpec, read_prompts
-from geneval_reward.ranks import gather, raise_together, rank, world_size
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
+from geneval_reward.support.ranks import gather, raise_together, rank, world_size
 
 
 def score_model(

@@ -81,9 +81,9 @@ def _require_training() -> None:
 def _judge(out: Path, seed: int, scorer: GenEvalScorer, messages: Console, output: Console) -> Path:
     from geneval_reward import PromptSpec
     from geneval_reward.demo.scenes import demo_scenes
-    from geneval_reward.files import write_whole
     from geneval_reward.results.layout import write_prompt_folder
     from geneval_reward.study.report.page import Card, Section, judged_page
+    from geneval_reward.support.files import write_whole
     from geneval_reward.vision.photos import PHOTOS, photo
 
     scenes = demo_scenes(seed)

@@ -13,7 +13,7 @@ from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale,
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
 from geneval_reward.cli.shared.tables import message_console
 from geneval_reward.errors import FileError, UsageError
-from geneval_reward.files import read_json
+from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Generator, Subset

@@ -75,9 +75,9 @@ def report(
         path = write_html(made, out or Path("report.html"), max_bytes=int(max_mb * 1e6))
         typer.echo(f"report: {path}")
     else:
-        from geneval_reward.files import write_whole
         from geneval_reward.results.tables import render
         from geneval_reward.study.report.text import document
+        from geneval_reward.support.files import write_whole
 
         text = render(document(made), format.value)
         if out is None:

@@ -172,8 +172,8 @@ def _announce(messages: Any, plan: Sweep, whole: int) -> None:
 
 def _check_setup(out: Path, setup: dict[str, Any]) -> None:
     """Refuse a folder of another sweep. The grid, the subset and the number of images of a sweep may grow."""
-    from geneval_reward.files import read_json
     from geneval_reward.generate.write import write_json
+    from geneval_reward.support.files import read_json
 
     path = out / "sweep.json"
     # As it is read back from the file, where tuples are lists.
@@ -201,9 +201,9 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
 
 
 def _write(out: Path, table: SweepTable, picture: Path, messages: Any) -> None:
-    from geneval_reward.files import write_whole
     from geneval_reward.results.tables import render
     from geneval_reward.study.sweep.plot import save_plot
+    from geneval_reward.support.files import write_whole
 
     document = table.document()
     for kind in ("json", "csv"):

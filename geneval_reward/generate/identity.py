@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from geneval_reward.generate.lora import peft_folder
-from geneval_reward.imports import is_import_path, source_file
+from geneval_reward.support.imports import is_import_path, source_file
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json", ".py"})
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 import torch
 
 from geneval_reward.errors import UsageError
-from geneval_reward.files import read_json
 from geneval_reward.generate.diffusers import DiffusersGenerator
 from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.lora import add_lora
-from geneval_reward.imports import import_object, is_import_path, require
+from geneval_reward.support.files import read_json
+from geneval_reward.support.imports import import_object, is_import_path, require
 from geneval_reward.vision.backends import resolve_device
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

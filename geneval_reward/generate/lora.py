@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 
 from geneval_reward.errors import UsageError
-from geneval_reward.files import read_json
-from geneval_reward.imports import require
+from geneval_reward.support.files import read_json
+from geneval_reward.support.imports import require
 
 ADAPTER: Final = "lora"
 _PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")

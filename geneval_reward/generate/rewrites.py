@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from geneval_reward.errors import FileError, SpecError
-from geneval_reward.files import parse_json, read_lines
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.support.files import parse_json, read_lines
 
 
 def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptSpec, str]:

@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image
 
 from geneval_reward.errors import FileError, SpecError, UsageError
-from geneval_reward.files import read_json, write_whole
 from geneval_reward.generate.callable import as_pil
 from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.layout import GENERATION, write_prompt_folder
+from geneval_reward.support.files import read_json, write_whole
 
 DEFAULT_BATCH = 8
 

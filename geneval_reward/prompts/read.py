@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from geneval_reward.errors import FileError, SpecError, UsageError
-from geneval_reward.files import read_lines
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.subset import Size, choose_evenly, parse_size
 from geneval_reward.prompts.suite import official_suite, resolve
 from geneval_reward.prompts.training import DEFAULT_MIX, iter_training_prompts, training_prompts
+from geneval_reward.support.files import read_lines
 
 Prompts = int | str | Sequence[PromptSpec | Mapping[str, Any] | str]
 """What `read_prompts` accepts."""

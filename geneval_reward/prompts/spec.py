@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from geneval_reward.errors import FileError, SpecError
-from geneval_reward.files import parse_json
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, COLORS, RELATIONS, TAGS
 from geneval_reward.prompts.wording import article, number_word, plural
+from geneval_reward.support.files import parse_json
 
 MAX_CLAUSES: Final = 64
 """Clauses of a record, `include` and `exclude` together; the official suite has at most two."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from geneval_reward.errors import ServiceError, UsageError
-from geneval_reward.imports import require
 from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.support.imports import require
 
 _log = logging.getLogger(__name__)
 

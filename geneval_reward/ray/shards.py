@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import GenEvalError, ResultsError, UsageError
-from geneval_reward.files import parse_json
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import FailedImage
 from geneval_reward.results.entries import read_entry
 from geneval_reward.results.layout import ImageItem, read_folder
+from geneval_reward.support.files import parse_json
 from geneval_reward.vision.formats import SUFFIXES
 
 _IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import FileError, ResultsError, SpecError
-from geneval_reward.files import parse_json, read_json, read_lines
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.dealing import deal
 from geneval_reward.results.entries import FILENAME_KEYS, name_of, read_entry
 from geneval_reward.results.record import index_of
+from geneval_reward.support.files import parse_json, read_json, read_lines
 from geneval_reward.vision.formats import SUFFIXES, is_image_name
 
 GENERATE_SETUP: Final = "generate.json"

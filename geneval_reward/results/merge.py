@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.files import open_whole, write_whole
 from geneval_reward.results import Results, RunIdentity, read_results
 from geneval_reward.results.record import dump_record, failures_path, load_line
+from geneval_reward.support.files import open_whole, write_whole
 
 
 def merge_shards(paths: Sequence[Path], out: Path) -> int:

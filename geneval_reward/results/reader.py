@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from geneval_reward.errors import ResultsError, SpecError
-from geneval_reward.files import split_lines
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.columns import CutLine, Results
 from geneval_reward.results.record import FIRST_HEAVY_KEY, check_record, failures_path, index_of, load_line, scan_object
 from geneval_reward.results.row import FailedImage, RunIdentity
+from geneval_reward.support.files import split_lines
 
 _HEAVY = f',"{FIRST_HEAVY_KEY}":'.encode()
 _RUN = b',"rules":'

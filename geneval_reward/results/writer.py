@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from geneval_reward.errors import ResultsError, UsageError
-from geneval_reward.files import open_whole, temporary_prefix
 from geneval_reward.results.columns import Results
 from geneval_reward.results.lock import WriterLock
 from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import failures_path
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
+from geneval_reward.support.files import open_whole, temporary_prefix
 
 
 class ResultWriter:

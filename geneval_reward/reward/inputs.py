@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from geneval_reward.errors import UsageError
-from geneval_reward.files import parse_json
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.support.files import parse_json
 
 RECORD_COLUMNS: Final = ("tag", "include", "exclude", "prompt")
 

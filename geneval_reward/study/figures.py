@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from geneval_reward.errors import UsageError
-from geneval_reward.files import write_whole
 from geneval_reward.stats import Estimate
+from geneval_reward.support.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from geneval_reward.errors import UsageError
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.ranks import rank, world_size
 from geneval_reward.rl import Slot
+from geneval_reward.support.ranks import rank, world_size
 from geneval_reward.train.policy import Conditions
 
 

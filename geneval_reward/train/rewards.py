@@ -14,12 +14,12 @@ from torch import Tensor
 
 from geneval_reward.callback import GenEvalCallback
 from geneval_reward.errors import UsageError
-from geneval_reward.imports import import_object
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.ranks import gather
 from geneval_reward.reward import CompositeReward, GenEvalReward, Reward, RewardBatch
 from geneval_reward.reward.worker import Worker
 from geneval_reward.rl import GroupAdvantages, Slot, gdpo_advantages
+from geneval_reward.support.imports import import_object
+from geneval_reward.support.ranks import gather
 from geneval_reward.train.update import errors_together
 
 BACKENDS: Final = ("lite", "paper", "mmdet")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geneval_reward import ranks
+from geneval_reward.support import ranks
 from geneval_reward.train.sharded_tensors import is_sharded
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 import torch
 
 from geneval_reward.errors import UsageError
-from geneval_reward.imports import require
 from geneval_reward.judge.rules import Rules
+from geneval_reward.support.imports import require
 from geneval_reward.vision.protocols import Detector, Verifier
 
 

@@ -166,7 +166,7 @@ def main(out):
 
 
 def sharded(out):
-    from geneval_reward.ranks import gather
+    from geneval_reward.support.ranks import gather
 
     world, folder = int(os.environ["WORLD_SIZE"]), Path(out).parent
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from geneval_reward import ranks
+from geneval_reward.support import ranks
 from geneval_reward.train import MetricSums, clip_gradients, errors_together
 
 

@@ -26,7 +26,7 @@ def train_and_report(
     from geneval_reward.demo.training import train_pocket
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
-    from geneval_reward.files import write_whole
+    from geneval_reward.support.files import write_whole
 
     with LiveTable(method_name(method), messages) as table:
         result = train_pocket(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from geneval_reward.errors import FileError
-from geneval_reward.files import parse_json
 from geneval_reward.prompts import PromptSpec, read_prompts
+from geneval_reward.support.files import parse_json
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Subset

@@ -11,7 +11,7 @@ from typing import Any
 
 from geneval_reward.demo.training.run import TrainingDemo
 from geneval_reward.errors import ResultsError
-from geneval_reward.files import write_whole
+from geneval_reward.support.files import write_whole
 
 
 @dataclass(frozen=True)

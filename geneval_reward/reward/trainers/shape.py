@@ -8,10 +8,10 @@ from types import CodeType
 from typing import Any
 
 from geneval_reward.errors import FileError, GenEvalError
-from geneval_reward.files import parse_json
 from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.composite import CompositeReward
 from geneval_reward.reward.reward import GenEvalReward
+from geneval_reward.support.files import parse_json
 
 NamedReward = GenEvalReward | CompositeReward
 """What a view is a view of."""

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from geneval_reward.errors import GenEvalError, SelfTestError
-from geneval_reward.imports import import_object
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.scorer import GenEvalScorer, Scorer, fingerprint_id
@@ -28,6 +27,7 @@ from geneval_reward.service.isolation import score_separately
 from geneval_reward.service.server.decode import decode_all, split_by_pixels
 from geneval_reward.service.server.messages import PipeEnd, receive, send
 from geneval_reward.service.wire import ItemReply, VerdictPayload
+from geneval_reward.support.imports import import_object
 from geneval_reward.vision.photos import PHOTOS, photo
 
 _log = logging.getLogger(__name__)

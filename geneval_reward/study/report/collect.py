@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from geneval_reward.errors import FileError, ResultsError, UsageError, name_some
-from geneval_reward.files import read_json
 from geneval_reward.prompts.vocabulary import COLORS
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.drawing import Box, boxes
@@ -24,6 +23,7 @@ from geneval_reward.study.report.calibration import Flip, Threshold, calibrate, 
 from geneval_reward.study.report.locate import locate
 from geneval_reward.study.report.reasons import FailureGroup, causes, group_failures
 from geneval_reward.study.summary import Summary, summarize
+from geneval_reward.support.files import read_json
 
 _UNKNOWN_FLIP = Flip(None, None)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
-from geneval_reward.files import write_whole
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import COLORS, TAGS
 from geneval_reward.results.drawing import PALETTE
@@ -19,6 +18,7 @@ from geneval_reward.study.report.reasons import CAUSES
 from geneval_reward.study.report.templates import data_address, embed_json, environment, script_hash, source
 from geneval_reward.study.report.thumbnails import Thumbnail, thumbnails
 from geneval_reward.study.report.view import view
+from geneval_reward.support.files import write_whole
 from geneval_reward.version import __version__
 
 MAX_BYTES: Final = 5_000_000

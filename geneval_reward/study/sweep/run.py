@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.files import read_json
 from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, load_generator, plan_images, write_images
 from geneval_reward.generate.identity import identify
 from geneval_reward.generate.write import write_json
@@ -17,6 +16,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity, read_results
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.timing import note_batch
+from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
     from geneval_reward.scorer import GenEvalScorer

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from geneval_reward.errors import FileError
-from geneval_reward.files import parse_json, read_json, read_lines, write_whole
+from geneval_reward.support.files import parse_json, read_json, read_lines, write_whole
 
 ODD = "Sun.\u2028a\u2029b\x85c\x0bd\x0ce\x1cf"
 

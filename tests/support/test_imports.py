@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from geneval_reward.errors import UsageError
-from geneval_reward.imports import import_object, is_import_path, source_file
+from geneval_reward.support.imports import import_object, is_import_path, source_file
 
 
 def test_both_forms_are_imported(tmp_path):
