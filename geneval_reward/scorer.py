@@ -232,8 +232,8 @@ class GenEvalScorer:
             precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
             rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
             batch_size: Images a forward; None for what suits the backend.
-            min_confidence: See the class.
-            all_classes: See the class.
+            min_confidence: Detections at or below it are not kept, in [0, 1].
+            all_classes: Whether to keep detections of classes that the record does not name.
             **options: Passed to the detector.
 
         Raises:

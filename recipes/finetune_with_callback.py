@@ -52,7 +52,7 @@ class Drawings(lightning.LightningDataModule):
     """Batches of drawings.
 
     Args:
-        seed: Of what is drawn.
+        seed: Seed of the data that are drawn.
         length: Drawings an epoch.
         side: Pixels; what the pipeline makes.
         batch_size: Drawings a step.
@@ -73,7 +73,7 @@ class FineTune(lightning.LightningModule):
 
     Args:
         pipeline: A folder or name of a Stable Diffusion 3 pipeline; None for a tiny one of random weights.
-        learning_rate: Of AdamW.
+        learning_rate: Learning rate of AdamW.
     """
 
     def __init__(self, pipeline: str | None = None, learning_rate: float = 1e-4) -> None:

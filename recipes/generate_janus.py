@@ -33,7 +33,7 @@ def janus_generator(
         model: A `JanusForConditionalGeneration`.
         encode: Prompts to `input_ids` and `attention_mask`, padded on the left, each ending in "begin of image".
         guidance: Classifier-free guidance, > 1; 5 is the model's own.
-        temperature: Of the sampling, > 0.
+        temperature: Temperature of the sampling, > 0.
         batch_size: Most images a call.
     """
     from transformers import LogitsProcessorList

@@ -19,9 +19,9 @@ class Budget:
     whether there is another. Ranks decide alike, because they decide from numbers that were shared.
 
     Args:
-        max_seconds: Of one round; None: unbounded. At least one wave is done.
-        max_fraction: Of wall time since training began, in (0, 1); None: unbounded. A round for which the share does not
-            suffice is left out, and what it would have taken is saved up for the next.
+        max_seconds: Longest time of one round in seconds; None for no bound. At least one wave is done.
+        max_fraction: Share of the wall time since training began that rounds may take, in (0, 1); None for no bound. A
+            round for which the share does not suffice is left out, and what it would have taken is saved for the next.
         clock: Seconds from any origin.
 
     Attributes:

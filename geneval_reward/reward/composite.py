@@ -140,9 +140,9 @@ class CompositeReward:
         """Rewards with their parts, one part after the other; arguments as in `__call__`.
 
         Args:
-            images: As there.
-            prompts: As there.
-            metadata: As there.
+            images: A batch of `n` images, as `as_images` takes it.
+            prompts: Prompt texts, records or specs, one per image.
+            metadata: Records, one per image; they go before the prompts.
             groups: With `"gdpo"`, a key per sample; by default its prompt.
         """
         self._check(images)
@@ -165,9 +165,9 @@ class CompositeReward:
 
         Args:
             images: As in `score`.
-            prompts: As there.
-            metadata: As there.
-            groups: As there.
+            prompts: Prompt texts, records or specs, one per image.
+            metadata: Records, one per image; they go before the prompts.
+            groups: A key per sample, with `"gdpo"`; by default its prompt.
 
         Returns:
             A future of a `CompositeBatch`; its `result()` raises what `score` would.

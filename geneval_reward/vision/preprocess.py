@@ -30,9 +30,9 @@ class Geometry:
     """Sizes of one image on its way, each `(height, width)`.
 
     Attributes:
-        original: Of the image.
+        original: Height and width of the image in pixels.
         resized: After the resize.
-        padded: Of the network input.
+        padded: Height and width of the network input in pixels.
     """
 
     original: tuple[int, int]

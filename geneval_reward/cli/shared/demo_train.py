@@ -60,7 +60,7 @@ class LiveTable:
     """Progress as a bar over a table of the last epochs; without a terminal, a line for each look at held-out prompts.
 
     Args:
-        title: Of the table.
+        title: Title of the table.
         console: Where it is shown.
     """
 

@@ -17,7 +17,7 @@ class Progress:
 
     Attributes:
         stage: `before`, `train` or `after`.
-        fraction: Of the whole time, in [0, 1].
+        fraction: Share of the whole time that has passed, in [0, 1].
         seconds: Since the beginning.
         epoch: Epochs trained.
         images: Images sampled for training.

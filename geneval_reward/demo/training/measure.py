@@ -16,7 +16,7 @@ from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.stats import ScoreIntervals, clustered_bootstrap
 
 SEED = 0
-"""Of the held-out images' noise."""
+"""Seed of the noise of the held-out images."""
 
 _BATCH = 64
 
@@ -26,8 +26,8 @@ class Measured:
     """Held-out images with their verdicts, in the order of prompts and, within one, of indices.
 
     Attributes:
-        specs: What was asked, one an image.
-        seeds: Of the noise.
+        specs: What was asked, one spec per image.
+        seeds: Seeds of the noise, one per image.
         images: uint8 (h, w, 3).
         verdicts: The judge's.
     """

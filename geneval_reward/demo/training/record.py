@@ -43,7 +43,7 @@ class RunRecord:
 
     Attributes:
         method: `nft` or `flow-grpo`.
-        seed: Of prompts and noise in training.
+        seed: Seed of the prompts and the noise in training.
         minutes: That it was given.
         before: Overall held-out score with its 95 % interval: value, low, high.
         after: The same after training.
@@ -52,10 +52,10 @@ class RunRecord:
         images: Sampled for training.
         train_seconds: Wall time of training.
         total_seconds: Wall time of all.
-        audit_before: Of the untrained model, by the names that are logged.
-        audit_after: Of the trained model.
+        audit_before: Audit of the untrained model, by the names that are logged.
+        audit_after: Audit of the trained model.
         curve: One point an epoch.
-        versions: Of what it ran on.
+        versions: Versions of the packages that it ran on.
     """
 
     method: str

@@ -41,11 +41,11 @@ class Pair:
 
     Attributes:
         spec: What was asked.
-        seed: Of the noise.
+        seed: Seed of the noise.
         before: uint8 (h, w, 3).
         after: uint8 (h, w, 3).
-        verdict_before: Of the judge.
-        verdict_after: Of the judge.
+        verdict_before: Verdict on the image before training.
+        verdict_after: Verdict on the image after training.
     """
 
     spec: PromptSpec
@@ -70,7 +70,7 @@ class TrainingDemo:
         pairs: Every held-out image.
         audit_before: What the second judge said of the untrained model.
         audit_after: And of the trained one.
-        seed: Of prompts and noise in training.
+        seed: Seed of the prompts and the noise in training.
         images_trained: Images sampled for training.
         train_seconds: Wall time of training.
         total_seconds: Wall time of all.
@@ -111,7 +111,7 @@ def train_pocket(
         method: `nft` (DiffusionNFT) or `flow-grpo`.
         quick: Two minutes in place of ten.
         settings: In place of those of `quick`.
-        seed: Of prompts and noise in training; the held-out images have always the same noise.
+        seed: Seed of the prompts and the noise in training; held-out images always have the same noise.
         out: Folder for Lightning's CSV log, the last checkpoint and the callback's pictures; None keeps nothing.
         scorer: The judge; the `lite` backend if None.
         second: The judge of the audit; the `nanodet` backend if None.

@@ -23,7 +23,7 @@ class Settings:
     """How long and with what a demo trains.
 
     Attributes:
-        minutes: Of wall time in all, both measurements included.
+        minutes: Wall time in all, in minutes, both measurements included.
         groups: Prompts an epoch.
         group_size: Images a prompt.
         images_per_prompt: Images of each held-out prompt, before and after.

@@ -8,7 +8,7 @@
 | `hps_v2`, `hps_v2.1` | `HPS` | `xswu/HPSv2` |
 | `image_reward` | `ImageReward` | `THUDM/ImageReward` |
 
-Each takes `(images, prompts)` and answers one number a sample, None where an image cannot be read. Weights are fetched
+Each takes `(images, prompts)` and returns one number per sample, None where an image cannot be read. Weights are fetched
 from the hub at the first call, or read from the folder or file that `model` names.
 """
 

@@ -5,8 +5,8 @@ Facts, yifan123/flow_grpo 54809b5, `flow_grpo/rewards.py` (DiffusionNFT's is the
 * a trainer makes one `reward_fn = multi_score(device, {name: weight})` and calls it in a `ThreadPoolExecutor`,
   `reward_fn(images, prompts, metadata, only_strict=True)` in training and `only_strict=False` in evaluation,
   several calls at a time (the image editing trainers pass `ref_images` fourth);
-* it answers `({name: one number a sample, ..., "avg": the weighted sum}, {})`, each column of which the trainer makes
-  a tensor of and gathers: every column has one finite number a sample;
+* it answers `({name: one number per sample, ..., "avg": the weighted sum}, {})`, each column of which the trainer makes
+  a tensor of and gathers: every column has one finite number per sample;
 * images are a float tensor `(n, 3, h, w)` in [0, 1] or a uint8 array `(n, h, w, 3)`; metadata a list of records;
 * `multi_score` calls each part's factory with the device if `"device" in factory.__code__.co_varnames` and the
   result as `f(images, prompts, metadata) -> (scores, meta)`, but for the name `geneval`, which is called as
@@ -81,7 +81,7 @@ class MultiScore(FunctionLike):
             only_strict: Not read: the other credits cost nothing here.
 
         Returns:
-            Columns of one number a sample, and an empty mapping. `avg` and the reward's own name are the reward;
+            Columns of one number per sample, and an empty mapping. `avg` and the reward's own name are the reward;
             `accuracy` is the official credit and `strict_accuracy` the strict one, where the reward tells them.
 
         Raises:
@@ -155,7 +155,7 @@ class GenEvalScores(FunctionLike):
 
         Returns:
             `(scores, rewards, strict_rewards, group_rewards, group_strict_rewards)`: the reward's credit, the official and the
-            strict one, one a sample; and the last two by tag, -10 for a sample of another tag.
+            strict one, one per sample; and the last two by tag, -10 for a sample of another tag.
         """
         scored = self.reward.score(images, prompts, records(metadatas))
         scores = as_numbers(scored, self.unscorable, "geneval")

@@ -128,13 +128,13 @@ async def compute_score(
     unscorable: float | None = None,
     **more: Any,
 ) -> dict[str, float]:
-    """Reward of one sample, for verl-omni's configuration; the weights are loaded once a process.
+    """Reward of one sample, for verl-omni's configuration; the weights are loaded once per process.
 
     Args:
-        data_source: As in `SampleReward.__call__`, and so the next three.
-        solution_image: As there.
-        ground_truth: As there.
-        extra_info: As there.
+        data_source: Name of the data set, as `SampleReward.__call__` takes it.
+        solution_image: The image, as `SampleReward.__call__` takes it.
+        ground_truth: What was asked, as `SampleReward.__call__` takes it.
+        extra_info: Further columns of the sample, as `SampleReward.__call__` takes them.
         backend: As for `GenEvalReward`.
         credit: As for `GenEvalReward`.
         device: Where to score.

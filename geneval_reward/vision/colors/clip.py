@@ -108,11 +108,11 @@ class ClipVerifier:
                 (a file, or the folder that holds `open_clip_model.safetensors`) before the hub. None with
                 `hf-hub:` and `local-dir:`, which bring their weights.
             device: None: CUDA if there is a device, else the CPU.
-            precision: See the class.
-            background: See the class.
-            crop: See the class.
-            forward_crops: See the class.
-            workers: See the class.
+            precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
+            background: Colour outside the mask, `#rgb` or `#rrggbb`, or `original`.
+            crop: Whether CLIP sees the box only.
+            forward_crops: Crops per forward pass.
+            workers: Threads that cut and resize crops.
 
         Raises:
             WeightsError: If the model or its weights cannot be had; the message says which file to put where.

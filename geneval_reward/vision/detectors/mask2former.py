@@ -123,12 +123,12 @@ class Mask2FormerDetector:
             checkpoint: A checkpoint of mmdet's (2.x or 3.x names), a converted `.safetensors` file or a folder that holds one.
                 None: `GENEVAL_REWARD_MASK2FORMER`, the cache, then the public address.
             device: None: CUDA if there is a device, else the CPU.
-            precision: See the class.
-            swap_rb: See the class.
-            forward_images: See the class.
-            chunk_bytes: See the class.
-            compiled: See the class.
-            workers: See the class.
+            precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
+            swap_rb: Whether the network sees red and blue swapped, as in the public reward.
+            forward_images: Images per forward pass.
+            chunk_bytes: Memory in bytes that masks may take at a time.
+            compiled: Whether to use `torch.compile`.
+            workers: Threads that resize images.
             cache: Whether to keep the converted weights as safetensors beside the checkpoint.
             allow_download: Whether the network may be used.
             progress: Whether to show a bar on stderr during a download.

@@ -92,7 +92,7 @@ class MMDetDetector:
             config: A config file of mmdet; None: the one that comes with mmdet.
             device: None: CUDA if there is a device, else the CPU.
             precision: `auto` or `fp32`: mmdet runs as the benchmark runs it.
-            swap_rb: See the class.
+            swap_rb: Whether the network sees red and blue swapped, as in the public reward.
             allow_download: Whether the network may be used.
 
         Raises:

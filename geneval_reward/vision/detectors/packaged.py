@@ -122,8 +122,8 @@ class PackagedDetector(ABC):
         Args:
             codes: `(N, ...)` float64 box codes.
             anchor: Indices `(N,)` of their anchors.
-            height: Of the image.
-            width: Of the image.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
         """
 
     @property
