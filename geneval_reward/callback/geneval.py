@@ -337,7 +337,7 @@ class GenEvalCallback(LightningCallback):
             return
         self._rounds += 1
         try:
-            self._play(trainer, pl_module, what, allowed, began)
+            self._run_round(trainer, pl_module, what, allowed, began)
         except RoundError as error:
             if self.on_error == "raise":
                 raise
@@ -347,7 +347,7 @@ class GenEvalCallback(LightningCallback):
             self.timings.total = time.monotonic() - began
             self._budget.spent_seconds += self.timings.total
 
-    def _play(self, trainer: Any, pl_module: Any, what: str, allowed: float, began: float) -> None:
+    def _run_round(self, trainer: Any, pl_module: Any, what: str, allowed: float, began: float) -> None:
         jobs = self._jobs(trainer)
         plan = self._waves(jobs)
         round_ = Round(

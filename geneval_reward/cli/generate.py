@@ -107,7 +107,7 @@ def generate(
     }
     _check_setup(out, setup)
     if part.index == 0:
-        _say(messages, chosen, images_per_prompt, len(new_texts))
+        _announce(messages, chosen, images_per_prompt, len(new_texts))
     specs = whole if chosen is None else chosen.specs
     numbers = range(len(whole)) if chosen is None else chosen.numbers
     jobs = plan_images(out, part.of(specs), images_per_prompt, seed, numbers=part.of(numbers), rewrites=new_texts)
@@ -155,7 +155,7 @@ def _subset_record(chosen: Subset, suite: str) -> dict[str, Any]:
     return {"prompts": len(chosen.specs), "of": chosen.whole, "suite": suite, "seed": chosen.seed}
 
 
-def _say(messages: Any, chosen: Subset | None, images_per_prompt: int, rewritten: int) -> None:
+def _announce(messages: Any, chosen: Subset | None, images_per_prompt: int, rewritten: int) -> None:
     if chosen is not None:
         error = 100 * chosen.standard_error(images_per_prompt)
         messages.print(

@@ -18,9 +18,9 @@ from geneval_reward.results.layout import GENERATE_SETUP
 from geneval_reward.study.compare import Comparison, compare_results
 from geneval_reward.study.compare.table import short_names
 from geneval_reward.study.published import PublishedScore
-from geneval_reward.study.report.beside import beside
 from geneval_reward.study.report.calibration import Flip, Threshold, calibrate, flip
 from geneval_reward.study.report.locate import locate
+from geneval_reward.study.report.published_rows import nearest_published
 from geneval_reward.study.report.reasons import FailureGroup, causes, group_failures
 from geneval_reward.study.summary import Summary, summarize
 from geneval_reward.support.files import read_json
@@ -271,7 +271,7 @@ def _run(
         images=tuple(images),
         groups=tuple(groups),
         thresholds=tuple(calibrate(verdicts, flips)) if one_judge and verdicts else (),
-        published=_beside(summary, published, models, rewritten=bool(results.rewritten.any())),
+        published=_published_rows(summary, published, models, rewritten=bool(results.rewritten.any())),
         problems=tuple(_problems(summary, results, images, differ, folder)),
         setup=_setup(results.path, folder),
         sha256=hashlib.sha256(results.path.read_bytes()).hexdigest(),
@@ -298,11 +298,13 @@ def _seen(row: ResultRow) -> tuple[tuple[Box, ...], tuple[int, int] | None, Any]
     return tuple(found), row.image_size, None
 
 
-def _beside(summary: Summary, count: int, models: tuple[str, ...], *, rewritten: bool) -> tuple[PublishedScore, ...]:
+def _published_rows(
+    summary: Summary, count: int, models: tuple[str, ...], *, rewritten: bool
+) -> tuple[PublishedScore, ...]:
     if summary.completeness.suite != "official":
         return ()
     scores = {tag: estimate.value for tag, estimate in summary.scores.tags.items()}
-    return tuple(beside(scores, rewritten=rewritten, count=count, models=models))
+    return tuple(nearest_published(scores, rewritten=rewritten, count=count, models=models))
 
 
 def _problems(

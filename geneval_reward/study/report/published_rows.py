@@ -8,7 +8,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.study.published import PublishedScore, published
 
 
-def beside(
+def nearest_published(
     tags: Mapping[str, float], *, rewritten: bool, count: int = 5, models: tuple[str, ...] = ()
 ) -> list[PublishedScore]:
     """Choose the published rows to show beside a run.
@@ -31,7 +31,7 @@ def beside(
     Examples:
         >>> sd = {"single_object": 0.97, "two_object": 0.38, "counting": 0.35, "colors": 0.76, "position": 0.04,
         ...     "color_attr": 0.06}
-        >>> beside(sd, rewritten=False, count=1)[0].model
+        >>> nearest_published(sd, rewritten=False, count=1)[0].model
         'Stable Diffusion v1.5'
     """
     rows = [row for row in published() if set(tags) <= row.tags.keys()]
