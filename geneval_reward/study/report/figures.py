@@ -81,7 +81,7 @@ def scores_figure(report: Report) -> Figure:
             hatch="///" if row.rewritten else None,
             edgecolor="white",
             linewidth=0.4,
-            label=plain_text(row.model) + (" (rewritten prompts)" if row.rewritten else ""),
+            label=plain_text(row.label) + (" (rewritten prompts)" if row.rewritten else ""),
         )
     axes.set_xticks(places, [name.replace("_", " ") for name in names])
     axes.set(ylim=(0, 1.02), ylabel="score")

@@ -19,7 +19,7 @@ def nearest_published(
     Args:
         tags: Task scores of the run, in [0, 1].
         rewritten: Whether the prompts of the run were rewritten.
-        count: Largest number of rows, >= 0; a model is listed once for each kind of prompts.
+        count: Largest number of rows, >= 0; a model is listed once for each kind of prompts, and once more if others ran it.
         models: Texts, one of which must be part of a model's name, whatever its case; empty for any model.
 
     Returns:
@@ -51,7 +51,7 @@ def nearest_published(
 
     once: dict[tuple[str, bool], PublishedScore] = {}
     for row in sorted(rows, key=distance):
-        once.setdefault((row.model, row.rewritten), row)
+        once.setdefault((row.label, row.rewritten), row)
     nearest = list(once.values())
     same = [row for row in nearest if row.rewritten == rewritten]
     other = [row for row in nearest if row.rewritten != rewritten][: 2 if count > 2 else 0]

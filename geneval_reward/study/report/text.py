@@ -37,9 +37,9 @@ def _scores(report: Report) -> Table:
     for row in report.published:
         shares = [*map(row.tags.get, TAGS), row.overall]
         texts = ["–" if share is None else f"{share:.2f}" for share in shares]
-        rows.append([row.model + (" (r)" if row.rewritten else ""), *texts])
+        rows.append([row.label + (" (r)" if row.rewritten else ""), *texts])
     notes = [f"{run.name}: judged by {judge_text(run.results.identities)}" for run in report.runs]
-    notes += dict.fromkeys(f"source of {row.model}: {row.source}" for row in report.published)
+    notes += dict.fromkeys(f"source of {row.label}: {row.source}{f' ({row.settings})' if row.settings else ''}" for row in report.published)
     return Table(
         "GenEval scores with 95% intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
         ["model", *task_header(TAGS), "overall"],
@@ -80,7 +80,7 @@ def _values(report: Report) -> Table:
     for row in report.published:
         for name, value in {**row.tags, "overall": row.overall}.items():
             if value is not None:
-                rows.append([row.model, "published", name, value, None, None, None, None, row.rewritten, row.source])
+                rows.append([row.label, "published", name, value, None, None, None, None, row.rewritten, row.source])
     for pair in report.comparison.pairs if report.comparison else ():
         for name, d in pair.comparison.figures().items():
             numbers = [round(number, 6) for number in (d.value, d.interval.low, d.interval.high)]
@@ -103,6 +103,8 @@ def _record(report: Report) -> dict[str, Any]:
                 "overall": row.overall,
                 "tags": row.tags,
                 "rewritten": row.rewritten,
+                "reproduced": row.reproduced,
+                "settings": row.settings,
                 "source": row.source,
                 "note": row.note,
             }

@@ -115,7 +115,7 @@ def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, An
             own.append({"name": run.name, "number": number, "estimate": estimate})
         others = [
             {
-                "name": row.model,
+                "name": row.label,
                 "note": number,
                 "value": _overall(row, present) if name == "overall" else row.tags.get(name),
                 "rewritten": row.rewritten,
