@@ -39,7 +39,9 @@ def _scores(report: Report) -> Table:
         texts = ["–" if share is None else f"{share:.2f}" for share in shares]
         rows.append([row.label + (" (r)" if row.rewritten else ""), *texts])
     notes = [f"{run.name}: judged by {judge_text(run.results.identities)}" for run in report.runs]
-    notes += dict.fromkeys(f"source of {row.label}: {row.source}{f' ({row.settings})' if row.settings else ''}" for row in report.published)
+    notes += dict.fromkeys(
+        f"source of {row.label}: {row.source}{f' ({row.settings})' if row.settings else ''}" for row in report.published
+    )
     return Table(
         "GenEval scores with 95% intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
         ["model", *task_header(TAGS), "overall"],
