@@ -48,7 +48,7 @@ def measure(args, method, asynchronous):
     from lightning.pytorch import Callback, Trainer
 
     from geneval_reward.reward import GenEvalReward
-    from geneval_reward.train import PromptGroups, load_recipe
+    from geneval_reward.train import FlowPolicy, PromptGroups, load_recipe
     from geneval_reward.train.rewards import FunctionReward
 
     rows = []
@@ -63,7 +63,7 @@ def measure(args, method, asynchronous):
     if not asynchronous:
         reward = InTheWay(reward)
     kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
-    module = kind(args.pipeline, reward=reward, **options)
+    module = kind(FlowPolicy(args.pipeline), reward=reward, **options)
     data = PromptGroups("pocket" if full else 64, args.groups, args.group_size, args.batch_size)
     Trainer(
         max_epochs=args.epochs + 1,

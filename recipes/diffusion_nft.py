@@ -18,7 +18,7 @@ flight, ranks) and `geneval_reward.rl` (the equations as pure functions). One ep
 | | paper | released code (NVlabs/DiffusionNFT, 24af555) | here, and why |
 |---|---|---|---|
 | loss | r and 1 - r as weights | also divided by each sample's own error, times 5, plus 1e-4 KL | as released |
-| old policy | decay min(.001 i, .5) | the same, i counts optimizer steps | as released; `old_decay_rate` for short runs |
+| old policy | decay min(.001 i, .5) | the same, i counts optimizer steps | i counts epochs, of one step each as released |
 | reward | GenEval | mean over the clauses of a prompt (`scores`), not 0/1 | `credit: flow_grpo` is that number |
 | rollout | second-order ODE, 10 steps | dpm2; times cut to thousandths | exact times, as in training (the cut is 0.9 %) |
 | latents | - | kept in fp16 after each step | float32: costs nothing |
@@ -46,18 +46,15 @@ from geneval_reward import rl, train
 from geneval_reward.errors import UsageError
 from geneval_reward.reward import Reward
 
+ADVANTAGE_CLIP = 5.0  # bound of the absolute advantage, as released
+
 
 class DiffusionNFT(LightningModule):
     """DiffusionNFT; the defaults are the released GenEval setting for SD3.5-M.
 
     Args:
-        pipeline: What `geneval_reward.train.load_pipeline` takes: `pocket`, a name or folder that diffusers loads, or
-            `module:function`.
-        dtype: What diffusers loads it in: `fp32`, `bf16` or `fp16`.
-        resolution: Height and width of images in pixels; None for the pipeline's own.
-        guidance_scale: 1 for none, as the method has it; for FLUX the embedded guidance.
+        policy: The pipeline to train, with its precision, resolution and guidance.
         lora_rank: Rank of the adapters (alpha is twice that); 0 for full fine-tuning.
-        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         reward: A backend (`lite`, `paper`, `mmdet`), `module:function`, or a reward such as `CompositeReward`; None for that
             of the `GenEvalCallback` in the Trainer, which loads one judge for both.
         credit: Credit of a backend's reward: `official`, `strict`, `partial`, `dense` or `flow_grpo` (the released one); or
@@ -70,27 +67,21 @@ class DiffusionNFT(LightningModule):
         timestep_fraction: Share of the rollout's steps that is trained.
         advantage_std: `global`, `group` or `none`; or `gdpo`, which normalises every credit of `credit`, or every part of a
             `CompositeReward`, within its groups before they are added.
-        advantage_clip: Bound of the absolute advantage.
         beta: How far v+ and v- are from the old policy: 1 for GenEval, 0.1 for OCR and several rewards.
         kl_weight: Weight of the distance to the untrained model's velocity; 0 leaves it out.
-        old_decay: The released schedule of the old policy: 0, 1 (GenEval) or 2 (OCR).
-        old_decay_rate: Growth of the decay per epoch, up to 0.5, in place of the schedule; runs of tens of epochs need more.
+        old_decay_rate: Growth per epoch of the old policy's decay, up to 0.5; runs of tens of epochs need more.
 
     Raises:
-        UsageError: If a number is out of range or a part of the pipeline does not fit.
+        UsageError: If a number is out of range.
     """
 
     method = "diffusion-nft"
 
     def __init__(
         self,
-        pipeline: Any = "pocket",
+        policy: train.FlowPolicy,
         *,
-        dtype: str = "fp32",
-        resolution: int | None = None,
-        guidance_scale: float = 1.0,
         lora_rank: int = 32,
-        gradient_checkpointing: bool = False,
         reward: Reward | Callable[..., Any] | str | None = None,
         credit: str | dict[str, float] = "official",
         num_steps: int = 10,
@@ -100,11 +91,9 @@ class DiffusionNFT(LightningModule):
         passes: int = 1,
         timestep_fraction: float = 0.99,
         advantage_std: Literal["global", "group", "none", "gdpo"] = "global",
-        advantage_clip: float = 5.0,
         beta: float = 1.0,
         kl_weight: float = 1e-4,
-        old_decay: int = 1,
-        old_decay_rate: float | None = None,
+        old_decay_rate: float = 0.001,
     ) -> None:
         super().__init__()
         if min(num_steps, eval_steps, updates_per_epoch, passes) < 1:
@@ -112,15 +101,9 @@ class DiffusionNFT(LightningModule):
                 "expected num_steps, eval_steps, updates_per_epoch and passes >= 1, got "
                 f"{num_steps}, {eval_steps}, {updates_per_epoch} and {passes}"
             )
-        rl.old_policy_decay(0, old_decay)  # refuse an unknown schedule now
         self.automatic_optimization = False  # one batch is a rollout with many backward passes
         self.strict_loading = False  # checkpoints have no frozen weights
-        self.policy = train.FlowPolicy(
-            train.load_pipeline(pipeline, dtype),
-            resolution=resolution,
-            guidance_scale=guidance_scale,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        self.policy = policy
         self.weights = train.PolicyWeights(
             self.policy.transformer, lora_rank=lora_rank, old=True, reference=kl_weight > 0
         )
@@ -129,9 +112,8 @@ class DiffusionNFT(LightningModule):
         self.credit = credit
         self.num_steps, self.eval_steps, self.timestep_fraction = num_steps, eval_steps, timestep_fraction
         self.learning_rate, self.updates_per_epoch, self.passes = learning_rate, updates_per_epoch, passes
-        self.advantage_std, self.advantage_clip = advantage_std, advantage_clip
-        self.beta, self.kl_weight = beta, kl_weight
-        self.old_decay, self.old_decay_rate = old_decay, old_decay_rate
+        self.advantage_std = advantage_std
+        self.beta, self.kl_weight, self.old_decay_rate = beta, kl_weight, old_decay_rate
         self.images_sampled = self.updates = 0
         self.first_velocity_norm: float | None = None
 
@@ -161,30 +143,12 @@ class DiffusionNFT(LightningModule):
         train.deal_advantages(samples, groups.advantages, groups.weight > 0)
         scored = time.monotonic()
         metrics = self.update(samples)
-        if self.old_decay_rate is None:
-            decay = rl.old_policy_decay(self.updates, self.old_decay)
-        else:
-            decay = min(self.old_decay_rate * (self.current_epoch + 1), 0.5)
+        decay = min(self.old_decay_rate * (self.current_epoch + 1), 0.5)
         self.weights.follow(decay)
         trained = time.monotonic()
-        metrics |= (
-            scores.metrics()
-            | groups.log_dict()
-            | {
-                "groups_with_spread": float(groups.num_groups - groups.num_empty - groups.num_zero_std),
-                "images": float(self.images_sampled),
-                "epoch_number": float(batch.epoch),
-                "old_policy_decay": decay,
-                "time/sampling": sampled - start,
-                "time/reward_wait": queue.wait_seconds,
-                "time/reward_busy": queue.busy_seconds,
-                "time/training": trained - scored,
-                "time/step": trained - start,
-            }
-        )
-        # All numbers but the times are the same on all ranks: nothing is left to be reduced.
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
-        self.log("reward/mean", metrics["reward_mean"], prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        metrics |= {"images": float(self.images_sampled), "epoch_number": float(batch.epoch), "old_policy_decay": decay}
+        times = {"sampling": sampled - start, "training": trained - scored, "step": trained - start}
+        train.log_epoch(self, metrics, scores, groups, queue, times)
 
     # 1. Rollout and reward.
 
@@ -227,8 +191,8 @@ class DiffusionNFT(LightningModule):
     def advantages(self, scores: train.Scores) -> rl.GroupAdvantages:
         """`A = (R - mean of the prompt) / (std + 1e-4)`, clipped, from the rewards of all ranks."""
         if self.advantage_std == "gdpo":
-            return scores.gdpo_advantages(self.credit, self.reward, clip=self.advantage_clip)
-        return rl.group_advantages(scores.rewards, scores.groups, std=self.advantage_std, clip=self.advantage_clip)
+            return scores.gdpo_advantages(self.credit, self.reward, clip=ADVANTAGE_CLIP)
+        return rl.group_advantages(scores.rewards, scores.groups, std=self.advantage_std, clip=ADVANTAGE_CLIP)
 
     # 3. Losses and update.
 
@@ -247,7 +211,7 @@ class DiffusionNFT(LightningModule):
             return
         rows = samples.rows.to(self.device, non_blocking=True)
         x0, conditions = samples.latents[rows], samples.conditions.rows(rows)
-        r = rl.optimality_probability(samples.advantages[samples.rows], clip=self.advantage_clip)
+        r = rl.optimality_probability(samples.advantages[samples.rows], clip=ADVANTAGE_CLIP)
         r = r.to(self.device, non_blocking=True)
         generators = [samples.generators[row] for row in samples.rows.tolist()]
         orders = [
@@ -276,7 +240,7 @@ class DiffusionNFT(LightningModule):
                 v_ref=v_ref,
                 beta=self.beta,
                 kl_weight=self.kl_weight,
-                scale=self.advantage_clip,
+                scale=ADVANTAGE_CLIP,
                 denominator=1 / share,
             )
             numbers = loss.log_dict()

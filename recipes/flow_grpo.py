@@ -27,8 +27,8 @@ flight, ranks) and `geneval_reward.rl` (the equations as pure functions). One ep
 | colours | - | BGR crops are given to CLIP as RGB | channels in order (`paper`) |
 | TF32 | - | on | PyTorch's default: set `torch.set_float32_matmul_precision("high")` for it |
 
-Variants: `--model.window random --model.kind cps --model.noise_level .8 --model.kl_weight 0` is Flow-GRPO-Fast,
-`--model.window progressive` is MixGRPO's window, `--model.guard true --model.clip_range 2e-6` is GRPO-Guard.
+Variants: `--model.variant fast --model.noise_level .8 --model.kl_weight 0` is Flow-GRPO-Fast, `--model.variant mix` has
+MixGRPO's window, `--model.variant guard --model.clip_range 2e-6` is GRPO-Guard.
 
 Needs the extras `lightning` and `diffusers`.
 """
@@ -49,19 +49,15 @@ from geneval_reward import rl, train
 from geneval_reward.errors import UsageError
 from geneval_reward.reward import Reward
 
+ADVANTAGE_CLIP = 5.0  # bound of the absolute advantage, as released
+
 
 class FlowGRPO(LightningModule):
     """Flow-GRPO; the defaults are the released GenEval setting for SD3.5-M.
 
     Args:
-        pipeline: What `geneval_reward.train.load_pipeline` takes: `pocket`, a name or folder that diffusers loads, or
-            `module:function`.
-        dtype: What diffusers loads it in: `fp32`, `bf16` or `fp16`.
-        resolution: Height and width of images in pixels; None for the pipeline's own.
-        guidance_scale: Classifier-free guidance in sampling and training (4.5 as released), 1 for none; for FLUX the embedded
-            guidance.
+        policy: The pipeline to train, with its precision, resolution and guidance.
         lora_rank: Rank of the adapters (alpha is twice that); 0 for full fine-tuning.
-        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         reward: A backend (`lite`, `paper`, `mmdet`), `module:function`, or a reward such as `CompositeReward`; None for that
             of the `GenEvalCallback` in the Trainer, which loads one judge for both.
         credit: Credit of a backend's reward: `official`, `strict`, `partial`, `dense` or `flow_grpo` (the released one); or
@@ -74,32 +70,26 @@ class FlowGRPO(LightningModule):
         timestep_fraction: Share of the rollout's steps that is trained.
         advantage_std: `global`, `group` or `none`; or `gdpo`, which normalises every credit of `credit`, or every part of a
             `CompositeReward`, within its groups before they are added.
-        advantage_clip: Bound of the absolute advantage.
-        kind: Step rule of the SDE, `sde` or `cps`.
-        noise_level: 0.7 for `sde`, 0.8 for `cps`.
+        variant: `plain`; `cps`, which steps by another rule; `fast` (Flow-GRPO-Fast: CPS, stochastic at three steps within the
+            first half, drawn anew in each epoch); `mix` (MixGRPO: stochastic at four steps that move on every 25 epochs); or
+            `guard` (GRPO-Guard's normalised ratio).
+        noise_level: Noise of the stochastic steps: 0.7, or 0.8 for `cps` and `fast`.
         clip_range: Bound of the ratio's distance from 1: 1e-4 for some 65,000 latent dimensions (1e-5 without guidance), 3e-3
-            for a hundred. bfloat16 rounds more than 1e-4 away.
-        kl_weight: Weight of the KL to the untrained model: .04 for GenEval, 0 in Fast.
-        window: Which steps are stochastic: `all`; `random` (Flow-GRPO-Fast: three steps within the first half, anew in each
-            epoch); or `progressive` (MixGRPO: four steps that move on every 25 epochs).
-        guard: GRPO-Guard's normalised ratio; its clip range is 2e-6.
+            for a hundred, 2e-6 for `guard`. bfloat16 rounds more than 1e-4 away.
+        kl_weight: Weight of the KL to the untrained model: 0.04 for GenEval, 0 for `fast`.
         ema_every: The evaluated average moves at each so-many-th optimizer step: 8 as released.
 
     Raises:
-        UsageError: If a number is out of range or a part of the pipeline does not fit.
+        UsageError: If a number is out of range.
     """
 
     method = "flow-grpo"
 
     def __init__(
         self,
-        pipeline: Any = "pocket",
+        policy: train.FlowPolicy,
         *,
-        dtype: str = "fp32",
-        resolution: int | None = None,
-        guidance_scale: float = 1.0,
         lora_rank: int = 32,
-        gradient_checkpointing: bool = False,
         reward: Reward | Callable[..., Any] | str | None = None,
         credit: str | dict[str, float] = "official",
         num_steps: int = 10,
@@ -109,13 +99,10 @@ class FlowGRPO(LightningModule):
         passes: int = 1,
         timestep_fraction: float = 0.99,
         advantage_std: Literal["global", "group", "none", "gdpo"] = "global",
-        advantage_clip: float = 5.0,
-        kind: Literal["sde", "cps"] = "sde",
+        variant: Literal["plain", "cps", "fast", "mix", "guard"] = "plain",
         noise_level: float = 0.7,
         clip_range: float = 1e-4,
         kl_weight: float = 0.04,
-        window: Literal["all", "random", "progressive"] = "all",
-        guard: bool = False,
         ema_every: int = 8,
     ) -> None:
         super().__init__()
@@ -124,26 +111,20 @@ class FlowGRPO(LightningModule):
                 "expected num_steps, eval_steps, updates_per_epoch and passes >= 1, got "
                 f"{num_steps}, {eval_steps}, {updates_per_epoch} and {passes}"
             )
-        if guard and kind != "sde":
-            raise UsageError(f"guard: expected kind 'sde', got {kind!r}")
-        if window not in ("all", "random", "progressive"):
-            raise UsageError(f"window: expected 'all', 'random' or 'progressive', got {window!r}")
+        if variant not in ("plain", "cps", "fast", "mix", "guard"):
+            raise UsageError(f"variant: expected 'plain', 'cps', 'fast', 'mix' or 'guard', got {variant!r}")
         self.automatic_optimization = False  # one batch is a rollout with many backward passes
         self.strict_loading = False  # checkpoints have no frozen weights
-        self.policy = train.FlowPolicy(
-            train.load_pipeline(pipeline, dtype),
-            resolution=resolution,
-            guidance_scale=guidance_scale,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        self.policy = policy
         self.weights = train.PolicyWeights(self.policy.transformer, lora_rank=lora_rank, reference=kl_weight > 0)
         self.ema = train.PolicyAverage(self.weights, max_decay=0.9, every=ema_every, moves=2 if ema_every > 1 else 1)
         self.reward: Any = reward
         self.credit = credit
         self.num_steps, self.eval_steps, self.timestep_fraction = num_steps, eval_steps, timestep_fraction
         self.learning_rate, self.updates_per_epoch, self.passes = learning_rate, updates_per_epoch, passes
-        self.advantage_std, self.advantage_clip = advantage_std, advantage_clip
-        self.kind, self.noise_level, self.window, self.guard = kind, noise_level, window, guard
+        self.advantage_std = advantage_std
+        self.variant, self.noise_level = variant, noise_level
+        self.kind: Literal["sde", "cps"] = "cps" if variant in ("cps", "fast") else "sde"
         self.clip_range, self.kl_weight = clip_range, kl_weight
         self.images_sampled = self.updates = 0
         self.first_velocity_norm: float | None = None
@@ -151,7 +132,7 @@ class FlowGRPO(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, move the frozen parts to this rank's device, and find the reward."""
         train.check_strategy(self.trainer, self.weights)
-        if "bf16" in str(self.trainer.precision) and self.clip_range < 1e-3 and not self.guard:
+        if "bf16" in str(self.trainer.precision) and self.clip_range < 1e-3 and self.variant != "guard":
             warnings.warn(
                 f"clip_range: expected a range above the noise of bfloat16, got {self.clip_range:g}, while rounding alone moves "
                 "a log-ratio by up to 4e-4; use precision 16-mixed with dtype fp16, as released",
@@ -181,23 +162,9 @@ class FlowGRPO(LightningModule):
         scored = time.monotonic()
         metrics = self.update(samples)
         trained = time.monotonic()
-        metrics |= (
-            scores.metrics()
-            | groups.log_dict()
-            | {
-                "groups_with_spread": float(groups.num_groups - groups.num_empty - groups.num_zero_std),
-                "images": float(self.images_sampled),
-                "epoch_number": float(batch.epoch),
-                "time/sampling": sampled - start,
-                "time/reward_wait": queue.wait_seconds,
-                "time/reward_busy": queue.busy_seconds,
-                "time/training": trained - scored,
-                "time/step": trained - start,
-            }
-        )
-        # All numbers but the times are the same on all ranks: nothing is left to be reduced.
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
-        self.log("reward/mean", metrics["reward_mean"], prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        metrics |= {"images": float(self.images_sampled), "epoch_number": float(batch.epoch)}
+        times = {"sampling": sampled - start, "training": trained - scored, "step": trained - start}
+        train.log_epoch(self, metrics, scores, groups, queue, times)
 
     # 1. Rollout and reward.
 
@@ -232,9 +199,9 @@ class FlowGRPO(LightningModule):
             Final latents (b, C, H, W), and what `losses` needs of the way there.
         """
         steps, window = self.num_steps, None
-        if self.window == "progressive":
+        if self.variant == "mix":
             window = rl.progressive_window(self.current_epoch, steps, size=min(4, steps))
-        elif self.window == "random":
+        elif self.variant == "fast":
             # Drawn from the epoch alone, so that all ranks and a resumed run draw the same.
             half, generator = max(1, steps // 2), torch.Generator().manual_seed(self.current_epoch)
             window = rl.random_window(steps, size=min(3, half), bounds=(0, half), generator=generator)
@@ -246,7 +213,7 @@ class FlowGRPO(LightningModule):
             kind=self.kind,
             noise_level=self.noise_level,
             generator=generators,
-            keep_means=self.guard,
+            keep_means=self.variant == "guard",
         )
         return kept.x, kept
 
@@ -255,8 +222,8 @@ class FlowGRPO(LightningModule):
     def advantages(self, scores: train.Scores) -> rl.GroupAdvantages:
         """`A = (R - mean of the prompt) / (std + 1e-4)`, clipped, from the rewards of all ranks."""
         if self.advantage_std == "gdpo":
-            return scores.gdpo_advantages(self.credit, self.reward, clip=self.advantage_clip)
-        return rl.group_advantages(scores.rewards, scores.groups, std=self.advantage_std, clip=self.advantage_clip)
+            return scores.gdpo_advantages(self.credit, self.reward, clip=ADVANTAGE_CLIP)
+        return rl.group_advantages(scores.rewards, scores.groups, std=self.advantage_std, clip=ADVANTAGE_CLIP)
 
     # 3. Losses and update.
 
@@ -279,7 +246,7 @@ class FlowGRPO(LightningModule):
         rows = samples.rows.to(self.device, non_blocking=True)
         conditions = samples.conditions.rows(rows)
         advantages = samples.advantages[samples.rows].to(self.device, non_blocking=True)
-        bounds: dict[str, Any] = {"clip_range": self.clip_range, "adv_clip": self.advantage_clip}
+        bounds: dict[str, Any] = {"clip_range": self.clip_range, "adv_clip": ADVANTAGE_CLIP}
         bounds["denominator"] = total * steps
         share = len(samples.rows) / (total * steps)
         for k in range(steps):

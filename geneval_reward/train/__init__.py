@@ -13,9 +13,9 @@ lora       exports what was trained;  audit  a second judge;  tiny  random pipel
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
 from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
 from geneval_reward.train.epoch import Samples, deal_advantages, split_evenly, velocity_norm
-from geneval_reward.train.policy import Conditions, FlowPolicy, load_pipeline
+from geneval_reward.train.policy import Conditions, FlowPolicy
 from geneval_reward.train.recipes import load_recipe
-from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores
+from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores, log_epoch
 from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes
 from geneval_reward.train.update import MetricSums, clip_gradients, errors_together, local_gradients, sum_gradients
 from geneval_reward.train.weights import PolicyAverage, PolicyWeights, Role, load_policy_state, policy_state
@@ -43,10 +43,10 @@ __all__ = [
     "find_reward",
     "gather_scores",
     "idle_passes",
-    "load_pipeline",
     "load_policy_state",
     "load_recipe",
     "local_gradients",
+    "log_epoch",
     "policy_state",
     "split_evenly",
     "sum_gradients",

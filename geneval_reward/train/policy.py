@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -42,26 +42,7 @@ class Conditions:
         return Conditions(self.embeds[index], self.pooled[index])
 
 
-def load_pipeline(source: Any, dtype: str = "fp32") -> Any:
-    """Load a pipeline.
-
-    Args:
-        source: `pocket`, the packaged model; `module:function`, a function without arguments that makes a pipeline (such
-            as `geneval_reward.train.tiny:tiny_sd3`); a name or folder that diffusers loads; or a pipeline.
-        dtype: `fp32`, `bf16` or `fp16`, for what diffusers loads.
-
-    Returns:
-        The pipeline.
-
-    Raises:
-        UsageError: If the dtype is unknown, or `module:function` does not exist.
-    """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    # The decoder stays in float32, as in the released code; see `FlowPolicy.decode`.
-    return generate.load_pipeline(source, dtype, float32=("vae",))
-
-
+@final  # jsonargparse then takes its arguments in place of a class path: `--model.policy.pipeline`
 class FlowPolicy:
     """A text-to-image pipeline as a flow policy.
 
@@ -69,26 +50,34 @@ class FlowPolicy:
     decoder: they stay out of checkpoints, optimizers and DDP.
 
     Args:
-        pipeline: A diffusers pipeline with a `transformer` of the SD3 or FLUX kind, a `vae`, `encode_prompt` and a
-            `FlowMatchEulerDiscreteScheduler`.
+        pipeline: `pocket`, the packaged model; a name or folder that diffusers loads; `module:function`, a function without
+            arguments that makes a pipeline (such as `geneval_reward.train.tiny:tiny_sd3`); or a pipeline. It needs a
+            `transformer` of the SD3 or FLUX kind, a `vae`, `encode_prompt` and a `FlowMatchEulerDiscreteScheduler`.
+        dtype: What diffusers loads it in: `fp32`, `bf16` or `fp16`.
         resolution: Height and width of images in pixels; None for the pipeline's own.
-        guidance_scale: Classifier-free guidance for SD3 (1 means none), or the embedded guidance of FLUX.
+        guidance_scale: Classifier-free guidance for SD3 in sampling and in training (1 means none), or the embedded guidance
+            of FLUX.
         max_sequence_length: Number of text tokens of the T5 encoder.
         gradient_checkpointing: Recompute the transformer's activations in the backward pass, to save memory.
 
     Raises:
-        UsageError: If the pipeline is of another kind.
+        UsageError: If the dtype is unknown, or the pipeline does not exist or is of another kind.
     """
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Any = "pocket",
         *,
+        dtype: str = "fp32",
         resolution: int | None = None,
         guidance_scale: float = 1.0,
         max_sequence_length: int = 128,
         gradient_checkpointing: bool = False,
     ) -> None:
+        if dtype not in DTYPES:
+            raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        # The decoder stays in float32, as in the released code; see `decode`.
+        pipeline = generate.load_pipeline(pipeline, dtype, float32=("vae",))
         transformer = getattr(pipeline, "transformer", None)
         kinds = {kind.__name__ for kind in type(transformer).__mro__}
         families = [family for name, family in _FAMILIES.items() if name in kinds]

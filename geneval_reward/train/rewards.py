@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from geneval_reward.callback import GenEvalCallback
@@ -272,6 +273,32 @@ def gather_scores(queue: RewardQueue, specs: Sequence[PromptSpec], slots: Sequen
             "diverged or the reward does not know the prompts"
         )
     return scores
+
+
+def log_epoch(
+    module: LightningModule,
+    metrics: Mapping[str, float],
+    scores: Scores,
+    groups: GroupAdvantages,
+    queue: RewardQueue,
+    seconds: Mapping[str, float],
+) -> None:
+    """Log an epoch: the numbers of its updates, rewards and groups, and how long its parts took.
+
+    All numbers but the times are the same on all ranks, so that nothing is left to be reduced.
+
+    Args:
+        module: The recipe.
+        metrics: Numbers of the updates and the run.
+        scores: The rewards of the epoch.
+        groups: Its advantages.
+        queue: Knows how long the reward took, and how much of that was waited for.
+        seconds: Wall time of other parts, by name.
+    """
+    times = {"reward_wait": queue.wait_seconds, "reward_busy": queue.busy_seconds} | dict(seconds)
+    found = dict(metrics) | scores.metrics() | groups.log_dict() | {f"time/{name}": s for name, s in times.items()}
+    module.log_dict(found, on_step=True, on_epoch=False, batch_size=1)
+    module.log("reward/mean", groups.reward_mean, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
 
 def _mean_of_known(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def on_meta(module, batches):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("nft", {}), ("grpo", {}), ("grpo", {"guard": True}), ("grpo", {"kind": "cps"})],
+    [("nft", {}), ("grpo", {}), ("grpo", {"variant": "guard"}), ("grpo", {"variant": "cps"})],
     ids=["nft", "grpo", "guard", "cps"],
 )
 def test_losses_read_nothing_back(worker, tmp_path, method, options):

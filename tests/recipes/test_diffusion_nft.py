@@ -208,14 +208,14 @@ def test_wrong_use_is_refused(worker, tmp_path):
     import diffusers
     from torch.utils.data import DataLoader
 
-    from geneval_reward.train import FlowPolicy, load_recipe
+    from geneval_reward.train import FlowPolicy
 
     with pytest.raises(ValueError, match="expected a DistributedKRepeatSampler"):
         worker.trainer(tmp_path, 1).fit(worker.module(), DataLoader([1, 2]))
     with pytest.raises(ValueError, match="reward: expected lite"):
         worker.run(worker.module(reward="heavy"), worker.data(), tmp_path)
     with pytest.raises(ValueError, match="to define tiny_sd4"):
-        load_recipe("diffusion_nft").DiffusionNFT("geneval_reward.train.tiny:tiny_sd4")
+        FlowPolicy("geneval_reward.train.tiny:tiny_sd4")
     with pytest.raises(ValueError, match="resolution: expected a multiple"):
         worker.module(resolution=33)
     pipeline = worker.module().policy.pipeline
@@ -255,7 +255,7 @@ trainer:
     - class_path: geneval_reward.train.cli.EpochCheckpoint
       init_args: {{dirpath: {tmp_path}}}
 model:
-  pipeline: geneval_reward.train.tiny:tiny_sd3
+  policy: {{pipeline: geneval_reward.train.tiny:tiny_sd3}}
   reward: recipes_worker:redness
   lora_rank: 2
   num_steps: 2

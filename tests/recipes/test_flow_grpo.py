@@ -37,9 +37,9 @@ def test_second_pass_moves_the_ratio(worker, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"window": "random", "kind": "cps", "noise_level": 0.8, "kl_weight": 0.0},
-        {"window": "progressive"},
-        {"guard": True, "clip_range": 2e-3},
+        {"variant": "fast", "noise_level": 0.8, "kl_weight": 0.0},
+        {"variant": "mix"},
+        {"variant": "guard", "clip_range": 2e-3},
         {"guidance_scale": 4.5},
         {"lora_rank": 0},
     ],
@@ -68,10 +68,8 @@ def test_reward_rises_on_a_tiny_pipeline(worker, tmp_path):
 
 
 def test_wrong_use_is_refused(worker):
-    with pytest.raises(ValueError, match="guard: expected kind 'sde'"):
-        worker.module("grpo", guard=True, kind="cps")
-    with pytest.raises(ValueError, match="window: expected"):
-        worker.module("grpo", window="sliding")
+    with pytest.raises(ValueError, match="variant: expected 'plain'"):
+        worker.module("grpo", variant="sliding")
 
 
 def test_command_line(recipe, worker, tmp_path, monkeypatch):
@@ -86,7 +84,7 @@ def test_command_line(recipe, worker, tmp_path, monkeypatch):
             "--trainer.enable_model_summary=false",
             "--trainer.enable_checkpointing=false",
             f"--trainer.default_root_dir={tmp_path}",
-            "--model.pipeline=geneval_reward.train.tiny:tiny_flux",
+            "--model.policy.pipeline=geneval_reward.train.tiny:tiny_flux",
             "--model.reward=recipes_worker:redness",
             "--model.lora_rank=2",
             "--model.num_steps=2",

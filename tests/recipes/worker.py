@@ -19,6 +19,8 @@ warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 
 CASES = [("nft", "sd3"), ("nft", "flux"), ("grpo", "sd3"), ("grpo", "flux")]
 
+POLICY = ("resolution", "guidance_scale", "gradient_checkpointing")
+
 SHARDED = {
     "nft-sd3-lora": {},
     "grpo-flux-lora": {"gradient_checkpointing": True},
@@ -56,7 +58,7 @@ class InTheWay:
 
 
 def module(method="nft", family="sd3", **options):
-    from geneval_reward.train import load_recipe
+    from geneval_reward.train import FlowPolicy, load_recipe
     from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
     options = {"reward": redness, "lora_rank": 4, "num_steps": 4, "learning_rate": 1e-2} | options
@@ -64,7 +66,8 @@ def module(method="nft", family="sd3", **options):
         options = {"clip_range": 0.2, "ema_every": 1} | options
     pipeline = options.pop("pipeline", None) or (tiny_sd3() if family == "sd3" else tiny_flux())
     kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
-    return kind(pipeline, **options)
+    policy = {name: options.pop(name) for name in POLICY if name in options}
+    return kind(FlowPolicy(pipeline, **policy), **options)
 
 
 def data(batch_size=8, groups=3, group_size=8, **options):

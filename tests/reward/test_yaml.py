@@ -65,7 +65,7 @@ def test_a_recipe_trains_with_it(tmp_path):
 
     text = f"""
     model:
-      pipeline: geneval_reward.train.tiny:tiny_sd3
+      policy: {{pipeline: geneval_reward.train.tiny:tiny_sd3}}
       lora_rank: 4
       num_steps: 2
       reward:

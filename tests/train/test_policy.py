@@ -3,7 +3,7 @@ import torch
 
 from geneval_reward.errors import ImageError
 from geneval_reward.rl import sample_ode
-from geneval_reward.train import FlowPolicy, load_pipeline
+from geneval_reward.train import FlowPolicy
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
 
@@ -43,8 +43,10 @@ def test_diffusers_loads_the_decoder_in_float32(monkeypatch, tmp_path):
 
     seen = {}
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda name, **options: seen.update(options))
-    load_pipeline(str(tmp_path), "fp16")
+    monkeypatch.setattr(
+        diffusers.DiffusionPipeline, "from_pretrained", lambda name, **options: seen.update(options) or tiny_sd3()
+    )
+    FlowPolicy(str(tmp_path), dtype="fp16")
     assert seen["torch_dtype"] == {"default": torch.float16, "vae": torch.float32}
 
 
@@ -101,7 +103,7 @@ def test_wrong_use_is_refused():
     import diffusers
 
     with pytest.raises(ValueError, match="dtype: expected one of fp32"):
-        load_pipeline("pocket", "fp8")
+        FlowPolicy(dtype="fp8")
     with pytest.raises(ValueError, match="resolution: expected a multiple"):
         FlowPolicy(tiny_sd3(), resolution=33)
     with pytest.raises(ValueError, match="guidance_scale: expected a number >= 0"):

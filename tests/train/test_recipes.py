@@ -93,4 +93,7 @@ def test_the_wheel_has_the_recipes_and_a_copy_of_one_trains(tmp_path):
     small = "--trainer.max_epochs 1 --data.groups 2 --data.group_size 2 --data.batch_size 4 --model.num_steps 2 --model.passes 1"
     run(*line.split()[1:], *small.split())
     assert (work / "runs" / "flow_grpo_pocket" / "last.ckpt").is_file()
-    run("-c", "from geneval_reward.train import load_recipe; load_recipe('diffusion_nft').DiffusionNFT('pocket')")
+    run(
+        "-c",
+        "from geneval_reward.train import FlowPolicy, load_recipe; load_recipe('diffusion_nft').DiffusionNFT(FlowPolicy())",
+    )

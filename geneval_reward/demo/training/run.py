@@ -30,7 +30,7 @@ from geneval_reward.prompts import PromptSpec
 from geneval_reward.reward import GenEvalReward
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.stats import PairedComparison, ScoreIntervals, compare_paired
-from geneval_reward.train import PromptGroups, load_recipe
+from geneval_reward.train import FlowPolicy, PromptGroups, load_recipe
 from geneval_reward.train.audit import AuditCallback, AuditReport, audit_policy, leave_out_classes
 from geneval_reward.train.cli import EpochCheckpoint
 
@@ -133,7 +133,7 @@ def train_pocket(
     scorer = scorer or GenEvalScorer.from_pretrained("lite", device="cpu")
     second = second or GenEvalScorer.from_pretrained("nanodet", device="cpu")
     kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
-    module = kind(pipeline, reward=GenEvalReward(scorer), **chosen.module)
+    module = kind(FlowPolicy(pipeline), reward=GenEvalReward(scorer), **chosen.module)
     suite = pocket_suite()
     looked_at = suite[:: max(1, len(suite) // 48)]  # some of every task
     audited = leave_out_classes(looked_at, chosen.not_audited)[::2]
