@@ -73,7 +73,6 @@ class GroupAdvantages:
             "reward_mean": self.reward_mean,
             "reward_std": self.reward_std,
             "unscored": float(self.num_unscored),
-            "groups_with_spread": float(self.num_groups - self.num_empty - self.num_zero_std),
         }
 
 

@@ -297,6 +297,7 @@ def log_epoch(
     """
     times = {"reward_wait": queue.wait_seconds, "reward_busy": queue.busy_seconds} | dict(seconds)
     found = dict(metrics) | scores.metrics() | groups.log_dict() | {f"time/{name}": s for name, s in times.items()}
+    found["groups_with_spread"] = float(groups.num_groups - groups.num_empty - groups.num_zero_std)
     module.log_dict(found, on_step=True, on_epoch=False, batch_size=1)
     module.log("reward/mean", groups.reward_mean, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
