@@ -163,8 +163,8 @@ def qa_for(spec: PromptSpec, wording: Wording = "plain") -> QA:
             parts.append(Part("count", item.class_name, item.count))
         if item.color is not None:
             parts.append(Part("color", item.class_name, item.color))
-        for place in item.positions:
-            parts.append(Part("position", item.class_name, place.relation, spec.include[place.target].class_name))
+        targets = [(place.relation, spec.include[place.target].class_name) for place in item.positions]
+        parts += [Part("position", item.class_name, relation, target) for relation, target in targets]
     if wording == "unirl":
         return QA(*_unirl(spec), tuple(parts))
     kinds = {part.kind for part in parts}

@@ -91,7 +91,7 @@ def test_choices_reach_the_answer():
     [question] = questions_of(PromptSpec.parse({"tag": "counting", "include": [{"class": "cow", "count": 13}]}))
     assert question.number == 13
     assert question.choices == NUMBERS[:14]
-    with pytest.raises(SpecError, match="count: expected at most 16 .* got 17"):
+    with pytest.raises(SpecError, match=r"count: expected at most 16 .* got 17"):
         questions_of(PromptSpec.parse({"tag": "counting", "include": [{"class": "cow", "count": 17}]}))
 
 
