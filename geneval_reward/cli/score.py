@@ -21,7 +21,7 @@ from geneval_reward.errors import ScoringError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from geneval_reward import GenEvalScorer
+    from geneval_reward import Scorer
     from geneval_reward.judge import Verdict
     from geneval_reward.ray.shards import Source
     from geneval_reward.results import ResultWriter
@@ -85,6 +85,8 @@ def score(
         raise UsageError(f"--engine: expected local or ray, got {engine!r}")
     if workers is not None and engine == "local":
         raise UsageError("--workers: expected it with --engine ray, got the local engine, which is one process")
+    if backend == "vqa" and engine == "ray":
+        raise UsageError("--engine: expected local with the vqa backend, got ray; it is one process")
     if resume and overwrite:
         raise UsageError("--resume, --overwrite: expected at most one of the two, got both")
     if out.exists() and not (resume or overwrite):
@@ -135,13 +137,14 @@ def _score_folder(
     overwrite: bool,
 ) -> int:
     """Score what the results file lacks; returns the number of images that could not be scored."""
-    from geneval_reward import GenEvalScorer
+    from geneval_reward.judges import load_scorer
     from geneval_reward.results import ResultWriter, RunIdentity
+    from geneval_reward.scorer import fingerprint_id
 
     changed = _changed_since(items, out) if resume else []
     with messages.status(Text(f"loading the {backend} backend")):
-        scorer = GenEvalScorer.from_pretrained(backend, **options)
-    identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
+        scorer = load_scorer(backend, **options)
+    identity = RunIdentity.of(scorer.rules, scorer.name, fingerprint_id(scorer))
     with ResultWriter(out, resume=resume, overwrite=overwrite, identity=identity, again=changed) as writer:
         todo = [item for item in items if item.filename not in writer.done]
         if changed:
@@ -193,12 +196,13 @@ def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> No
         raise typer.Exit(1)
 
 
-def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWriter, messages: Console) -> int:
+def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, messages: Console) -> int:
     """Score items in batches while the next ones are decoded; returns the number that could not be scored."""
     from geneval_reward.results import FailedImage, ResultRow
+    from geneval_reward.scorer import fingerprint_id
 
     failed = 0
-    fingerprint = scorer.fingerprint_id
+    fingerprint = fingerprint_id(scorer)
     columns = (
         TextColumn("scoring"),
         BarColumn(),
@@ -209,7 +213,7 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
     )
     with Progress(*columns, console=messages) as progress:
         task = progress.add_task("", total=len(items), note="")
-        for batch in _decoded(items, scorer.batch_size):
+        for batch in _decoded(items, getattr(scorer, "batch_size", 16)):
             judged, errors = _judge(scorer, batch)
             for item, error in errors:
                 failed += 1
@@ -224,7 +228,7 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
                     rewritten=item.rewritten,
                     backend=scorer.name,
                     fingerprint=fingerprint,
-                    min_confidence=scorer.min_confidence,
+                    min_confidence=getattr(scorer, "min_confidence", None),
                 )
                 for item, verdict in judged
             )
@@ -233,7 +237,7 @@ def _score_all(scorer: GenEvalScorer, items: list[ImageItem], writer: ResultWrit
 
 
 def _judge(
-    scorer: GenEvalScorer, batch: list[tuple[ImageItem, torch.Tensor | Exception]]
+    scorer: Scorer, batch: list[tuple[ImageItem, torch.Tensor | Exception]]
 ) -> tuple[list[tuple[ImageItem, Verdict]], list[tuple[ImageItem, Exception]]]:
     """Verdicts of a batch, and the errors of images that could not be decoded or scored."""
     errors = [(item, image) for item, image in batch if isinstance(image, Exception)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.clauses import Finding, find
@@ -44,6 +44,9 @@ class Verdict:
     detections: Detections
     rules: Rules
     findings: tuple[Finding, ...]
+
+    has_detections: ClassVar[bool] = True
+    """Whether other rules can judge `detections` again; judges that answer questions have none."""
 
     @cached_property
     def correct(self) -> bool:

@@ -10,19 +10,53 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geneval_reward.judges.answers import Grade, grade_answer
+    from geneval_reward.judges.load import load_scorer, open_model
+    from geneval_reward.judges.local import LocalModel
+    from geneval_reward.judges.mt_geneval import MTGenEvalAccuracy, mt_geneval_accuracy
     from geneval_reward.judges.questions import QA, Part, Question, qa_for, questions_of
+    from geneval_reward.judges.server import ServerModel
+    from geneval_reward.judges.verdict import Answered, AnsweredVerdict
+    from geneval_reward.judges.vqa import ImageTextModel, VQAScorer
 
 _HOMES = {
+    "Answered": "verdict",
+    "AnsweredVerdict": "verdict",
     "Grade": "answers",
+    "ImageTextModel": "vqa",
+    "LocalModel": "local",
+    "MTGenEvalAccuracy": "mt_geneval",
     "Part": "questions",
     "QA": "questions",
     "Question": "questions",
+    "ServerModel": "server",
+    "VQAScorer": "vqa",
     "grade_answer": "answers",
+    "load_scorer": "load",
+    "mt_geneval_accuracy": "mt_geneval",
+    "open_model": "load",
     "qa_for": "questions",
     "questions_of": "questions",
 }
 
-__all__ = ["QA", "Grade", "Part", "Question", "grade_answer", "qa_for", "questions_of"]
+__all__ = [
+    "QA",
+    "Answered",
+    "AnsweredVerdict",
+    "Grade",
+    "ImageTextModel",
+    "LocalModel",
+    "MTGenEvalAccuracy",
+    "Part",
+    "Question",
+    "ServerModel",
+    "VQAScorer",
+    "grade_answer",
+    "load_scorer",
+    "mt_geneval_accuracy",
+    "open_model",
+    "qa_for",
+    "questions_of",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -107,7 +107,7 @@ class ResultRow:
         best_of: Number of candidates from which this very metric chose the image; None if it did not.
         min_confidence: Detections at or below it were not kept, so rules cannot go lower; None if unknown.
         clauses: The official checks, one by one.
-        detections: Everything that was seen, raw; None in an official file.
+        detections: Everything that was seen, raw; None in an official file, or where the judge answers questions.
         schema: Version of our keys; None in an official file.
 
     Examples:
@@ -187,7 +187,7 @@ class ResultRow:
             best_of=best_of,
             min_confidence=min_confidence,
             clauses=tuple(finding.to_dict() for finding in verdict.findings),
-            detections=verdict.detections,
+            detections=verdict.detections if verdict.has_detections else None,
         )
 
     @cached_property
@@ -226,14 +226,14 @@ class ResultRow:
                 takes the rules that the row was judged by.
 
         Raises:
-            ResultsError: If the file holds no detections (it is the official script's own), or the rules ask for less confident
-                ones than were kept.
+            ResultsError: If the file holds no detections (the official script or a judge that answers questions wrote it), or
+                the rules ask for less confident ones than were kept.
             UsageError: If the rules are not valid, or look at a box whose colour was not asked for.
         """
         if self.detections is None:
             raise ResultsError(
-                f"{self.filename}: expected stored detections, got none; only files of `geneval-reward score` can be "
-                "judged again"
+                f"{self.filename}: expected stored detections, got none; files of the official script and of judges "
+                "that answer questions cannot be judged again"
             )
         rules = Rules.parse(rules, base=Rules.parse(self.rules))
         floor = self.min_confidence

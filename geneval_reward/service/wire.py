@@ -127,7 +127,15 @@ class VerdictPayload(_Model):
 
     @classmethod
     def of(cls, verdict: Verdict) -> VerdictPayload:
-        """Make it from a verdict."""
+        """Make it from a verdict.
+
+        Raises:
+            UsageError: If the verdict has no detections, from which the other side could judge again.
+        """
+        if not verdict.has_detections:
+            raise UsageError(
+                "verdict: expected a verdict with detections to send, got answers to questions; give the host that scorer itself"
+            )
         return cls.model_construct(
             correct=verdict.correct,
             reason=verdict.reason,

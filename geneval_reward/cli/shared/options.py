@@ -9,7 +9,10 @@ import typer
 Backend = Annotated[
     str,
     typer.Option(
-        "--backend", "-b", help="lite or nanodet (inside the package), paper (the benchmark's weights) or mmdet."
+        "--backend",
+        "-b",
+        help="lite or nanodet (inside the package), paper (the benchmark's weights), mmdet, or for `score` and `audit` vqa (an "
+        "image-text model, named by --checkpoint).",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA if there is one.")]
@@ -31,7 +34,11 @@ RulesText = Annotated[
 ]
 Checkpoint = Annotated[
     str | None,
-    typer.Option("--checkpoint", help="Detector checkpoint of the paper or mmdet backend: a file or folder."),
+    typer.Option(
+        "--checkpoint",
+        help="Detector checkpoint of the paper or mmdet backend: a file or folder. With vqa the model: a folder, a hub name or a "
+        "server's address (URL or URL#MODEL).",
+    ),
 ]
 Model = Annotated[
     str,

@@ -1,0 +1,62 @@
+"""Judges by name: what the command line and options call them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from geneval_reward.errors import UsageError
+from geneval_reward.judges.local import LocalModel
+from geneval_reward.judges.server import ServerModel
+from geneval_reward.judges.vqa import ImageTextModel, VQAScorer
+from geneval_reward.scorer import GenEvalScorer, Scorer
+
+
+def open_model(name: str, *, cache: str | Path | None = None, **options: Any) -> ImageTextModel:
+    """Open an image-text model.
+
+    Args:
+        name: A folder or hub name of a model of transformers, or a server's address, optionally with the model's name:
+            `http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct`.
+        cache: Folder for a server's answers.
+        **options: Arguments of `LocalModel.from_pretrained` or of `ServerModel`.
+    """
+    if name.startswith(("http://", "https://")):
+        url, _, model = name.partition("#")
+        return ServerModel(url, model or None, cache=cache, **options)
+    if cache is not None:
+        raise UsageError(f"cache: expected it with a server's address, got the model {name!r}")
+    return LocalModel.from_pretrained(name, **options)
+
+
+def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) -> Scorer:
+    """Load a scorer by the name that `--backend` takes: `vqa`, or a backend of `GenEvalScorer`.
+
+    Args:
+        backend: The name.
+        checkpoint: With `vqa` the model, as `open_model` takes it; else the detector's checkpoint.
+        **options: As `GenEvalScorer.from_pretrained` takes them. `vqa` reads `device`, `precision` and `cache`.
+
+    Raises:
+        UsageError: If `vqa` lacks its model, or gets an option that it has no use for.
+    """
+    if backend != "vqa":
+        return GenEvalScorer.from_pretrained(
+            backend, **options, **({} if checkpoint is None else {"checkpoint": checkpoint})
+        )
+    if checkpoint is None:
+        raise UsageError(
+            "checkpoint: expected the model of the vqa backend (a folder, a hub name or a server's address), got none"
+        )
+    kept = {name: value for name, value in options.items() if value not in (None, False)}
+    if checkpoint.startswith(("http://", "https://")):
+        # Where a server computes, and how, is its own affair.
+        kept = {
+            name: value for name, value in kept.items() if not (name in ("device", "precision") and value == "auto")
+        }
+    known = {"device", "precision", "cache", "mean", "timeout", "key"}
+    if unknown := sorted(set(kept) - known):
+        raise UsageError(
+            f"{unknown[0]}: expected no {unknown[0]} with the vqa backend, got {kept[unknown[0]]!r}; leave it out"
+        )
+    return VQAScorer(checkpoint, **kept)

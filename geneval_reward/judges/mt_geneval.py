@@ -1,0 +1,228 @@
+"""MT-GenEval: gender accuracy of translations, as a torchmetrics metric with its functional twin and a reader of its files.
+
+The files are CC BY-SA 3.0 and are read from a folder of yours; none is bundled.
+
+Source: arXiv 2211.01355; the form of the files and the rule of a decision: amazon-science/machine-translation-gender-eval@c77132c
+`accuracy_metric.py`.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from torchmetrics import Metric
+
+from geneval_reward.errors import FileError, UsageError
+from geneval_reward.support.files import split_lines
+
+SEPARATOR: Final = "<sep>"
+_BLANKS: Final = str.maketrans(dict.fromkeys(string.punctuation, " "))
+
+Split = Literal["dev", "test"]
+
+
+def mt_geneval_correct(preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> torch.Tensor:
+    """Decide for each translation whether its gender is right.
+
+    A translation is wrong if it holds any word that the reference of the other gender has and the right reference lacks; else
+    it is right, also if it holds no gendered word at all. Words are lower case, and only ASCII punctuation is taken off them,
+    as published: Arabic commas, dandas and guillemets stay.
+
+    Args:
+        preds: Translations.
+        target: References of the right gender.
+        flipped: The same references in the other gender.
+
+    Returns:
+        `(n,)` bool.
+
+    Raises:
+        UsageError: If these are not lists of text of one length.
+    """
+    for name, texts in (("preds", preds), ("target", target), ("flipped", flipped)):
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UsageError(f"{name}: expected a list of texts, got {type(texts).__name__}")
+        if len(texts) != len(preds):
+            raise UsageError(f"{name}: expected {len(preds)} texts, one per translation, got {len(texts)}")
+    return torch.tensor(
+        [
+            not _words(pred) & (_words(wrong) - _words(right))
+            for pred, right, wrong in zip(preds, target, flipped, strict=True)
+        ],
+        dtype=torch.bool,
+    )
+
+
+def mt_geneval_accuracy(preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> torch.Tensor:
+    """Compute the share of translations whose gender is right; arguments as `mt_geneval_correct` takes them.
+
+    An untranslated source scores .85 to 1.00, because it holds no word of the target language: show BLEU beside it.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Examples:
+        >>> mt_geneval_accuracy(["die Ärztin kam."], ["Die Ärztin kam"], ["Der Arzt kam"])
+        tensor(1.)
+    """
+    correct = mt_geneval_correct(preds, target, flipped)
+    if not len(correct):
+        raise UsageError("preds: expected at least one translation, got none")
+    return correct.float().mean()
+
+
+class MTGenEvalAccuracy(Metric):
+    """Gender accuracy of translations, contextual and counterfactual.
+
+    `update` takes translations with references of the right and of the other gender. `update_pairs` takes the two translations
+    of a sentence's masculine and feminine form; such a pair is right only if both are, and counts once.
+
+    Examples:
+        >>> metric = MTGenEvalAccuracy()
+        >>> metric(["le docteur"], ["la docteure"], ["le docteur"])
+        tensor(0.)
+        >>> metric.update_pairs(["il"], ["elle"], ["il"], ["elle"])
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    correct: torch.Tensor
+    total: torch.Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> None:
+        """Count translations; arguments as `mt_geneval_correct` takes them."""
+        self._count(mt_geneval_correct(preds, target, flipped))
+
+    def update_pairs(
+        self,
+        masculine_preds: Sequence[str],
+        feminine_preds: Sequence[str],
+        masculine: Sequence[str],
+        feminine: Sequence[str],
+    ) -> None:
+        """Count pairs of translations of sentences that differ in gender alone.
+
+        Args:
+            masculine_preds: Translations of the masculine sources.
+            feminine_preds: Translations of the feminine sources.
+            masculine: References of the former.
+            feminine: References of the latter.
+        """
+        first = mt_geneval_correct(masculine_preds, masculine, feminine)
+        second = mt_geneval_correct(feminine_preds, feminine, masculine)
+        if len(first) != len(second):
+            raise UsageError(f"feminine_preds: expected {len(first)} texts, one per masculine one, got {len(second)}")
+        self._count(first & second)
+
+    def compute(self) -> torch.Tensor:
+        """The share of right translations and pairs, a scalar in [0, 1].
+
+        Raises:
+            UsageError: If nothing was counted.
+        """
+        if not int(self.total):
+            raise UsageError("preds: expected at least one translation before compute, got none; call update first")
+        return self.correct.float() / self.total
+
+    def _count(self, correct: torch.Tensor) -> None:
+        self.correct += correct.sum().to(self.correct.device)
+        self.total += len(correct)
+
+
+@dataclass(frozen=True)
+class TranslationSet:
+    """Sources and references of one language.
+
+    Attributes:
+        language: Its code.
+        kind: `contextual` or `counterfactual`.
+        source: English sources; of a contextual set the sentence alone, without the one before it.
+        target: References of the right gender; masculine ones of a counterfactual set.
+        flipped: References of the other gender; feminine ones of a counterfactual set.
+        feminine_source: The feminine sources of a counterfactual set; empty for a contextual one.
+    """
+
+    language: str
+    kind: str
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    flipped: tuple[str, ...]
+    feminine_source: tuple[str, ...] = ()
+
+    def cut(self, hypotheses: Sequence[str]) -> list[str]:
+        """Cut hypotheses of two sentences to the second: what follows the separator, where a hypothesis kept it."""
+        return [text.rpartition(SEPARATOR)[2].strip() for text in hypotheses]
+
+
+def read_contextual(folder: str | Path, language: str, split: Split = "test") -> TranslationSet:
+    """Read the contextual files of a language.
+
+    Args:
+        folder: The benchmark's `data` folder.
+        language: A code such as `de`.
+        split: `dev` or `test`.
+
+    Raises:
+        FileError: If a file is missing, is not UTF-8, or the files differ in length; the message names it.
+    """
+    place, stem = Path(folder) / "context", "geneval-context-wikiprofessions"
+    both = _read(place / f"{stem}-2to1-{split}.en_{language}.en", folder)
+    target = _read(place / f"{stem}-original-{split}.en_{language}.{language}", folder, len(both))
+    flipped = _read(place / f"{stem}-flipped-{split}.en_{language}.{language}", folder, len(both))
+    source = [line.rpartition(SEPARATOR)[2].strip() for line in both]
+    return TranslationSet(language, "contextual", tuple(source), tuple(target), tuple(flipped))
+
+
+def read_counterfactual(folder: str | Path, language: str, split: Split = "test") -> TranslationSet:
+    """Read the counterfactual files of a language; arguments and errors as of `read_contextual`."""
+    place = Path(folder) / "sentences" / split
+    names = [f"geneval-sentences-{gender}-{split}.en_{language}" for gender in ("masculine", "feminine")]
+    source = _read(place / f"{names[0]}.en", folder)
+    rest = [
+        _read(place / name, folder, len(source))
+        for name in (f"{names[0]}.{language}", f"{names[1]}.{language}", f"{names[1]}.en")
+    ]
+    return TranslationSet(language, "counterfactual", tuple(source), *map(tuple, rest))
+
+
+def languages(folder: str | Path) -> list[str]:
+    """The languages that a `data` folder holds contextual or counterfactual files of.
+
+    Raises:
+        FileError: If it holds none.
+    """
+    found = {path.suffix[1:] for path in Path(folder).glob("*/geneval-*-original-*.en_*")}
+    found |= {path.suffix[1:] for path in Path(folder).glob("sentences/*/geneval-sentences-*.en_*")}
+    if not found - {"en"}:
+        raise FileError(f"{folder}: expected MT-GenEval's data folder (context/, sentences/), got none of its files")
+    return sorted(found - {"en"})
+
+
+def _words(text: str) -> set[str]:
+    return set(text.lower().translate(_BLANKS).split())
+
+
+def _read(path: Path, folder: str | Path, count: int | None = None) -> list[str]:
+    if not path.is_file():
+        raise FileError(f"{path}: expected a file of MT-GenEval, got none; {folder} is to be its data folder")
+    lines = [line for _, line in split_lines(path.read_bytes(), str(path))]
+    lines = lines[:-1] if lines and not lines[-1] else lines
+    if count is not None and len(lines) != count:
+        raise FileError(f"{path}: expected {count} lines, as many as its sources, got {len(lines)}")
+    return lines
