@@ -31,7 +31,6 @@ OUR_KEYS: Final = (
     "clauses",
     "detections",
 )
-FIRST_HEAVY_KEY: Final = "clauses"
 
 _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "filename": ((str,), "a string"),
@@ -57,11 +56,6 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 }
 
 
-_NUMBERS: Final = frozenset((float, int))
-_PLAIN: Final = frozenset((float, int, str, bool, type(None)))
-_CHECKED: Final[set[tuple[Any, ...]]] = set()
-
-
 def _refuse_constant(name: str) -> float:
     raise FileError(f"{name} is not JSON")
 
@@ -84,24 +78,16 @@ def _integer(text: str) -> int:
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
 
 
-def scan_object(text: str) -> dict[str, Any]:
-    """Parse a text that is one JSON object without spaces around it; NaN, Infinity and numbers beyond 64 bits are refused.
+def load_line(line: str, where: str) -> dict[str, Any]:
+    """Parse a line that is one JSON object.
+
+    Args:
+        line: The line.
+        where: File and line, for messages.
 
     Raises:
-        ValueError: If it is not exactly one JSON object.
+        ResultsError: If it is something else, or holds NaN, Infinity or a number beyond 64 bits.
     """
-    # `decode` would search for space around the value, which our own lines do not have.
-    try:
-        record, end = _DECODER.raw_decode(text)
-    except RecursionError as error:
-        raise FileError("JSON that is nested too deeply") from error
-    if end != len(text) or type(record) is not dict:
-        raise FileError(f"expected one JSON object, got something else or more, up to character {end}")
-    return record
-
-
-def load_line(line: str, where: str) -> dict[str, Any]:
-    """Parse a line that is a JSON object; NaN, Infinity and numbers beyond 64 bits are refused."""
     try:
         record = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
@@ -113,35 +99,42 @@ def load_line(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) -> list[str]:
+def check_record(record: Mapping[str, Any], where: str) -> list[str]:
     """Check that a record is a row of a results file.
 
     Args:
         record: A line's object.
         where: File and line, for messages.
-        light: Whether the heavy keys were left out of `record`.
 
     Returns:
-        Keys that an official file has no place for and that are not read; always empty for a file of ours.
+        Keys of an official file that are not read; always empty for a file of ours.
 
     Raises:
         ResultsError: For a missing or unknown key, a wrong type or range, an unknown tag or a newer schema.
     """
     ours = "schema" in record
-    # The lines of a file are alike, and keys and types that were checked once need not be checked again.
-    shape = (light, tuple(record), tuple(map(type, record.values())))
-    if shape not in _CHECKED:
-        _check_shape(record, where, _names(ours=ours, light=light))
-        if len(_CHECKED) < 1000:
-            _CHECKED.add(shape)
+    names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
+    for name in names:
+        if name not in record:
+            raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
+        kinds, meaning = _TYPES[name]
+        if type(record[name]) not in kinds:
+            raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
     if record["tag"] not in TAGS:
         raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {_shown(record['tag'])}")
-    if not ours:
-        return [] if len(record) == len(OFFICIAL_KEYS) else [name for name in record if name not in OFFICIAL_KEYS]
+    unknown = [name for name in record if name not in names] if len(record) > len(names) else []
+    if ours:
+        _check_ours(record, unknown, where)
+    return unknown
+
+
+def _check_ours(record: Mapping[str, Any], unknown: list[str], where: str) -> None:
     if record["schema"] > SCHEMA:
         raise ResultsError(
             f"{where}: schema: expected {SCHEMA} or older, got {record['schema']}; update geneval-reward to read it"
         )
+    if unknown:
+        raise ResultsError(f"{where}: expected the keys of schema {record['schema']}, got also {', '.join(unknown)}")
     for name in ("index", "best_of"):
         if record[name] is not None and not 0 <= record[name] < 2**63:
             raise ResultsError(f"{where}: {name}: expected an integer in 0..2**63-1 or null, got {record[name]}")
@@ -154,12 +147,11 @@ def check_record(record: Mapping[str, Any], where: str, *, light: bool = False) 
     if floor is not None and not 0 <= floor <= 1:
         raise ResultsError(f"{where}: min_confidence: expected a number in [0, 1] or null, got {floor}")
     rules = record["rules"]
-    if rules is not None and not _PLAIN.issuperset(map(type, rules.values())):
+    if rules is not None and any(isinstance(value, dict | list) for value in rules.values()):
         raise ResultsError(f"{where}: rules: expected an object of plain values, got {_shown(rules)}")
-    if not _NUMBERS.issuperset(map(type, record["credits"].values())):
-        name, value = next((name, value) for name, value in record["credits"].items() if type(value) not in _NUMBERS)
-        raise ResultsError(f"{where}: credits: {name}: expected a number, got {_shown(value)}")
-    return []
+    for name, value in record["credits"].items():
+        if type(value) not in (float, int):
+            raise ResultsError(f"{where}: credits: {name}: expected a number, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
@@ -167,26 +159,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _names(*, ours: bool, light: bool) -> tuple[str, ...]:
-    if not ours:
-        return OFFICIAL_KEYS
-    return OFFICIAL_KEYS + (OUR_KEYS[: OUR_KEYS.index(FIRST_HEAVY_KEY)] if light else OUR_KEYS)
-
-
-def _check_shape(record: Mapping[str, Any], where: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in record:
-            raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
-        kinds, meaning = _TYPES[name]
-        if type(record[name]) not in kinds:
-            raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
-    if "schema" in record and len(record) > len(names):
-        unknown = [name for name in record if name not in names]
-        raise ResultsError(f"{where}: expected the keys of schema {record['schema']}, got also {', '.join(unknown)}")
-
-
 def dump_record(record: Mapping[str, Any], filename: str) -> str:
-    """Write a record as a line without its newline; numbers that are not finite are refused, naming `filename`."""
+    """Write a record as a line without its newline.
+
+    Raises:
+        ResultsError: If a number is not finite; the message names `filename`.
+    """
     try:
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
     except ValueError as error:

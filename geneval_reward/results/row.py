@@ -25,7 +25,6 @@ from geneval_reward.results.record import (
     dump_record,
     index_of,
     load_line,
-    scan_object,
 )
 
 
@@ -210,7 +209,7 @@ class ResultRow:
             ResultsError: If `details` holds something else.
         """
         try:
-            found = scan_object(self.details.strip())
+            found = load_line(self.details, self.filename)
             return {name: [[float(value) for value in box] for box in boxes] for name, boxes in found.items()}
         except (TypeError, ValueError) as error:
             raise ResultsError(
