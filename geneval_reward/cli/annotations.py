@@ -36,7 +36,8 @@ def agreement_with_people(
     Exit code 1: some annotated images are not in the results.
     """
     from geneval_reward.results import read_results
-    from geneval_reward.study.annotations import agreement, read_annotations
+    from geneval_reward.study.annotation_files import read_annotations
+    from geneval_reward.study.annotations import agreement
 
     images = read_annotations(file)
     if urls:

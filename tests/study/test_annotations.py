@@ -12,7 +12,8 @@ from simulated_runs import simulate_runs
 from geneval_reward.errors import ResultsError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import ResultRow, ResultWriter, read_results
-from geneval_reward.study.annotations import agreement, read_annotations
+from geneval_reward.study.annotation_files import read_annotations
+from geneval_reward.study.annotations import agreement
 
 HEADER = (
     "HITId,Input.index,Input.prompt_id,Input.image_id,Input.image_url,Input.caption,Input.object_0_name,Input.object_1_name,"

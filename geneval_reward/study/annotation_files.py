@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,25 +15,17 @@ from geneval_reward.prompts.vocabulary import COLORS
 
 Criterion = Literal["questions", "caption"]
 
-_COLUMNS: Final = (
-    "Input.prompt_id",
-    "Input.image_id",
-    "Input.image_url",
-    "Input.caption",
-    "Input.object_0_name",
-    "Input.object_1_name",
-    "Answer.task-color-0",
-    "Answer.task-color-1",
-    "Answer.task-count-0",
-    "Answer.task-count-1",
-    "Answer.task-position-x",
-    "Answer.task-position-y",
-    "Answer.task-quality",
-)
 _SEEN_COLORS: Final = (*COLORS, "gray")
-_X: Final = {"left": "left of", "right": "right of", "neither_x": None}
-_Y: Final = {"above": "above", "below": "below", "neither_y": None}
-_QUALITY: Final = (1, 2, 3, 4)
+_PLACES: Final = {
+    "left": "left of", "right": "right of", "neither_x": "", "above": "above", "below": "below", "neither_y": "",
+}  # fmt: skip
+_COLUMNS: Final = (
+    *(f"Input.{name}" for name in ("prompt_id", "image_id", "image_url", "caption", "object_0_name", "object_1_name")),
+    *(
+        f"Answer.task-{name}"
+        for name in ("color-0", "color-1", "count-0", "count-1", "position-x", "position-y", "quality")
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +65,14 @@ class Answer:
             raise ResultsError(
                 f"{spec.prompt!r}: expected at most two objects, as the questions have, got {len(spec.include)}"
             )
-        names = [item.class_name for item in spec.include]
+        counts = dict(zip((item.class_name for item in spec.include), self.counts, strict=False))
         for item, count, colors in zip(spec.include, self.counts, self.colors, strict=False):
             if count is None:
                 return None
             if count < item.count or (item.color is not None and item.color not in colors):
                 return False
-        for unwanted in spec.exclude:
-            count = self.counts[names.index(unwanted.class_name)] if unwanted.class_name in names else 0
-            if count is not None and count >= unwanted.count:
-                return False
+        if any((counts.get(unwanted.class_name) or 0) >= unwanted.count for unwanted in spec.exclude):
+            return False
         return all(place.relation in self.relations for item in spec.include for place in item.positions)
 
 
@@ -117,18 +107,9 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
     Raises:
         ResultsError: If the file is missing or empty, lacks a column, or has a cell that cannot be read; the message names the
             line and the column.
-
-    Examples:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> row = dict.fromkeys(_COLUMNS, "") | {"Input.caption": "a photo of a dog", "Input.image_id": "2",
-        ...     "Input.object_0_name": "dog", "Answer.task-count-0": "1", "Answer.task-quality": "4"}
-        >>> _ = path.write_text(",".join(row) + "\\n" + ",".join(row.values()) + "\\n")
-        >>> image, = read_annotations(path)
-        >>> image.prompt, image.number, image.answers[0].counts
-        ('a photo of a dog', 2, (1, None))
     """
     path = Path(path)
+    found: dict[tuple[str, int], tuple[str, tuple[str, ...], list[Answer]]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -138,13 +119,15 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
                     f"{path}: expected the columns of the benchmark's annotation files, got none called {missing[0]!r}; the "
                     "files are annotations/annotations_*.csv of djghosh13/geneval"
                 )
-            found: dict[tuple[str, int], tuple[str, tuple[str, ...], list[Answer]]] = {}
             for row in reader:
-                where = f"{path} line {reader.line_num}"
-                key = (_text(row, "Input.caption", where), _whole(row, "Input.image_id", where))
+                cells = _Cells(row, f"{path} line {reader.line_num}")
+                number = cells.number("Input.image_id")
+                if not row["Input.caption"] or number is None:
+                    name, kind = ("image_id", "a number") if row["Input.caption"] else ("caption", "text")
+                    raise ResultsError(f"{cells.where}: Input.{name}: expected {kind}, got an empty cell")
                 objects = tuple(filter(None, (row[f"Input.object_{i}_name"] for i in (0, 1))))
-                answers = found.setdefault(key, (row["Input.image_url"], objects, []))[2]
-                answers.append(_answer(row, where))
+                key = row["Input.caption"], number
+                found.setdefault(key, (row["Input.image_url"], objects, []))[2].append(cells.answer())
     except OSError as error:
         raise ResultsError(f"{path}: expected an annotation file, got none ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -156,56 +139,37 @@ def read_annotations(path: str | Path) -> list[AnnotatedImage]:
     return [AnnotatedImage(*key, url, objects, tuple(answers)) for key, (url, objects, answers) in found.items()]
 
 
-def _answer(row: Mapping[str, Any], where: str) -> Answer:
-    relations = [
-        _choice(row, "Answer.task-position-x", _X, where),
-        _choice(row, "Answer.task-position-y", _Y, where),
-    ]
-    quality = _number(row, "Answer.task-quality", where)
-    if quality is not None and quality not in _QUALITY:
-        raise ResultsError(f"{where}: Answer.task-quality: expected 1 to 4, got {quality}")
-    return Answer(
-        counts=(_number(row, "Answer.task-count-0", where), _number(row, "Answer.task-count-1", where)),
-        colors=(_colors(row, "Answer.task-color-0", where), _colors(row, "Answer.task-color-1", where)),
-        relations=frozenset(filter(None, relations)),
-        quality=quality,
-    )
+@dataclass(frozen=True)
+class _Cells:
+    """A line of an annotation file; `where` is its file and number."""
 
+    row: Mapping[str, Any]
+    where: str
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = row[name]
-    if not value:
-        raise ResultsError(f"{where}: {name}: expected text, got an empty cell")
-    return str(value)
+    def answer(self) -> Answer:
+        quality = self.number("Answer.task-quality")
+        if quality not in (None, 1, 2, 3, 4):
+            raise ResultsError(f"{self.where}: Answer.task-quality: expected 1 to 4, got {quality}")
+        x = self.choices("Answer.task-position-x", list(_PLACES)[:3], "one of")
+        y = self.choices("Answer.task-position-y", list(_PLACES)[3:], "one of")
+        first, second = (self.choices(f"Answer.task-color-{i}", _SEEN_COLORS, "colours of") for i in (0, 1))
+        return Answer(
+            counts=(self.number("Answer.task-count-0"), self.number("Answer.task-count-1")),
+            colors=(first, second),
+            relations=frozenset(_PLACES[name] for name in x | y if _PLACES[name]),
+            quality=quality,
+        )
 
+    def number(self, name: str) -> int | None:
+        """Read a number >= 0, also written as `1.0`, which pandas makes of columns with gaps; None for an empty cell."""
+        value = (self.row[name] or "").strip()
+        if value and re.fullmatch(r"\d+(\.0+)?", value) is None:
+            raise ResultsError(f"{self.where}: {name}: expected a whole number, got {value!r}")
+        return int(float(value)) if value else None
 
-def _whole(row: Mapping[str, Any], name: str, where: str) -> int:
-    number = _number(row, name, where)
-    if number is None:
-        raise ResultsError(f"{where}: {name}: expected a number, got an empty cell")
-    return number
-
-
-def _number(row: Mapping[str, Any], name: str, where: str) -> int | None:
-    """Read a number >= 0, also written as `1.0`, which pandas makes of columns with gaps; None for an empty cell."""
-    value = (row[name] or "").strip()
-    if not value:
-        return None
-    if re.fullmatch(r"\d+(\.0+)?", value) is None:
-        raise ResultsError(f"{where}: {name}: expected a whole number, got {value!r}")
-    return int(float(value))
-
-
-def _colors(row: Mapping[str, Any], name: str, where: str) -> frozenset[str]:
-    values = [value for value in (row[name] or "").split("|") if value]
-    unknown = [value for value in values if value not in _SEEN_COLORS]
-    if unknown:
-        raise ResultsError(f"{where}: {name}: expected colours of {', '.join(_SEEN_COLORS)}, got {unknown[0]!r}")
-    return frozenset(values)
-
-
-def _choice(row: Mapping[str, Any], name: str, known: Mapping[str, str | None], where: str) -> str | None:
-    value = row[name] or ""
-    if value and value not in known:
-        raise ResultsError(f"{where}: {name}: expected one of {', '.join(known)}, got {value!r}")
-    return known.get(value)
+    def choices(self, name: str, known: Sequence[str], expected: str) -> frozenset[str]:
+        values = [value for value in (self.row[name] or "").split("|") if value]
+        for value in values:
+            if value not in known:
+                raise ResultsError(f"{self.where}: {name}: expected {expected} {', '.join(known)}, got {value!r}")
+        return frozenset(values)

@@ -1,12 +1,19 @@
-"""How often verdicts agree with what people saw."""
+"""How far a backend agrees with people: the human annotations that accompany the benchmark.
+
+Five people answered structured questions about each of 400 images of three models: how many of each object there are, in which
+colours, where the second lies, and how well the caption fits. The files are `annotations/annotations_{clip,if-xl,sdv2}.csv` of
+djghosh13/geneval; the images are public (column `Input.image_url`). Score the images, then compare the verdicts with the answers.
+
+The paper (arXiv 2310.11513) reports 83 % agreement of the metric with annotators, 88 % between annotators, and 91 % on
+images about which all agree. The code behind these figures is not published, so ours are comparable with them but not the same.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +24,14 @@ from geneval_reward.results import Results
 from geneval_reward.results.record import index_of
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap
-from geneval_reward.study.annotations.read import AnnotatedImage, Criterion
+from geneval_reward.study.annotation_files import AnnotatedImage, Criterion
 from geneval_reward.study.wording import judge_text, points_text
 
 PAPER: Final = {"annotators": 0.83, "between annotators": 0.88, "unanimous": 0.91}
 """The paper's figures (arXiv 2310.11513)."""
+
+_ESTIMATES: Final = ("annotators", "between", "majority", "unanimous")
+_NUMBERS: Final = ("kappa", "kappa_low", "kappa_high", "people", "backend")
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,7 @@ class TaskAgreement:
 
     Attributes:
         annotators: Mean over images of the share of people who agree with the backend; the paper's 83 %.
-        between: The same among people: of the other people's answers, the share that agrees, averaged over pairs; the paper's
-            88 %. None if no image has two answers.
+        between: Share of pairs of people who agree, averaged over images; the paper's 88 %. None if no image has two answers.
         majority: Share of images on which the backend agrees with most people (ties left out); None if there is none.
         unanimous: The same on images about which all people agree; the paper's 91 %. None if there is none.
         kappa: Cohen's kappa with the majority: agreement beyond what the two rates of "correct" give by chance.
@@ -55,10 +64,11 @@ class TaskAgreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        numbers = {name: getattr(self, name) for name in ("kappa", "kappa_low", "kappa_high", "people", "backend")}
+        estimates = {name: getattr(self, name) for name in _ESTIMATES}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
         return {
             "images": self.images,
-            **{name: None if one is None else one.to_dict() for name, one in self._estimates().items()},
+            **{name: None if one is None else one.to_dict() for name, one in estimates.items()},
             **{name: None if math.isnan(number) else round(number, 6) for name, number in numbers.items()},
         }
 
@@ -67,10 +77,7 @@ class TaskAgreement:
         kappa = "–" if math.isnan(self.kappa) else f"{self.kappa:.2f}"
         if not math.isnan(self.kappa_low):
             kappa += f" ({self.kappa_low:.2f} to {self.kappa_high:.2f})"
-        return [self.images, *map(points_text, self._estimates().values()), kappa]
-
-    def _estimates(self) -> dict[str, Estimate | None]:
-        return {name: getattr(self, name) for name in ("annotators", "between", "majority", "unanimous")}
+        return [self.images, *(points_text(getattr(self, name)) for name in _ESTIMATES), kappa]
 
 
 @dataclass(frozen=True)
@@ -96,27 +103,24 @@ class Agreement:
     def document(self) -> Document:
         """The agreement in every format; CSV has one line per task."""
         tasks = {**self.tags, "all": self.overall}
-        paper = [f"{100 * PAPER[key]:.0f}" for key in ("annotators", "between annotators")]
-        header = ["task", "images", "with people", "between people", "majority", "unanimous", "kappa"]
+        paper = ["the paper", "1,200", *(f"{100 * PAPER[key]:.0f}" for key in list(PAPER)[:2]), "", "91", ""]
         table = Table(
             "per cent that agree, with 95 % intervals over prompts",
-            header,
-            [*([name, *one.cells()] for name, one in tasks.items()), [], ["the paper", "1,200", *paper, "", "91", ""]],
+            ["task", "images", "with people", "between people", "majority", "unanimous", "kappa"],
+            [*([name, *one.cells()] for name, one in tasks.items()), [], paper],
             [
                 f"people find {100 * self.overall.people:.0f} % correct, the backend {100 * self.overall.backend:.0f} %",
                 f"judged by {self.judged_by}",
             ],
             strong=(len(self.tags),),
         )
-        plain = {
-            name: {
-                f"{key}_{part}" if part else key: number
-                for key, value in one.to_dict().items()
-                for part, number in (value.items() if isinstance(value, dict) else [("", value)])
-            }
-            for name, one in tasks.items()
-        }
-        columns = list(dict.fromkeys(key for values in plain.values() for key in values))
+        parts = ("value", "low", "high", "images", "prompts")
+        columns = ["images", *(f"{name}_{part}" for name in _ESTIMATES for part in parts), *_NUMBERS]
+        rows: list[list[object]] = []
+        for name, one in tasks.items():
+            plain = one.to_dict()
+            estimates = [(plain[key] or {}).get(part) for key in _ESTIMATES for part in parts]
+            rows.append([name, one.images, *estimates, *(plain[key] for key in _NUMBERS)])
         record = {
             "criterion": self.criterion,
             "overall": self.overall.to_dict(),
@@ -125,7 +129,6 @@ class Agreement:
             "notes": list(self.notes),
             "judged_by": self.judged_by,
         }
-        rows = [[name, *map(values.get, columns)] for name, values in plain.items()]
         return Document([table], Table("", ["task", *columns], rows), record, problems=self.notes)
 
 
@@ -140,7 +143,7 @@ def agreement(
     meaningless one.
 
     Args:
-        images: What `read_annotations` returns.
+        images: What `geneval_reward.study.annotation_files.read_annotations` returns.
         results: What `geneval_reward.results.read_results` returns.
         criterion: What makes an image correct in a person's eyes, as `Answer.correct` takes it.
         draws: Bootstrap draws; prompts are drawn within tasks.
@@ -149,12 +152,12 @@ def agreement(
         ResultsError: If no image is in both, or a row's record does not fit the annotated objects.
         UsageError: If the criterion is unknown.
     """
-    if criterion not in ("questions", "caption"):
+    if criterion not in get_args(Criterion):
         raise UsageError(f"criterion: expected 'questions' or 'caption', got {criterion!r}")
-    rows = _rows(results)
+    rows = _rows_by_image(results)
     specs = results.specs()
-    notes, table = [], []
-    absent = incomplete = 0
+    cases: list[_Case] = []
+    absent = unanswered = 0
     for image in images:
         row = rows.pop((image.prompt, image.number), None)
         if row is None:
@@ -162,127 +165,132 @@ def agreement(
             continue
         spec = specs[int(results.prompt_ids[row])]
         _check_objects(image, spec)
-        said = [answer.correct(spec, criterion) for answer in image.answers]
-        known = [bool(one) for one in said if one is not None]
-        incomplete += len(said) - len(known)
+        answers = [answer.correct(spec, criterion) for answer in image.answers]
+        known = [answer for answer in answers if answer is not None]
+        unanswered += len(answers) - len(known)
         if known:
-            table.append((spec, bool(results.correct[row]), known))
-    if not table:
+            cases.append(_Case(spec, bool(results.correct[row]), sum(known), len(known)))
+    if not cases:
         raise ResultsError(
             f"{results.path}: expected images that are annotated, got none of {len(images)}; score the images of "
             "Input.image_url under their own names (00328/samples/00001.png), with the official prompts"
         )
-    for count, text in (
+    name = results.filenames[next(iter(rows.values()))] if rows else ""
+    notes = (
         (absent, f"of {len(images)} annotated images are not in {results.path.name} and left out"),
-        (
-            len(rows),
-            f"scored images are not annotated, such as {results.filenames[next(iter(rows.values()))]!r}"
-            if rows
-            else "",
-        ),
-        (incomplete, "answers lack what the criterion takes and are left out"),
-    ):
-        if count:
-            notes.append(f"{count} {text}")
-    tags = [spec.tag for spec, _, _ in table]
+        (len(rows), f"scored images are not annotated, such as {name!r}"),
+        (unanswered, "answers lack what the criterion takes and are left out"),
+    )
     return Agreement(
-        overall=_agreement(table, draws),
+        overall=_task_agreement(cases, draws),
         tags={
-            tag: _agreement([row for row in table if row[0].tag == tag], draws) for tag in dict.fromkeys(sorted(tags))
+            tag: _task_agreement([case for case in cases if case.spec.tag == tag], draws)
+            for tag in sorted({case.spec.tag for case in cases})
         },
         criterion=criterion,
-        notes=tuple(notes),
+        notes=tuple(f"{count} {text}" for count, text in notes if count),
         absent=absent,
         judged_by=judge_text(results.identities),
     )
 
 
-_Row = tuple[PromptSpec, bool, list[bool]]
+@dataclass(frozen=True)
+class _Case:
+    """A verdict with the number of people who find the image correct, of those who answered."""
+
+    spec: PromptSpec
+    verdict: bool
+    yes: int
+    people: int
+
+    @property
+    def majority(self) -> bool:
+        return 2 * self.yes > self.people
+
+    @property
+    def agreeing(self) -> float:
+        """Share of people who agree with the verdict."""
+        return (self.yes if self.verdict else self.people - self.yes) / self.people
+
+    @property
+    def agreeing_pairs(self) -> float:
+        """Share of pairs of people who agree with each other."""
+        return (math.comb(self.yes, 2) + math.comb(self.people - self.yes, 2)) / math.comb(self.people, 2)
 
 
-def _agreement(table: Sequence[_Row], draws: int) -> TaskAgreement:
-    votes = [(spec, verdict, 2 * sum(said) - len(said), said) for spec, verdict, said in table]
-    decided = [(spec, verdict, lean > 0) for spec, verdict, lean, _ in votes if lean]
-    pairs = [
-        (spec, float(np.mean([a == b for a, b in combinations(said, 2)]))) for spec, _, said in table if len(said) > 1
-    ]
+def _task_agreement(cases: Sequence[_Case], draws: int) -> TaskAgreement:
+    decided = [case for case in cases if 2 * case.yes != case.people]
+    majority = [(case, float(case.verdict == case.majority)) for case in decided]
     kappa, low, high = _kappa(decided, draws)
+    nan = float("nan")
+    annotators = _mean([(case, case.agreeing) for case in cases], draws)
+    assert annotators is not None
     return TaskAgreement(
-        annotators=_mean(
-            [(spec, float(np.mean([one == verdict for one in said]))) for spec, verdict, said in table], draws
-        ),
-        between=_mean(pairs, draws) if pairs else None,
-        majority=_mean([(spec, float(verdict == most)) for spec, verdict, most in decided], draws) if decided else None,
-        unanimous=_mean(unanimous, draws)
-        if (unanimous := [(s, float(v == (lean > 0))) for s, v, lean, said in votes if abs(lean) == len(said)])
-        else None,
+        annotators=annotators,
+        between=_mean([(case, case.agreeing_pairs) for case in cases if case.people > 1], draws),
+        majority=_mean(majority, draws),
+        unanimous=_mean([(case, right) for case, right in majority if case.yes in (0, case.people)], draws),
         kappa=kappa,
         kappa_low=low,
         kappa_high=high,
-        people=float(np.mean([most for _, _, most in decided])) if decided else float("nan"),
-        backend=float(np.mean([verdict for _, verdict, _ in decided])) if decided else float("nan"),
-        images=len(table),
+        people=float(np.mean([case.majority for case in decided])) if decided else nan,
+        backend=float(np.mean([case.verdict for case in decided])) if decided else nan,
+        images=len(cases),
     )
 
 
-def _mean(values: Sequence[tuple[PromptSpec, float]], draws: int) -> Estimate:
-    """Average over images, with an interval from drawing prompts within tasks."""
-    return clustered_bootstrap(
-        [value for _, value in values],
-        [spec.to_json() for spec, _ in values],
-        [spec.tag for spec, _ in values],
-        draws=draws,
-    ).micro
+def _mean(values: Sequence[tuple[_Case, float]], draws: int) -> Estimate | None:
+    """Average over images, with an interval from drawing prompts within tasks; None if there is no image."""
+    if not values:
+        return None
+    specs = [case.spec for case, _ in values]
+    tags = [spec.tag for spec in specs]
+    return clustered_bootstrap([value for _, value in values], specs, tags, draws=draws).micro
 
 
-def _kappa(decided: Sequence[tuple[PromptSpec, bool, bool]], draws: int) -> tuple[float, float, float]:
-    """Compute Cohen's kappa of two yes/no judges, with a percentile interval from drawing prompts within tasks.
+def _kappa(cases: Sequence[_Case], draws: int) -> tuple[float, float, float]:
+    """Compute Cohen's kappa of verdicts and majorities, with a percentile interval from drawing prompts within tasks.
 
     Where all draws agree, as they do on a few images without a disagreement, the interval is unknown (NaN) and not a point.
 
     Source:
         J. Cohen 1960, Educ. Psychol. Meas. 20:37.
     """
-    prompts = {spec: i for i, spec in enumerate(dict.fromkeys(spec for spec, _, _ in decided))}
-    # Per prompt: images, both yes, backend yes, people yes.
-    table = np.zeros((len(prompts), 4))
-    for spec, verdict, most in decided:
-        table[prompts[spec]] += (1.0, verdict and most, verdict, most)
-
-    def of(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        n, both, a, b = sums.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            seen = (n - a - b + 2 * both) / n
-            chance = (a * b + (n - a) * (n - b)) / n**2
-            result: npt.NDArray[np.float64] = np.where(chance < 1, (seen - chance) / (1 - chance), np.nan)
-        return result
-
-    if not len(table):
-        return float("nan"), float("nan"), float("nan")
+    nan = float("nan")
+    if not cases:
+        return nan, nan, nan
+    # Per prompt: images, both say yes, the backend says yes, people say yes.
+    table: dict[PromptSpec, npt.NDArray[np.float64]] = {}
+    for case in cases:
+        row = [1.0, case.verdict and case.majority, case.verdict, case.majority]
+        table[case.spec] = table.get(case.spec, np.zeros(4)) + row
     rng = np.random.default_rng(0)
-    tags = np.array([spec.tag for spec in prompts])
-    sums = np.zeros((draws, 4))
-    for tag in np.unique(tags):
-        part = table[tags == tag]
-        sums += rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=draws) @ part
-    drawn = of(sums)
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if drawn.size and np.ptp(drawn) > 0 else (np.nan, np.nan)
-    return float(of(table.sum(axis=0, keepdims=True))[0]), float(low), float(high)
+    drawn = np.zeros((draws, 4))
+    for tag in sorted({spec.tag for spec in table}):
+        part = np.array([row for spec, row in table.items() if spec.tag == tag])
+        drawn += rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=draws) @ part
+    images, both, a, b = np.vstack([sum(table.values()), drawn]).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chance = (a * b + (images - a) * (images - b)) / images**2
+        kappas = np.where(chance < 1, ((images - a - b + 2 * both) / images - chance) / (1 - chance), np.nan)
+    known = kappas[1:][np.isfinite(kappas[1:])]
+    low, high = np.quantile(known, (0.025, 0.975)) if known.size and np.ptp(known) > 0 else (nan, nan)
+    return float(kappas[0]), float(low), float(high)
 
 
-def _rows(results: Results) -> dict[tuple[str, int], int]:
+def _rows_by_image(results: Results) -> dict[tuple[str, int], int]:
+    """Find the row of every (prompt text, number of the image)."""
     texts = [spec.prompt for spec in results.specs()]
     found: dict[tuple[str, int], int] = {}
     for row, (name, prompt) in enumerate(zip(results.filenames, results.prompt_ids.tolist(), strict=True)):
         number = index_of(name)
-        key = (texts[prompt], int(results.index[row]) if number is None else number)
-        if key in found:
+        key = texts[prompt], int(results.index[row]) if number is None else number
+        other = found.setdefault(key, row)
+        if other != row:
             raise ResultsError(
                 f"{results.path}: expected an image once, got number {key[1]} of {key[0]!r} twice: "
-                f"{results.filenames[found[key]]} and {name}"
+                f"{results.filenames[other]} and {name}"
             )
-        found[key] = row
     return found
 
 
