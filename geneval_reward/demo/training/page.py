@@ -12,7 +12,7 @@ from PIL import Image
 from geneval_reward.demo.training.record import Point, RunRecord
 from geneval_reward.demo.training.run import TrainingDemo
 from geneval_reward.study.figures import PALETTE, error_bars, new_figure, tidy
-from geneval_reward.study.report.page import Card, Command, Picture, Section, Table, judged_page
+from geneval_reward.study.report.page import Card, Part, Section, judged_page
 
 _SHOWN_PER_TAG = 3
 _SMOOTH = 5  # epochs; the share in one rollout of a dozen prompts says little
@@ -52,37 +52,37 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
         ("images sampled", f"{own.images:,}"),
         ("wall time", f"{own.total_seconds / 60:.1f} min"),
     ]
-    parts: list[Table | Picture | Command] = [
-        Picture(
+    parts = [
+        Part(
             "Score against images and against seconds",
             "Large dots: the whole held-out suite, before and after. Small dots: a quarter of it, as the callback saw it in "
             f"training. Lines: the share of right images in rollouts, on training prompts, mean of {_SMOOTH} epochs.",
-            curves(runs),
+            picture=curves(runs),
         )
     ]
     if len(runs) > 1:
-        parts.append(Table("The methods in one table", "Each with what it was given.", *methods_table(runs)))
+        parts.append(Part("The methods in one table", "Each with what it was given.", methods_table(runs)))
+    by_task = [
+        (tag, _spanned(row["before"]), _spanned(row["after"]), f"{row['after'][0] - row['before'][0]:+.3f}")
+        for tag, row in own.tags.items()
+    ]
+    audit = [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))]
     parts += [
-        Table(
+        Part(
             "By task",
             "95 % intervals, prompts resampled. Held-out prompts: no composition of two objects, colours or places among "
             "them is in the training prompts.",
-            ("task", "before", "after", "difference"),
-            [
-                (tag, _spanned(row["before"]), _spanned(row["after"]), f"{row['after'][0] - row['before'][0]:+.3f}")
-                for tag, row in own.tags.items()
-            ],
+            (("task", "before", "after", "difference"), by_task),
         ),
-        Table(
+        Part(
             "Audit: is it the pictures that got better, or the judge that was fooled?",
             f"A second judge scored the same {result.audit_after.images} samples: another network (`nanodet`), which gives no "
             "rewards. It misses some good images too, so the gap rises a little with the score; a confirmed share that "
             "falls, images that all brighten, or diversity near 0 would mean that rewards are being hacked. "
             f"Prompts with {' or '.join(result.settings.not_audited)}, which it does not see here, are left out.",
-            ("", "before", "after"),
-            [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))],
+            (("", "before", "after"), audit),
         ),
-        Command("The same on Stable Diffusion 3.5", "One 80 GB GPU:", result.launch_line),
+        Part("The same on Stable Diffusion 3.5", "One 80 GB GPU:", line=result.launch_line),
     ]
     return judged_page(
         f"The pocket model, fine-tuned by {_NAMES[own.method]}",

@@ -50,50 +50,22 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text under a heading.
+class Part:
+    """A table, a figure or a line for the shell under a heading; one of the three is given.
 
     Attributes:
         title: The heading.
-        text: A sentence under the heading.
-        columns: Names of the columns.
-        rows: Cells; the first of each row names it.
+        text: A sentence under the heading, which also says what a figure shows.
+        table: Column names, and rows of cells; the first cell of each row names it.
+        picture: A figure.
+        line: A command.
     """
 
     title: str
     text: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure under a heading.
-
-    Attributes:
-        title: The heading.
-        text: What it shows, also for those who cannot see it.
-        image: The figure.
-    """
-
-    title: str
-    text: str
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Command:
-    """A line for the shell under a heading.
-
-    Attributes:
-        title: The heading.
-        text: A sentence under the heading.
-        line: The command.
-    """
-
-    title: str
-    text: str
-    line: str
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    picture: Image.Image | None = None
+    line: str = ""
 
 
 def judged_page(
@@ -101,7 +73,7 @@ def judged_page(
     lead: str,
     facts: Sequence[tuple[str, str]],
     sections: Sequence[Section],
-    parts: Sequence[Table | Picture | Command] = (),
+    parts: Sequence[Part] = (),
 ) -> str:
     """Render a page of judged images.
 
@@ -115,28 +87,23 @@ def judged_page(
     Returns:
         HTML that needs no other file.
     """
-    template = environment().get_template("page.html.jinja")
-    groups = [
-        {
-            "title": group.title,
-            "text": group.text,
-            "paired": group.paired,
-            "rows": _rows([_card(card) for card in group.cards], 2 if group.paired else 1),
-        }
-        for group in sections
-    ]
-    shown = [
-        {"kind": type(part).__name__, "picture": embed(part.image, 92) if isinstance(part, Picture) else ""}
-        | vars(part)
-        for part in parts
-    ]
-    return template.render(
-        title=title,
-        lead=lead,
-        facts=facts,
-        groups=groups,
-        version=__version__,
-        parts=shown,
+    groups = []
+    for group in sections:
+        cards, size = [_card(card) for card in group.cards], 2 if group.paired else 1
+        rows = [cards[start : start + size] for start in range(0, len(cards), size)]
+        groups.append({"title": group.title, "text": group.text, "paired": group.paired, "rows": rows})
+    pictures = [None if part.picture is None else embed(part.picture, 92) for part in parts]
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title,
+            lead=lead,
+            facts=facts,
+            groups=groups,
+            version=__version__,
+            parts=list(zip(parts, pictures, strict=True)),
+        )
     )
 
 
@@ -145,10 +112,6 @@ def embed(image: Image.Image, quality: int = 85) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
     return data_address(buffer.getvalue(), "image/jpeg")
-
-
-def _rows(cards: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
-    return [cards[start : start + size] for start in range(0, len(cards), size)]
 
 
 def _card(card: Card) -> dict[str, Any]:
