@@ -10,6 +10,7 @@
      │    └── ResultsError          a results file that cannot be read or does not fit
      ├── DependencyError(ImportError)  an optional package that is not installed or cannot be used
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
+     ├── SearchError(RuntimeError)  a search whose reward failed for every candidate; carries what was found
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
      └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
 
@@ -84,6 +85,22 @@ class SelfTestError(GenEvalError, RuntimeError):
 
 class RoundError(GenEvalError, RuntimeError):
     """A scoring round within a training run that failed, on any rank; raised on all of them."""
+
+
+class SearchError(GenEvalError, RuntimeError):
+    """A search whose reward raised for every candidate.
+
+    Args:
+        message: What happened.
+        found: The `geneval_reward.search.Found` until then: its images are the finished candidates, none if there are none yet.
+    """
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.found)
 
 
 class ServiceError(GenEvalError, OSError):

@@ -161,6 +161,18 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
+def update_generation(image: Path, **records: Any) -> None:
+    """Add what is known of an image to its prompt's `generation.json`.
+
+    Args:
+        image: The image's path, whether it is there or not.
+        **records: Kind of the record and the image's own, which is kept under the kind and the image's name.
+    """
+    path = image.parent.parent / GENERATION
+    before = read_json(path)
+    write_json(path, before | {kind: before.get(kind, {}) | {image.name: record} for kind, record in records.items()})
+
+
 def _update(path: Path, record: dict[str, Any]) -> None:
     """Write a prompt's `generation.json`, keeping the seeds of images beyond those asked for now."""
     if path.exists():
@@ -176,7 +188,7 @@ def _update(path: Path, record: dict[str, Any]) -> None:
                 f"{path.parent}: expected images of the text {record['text']!r} and its seeds, got some of another text or seed; "
                 "choose another folder"
             )
-        record = record | {"seeds": before["seeds"] | record["seeds"]}
+        record = before | record | {"seeds": before["seeds"] | record["seeds"]}
         if before == record:
             return
     write_json(path, record)

@@ -156,29 +156,8 @@ class FlowPolicy:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents to images, in float32.
-
-        Args:
-            latents: (B, C, H, W).
-
-        Returns:
-            uint8 (B, 3, h, w).
-
-        Raises:
-            ImageError: If a picture has NaN or infinite pixels, which as uint8 would pass for a black one.
-        """
-        vae, config = self.pipeline.vae, self.pipeline.vae.config
-        scaling = getattr(config, "scaling_factor", None) or 1.0
-        shift = getattr(config, "shift_factor", None) or 0.0
-        with _without_autocast(latents.device):
-            images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0].float()
-        broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        if broken:
-            raise ImageError(
-                f"images[{broken[0]}]: expected finite pixels, got NaN or infinity ({len(broken)} of {len(images)} images); "
-                "the weights have diverged, or a half precision has overflowed"
-            )
-        return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        """Decode latents (B, C, H, W) to images, uint8 (B, 3, h, w); see `decode_latents`."""
+        return decode_latents(self.pipeline.vae, latents)
 
     def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
         """Channels, height and width of the latents for a resolution in pixels."""
@@ -270,6 +249,33 @@ class FlowPolicy:
         )[0]
         v = v.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return v.reshape(batch, channels, height, width).float()
+
+
+@torch.no_grad()
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Decode latents to images with a diffusers autoencoder, outside of autocast.
+
+    Args:
+        vae: The autoencoder, in float32.
+        latents: (B, C, H, W), as the transformer or UNet has them.
+
+    Returns:
+        uint8 (B, 3, h, w).
+
+    Raises:
+        ImageError: If a picture has NaN or infinite pixels, which as uint8 would pass for a black one.
+    """
+    scaling = getattr(vae.config, "scaling_factor", None) or 1.0
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    with _without_autocast(latents.device):
+        images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0].float()
+    broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ImageError(
+            f"images[{broken[0]}]: expected finite pixels, got NaN or infinity ({len(broken)} of {len(images)} images); "
+            "the weights have diverged, or a half precision has overflowed"
+        )
+    return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _without_autocast(device: torch.device) -> torch.autocast:
