@@ -22,6 +22,7 @@ from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
 from geneval_reward.cli.report import report
 from geneval_reward.cli.score import score
+from geneval_reward.cli.search import search
 from geneval_reward.cli.serve import serve
 from geneval_reward.cli.summary import summary
 from geneval_reward.cli.sweep import sweep
@@ -43,6 +44,7 @@ app.command("summary")(summary)
 app.command("compare")(compare)
 app.command("report")(report)
 app.command("generate")(generate)
+app.command("search")(search)
 app.command("sweep")(sweep)
 app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -16,7 +17,7 @@ from geneval_reward.errors import FileError, UsageError
 from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
-    from geneval_reward.generate import Generator, Subset
+    from geneval_reward.generate import Generator, ImageJob, Shard, Subset
     from geneval_reward.prompts import PromptSpec
 
 # What may change between calls on one folder: more images and more prompts of the same run can be added.
@@ -54,74 +55,151 @@ def generate(
     Every image has its own seed, made of --seed, its prompt and its number: neither batch size nor interruptions nor the
     number of processes change one. The batch is halved when memory runs out.
     """
-    from rich.text import Text
-
-    from geneval_reward.generate import Shard, load_generator, plan_images, read_rewrites, write_images
-    from geneval_reward.generate.identity import identify
-    from geneval_reward.results.layout import GENERATE_SETUP
+    from geneval_reward.generate import Shard, load_generator, write_images
 
     messages = message_console()
     part = Shard.current(shard)
-    whole = read_suite(suite)
-    new_texts = {} if rewrites is None else read_rewrites(rewrites, whole)
-    if rewrites is not None and not new_texts:
-        raise UsageError(
-            f"{rewrites}: expected at least one text that is not the record's own, got none; leave --rewrites out"
-        )
-    chosen = choose_subset(whole, subset)
     settings = call_arguments(arguments, num_inference_steps=steps, guidance_scale=guidance)
-    _check_folder(out)
 
     def load() -> Generator:
-        with messages.status(Text(f"loading {model}")):
-            return load_generator(
-                model,
-                device=device,
-                dtype=precision,
-                batch_size=batch_size,
-                lora=lora,
-                lora_scale=lora_scale,
-                **settings,
-            )
+        return load_generator(
+            model,
+            device=device,
+            dtype=precision,
+            batch_size=batch_size,
+            lora=lora,
+            lora_scale=lora_scale,
+            **settings,
+        )
 
-    # A model that cannot be loaded should leave nothing behind in a new folder.
-    generator = None if (out / GENERATE_SETUP).exists() else load()
-    with messages.status("reading the weights' identity"):
-        identity = {"model": identify(model), "lora": None if lora is None else identify(lora)}
-    setup = {
-        "model": model,
-        "suite": suite,
-        "seed": seed,
-        "steps": settings.get("num_inference_steps"),
-        "guidance": settings.get("guidance_scale"),
-        "precision": precision,
-        "arguments": {
-            name: settings[name] for name in sorted(settings) if name not in ("num_inference_steps", "guidance_scale")
-        },
-        "lora": lora,
-        "lora_scale": lora_scale,
-        "identity": identity,
-        "rewrites": _rewrites_record(rewrites, whole, new_texts),
-        "subset": None if chosen is None else _subset_record(chosen, suite),
-        "images_per_prompt": images_per_prompt,
-    }
-    _check_setup(out, setup)
-    if part.index == 0:
-        _announce(messages, chosen, images_per_prompt, len(new_texts))
-    specs = whole if chosen is None else chosen.specs
-    numbers = range(len(whole)) if chosen is None else chosen.numbers
-    jobs = plan_images(out, part.of(specs), images_per_prompt, seed, numbers=part.of(numbers), rewrites=new_texts)
+    folder = ImageFolderPlan(
+        out,
+        model=model,
+        suite=suite,
+        subset=subset,
+        rewrites=rewrites,
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        precision=precision,
+        settings=settings,
+        lora=lora,
+        lora_scale=lora_scale,
+    )
+    jobs, generator = folder.open(part, load, messages)
     todo = sum(not job.path.exists() for job in jobs)
-    if todo < len(jobs):
-        messages.print(f"{len(jobs) - todo} of {len(jobs)} images are there already")
     if todo:
         generator = generator or load()
         with progress_bar(messages, "generating", quiet=part.index > 0) as bar:
             task = bar.add_task("", total=len(jobs), completed=len(jobs) - todo)
             for batch in write_images(generator, jobs):
                 bar.update(task, advance=len(batch.jobs))
+    print_images_made(out, jobs, part)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageFolderPlan:
+    """What one folder of images holds: the options of `generate` and `search` that decide it.
+
+    Attributes:
+        out: The folder.
+        model: Name of the model.
+        suite: Name of the suite.
+        subset: Size of the subset, or None.
+        rewrites: File of rewritten prompts, or None.
+        images_per_prompt: Images per prompt.
+        seed: Seed of the whole set.
+        precision: Precision of the generator.
+        settings: Arguments of the generator's calls.
+        lora: LoRA weights, or None.
+        lora_scale: Their strength.
+        search: What `search` adds; None for plain images.
+    """
+
+    out: Path
+    model: str
+    suite: str
+    subset: str | None
+    rewrites: Path | None
+    images_per_prompt: int
+    seed: int
+    precision: str
+    settings: dict[str, Any]
+    lora: str | None
+    lora_scale: float
+    search: dict[str, Any] | None = None
+
+    def open(self, part: Shard, load: Callable[[], T], messages: Any) -> tuple[list[ImageJob], T | None]:
+        """Check the folder, write its set-up and the records of this part's prompts.
+
+        Args:
+            part: Which prompts this process makes.
+            load: Loads the generator. It is called for a new folder only, because a model that cannot be loaded should leave
+                nothing behind in it.
+            messages: Console for messages.
+
+        Returns:
+            One job per image of this part, and the generator if it was loaded.
+        """
+        from geneval_reward.generate import plan_images, read_rewrites
+        from geneval_reward.generate.identity import identify
+        from geneval_reward.results.layout import GENERATE_SETUP
+
+        whole = read_suite(self.suite)
+        new_texts = {} if self.rewrites is None else read_rewrites(self.rewrites, whole)
+        if self.rewrites is not None and not new_texts:
+            raise UsageError(
+                f"{self.rewrites}: expected at least one text that is not the record's own, got none; leave --rewrites out"
+            )
+        chosen = choose_subset(whole, self.subset)
+        _check_folder(self.out)
+        generator = None
+        if not (self.out / GENERATE_SETUP).exists():
+            with messages.status(f"loading {self.model}"):
+                generator = load()
+        with messages.status("reading the weights' identity"):
+            identity = {
+                "model": identify(self.model),
+                "lora": None if self.lora is None else identify(self.lora),
+            }
+        named = ("num_inference_steps", "guidance_scale")
+        setup = {
+            "model": self.model,
+            "suite": self.suite,
+            "seed": self.seed,
+            "steps": self.settings.get(named[0]),
+            "guidance": self.settings.get(named[1]),
+            "precision": self.precision,
+            "arguments": {name: self.settings[name] for name in sorted(self.settings) if name not in named},
+            "lora": self.lora,
+            "lora_scale": self.lora_scale,
+            "identity": identity,
+            "rewrites": _rewrites_record(self.rewrites, whole, new_texts),
+            "subset": None if chosen is None else _subset_record(chosen, self.suite),
+            "images_per_prompt": self.images_per_prompt,
+            "search": self.search,
+        }
+        _check_setup(self.out, setup)
+        if part.index == 0:
+            _announce(messages, chosen, self.images_per_prompt, len(new_texts))
+        specs = whole if chosen is None else chosen.specs
+        numbers = range(len(whole)) if chosen is None else chosen.numbers
+        jobs = plan_images(
+            self.out, part.of(specs), self.images_per_prompt, self.seed, numbers=part.of(numbers), rewrites=new_texts
+        )
+        there = sum(job.path.exists() for job in jobs)
+        if there:
+            messages.print(f"{there} of {len(jobs)} images are there already")
+        return jobs, generator
+
+
+def print_images_made(out: Path, jobs: Sequence[ImageJob], part: Shard) -> None:
+    """Print what a folder holds now."""
+    prompts = len({job.path.parent for job in jobs})
     of = f" (shard {part.index}/{part.count})" if part.count > 1 else ""
-    sys.stdout.write(f"{len(jobs)} images of {len(part.of(specs))} prompts{of} in {out}\n")
+    sys.stdout.write(f"{len(jobs)} images of {prompts} prompts{of} in {out}\n")
 
 
 def progress_bar(messages: Any, what: str, *, quiet: bool = False) -> Any:

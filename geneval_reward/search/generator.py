@@ -56,7 +56,7 @@ class SearchGenerator:
     ) -> None:
         plan.check(steps, reward=reward is not None, features=features is not None)
         self.steps, self.plan, self.reward, self.features = steps, plan, reward, features
-        self.selected_by = selected_by if plan.n > 1 and reward is not None else None
+        self.selected_by = selected_by if plan.uses_reward else None
         self.found: list[Found] = []
         self._specs: Mapping[str, PromptSpec] = {spec.prompt: spec for spec in prompts}
 

@@ -137,7 +137,7 @@ class FlowSteps(LatentSteps):
         level = NOISE_LEVELS[sampler] if noise is None else noise
         if (level > 0) == (sampler == "ode") or (sampler == "cps" and level > 1):
             raise UsageError(
-                f"noise: expected a number {'in (0, 1]' if sampler == 'cps' else '> 0'}, or the sampler 'ode' for none, got {noise}"
+                f"noise: expected a number > 0, at most 1 for cps and none for ode, got {noise} with {sampler!r}"
             )
         self.policy, self.sampler, self.level = policy, sampler, level
         self.n_steps, self.batch_size, self.stochastic = steps, batch_size, sampler != "ode"

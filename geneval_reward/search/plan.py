@@ -56,6 +56,15 @@ class Plan:
             now = self.selections.get(step, (now, None))[0]
         return found
 
+    @property
+    def uses_reward(self) -> bool:
+        """Whether a reward chooses between candidates anywhere in the plan."""
+        now, chosen = self.n, False
+        for _, (keep, select) in sorted(self.selections.items()):
+            chosen |= now > 1 and select.needs == "rewards"
+            now = keep
+        return chosen or (now > 1 and self.finish.needs == "rewards")
+
     def passes(self, steps: Steps) -> float:
         """What the steps cost, as executed, in units of one plain image; previews, decodes and rewards come on top."""
         return sum(steps.cost(step, size) for step, size in enumerate(self.sizes(steps.n_steps)))

@@ -1,0 +1,157 @@
+"""`geneval-reward search`: images of a prompt set, each the best that a search finds with a reward at sampling time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geneval_reward.cli.generate import ImageFolderPlan, print_images_made, progress_bar
+from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
+from geneval_reward.cli.shared.suites import call_arguments
+from geneval_reward.cli.shared.tables import message_console
+from geneval_reward.errors import UsageError
+
+
+def search(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images and records.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="tts-var; cluster, resample or random (its parts and its control, on the same schedule); fk (Feynman-Kac "
+            "steering); best-of-n; importance.",
+        ),
+    ] = "tts-var",
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Candidates or particles; finalists of tts-var, which begins with 8 n.")
+    ] = 8,
+    reward: Annotated[
+        str,
+        typer.Option(
+            "--reward",
+            help="What selects: lite, nanodet, paper, mmdet; pick_score, image_reward, ...; module:function.",
+        ),
+    ] = "lite",
+    credit: Annotated[
+        str, typer.Option("--credit", help="Credits of a backend's verdict to add, with + between them.")
+    ] = "official+dense",
+    sharpness: Annotated[
+        float | None, typer.Option("--lambda", help="Sharpness of draws; 10 as published if left out.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features", help="Features for clustering: a DINOv2 folder or hub name, module:function; the model's own."
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="cps (the default), sde or ode for flow models; ddim for others.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise", help="Noise of the sampler: 0.8 (cps), 0.7 (sde), eta 1 (ddim).")
+    ] = None,
+    suite: SuiteName = "official",
+    images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", min=1, help="Searches per prompt.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole set.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="Sampling steps; the pipeline's own.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the pipeline's own.")] = None,
+    arguments: Arguments = None,
+    lora: Lora = None,
+    lora_scale: LoraScale = 1.0,
+    rewrites: Annotated[
+        Path | None, typer.Option("--rewrites", help="JSON lines with another text for every prompt.")
+    ] = None,
+    subset: SubsetSize = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="64 for pocket, else 8.")] = None,
+    device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
+    precision: DType = "auto",
+) -> None:
+    """Search for better images of a prompt set without training, in the layout of `generate`; goes on where it stopped.
+
+    Beside each image its lineage and cost are kept, and `score` records what selected it. A score by the judge that selected
+    is no measure of the generator: report with another one.
+    """
+    from geneval_reward.generate import Shard
+    from geneval_reward.search import SearchGenerator, load_search, write_found
+
+    messages = message_console()
+    part = Shard.current(shard)
+    settings = call_arguments(arguments)
+    resolution = settings.pop("resolution", None)
+    if settings:
+        raise UsageError(
+            f"--set: expected resolution, the only argument that a search takes, got {next(iter(settings))}"
+        )
+
+    def load() -> SearchGenerator:
+        return load_search(
+            model,
+            method=method,
+            n=n,
+            reward=reward,
+            credit=credit,
+            features=features,
+            lam=sharpness,
+            device=device,
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            noise=noise,
+            resolution=resolution,
+            dtype=precision,
+            batch_size=batch_size,
+            lora=lora,
+            lora_scale=lora_scale,
+        )
+
+    folder = ImageFolderPlan(
+        out,
+        model=model,
+        suite=suite,
+        subset=subset,
+        rewrites=rewrites,
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        precision=precision,
+        settings=call_arguments(arguments, num_inference_steps=steps, guidance_scale=guidance),
+        lora=lora,
+        lora_scale=lora_scale,
+        search={
+            "method": method,
+            "n": n,
+            "reward": reward,
+            "credit": credit,
+            "lambda": sharpness,
+            "features": features,
+            "sampler": sampler,
+            "noise": noise,
+        },
+    )
+    jobs, generator = folder.open(part, load, messages)
+    todo = sum(not job.path.exists() for job in jobs)
+    unscored = 0
+    if todo:
+        generator = generator or load()
+        if part.index == 0:
+            passes = generator.plan.passes(generator.steps)
+            messages.print(
+                f"{method}, n {n}: {generator.plan.n} candidates at first, the steps of {passes:.2f} plain images for each "
+                f"image; selected by {generator.selected_by or 'nothing'}"
+            )
+        with progress_bar(messages, "searching", quiet=part.index > 0) as bar:
+            task = bar.add_task("", total=len(jobs), completed=len(jobs) - todo)
+            for job, found in write_found(generator, jobs):
+                unscored += bool(found.errors)
+                for error in found.errors:
+                    messages.print(f"no reward: {job.path.parent.parent.name}/{job.path.name}: {error}")
+                bar.update(task, advance=1)
+    print_images_made(out, jobs, part)
+    if unscored:
+        raise typer.Exit(1)
