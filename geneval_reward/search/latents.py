@@ -190,7 +190,7 @@ class DiffusionSteps(LatentSteps):
         _check_numbers(steps, batch_size)
         if not 0 <= eta <= 1 or guidance < 1:
             raise UsageError(f"noise, guidance: expected eta in [0, 1] and guidance >= 1, got {eta} and {guidance}")
-        network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        network: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
         kinds = {"UNet2DConditionModel": "unet", "PixArtTransformer2DModel": "pixart"}
         self.family = next((kinds[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in kinds), "")
         if not self.family or "beta_schedule" not in pipeline.scheduler.config:
@@ -198,7 +198,8 @@ class DiffusionSteps(LatentSteps):
                 f"pipeline: expected one with a UNet or PixArt transformer and a diffusion scheduler, got "
                 f"{type(pipeline).__name__}"
             )
-        self.pipeline, self.network, self.guidance, self.eta = pipeline, network, guidance, eta
+        self.pipeline, self.guidance, self.eta = pipeline, guidance, eta
+        self.network: Any = network
         # Latents are not within [-1, 1], to which some configurations would clip them.
         self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
         self.scheduler.set_timesteps(steps)
@@ -226,7 +227,7 @@ class DiffusionSteps(LatentSteps):
                 "encoder_attention_mask": _pair(away_mask, mask, guided),
             }
             return known | {"added_cond_kwargs": self._size(2 if guided else 1)}
-        known = {"encoder_hidden_states": _pair(found[1], found[0], guided)}
+        known: dict[str, Any] = {"encoder_hidden_states": _pair(found[1], found[0], guided)}
         if len(found) == 4:  # SDXL, which also takes pooled embeddings and sizes
             pooled = _pair(found[3], found[2], guided)
             sizes = torch.tensor(

@@ -151,7 +151,8 @@ def load_reward(reward: Any, *, credit: str = CREDIT, device: str = "auto") -> R
     if callable(getattr(reward, "submit", None)):
         ready: Reward = reward
         return ready
-    return CompositeReward({"reward": reward})
+    composed: Any = CompositeReward({"reward": reward})
+    return composed  # type: ignore[no-any-return]
 
 
 def load_features(features: str | Callable[[Any], Any] | None, *, device: str = "auto") -> Callable[[Any], Any] | None:

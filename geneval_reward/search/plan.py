@@ -221,5 +221,5 @@ def named_plan(method: str, n: int, n_steps: int, *, lam: float | None = None) -
         return importance_sampling(n, lam=sharp)
     if method == "fk":
         return feynman_kac(n, n_steps, lam=sharp)
-    parts = {"clustering": method in ("tts-var", "cluster"), "resampling": method in ("tts-var", "resample")}
-    return tts_var(n, n_steps, lam=sharp, **parts)
+    clustering, resampling = method in ("tts-var", "cluster"), method in ("tts-var", "resample")
+    return tts_var(n, n_steps, lam=sharp, clustering=clustering, resampling=resampling)

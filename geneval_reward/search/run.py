@@ -234,7 +234,7 @@ class _Run:
         self.lineage.append(Check(step, select.name, self._plain(group.rewards), tuple(rows.tolist())))
         seen = self.history if group.rewards is None or group.last else np.vstack([self.history, group.rewards])
         self.history, self.log_weights = seen[:, rows], weights
-        return rows.tolist()
+        return [int(row) for row in rows]
 
     def _order(self, rows: Sequence[int]) -> None:
         self.images = [self.images[row] for row in rows]

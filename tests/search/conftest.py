@@ -71,7 +71,7 @@ class ToyReward:
         try:
             rewards = [self.change(number(image)) for image in images]
             future.set_result(RewardBatch(rewards, [None] * len(images), [None] * len(images)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             future.set_exception(error)
         return future
 
