@@ -222,19 +222,17 @@ class DiffusionSteps(LatentSteps):
         found = self.pipeline.encode_prompt(prompt, **options)
         if self.family == "pixart":
             embeds, mask, away, away_mask = found
-            known = {
+            return {
                 "encoder_hidden_states": _pair(away, embeds, guided),
                 "encoder_attention_mask": _pair(away_mask, mask, guided),
+                "added_cond_kwargs": self._size(2 if guided else 1),
             }
-            return known | {"added_cond_kwargs": self._size(2 if guided else 1)}
-        known: dict[str, Any] = {"encoder_hidden_states": _pair(found[1], found[0], guided)}
-        if len(found) == 4:  # SDXL, which also takes pooled embeddings and sizes
-            pooled = _pair(found[3], found[2], guided)
-            sizes = torch.tensor(
-                [[self.side, self.side, 0, 0, self.side, self.side]], dtype=pooled.dtype, device=pooled.device
-            )
-            known["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
-        return known
+        texts = {"encoder_hidden_states": _pair(found[1], found[0], guided)}
+        if len(found) == 2:
+            return texts
+        pooled = _pair(found[3], found[2], guided)  # SDXL, which also takes pooled embeddings and sizes
+        sizes = torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]]).to(pooled)
+        return texts | {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}}
 
     def step(self, x: Tensor, step: int, prompt: Any, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Take a DDIM step with the pipeline's network."""
