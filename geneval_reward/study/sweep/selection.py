@@ -86,26 +86,28 @@ def select_best(
     tag_of[row_prompt] = row_tag
     if (np.bincount(tag_of, minlength=len(names)) < 2).any():
         return None
-    sums = np.stack([np.bincount(row_prompt, row, len(prompts)).astype(np.float64) for row in table])
-    images = np.bincount(row_prompt, minlength=len(prompts)).astype(np.float64)
-    whole = _overall(sums, images, tag_of, np.ones(len(prompts), bool))
+
+    def overall(use: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """Average the task means of every setting over some of the images."""
+        sums = np.stack([np.bincount(row_tag[use], row[use], len(names)) for row in table])
+        return mean_of_task_means(sums, np.bincount(row_tag[use], minlength=len(names)))
+
+    whole = overall(np.ones(table.shape[1], bool))
     best = int(np.argmax(whole))
     rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(table))
-    averaged = np.zeros(table.shape[1])
-    tag_names = np.asarray(tags)
+    chosen, averaged = np.zeros(len(table)), np.zeros(table.shape[1])
     for _ in range(repeats):
-        fold = _folds(rng, tag_of)
+        fold = _folds(rng, tag_of)[row_prompt]
         for number in range(FOLDS):
-            winner = int(np.argmax(_overall(sums, images, tag_of, fold != number)))
+            own = fold == number
+            winner = int(np.argmax(overall(~own)))
             chosen[winner] += 1
-            own = fold[row_prompt] == number
             averaged[own] += table[winner, own]
-    own, held = (
-        clustered_bootstrap(values, row_prompt.ravel(), tag_names, draws=draws, seed=seed).overall
+    single, held = (
+        clustered_bootstrap(values, row_prompt, np.asarray(tags), draws=draws, seed=seed).overall
         for values in (table[best], averaged / repeats)
     )
-    return Selection(best, float(whole[best]), _not_narrower(held, own), tuple((chosen / chosen.sum()).tolist()))
+    return Selection(best, float(whole[best]), _not_narrower(held, single), tuple((chosen / chosen.sum()).tolist()))
 
 
 def _not_narrower(held: Estimate, own: Estimate) -> Estimate:
@@ -119,18 +121,6 @@ def _not_narrower(held: Estimate, own: Estimate) -> Estimate:
     low, high = max(held.value - half, 0.0), min(held.value + half, 1.0)
     interval = Interval(low, high, own.interval.level, "as wide as the best setting's own")
     return replace(held, interval=interval, standard_error=own.standard_error)
-
-
-def _overall(
-    sums: npt.NDArray[np.float64],
-    images: npt.NDArray[np.float64],
-    tag_of: npt.NDArray[np.int64],
-    use: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.float64]:
-    """Average the task means of every setting, on some of the prompts."""
-    count = int(tag_of.max()) + 1
-    total = np.stack([np.bincount(tag_of[use], row[use], count) for row in sums])
-    return mean_of_task_means(total, np.bincount(tag_of[use], images[use], count))
 
 
 def _folds(rng: np.random.Generator, tag_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import Results, read_results
-from geneval_reward.results.tables import Document, Table
+from geneval_reward.results.tables import Document, Table, finite
 from geneval_reward.stats import Difference, Estimate, clustered_bootstrap, compare_paired, holm
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.run import RESULTS, TIMES, Sweep, choose_best_of
@@ -84,16 +84,19 @@ class SweepTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; numbers that are not finite become None."""
-        return {
-            "prompts": self.prompts,
-            "prompts_of_the_set": self.whole,
-            "images_per_prompt": self.images_per_prompt,
-            "level": self.level,
-            "judged_by": self.judged_by,
-            "notes": list(self.notes),
-            "held_out": None if self.selection is None else self.selection.held_out.to_dict(),
-            "rows": [_record(self, row) for row in self.rows],
-        }
+        record: dict[str, Any] = finite(
+            {
+                "prompts": self.prompts,
+                "prompts_of_the_set": self.whole,
+                "images_per_prompt": self.images_per_prompt,
+                "level": self.level,
+                "judged_by": self.judged_by,
+                "notes": self.notes,
+                "held_out": None if self.selection is None else self.selection.held_out.to_dict(),
+                "rows": [_record(self, row) for row in self.rows],
+            }
+        )
+        return record
 
     def document(self) -> Document:
         """The table in every format; CSV has one line per setting."""
@@ -127,7 +130,11 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
         ResultsError: If a cell has no results, or no image is scored in all of them.
     """
     found = [_read(sweep, cell) for cell in sweep.cells]
-    keys = _common(found)
+    keys = sorted(set.intersection(*(set(values) for _, values in found)))
+    if not keys:
+        raise ResultsError(
+            f"{found[0][0].path}: expected images that are scored in every setting, got none; run the sweep to its end"
+        )
     notes = []
     expected = len(sweep.specs) * sweep.images_per_prompt
     if len(keys) < expected:
@@ -214,17 +221,6 @@ def _read(sweep: Sweep, cell: Cell) -> tuple[Results, _Scores]:
     return results, values
 
 
-def _common(found: Sequence[tuple[Results, _Scores]]) -> list[tuple[int, int]]:
-    keys = set(found[0][1])
-    for _, values in found[1:]:
-        keys &= values.keys()
-    if not keys:
-        raise ResultsError(
-            f"{found[0][0].path}: expected images that are scored in every setting, got none; run the sweep to its end"
-        )
-    return sorted(keys)
-
-
 def _differences(
     scores: npt.NDArray[np.float64],
     prompt_ids: npt.NDArray[np.int64],
@@ -248,14 +244,14 @@ def _differences(
 
 def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[int]) -> set[int]:
     """Find the settings that no other one beats in score and in seconds at once, by the values as measured."""
-
-    def beaten(i: int) -> bool:
-        return any(
-            scores[j] >= scores[i] and seconds[j] <= seconds[i] and (scores[j], seconds[j]) != (scores[i], seconds[i])
-            for j in plain
-        )
-
-    return {i for i in plain if not math.isnan(seconds[i]) and not beaten(i)}
+    front: set[int] = set()
+    best = -math.inf
+    # From the fastest on, a setting must be better than all before it; equals share their place.
+    for i in sorted((i for i in plain if not math.isnan(seconds[i])), key=lambda i: (seconds[i], -scores[i])):
+        if scores[i] > best or any((scores[i], seconds[i]) == (scores[j], seconds[j]) for j in front):
+            front.add(i)
+            best = max(best, scores[i])
+    return front
 
 
 LEGEND = (
@@ -277,26 +273,28 @@ def _cells(row: SweepRow) -> list[object]:
 
 
 def _record(table: SweepTable, row: SweepRow) -> dict[str, Any]:
-    difference = row.difference
+    change = row.difference
+    plain = [one for one in table.rows if one.best_of == 1] or list(table.rows)
+    chosen = table.selection.chosen[plain.index(row)] if table.selection is not None and row in plain else None
     return {
         "setting": dict(row.cell.values),
         "overall": row.overall.to_dict(),
         "tags": {tag: one.to_dict() for tag, one in row.tags.items()},
-        "seconds_per_image": _number(row.timing.seconds),
-        "seconds_low": _number(row.timing.low),
-        "seconds_high": _number(row.timing.high),
+        "seconds_per_image": round(row.timing.seconds, 6),
+        "seconds_low": round(row.timing.low, 6),
+        "seconds_high": round(row.timing.high, 6),
         "images_timed": row.timing.images,
         "difference_to_first": None
-        if difference is None
+        if change is None
         else {
-            "value": _number(difference.value),
-            "low": _number(difference.interval.low),
-            "high": _number(difference.interval.high),
-            "p_holm": _number(difference.p_holm),
-            "shown": difference.shown,
+            "value": round(change.value, 6),
+            "low": round(change.interval.low, 6),
+            "high": round(change.interval.high, 6),
+            "p_holm": round(change.p_holm, 6),
+            "shown": change.shown,
         },
         "selected": row.selected,
-        "chosen_share": _share(table, row),
+        "chosen_share": None if chosen is None else round(chosen, 4),
         "best_of": row.best_of if row.best_of > 1 else None,
         "front": row.front,
         "results": row.path,
@@ -305,22 +303,16 @@ def _record(table: SweepTable, row: SweepRow) -> dict[str, Any]:
 
 def _values(record: Mapping[str, Any]) -> dict[str, object]:
     """Pick the columns of the CSV file from a row's record."""
-    difference = record["difference_to_first"] or {}
+    change = record["difference_to_first"] or {}
+    times = ("seconds_per_image", "seconds_low", "seconds_high")
     return {
         **record["setting"],
         **record["overall"],
-        **{name: record[name] for name in ("seconds_per_image", "seconds_low", "seconds_high")},
-        "difference": difference.get("value"),
-        "p_holm": difference.get("p_holm"),
+        **{name: record[name] for name in times},
+        "difference": change.get("value"),
+        "p_holm": change.get("p_holm"),
         **{name: record[name] for name in ("selected", "front", "results")},
     }
-
-
-def _share(table: SweepTable, row: SweepRow) -> float | None:
-    plain = [one for one in table.rows if one.best_of == 1] or list(table.rows)
-    if table.selection is None or row not in plain:
-        return None
-    return round(table.selection.chosen[plain.index(row)], 4)
 
 
 def _seconds(time: Timing) -> str:
@@ -328,7 +320,3 @@ def _seconds(time: Timing) -> str:
         return "?"
     half = time.high - time.seconds
     return f"{time.seconds:.3g}" if math.isnan(half) else f"{time.seconds:.3g} ± {half:.1g}"
-
-
-def _number(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Seconds per image: noted batch by batch, so that an interrupted cell loses none."""
+"""Seconds per image, noted batch by batch, so that an interrupted cell loses none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import FileError, ResultsError
+from geneval_reward.support.files import parse_json, split_lines
 
 ENOUGH: Final = 4
 """Number of batches from which an interval is given: with two, a t quantile of 12.7 makes it meaningless."""
@@ -50,23 +51,18 @@ def read_batches(path: Path) -> list[tuple[int, float]]:
     Raises:
         ResultsError: If another line is damaged.
     """
-    if not path.exists():
-        return []
+    content = path.read_bytes() if path.exists() else b""
     found = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
+    # What follows the last line feed is empty, or was cut off.
+    for number, line in split_lines(content[: content.rfind(b"\n") + 1].removesuffix(b"\n"), str(path)):
         try:
-            record = json.loads(line)
+            record = parse_json(line) if line else {"images": 0, "seconds": 0}
             found.append((int(record["images"]), float(record["seconds"])))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            if number == len(lines):
-                break
+        except (FileError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ResultsError(
                 f"{path} line {number}: expected images and seconds, got {line!r}; delete the file"
             ) from error
-    return found
+    return [batch for batch in found if batch[0]]
 
 
 def timing(batches: Sequence[tuple[int, float]], level: float = 0.95) -> Timing:
@@ -81,9 +77,7 @@ def timing(batches: Sequence[tuple[int, float]], level: float = 0.95) -> Timing:
         (0.521, 0.039, 14)
     """
     images, seconds = sum(n for n, _ in batches), sum(s for _, s in batches)
-    if not images:
-        return Timing(math.nan, math.nan, math.nan, 0)
-    rate, count = seconds / images, len(batches)
+    rate, count = seconds / images if images else math.nan, len(batches)
     if count < ENOUGH:
         return Timing(rate, math.nan, math.nan, images)
     spread = sum((s - rate * n) ** 2 for n, s in batches)
