@@ -42,15 +42,9 @@ class Bagel:
         vision = bagel.SiglipVisionConfig.from_json_file(os.path.join(path, "vit_config.json"))
         vision.rope, vision.num_hidden_layers = False, vision.num_hidden_layers - 1
         vae, vae_config = load_ae(local_path=os.path.join(path, "ae.safetensors"))
-        config = {
-            "llm_config": text,
-            "vit_config": vision,
-            "vae_config": vae_config,
-            "visual_gen": True,
-            "visual_und": True,
-        }
-        config.update(vit_max_num_patch_per_side=70, latent_patch_size=2, max_latent_size=64)
-        config = bagel.BagelConfig(connector_act="gelu_pytorch_tanh", **config)
+        flags = {"visual_gen": True, "visual_und": True, "latent_patch_size": 2, "max_latent_size": 64}
+        flags.update(vit_max_num_patch_per_side=70, connector_act="gelu_pytorch_tanh")
+        config = bagel.BagelConfig(llm_config=text, vit_config=vision, vae_config=vae_config, **flags)
         model = bagel.Bagel(bagel.Qwen2ForCausalLM(text), bagel.SiglipVisionModel(vision), config)
         model.vit_model.vision_model.embeddings.convert_conv2d_to_linear(vision)
         model.load_state_dict(load_file(os.path.join(path, "ema.safetensors"), device="cpu"), strict=False)

@@ -28,6 +28,7 @@ class UniLIP:
     seeding = "given"
     template = "<|im_start|>user\nGenerate an image: {prompt}<|im_end|>\n<|im_start|>assistant\n<img>"
     negative_prompt = "<|im_start|>user\nGenerate an image.<|im_end|>\n<|im_start|>assistant\n<img>"
+    trained_on_template = True
 
     def __init__(self, path, guidance=4.5):
         from unilip.model.builder import load_pretrained_model_general
