@@ -1,4 +1,4 @@
-"""`geneval-reward recipes`: the files that raise a score by reinforcement learning, to be read, copied and changed."""
+"""`geneval-reward recipes`: files to be read, copied and changed, which train a model or run one in a Python of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 
 from geneval_reward.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="List and copy the training recipes; export what they trained.")
+app = typer.Typer(
+    no_args_is_help=True, help="List and copy recipes and the files of foreign models; export what recipes trained."
+)
 
 
 class Weights(StrEnum):
@@ -23,24 +25,42 @@ class Weights(StrEnum):
 
 @app.command("list")
 def list_command() -> None:
-    """Print every recipe with the lines that start it."""
-    _require_training()
-    from geneval_reward.train.recipes import list_recipes
+    """Print every recipe with the lines that start it, then the models that run in a Python of their own."""
+    from geneval_reward.generate.packaged import list_generators
 
-    for recipe in list_recipes().values():
-        typer.echo(f"{recipe.name}: {recipe.title}")
-        for line in recipe.launch_lines:
-            typer.echo(f"    {line}")
+    missing = _missing_extras()
+    if missing:
+        typer.echo(f"Training recipes are not listed: {missing}\n", err=True)
+    else:
+        from geneval_reward.train.recipes import list_recipes
+
+        for recipe in list_recipes().values():
+            typer.echo(f"{recipe.name}: {recipe.title}")
+            for line in recipe.launch_lines:
+                typer.echo(f"    {line}")
+        typer.echo()
+    typer.echo("Models in a Python of their own, for `generate NAME --generator-python PYTHON`:")
+    for model in list_generators().values():
+        typer.echo(f"{model.name}: {model.title}")
     typer.echo("\nTo read or change one: geneval-reward recipes copy NAME", err=True)
 
 
 @app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="Name of the recipe, as `list` prints it.")],
+    name: Annotated[str, typer.Argument(help="Name of the recipe or model, as `list` prints it.")],
     folder: Annotated[Path, typer.Argument(help="Where to write recipes/ and configs/.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there and differ.")] = False,
 ) -> None:
-    """Copy a recipe and its configurations; the lines that it prints start them as they are."""
+    """Copy a recipe and its configurations, or the file of a model; the lines that it prints start them as they are."""
+    from geneval_reward.generate.packaged import list_generators
+    from geneval_reward.support.shipped import copy_shipped
+
+    model = list_generators().get(name)
+    if model is not None:
+        (path,) = copy_shipped([model.path], folder, force=force)
+        typer.echo(f"{path}", err=True)
+        typer.echo(f"geneval-reward generate {path}:{model.kind} --generator-python PYTHON --out samples")
+        return
     _require_training()
     from geneval_reward.train.recipes import copy_recipe, find_recipe
 
@@ -67,9 +87,16 @@ def export(
 
 
 def _require_training() -> None:
-    missing = [name for name in ("lightning", "diffusers", "peft") if importlib.util.find_spec(name) is None]
+    missing = _missing_extras()
     if missing:
-        raise UsageError(
-            f"recipes: expected {', '.join(missing)} to be installed, which training needs; "
-            "pip install 'geneval-reward[lightning,diffusers]'"
-        )
+        raise UsageError(f"recipes: {missing}")
+
+
+def _missing_extras() -> str:
+    missing = [name for name in ("lightning", "diffusers", "peft") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return (
+        f"expected {', '.join(missing)} to be installed, which training needs; "
+        "pip install 'geneval-reward[lightning,diffusers]'"
+    )

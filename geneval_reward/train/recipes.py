@@ -1,7 +1,6 @@
 """Where the recipe files are, in a clone or in the installed package: list, copy and load them.
 
-A recipe is one file that holds a whole method, with configurations that open with their launch line. The files stand in the
-folders `recipes` and `configs`, beside the package in a clone and inside it in a wheel.
+A recipe is one file that holds a whole method, with configurations that open with their launch line.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-import geneval_reward
 from geneval_reward.errors import UsageError
+from geneval_reward.support.shipped import copy_shipped, shipped_root
 
-_PACKAGE: Final = Path(geneval_reward.__file__).parent
 _MODULES: Final = "geneval_reward.recipes"
 _CONFIG: Final = re.compile(r"\bconfigs/([\w.-]+)")
 
@@ -57,12 +55,8 @@ def list_recipes() -> dict[str, Recipe]:
     Raises:
         UsageError: If the folders are neither in the package nor beside it.
     """
-    for root in (_PACKAGE, _PACKAGE.parent):
-        if (root / "recipes" / "diffusion_nft.py").is_file():
-            return {path.stem: _read(path, root / "configs") for path in sorted((root / "recipes").glob("*.py"))}
-    raise UsageError(
-        f"recipes: expected a folder 'recipes' in {_PACKAGE} or beside it, got neither; install the wheel, or work in a clone"
-    )
+    root = shipped_root()
+    return {path.stem: _read(path, root / "configs") for path in sorted((root / "recipes").glob("*.py"))}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -92,19 +86,7 @@ def copy_recipe(name: str, folder: Path, *, force: bool = False) -> list[Path]:
         UsageError: If there is no such recipe, or a file is there that differs; then nothing is copied.
     """
     recipe = find_recipe(name)
-    pairs = [(recipe.path, folder / "recipes" / recipe.path.name)]
-    pairs += [(path, folder / "configs" / path.name) for path in recipe.configs]
-    changed = [target for source, target in pairs if target.exists() and target.read_bytes() != source.read_bytes()]
-    if changed and not force:
-        raise UsageError(
-            f"recipes copy: expected no other files in the way, got {', '.join(map(str, changed))}; name another folder, or "
-            "give --force to replace them"
-        )
-    for source, target in pairs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target in changed:
-            target.write_bytes(source.read_bytes())
-    return [target for _, target in pairs]
+    return copy_shipped([recipe.path, *recipe.configs], folder, force=force)
 
 
 def load_recipe(name: str) -> ModuleType:

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.cli import recipes as commands
+from geneval_reward.generate.packaged import find_generator
 
 RUN = CliRunner()
 
@@ -31,4 +32,23 @@ def test_another_folder_is_named_in_the_lines(tmp_path, monkeypatch):
 def test_missing_extras_come_with_a_remedy(monkeypatch):
     monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'geneval-reward\[lightning,diffusers\]'"):
-        RUN.invoke(app, ["recipes", "list"], catch_exceptions=False)
+        RUN.invoke(app, ["recipes", "copy", "flow_grpo"], catch_exceptions=False)
+    listed = RUN.invoke(app, ["recipes", "list"])
+    assert listed.exit_code == 0
+    assert "pip install 'geneval-reward[lightning,diffusers]'" in listed.stderr
+    assert "flow_grpo" not in listed.stdout
+    assert "show_o2: Show-o2" in listed.stdout  # needs no training
+
+
+def test_the_file_of_a_foreign_model_is_listed_and_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = RUN.invoke(app, ["recipes", "list"])
+    assert "unilip: UniLIP (1B and 3B, 448 px" in listed.stdout
+    copied = RUN.invoke(app, ["recipes", "copy", "unilip", "mine"])
+    assert copied.exit_code == 0, copied.output
+    assert "geneval-reward generate mine/recipes/generators/unilip.py:UniLIP " in copied.stdout
+    file = tmp_path / "mine" / "recipes" / "generators" / "unilip.py"
+    assert file.read_bytes() == find_generator("unilip").path.read_bytes()
+    file.write_text("mine")
+    assert RUN.invoke(app, ["recipes", "copy", "unilip", "mine"]).exit_code == 1
+    assert file.read_text() == "mine"
