@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import geneval_reward
 from geneval_reward.errors import UsageError
 
-_PACKAGE: Final = Path(geneval_reward.__file__).parent
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 def shipped_root() -> Path:
