@@ -15,6 +15,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.read import Prompts, read_prompts
+from geneval_reward.prompts.training import DEFAULT_MIX
 from geneval_reward.rl import DistributedKRepeatSampler, Slot
 
 _POCKET_PROMPTS: Final = 4096
@@ -105,10 +106,10 @@ class PromptGroups(LightningDataModule):
 
 
 def read_training_prompts(prompts: Prompts, seed: int) -> list[PromptSpec]:
-    """Read prompts to train with, as `PromptGroups` does."""
+    """Read prompts to train with, as `PromptGroups` does; those of the pocket world are drawn with the same weights as others."""
     from geneval_reward.pocket.prompts import iter_pocket_prompts
 
-    pocket = {"pocket": lambda: islice(iter_pocket_prompts(seed), _POCKET_PROMPTS)}
+    pocket = {"pocket": lambda: islice(iter_pocket_prompts(seed, DEFAULT_MIX), _POCKET_PROMPTS)}
     return list(read_prompts(prompts, seed=seed, numbers="training", suites=pocket))
 
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,11 @@ def test_numbers_draw_training_prompts_in_all_or_per_task():
     per_task = PromptGroups("2/tag").specs
     assert len(per_task) == 2 * len({spec.tag for spec in per_task})
     assert len(PromptGroups("suite").specs) == 553
-    assert len(PromptGroups("pocket").specs) == 4096
+    pocket = Counter(spec.tag for spec in PromptGroups("pocket").specs)
+    assert pocket.total() == 4096
+    # As many of each task as among other training prompts: 7 places to 5 counts to 3 pairs of colours.
+    assert pocket["position"] / pocket["counting"] == pytest.approx(7 / 5, rel=0.1)
+    assert pocket["counting"] / pocket["color_attr"] == pytest.approx(5 / 3, rel=0.1)
 
 
 def test_one_batch_per_epoch_knows_its_groups():

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from geneval_reward.callback import GenEvalCallback
 from geneval_reward.demo.training.clock import Clock, Progress
 from geneval_reward.demo.training.measure import SEED, Measured, measure
+from geneval_reward.demo.training.nft import for_pocket
 from geneval_reward.demo.training.settings import LAUNCH_LINES, Method, Settings, check_method, settings_for
 from geneval_reward.errors import UsageError
 from geneval_reward.judge import Verdict
@@ -33,6 +35,7 @@ from geneval_reward.stats import PairedComparison, ScoreIntervals, compare_paire
 from geneval_reward.train import FlowPolicy, PromptGroups, load_recipe
 from geneval_reward.train.audit import AuditCallback, AuditReport, audit_policy, leave_out_classes
 from geneval_reward.train.cli import EpochCheckpoint
+from geneval_reward.vision.detectors.lite import LiteDetector
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,11 @@ def train_pocket(
     begun = time.monotonic()
     scorer = scorer or GenEvalScorer.from_pretrained("lite", device="cpu")
     second = second or GenEvalScorer.from_pretrained("nanodet", device="cpu")
-    kind = load_recipe("diffusion_nft").DiffusionNFT if method == "nft" else load_recipe("flow_grpo").FlowGRPO
-    module = kind(FlowPolicy(pipeline), reward=GenEvalReward(scorer), **chosen.module)
+    if method == "nft":
+        kind = for_pocket(load_recipe("diffusion_nft").DiffusionNFT, chosen.guided_epochs)
+    else:
+        kind = load_recipe("flow_grpo").FlowGRPO
+    module = kind(FlowPolicy(pipeline), reward=GenEvalReward(in_bf16(scorer)), **chosen.module)
     suite = pocket_suite()
     looked_at = suite[:: max(1, len(suite) // 48)]  # some of every task
     audited = leave_out_classes(looked_at, chosen.not_audited)[::2]
@@ -186,6 +192,19 @@ def train_pocket(
         )
     )
     return result
+
+
+def in_bf16(scorer: GenEvalScorer) -> GenEvalScorer:
+    """The same judge in bfloat16 if it is `lite` on a CPU that computes in it, which halves its time; else the judge itself.
+
+    Rewards may come from it, since a verdict in a hundred or two differs; what is reported may not.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    if not (fast and isinstance(scorer.detector, LiteDetector) and scorer.detector.device.type == "cpu"):
+        return scorer
+    detector = LiteDetector.from_pretrained(precision="bf16")
+    return GenEvalScorer(detector, scorer.verifier, rules=scorer.rules, name=scorer.name)
 
 
 def _trainer(

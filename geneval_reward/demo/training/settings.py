@@ -30,6 +30,7 @@ class Settings:
         check_every: Epochs between looks at a part of the held-out prompts, which the callback takes; 0 for none.
         audit_every: Epochs between audits; 0 for those before and after alone.
         not_audited: Classes that the second judge does not see in pocket scenes (docs/second_detector.md).
+        guided_epochs: Epochs at the beginning whose rollouts DiffusionNFT samples with guidance.
         module: Arguments of the LightningModule.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     check_every: int = 8
     audit_every: int = 16
     not_audited: tuple[str, ...] = ("scissors", "vase")
+    guided_epochs: int = 0
     module: dict[str, Any] = field(default_factory=dict)
 
 
