@@ -39,9 +39,9 @@ class Settings:
     group_size: int = 12
     images_per_prompt: int = 1
     check_every: int = 8
-    audit_every: int = 16
+    audit_every: int = 24
     not_audited: tuple[str, ...] = ("scissors", "vase")
-    guided_epochs: int = 0
+    guided_epochs: int = 4
     module: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +59,7 @@ _MODULES: dict[str, dict[str, Any]] = {
         "timestep_fraction": 0.25,
         "kl_weight": 0.0,
         "old_decay_rate": 0.02,
+        "advantage_clip": 2.0,  # the restoring term of the loss goes with clip times beta
     },
     # A log-probability is a mean over latent dimensions, so its spread falls with their square root: the released 1e-4 at
     # 65,536 dimensions is .0026 at the pocket's 100. Without a clip that bites, or at thrice this rate, the policy collapses.
@@ -71,9 +72,8 @@ _MODULES: dict[str, dict[str, Any]] = {
         "ema_every": 1,
     },
 }
-# Small groups, more passes and a sharper contrast rise faster and end lower (docs/rl_recipes.md has the figures).
 _QUICK: dict[str, dict[str, Any]] = {
-    "nft": {"groups": 12, "group_size": 8, "module": {"beta": 0.3, "passes": 6}},
+    "nft": {"module": {}},
     "flow-grpo": {"groups": 8, "group_size": 12, "module": {"learning_rate": 2e-4}},
 }
 
