@@ -28,7 +28,7 @@ from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.pocket.scene import fulfils
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.train import PromptGroups, load_recipe
+from geneval_reward.train import FlowPolicy, PromptGroups, load_recipe
 from geneval_reward.train.audit import audit_policy, leave_out_classes
 
 WEAK = Rules(confidence=0.05, counting_confidence=0.05, max_overlap=1.0)
@@ -93,7 +93,7 @@ def main() -> None:
     )
     for name, judge in judges.items():
         kind = for_pocket(load_recipe("diffusion_nft").DiffusionNFT, settings.guided_epochs)
-        module = kind(reward=GenEvalReward(in_bf16(judge)), **settings.module)
+        module = kind(FlowPolicy("pocket"), reward=GenEvalReward(in_bf16(judge)), **settings.module)
         Trainer(
             max_epochs=args.epochs,
             accelerator="cpu",

@@ -11,8 +11,8 @@ from geneval_reward import rl, train
 GUIDANCE = 3.0
 """Classifier-free guidance of the first rollouts."""
 
-LIFT = 0.15
-"""What is added to the probability r that a sample of these rollouts is a good one."""
+LIFT = 0.6
+"""What is added to the advantages of these rollouts."""
 
 
 def for_pocket(recipe: type[Any], guided_epochs: int) -> type[Any]:
@@ -22,9 +22,8 @@ def for_pocket(recipe: type[Any], guided_epochs: int) -> type[Any]:
     second-order ones, and their samples are nearer to the data (docs/rl_recipes.md has the figures).
 
     The rollouts of the first epochs are sampled with guidance. DiffusionNFT trains on samples of any solver, but contrasts
-    them around the old policy, and guided samples are not the old policy's: at r = 1/2 the contrast has no anchor. So r is
-    lifted, which pulls the policy towards what guidance makes while the rewards choose among it. Adding `LIFT` to r is the same
-    as adding `2 LIFT clip` to the clipped advantage.
+    them around the old policy, and guided samples are not the old policy's: at an advantage of 0 the contrast has no anchor. So
+    advantages are lifted, which pulls the policy towards what guidance makes while the rewards choose among it.
 
     Args:
         recipe: The class `DiffusionNFT` of `recipes/diffusion_nft.py`.
@@ -49,6 +48,6 @@ def for_pocket(recipe: type[Any], guided_epochs: int) -> type[Any]:
             groups: rl.GroupAdvantages = super().advantages(scores)
             if self.current_epoch >= guided_epochs:
                 return groups
-            return replace(groups, advantages=groups.advantages + 2 * LIFT * self.advantage_clip)
+            return replace(groups, advantages=groups.advantages + LIFT)
 
     return PocketNFT

@@ -59,7 +59,7 @@ _MODULES: dict[str, dict[str, Any]] = {
         "timestep_fraction": 0.25,
         "kl_weight": 0.0,
         "old_decay_rate": 0.02,
-        "advantage_clip": 2.0,  # the restoring term of the loss goes with clip times beta
+        "beta": 0.4,  # the term that holds the policy to the old one goes with it: a smaller one moves further
     },
     # A log-probability is a mean over latent dimensions, so its spread falls with their square root: the released 1e-4 at
     # 65,536 dimensions is .0026 at the pocket's 100. Without a clip that bites, or at thrice this rate, the policy collapses.
