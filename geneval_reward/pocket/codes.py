@@ -1,0 +1,228 @@
+"""Scenes as 18 discrete codes on six levels, coarse to fine, each of which adds to a latent that can be drawn at any time.
+
+The levels are grids of side 1, 1, 2, 2, 2 and 2, and a cell of the larger grids is a quarter of the picture, which holds
+at most one object:
+
+| level | codes | what they stand for |
+|---|---|---|
+| 1 | 1 | which quarters hold an object, and the tone of the ground |
+| 2 | 1 | the class of the first object and the other class, if there is one, and the light of the ground |
+| 3 | 4 | nothing, or one of 22 groups of four pairs of class and colour |
+| 4 | 4 | which pair of the group, and the place within the quarter in thirds |
+| 5 | 4 | the place within the third |
+| 6 | 4 | the place more finely, and the size |
+
+The code book is shuffled: which pairs make a group, their order in it, and the number of every meaning are random. So no
+code of levels 3 and 4 names a class or a colour; only both together do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from geneval_reward.errors import UsageError
+from geneval_reward.pocket.codec import CHANNELS, decode_scenes, encode_scenes
+from geneval_reward.pocket.render import render
+from geneval_reward.pocket.scene import MAX_OBJECTS, POCKET_CLASSES, POCKET_COLORS, Item, Scene
+
+SIDES: Final = (1, 1, 2, 2, 2, 2)
+LEVELS: Final = len(SIDES)
+SPANS: Final = tuple(slice(sum(s * s for s in SIDES[:k]), sum(s * s for s in SIDES[: k + 1])) for k in range(LEVELS))
+"""The positions of each level."""
+LENGTH: Final = SPANS[-1].stop
+LEVEL_OF: Final = tuple(level for level, span in enumerate(SPANS) for _ in range(span.start, span.stop))
+"""The level of each position."""
+BOOK: Final = 128
+"""Codes per level. Some stand for nothing on levels 3 to 6; they add nothing."""
+MASK: Final = BOOK
+"""What stands in place of a code that is not known yet."""
+
+_TONES, _LIGHTS, _MEMBERS = 8, 2, 4
+_PAIRS: Final = len(POCKET_CLASSES) * len(POCKET_COLORS)
+_GROUPS: Final = _PAIRS // _MEMBERS
+_THIRDS, _CELLS, _HALVES = 3, 4, 2
+_SMALLEST, _LARGEST, _SIZES = 0.34, 0.47, 5
+_SEED: Final = 14
+
+assert _PAIRS % _MEMBERS == 0
+assert 2**MAX_OBJECTS * _TONES == len(POCKET_CLASSES) ** 2 * _LIGHTS == BOOK
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@cache
+def _shuffles() -> tuple[Ints, Ints]:
+    """The code of each meaning per level `(6, BOOK)`, and the pair of each member of each group `(22, 4)`."""
+    rng = np.random.default_rng(_SEED)
+    return np.stack([rng.permutation(BOOK) for _ in SIDES]), rng.permutation(_PAIRS).reshape(_GROUPS, _MEMBERS)
+
+
+def encode(scenes: Sequence[Scene]) -> torch.Tensor:
+    """Encode scenes as codes.
+
+    Args:
+        scenes: Scenes with at most one object in each quarter of the picture.
+
+    Returns:
+        `(n, 18)` int64 in [0, 128).
+
+    Raises:
+        UsageError: If two objects of a scene lie in one quarter; the message names the scene.
+    """
+    meanings = np.zeros((len(scenes), LENGTH), np.int64)
+    numbers, groups = _shuffles()
+    where = np.argsort(groups.ravel())
+    for index, (row, scene) in enumerate(zip(meanings, scenes, strict=True)):
+        quarters = [int(item.x >= 0.5) + 2 * int(item.y >= 0.5) for item in scene.items]
+        if len(set(quarters)) < len(quarters):
+            raise UsageError(
+                f"scenes[{index}]: expected at most one object per quarter of the picture, got two in one; move one of them"
+            )
+        tone, light = (np.clip(np.floor((np.array(scene.ground) + 1) / 2 * (_TONES, _LIGHTS)), 0, (7, 1))).astype(int)
+        row[0] = sum(1 << quarter for quarter in quarters) * _TONES + tone
+        ordered = [item for _, item in sorted(zip(quarters, scene.items, strict=True), key=lambda pair: pair[0])]
+        classes = list(dict.fromkeys(POCKET_CLASSES.index(item.class_name) for item in ordered)) or [0]
+        row[1] = (classes[0] * len(POCKET_CLASSES) + classes[min(1, len(classes) - 1)]) * _LIGHTS + light
+        for quarter, item in zip(quarters, scene.items, strict=True):
+            pair = POCKET_CLASSES.index(item.class_name) * len(POCKET_COLORS) + POCKET_COLORS.index(item.color)
+            group, member = divmod(int(where[pair]), _MEMBERS)
+            x, y = _split(2 * item.x - quarter % 2), _split(2 * item.y - quarter // 2)
+            size = int(np.clip((item.size - _SMALLEST) / (_LARGEST - _SMALLEST) * _SIZES, 0, _SIZES - 1))
+            row[SPANS[2].start + quarter] = 1 + group
+            row[SPANS[3].start + quarter] = 1 + (member * _THIRDS + y[0]) * _THIRDS + x[0]
+            row[SPANS[4].start + quarter] = 1 + y[1] * _CELLS + x[1]
+            row[SPANS[5].start + quarter] = 1 + (size * _HALVES + y[2]) * _HALVES + x[2]
+    return torch.from_numpy(np.take_along_axis(numbers[list(LEVEL_OF)], meanings.T, 1).T.copy())
+
+
+def _split(share: float) -> tuple[int, int, int]:
+    """A place in [0, 1) as third, cell of the third and half of the cell."""
+    cell = int(np.clip(share * _THIRDS * _CELLS * _HALVES, 0, _THIRDS * _CELLS * _HALVES - 1))
+    return cell // (_CELLS * _HALVES), cell // _HALVES % _CELLS, cell % _HALVES
+
+
+def running_sum(codes: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
+    """Add up what the codes of the first levels stand for.
+
+    Each level adds a fixed array per code; those of level 4 depend on the code of level 3 in the same quarter, as in a
+    tree-structured quantiser. Masked codes add nothing, so the sum of a half-painted picture can be drawn too.
+
+    Args:
+        codes: `(n, 18)` integers in [0, 128]; 128 is `MASK`.
+        levels: How many levels to add, 0 to 6.
+
+    Returns:
+        `(n, 25, 2, 2)` float32: latents of the pocket world, as `geneval_reward.pocket.codec` has them.
+
+    Raises:
+        UsageError: If a shape or a code is out of range.
+    """
+    ids = check(codes).cpu().numpy()
+    total = np.broadcast_to(_start(), (len(ids), MAX_OBJECTS, CHANNELS)).copy()
+    books = _books()
+    for level in range(levels):
+        part = ids[:, SPANS[level]]
+        if level == 3:
+            total += books[3][ids[:, SPANS[2]], part]
+        else:
+            total += books[level][part].reshape(len(ids), -1, CHANNELS)
+    return torch.from_numpy(total).transpose(1, 2).reshape(len(ids), CHANNELS, 2, 2)
+
+
+def decode(codes: torch.Tensor, levels: int = LEVELS) -> list[Scene]:
+    """Decode codes to scenes, whatever they are; see `running_sum`."""
+    return decode_scenes(running_sum(codes, levels))
+
+
+def draw(codes: torch.Tensor, levels: int = LEVELS) -> npt.NDArray[np.uint8]:
+    """Draw codes as pictures `(n, 256, 256, 3)` uint8; see `running_sum`."""
+    scenes = decode(codes, levels)
+    return np.stack([render(scene) for scene in scenes]) if scenes else np.zeros((0, 256, 256, 3), np.uint8)
+
+
+def check(codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
+    """Return codes as they are if they are `(n, 18)` integers in [0, 128].
+
+    Raises:
+        UsageError: If they are not.
+    """
+    if codes.ndim != 2 or codes.shape[1] != LENGTH or codes.dtype.is_floating_point:
+        raise UsageError(f"{name}: expected integers of shape (n, {LENGTH}), got {codes.dtype} {tuple(codes.shape)}")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) <= MASK:
+        raise UsageError(
+            f"{name}: expected codes in [0, {BOOK}) or {MASK} for unknown ones, got {int(codes.min())} to {int(codes.max())}"
+        )
+    return codes
+
+
+def _start() -> Floats:
+    """Before any level: every quarter's object would be at its centre, and none is there."""
+    centres = [Item(POCKET_CLASSES[0], None, 0.25 + 0.5 * (q % 2), 0.25 + 0.5 * (q // 2), 0.43) for q in range(4)]
+    slots = encode_scenes([Scene(tuple(centres))]).flatten(2).transpose(1, 2).numpy()[0]
+    start: Floats = np.zeros_like(slots)
+    start[:, _PLACE] = slots[:, _PLACE]
+    return start
+
+
+_CLASS: Final = slice(1, 1 + len(POCKET_CLASSES))
+_COLOR: Final = slice(_CLASS.stop, _CLASS.stop + len(POCKET_COLORS))
+_PLACE: Final = slice(_COLOR.stop, _COLOR.stop + 2)
+_SIZE: Final = _PLACE.stop
+_GROUND: Final = slice(_SIZE + 1, _SIZE + 3)
+
+
+@cache
+def _books() -> tuple[Floats, ...]:
+    """What each code adds: per level `(BOOK + 1, slots, CHANNELS)`, and for level 4 `(BOOK + 1, BOOK + 1, CHANNELS)`."""
+    numbers, groups = _shuffles()
+    layout, content, which, place, finer = (
+        np.zeros((BOOK + 1, slots, CHANNELS), np.float32) for slots in (4, 4, 1, 1, 1)
+    )
+    member = np.zeros((BOOK + 1, BOOK + 1, CHANNELS), np.float32)
+    for meaning, code in enumerate(numbers[0]):
+        quarters, tone = divmod(meaning, _TONES)
+        layout[code, :, 0] = [0.4 if quarters >> q & 1 else -0.4 for q in range(4)]
+        layout[code, :, _GROUND.start] = (2 * tone + 1) / _TONES - 1
+    for meaning, code in enumerate(numbers[1]):
+        classes, light = divmod(meaning, _LIGHTS)
+        first, other = divmod(classes, len(POCKET_CLASSES))
+        content[code, :, _CLASS.start + first] += 0.6
+        content[code, :, _CLASS.start + other] += 0.4
+        content[code, :, _GROUND.stop - 1] = (2 * light + 1) / _LIGHTS - 1
+    which[numbers[2][0], 0, 0] = -1
+    pairs = np.zeros((_PAIRS, CHANNELS), np.float32)
+    for pair, row in enumerate(pairs):
+        row[_CLASS.start + pair // len(POCKET_COLORS)] = 2
+        row[_COLOR.start + pair % len(POCKET_COLORS)] = 2
+    for group, of in enumerate(groups):
+        code = numbers[2][1 + group]
+        which[code, 0] = pairs[of].mean(0)
+        which[code, 0, 0] = 1
+        for index in range(_MEMBERS * _THIRDS**2):
+            of_group, cell = divmod(index, _THIRDS**2)
+            step = member[code, numbers[3][1 + index]]
+            step[:] = pairs[of[of_group]] - pairs[of].mean(0)
+            step[_PLACE] = _offset(cell, _THIRDS, 1)
+    for index in range(_CELLS**2):
+        place[numbers[4][1 + index], 0, _PLACE] = _offset(index, _CELLS, _THIRDS)
+    for index in range(_SIZES * _HALVES**2):
+        size, half = divmod(index, _HALVES**2)
+        step = finer[numbers[5][1 + index], 0]
+        step[_PLACE] = _offset(half, _HALVES, _THIRDS * _CELLS)
+        low, high = 0.30, 0.56
+        wanted = _SMALLEST + (size + 0.5) / _SIZES * (_LARGEST - _SMALLEST)
+        step[_SIZE] = (2 * wanted - low - high) / (high - low)
+    return layout, content, which, member, place, finer
+
+
+def _offset(cell: int, side: int, parts: int) -> list[float]:
+    """From the centre of a `parts`-th of a quarter to that of one of its `side * side` cells, as the latent counts places."""
+    width = 2 / parts / side  # a quarter is two wide
+    return [width * (cell % side - (side - 1) / 2), width * (cell // side - (side - 1) / 2)]
