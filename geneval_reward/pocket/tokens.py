@@ -1,0 +1,515 @@
+"""`PocketTokens`: one transformer over discrete scene codes that paints what a text says and answers questions about codes."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from geneval_reward.errors import UsageError
+from geneval_reward.pocket.codes import BOOK, LENGTH, LEVELS, MASK, SPANS, check, decode, draw
+from geneval_reward.pocket.questions import question_words
+from geneval_reward.pocket.scene import POCKET_CLASSES, Scene
+from geneval_reward.pocket.transformer import TokenTransformer
+from geneval_reward.prompts import COLORS, RELATIONS
+from geneval_reward.prompts.wording import plural
+
+MAX_WORDS: Final = 11
+"""Longest prompt and longest question in words; further words are cut with a warning."""
+MAX_ANSWER: Final = 11
+_TEXT: Final = MAX_WORDS + 1
+_BEHIND: Final = MAX_WORDS + 1 + MAX_ANSWER
+PAD, END, UNKNOWN = 0, 1, 2
+"""Numbers of the special words: padding, the end of a text, and a word that is not known."""
+
+_Through = Literal["none", "last", "all"]
+
+
+def vocabulary() -> list[str]:
+    """All words that the model reads and writes, in the order of their numbers."""
+    phrases = ["a an photo of and", *question_words(), *COLORS, *RELATIONS]
+    phrases += [form for name in POCKET_CLASSES for form in (name, plural(name))]
+    return ["<pad>", "</s>", "<unk>", *dict.fromkeys(" ".join(phrases).split())]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What `PocketTokens.paint` gives.
+
+    Attributes:
+        codes: `(n, 18)` int64 in [0, 128).
+        commits: `(n, 18)` int64: the step, from 1, in which each code was fixed. The state that step `s` saw has `MASK`
+            where `commits >= s` and is `codes` elsewhere, so log-probabilities can be computed afterwards.
+    """
+
+    codes: Tensor
+    commits: Tensor
+
+    def seen(self, step: int) -> Tensor:
+        """The codes `(n, 18)` that were known before a step, from 1, with `MASK` elsewhere."""
+        return self.codes.where(self.commits < step, MASK)
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """A batch that is being painted level by level; see `PocketTokens.start`.
+
+    Attributes:
+        text: `(n, 12)` word numbers of the prompts.
+        codes: `(n, 18)` int64, `MASK` on the levels to come.
+        level: How many levels are painted, 0 to 6.
+        generators: One per image; each level draws from them.
+        guidance: See `PocketTokens.paint`.
+        temperature: See `PocketTokens.paint`.
+        top_k: See `PocketTokens.paint`.
+    """
+
+    text: Tensor
+    codes: Tensor
+    level: int
+    generators: tuple[torch.Generator, ...]
+    guidance: float
+    temperature: float
+    top_k: int
+
+    def take(self, rows: Sequence[int], generators: Sequence[torch.Generator]) -> LevelState:
+        """Select images, some perhaps several times, each with a generator of its own for the levels to come.
+
+        Raises:
+            UsageError: If there are not as many generators as rows.
+        """
+        _one_each("generators", generators, len(rows))
+        index = torch.tensor(list(rows), dtype=torch.int64)
+        return replace(self, text=self.text[index], codes=self.codes[index], generators=tuple(generators))
+
+
+class PocketTokens:
+    """Paints scenes of the pocket world as 18 codes, and answers questions about codes with the same weights.
+
+    Text in front of the codes is causal, the codes see it and one another, and words behind them see all codes, as in Show-o
+    (arXiv 2408.12528). An answer is given from codes alone, without the prompt.
+
+    It can be called like a diffusers pipeline, so `DiffusersGenerator`, `sweep` and the callback take it as it is.
+
+    Args:
+        transformer: The network; its weights are all the weights of the model.
+
+    Examples:
+        >>> from geneval_reward.pocket import load_tokens
+        >>> model = load_tokens()
+        >>> painted = model.paint(["a photo of a red clock"], [torch.Generator().manual_seed(0)], steps=8)
+        >>> model.images(painted.codes)[0].size
+        (256, 256)
+        >>> len(model.answer(painted.codes, ["what is the main item"]))
+        1
+    """
+
+    def __init__(self, transformer: TokenTransformer | None = None) -> None:
+        self.words = vocabulary()
+        self._numbers = {word: number for number, word in enumerate(self.words)}
+        self.transformer = transformer or TokenTransformer(len(self.words), _TEXT, _BEHIND)
+
+    @property
+    def components(self) -> dict[str, torch.nn.Module]:
+        """The network by its name, as diffusers pipelines have it."""
+        return {"transformer": self.transformer}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.transformer.code_head.device
+
+    def to(self, device: torch.device | str) -> PocketTokens:
+        """Move the network, and return the model."""
+        self.transformer.to(device)
+        return self
+
+    # Painting
+
+    def read(self, prompts: Sequence[str], name: str = "prompts") -> Tensor:
+        """Number the words of prompts.
+
+        Args:
+            prompts: Texts. Case and punctuation do not matter; words that are not known are read as "unknown", and words
+                beyond the eleventh are cut, both with a warning. An empty text asks for any scene.
+            name: What to call them in messages.
+
+        Returns:
+            `(n, 12)` int64: the words, `</s>`, and padding.
+
+        Raises:
+            TypeError: If a prompt is not text, or all are one string.
+        """
+        if isinstance(prompts, str):
+            raise TypeError(f"{name}: expected a list of strings, got one string; put it in a list")
+        ids = torch.full((len(prompts), _TEXT), PAD)
+        unknown: dict[str, None] = {}
+        for index, prompt in enumerate(prompts):
+            if not isinstance(prompt, str):
+                raise TypeError(f"{name}[{index}]: expected a string, got {type(prompt).__name__}")
+            words = re.sub(r"[.,;:!?\"'()\[\]]+", " ", unicodedata.normalize("NFKC", prompt).lower()).split()
+            unknown |= dict.fromkeys(word for word in words if word not in self._numbers)
+            if len(words) > MAX_WORDS:
+                warnings.warn(
+                    f"{name}[{index}]: expected at most {MAX_WORDS} words, got {len(words)}; the rest is cut: "
+                    f"{' '.join(words[MAX_WORDS:])!r}",
+                    stacklevel=3,
+                )
+            numbers = [self._numbers.get(word, UNKNOWN) for word in words[:MAX_WORDS]] + [END]
+            ids[index, : len(numbers)] = torch.tensor(numbers)
+        if unknown:
+            warnings.warn(
+                f"{name}: expected words of the pocket model's vocabulary, got {', '.join(map(repr, list(unknown)[:8]))}; "
+                "they are read as unknown words, see docs/pocket_tokens.md",
+                stacklevel=3,
+            )
+        return ids.to(self.device)
+
+    def logits(self, text: Tensor, codes: Tensor, guidance: float = 1.0) -> Tensor:
+        """Compute the logits of every code given the codes that are known. With gradient.
+
+        Args:
+            text: `(n, 12)` from `read`.
+            codes: `(n, 18)` integers with `MASK` (128) where a code is not known, or weights `(n, 18, 129)` over the codes
+                and the mask, or `(n, 18, 128)` over the codes alone, through which gradient flows.
+            guidance: 1 is none, as in diffusers; Show-o's weight w is `guidance - 1`. Otherwise the network runs twice.
+
+        Returns:
+            `(n, 18, 128)` float32. They mean something at masked positions; the network was not trained at known ones.
+        """
+        if not codes.is_floating_point():
+            check(codes)
+        count = text.shape[1]
+        if guidance == 1:
+            return self.transformer.code_logits(self.transformer(text, codes)[:, count:]).float()
+        empty = torch.full_like(text, PAD)
+        empty[:, 0] = END
+        states = self.transformer(torch.cat([text, empty]), torch.cat([codes, codes]))
+        towards, without = self.transformer.code_logits(states[:, count:]).float().chunk(2)
+        return without + guidance * (towards - without)
+
+    @torch.no_grad()
+    def paint(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int = 16,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        choice_noise: float = 1.0,
+    ) -> Painting:
+        """Paint by masked decoding with the cosine schedule, as in Show-o.
+
+        In step s of S all unknown codes are drawn, and those of the lowest `log p + choice_noise * Gumbel` are masked again,
+        so that `floor(18 cos(pi s / 2 S))` stay unknown. The noise falls by the factor `1 - s / S` in every step.
+
+        Args:
+            prompts: Texts.
+            generators: One per prompt, on the CPU. An image depends on its own generator and prompt alone.
+            steps: >= 1; from 18 on every step fixes one code.
+            guidance: See `logits`.
+            temperature: Logits are divided by it when codes are drawn; 0 takes the likeliest.
+            top_k: Only so many of the likeliest codes can be drawn; 0: all. Confidence is that of the whole distribution.
+            choice_noise: First weight of the noise that chooses which codes are fixed; 0 takes the surest.
+
+        Raises:
+            UsageError: If an argument is out of range or there are not as many generators as prompts.
+            TypeError: If a prompt is not text.
+        """
+        codes, commits, _ = self._decode(
+            prompts, generators, steps, guidance, temperature, top_k, choice_noise, "none", 1.0
+        )
+        return Painting(codes, commits)
+
+    def paint_soft(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int = 16,
+        guidance: float = 1.0,
+        tau: float = 1.0,
+        through: Literal["last", "all"] = "last",
+        choice_noise: float = 1.0,
+    ) -> Tensor:
+        """Paint as `paint` does, as straight-through one-hot vectors.
+
+        With the same generators the codes are those of `paint`; the gradient is that of the Gumbel-softmax.
+
+        Args:
+            prompts: Texts.
+            generators: One per prompt.
+            steps: See `paint`.
+            guidance: See `logits`.
+            tau: Temperature of the softmax in the backward pass.
+            through: Whether gradient flows through the codes fixed in the last step alone, or in all steps.
+            choice_noise: See `paint`.
+
+        Returns:
+            `(n, 18, 128)` float32, one-hot in the forward pass; `logits`, `answer` and `answer_logits` take it.
+        """
+        return self._decode(prompts, generators, steps, guidance, 1.0, 0, choice_noise, through, tau)[2][..., :BOOK]
+
+    def _decode(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        steps: int,
+        guidance: float,
+        temperature: float,
+        top_k: int,
+        choice_noise: float,
+        through: _Through,
+        tau: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        _at_least("steps", steps, 1)
+        _one_each("generators", generators, len(prompts))
+        text = self.read(prompts)
+        codes = torch.full((len(text), LENGTH), MASK, device=self.device)
+        commits = torch.zeros_like(codes)
+        soft = functional.one_hot(codes, BOOK + 1).float()
+        unknown = LENGTH
+        for step in range(1, steps + 1):
+            if not unknown:
+                break
+            left = 0 if step == steps else max(min(math.floor(LENGTH * math.cos(math.pi * step / steps / 2)), unknown - 1), 0)
+            last = left == 0
+            grad = through == "all" or (through == "last" and last)
+            choice_noise *= 1 - step / steps
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                logits = self.logits(text, soft if through != "none" else codes, guidance)
+                gumbel = self._gumbel(generators, LENGTH, BOOK + 1)
+                drawn = _draw(logits.detach(), gumbel[..., :BOOK], temperature, top_k)
+                sure = logits.detach().log_softmax(-1).gather(2, drawn[..., None])[..., 0]
+                sure = (sure + choice_noise * gumbel[..., BOOK]).masked_fill(codes != MASK, math.inf)
+                fixed = codes == MASK
+                if left:
+                    fixed = fixed.scatter(1, sure.topk(left, 1, largest=False).indices, False)
+                if through != "none":
+                    hard = functional.one_hot(drawn, BOOK + 1).float()
+                    if grad:
+                        flow = functional.pad(((logits + gumbel[..., :BOOK]) / tau).softmax(-1), (0, 1))
+                        hard = hard + flow - flow.detach()
+                    soft = torch.where(fixed[..., None], hard, soft)
+            codes = torch.where(fixed, drawn, codes)
+            commits = commits.masked_fill(fixed, step)
+            unknown = left
+        return codes, commits, soft
+
+    def _gumbel(self, generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+        # Drawn on the CPU one by one: an image depends neither on its batch nor on the device.
+        uniform = torch.stack([torch.rand(shape, generator=one, dtype=torch.float64) for one in generators])
+        return -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-12))).float().to(self.device)
+
+    # Painting level by level
+
+    def start(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        *,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+    ) -> LevelState:
+        """Begin to paint level by level; `advance` six times, then `images`. `paint` describes the arguments.
+
+        Returns:
+            A state with no level painted. States are never changed: the same one can be advanced again with the generators
+            that `LevelState.take` gives it.
+        """
+        _one_each("generators", generators, len(prompts))
+        text = self.read(prompts)
+        codes = torch.full((len(text), LENGTH), MASK, device=self.device)
+        return LevelState(text, codes, 0, tuple(generators), guidance, temperature, top_k)
+
+    @torch.no_grad()
+    def advance(self, state: LevelState) -> LevelState:
+        """Paint the next level: all its codes at once, given those of the levels before.
+
+        One level costs one run of the network (two with guidance) over the whole sequence, as one step of `paint` does. There
+        is no cache: codes see one another in both directions, so every state changes with every level.
+
+        Raises:
+            UsageError: If all six levels are painted.
+        """
+        if state.level == LEVELS:
+            raise UsageError(f"state: expected fewer than {LEVELS} painted levels, got {state.level}; it is finished")
+        span = SPANS[state.level]
+        logits = self.logits(state.text, state.codes, state.guidance)[:, span]
+        gumbel = self._gumbel(state.generators, span.stop - span.start, BOOK)
+        codes = state.codes.clone()
+        codes[:, span] = _draw(logits, gumbel, state.temperature, state.top_k)
+        return replace(state, codes=codes, level=state.level + 1)
+
+    def preview(self, state: LevelState) -> list[Image.Image]:
+        """Draw the running sum of the levels painted so far; see `geneval_reward.pocket.codes.running_sum`."""
+        return [Image.fromarray(picture) for picture in draw(state.codes, state.level)]
+
+    # Pictures
+
+    def scenes(self, codes: Tensor) -> list[Scene]:
+        """Decode codes `(n, 18)` to the scenes that they show."""
+        return decode(codes)
+
+    def images(self, codes: Tensor) -> list[Image.Image]:
+        """Draw codes `(n, 18)` as RGB images of 256 x 256 pixels."""
+        return [Image.fromarray(picture) for picture in draw(codes)]
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_inference_steps: int = 16,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        decoding: str = "masked",
+        output_type: str = "pil",
+    ) -> Any:
+        """Make images, with the call of a diffusers pipeline.
+
+        Args:
+            prompt: One text or several.
+            generator: One per image, or one for a single image; None draws a seed from torch's global generator.
+            num_inference_steps: Steps of masked decoding; level by level there are always six.
+            guidance_scale: Guidance; 1 is none.
+            temperature: See `paint`.
+            top_k: See `paint`.
+            decoding: `masked` or `levels`.
+            output_type: `pil`, `np` `(n, 256, 256, 3)` in [0, 1], or `latent`: codes `(n, 18)`.
+
+        Returns:
+            An object with `images`.
+
+        Raises:
+            UsageError: If an argument is out of range.
+            TypeError: If a prompt is not text.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if generator is None:
+            seeds = torch.randint(2**62, (len(prompts),)).tolist()
+            generator = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+        if output_type not in ("pil", "np", "latent"):
+            raise UsageError(f"output_type: expected pil, np or latent, got {output_type!r}")
+        sampling: dict[str, Any] = {"guidance": guidance_scale, "temperature": temperature, "top_k": top_k}
+        if decoding == "masked":
+            codes = self.paint(prompts, generators, steps=num_inference_steps, **sampling).codes
+        elif decoding == "levels":
+            state = self.start(prompts, generators, **sampling)
+            for _ in range(LEVELS):
+                state = self.advance(state)
+            codes = state.codes
+        else:
+            raise UsageError(f"decoding: expected masked or levels, got {decoding!r}")
+        if output_type == "latent":
+            return SimpleNamespace(images=codes)
+        if output_type == "np":
+            return SimpleNamespace(images=draw(codes).astype("float32") / 255)
+        return SimpleNamespace(images=self.images(codes))
+
+    # Answering
+
+    def answer_logits(
+        self, codes: Tensor, questions: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the logits of given answers, word by word. With gradient.
+
+        Args:
+            codes: `(n, 18)` integers, or weights `(n, 18, 128 or 129)` as `paint_soft` gives them.
+            questions: One per picture, at most eleven words.
+            answers: One per picture, at most ten words.
+
+        Returns:
+            Logits `(n, 11, words)` float32 and the numbers of the answers' words `(n, 11)`, closed by `</s>` (1) and padded
+            with 0. `cross_entropy(logits.mT, numbers, ignore_index=0)` is the loss.
+        """
+        _one_each("answers", answers, len(questions))
+        behind, starts = self._ask(codes, questions)
+        said = self.read(answers, "answers")[:, :MAX_ANSWER]
+        places = starts[:, None] + torch.arange(MAX_ANSWER, device=self.device)
+        behind = behind.scatter(1, (places + 1).clamp_max(_BEHIND - 1), said)
+        states = self.transformer(None, codes, behind)[:, LENGTH:]
+        states = states.gather(1, places[..., None].expand(-1, -1, states.shape[2]))
+        return self.transformer.word_head(states).float(), said
+
+    @torch.no_grad()
+    def answer(
+        self,
+        codes: Tensor,
+        questions: Sequence[str],
+        generators: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+    ) -> list[str]:
+        """Answer questions about pictures, given as codes, without knowing their prompts.
+
+        Args:
+            codes: `(n, 18)` integers, or weights over codes.
+            questions: One per picture; see `geneval_reward.pocket.questions`.
+            generators: One per question, to draw words; None takes the likeliest word each time.
+            temperature: Logits are divided by it when words are drawn.
+
+        Returns:
+            One text per question, at most eleven words; it may be empty.
+        """
+        if generators is not None:
+            _one_each("generators", generators, len(questions))
+        behind, at = self._ask(codes, questions)
+        going = torch.ones(len(questions), dtype=torch.bool, device=self.device)
+        texts: list[list[str]] = [[] for _ in questions]
+        for _ in range(MAX_ANSWER):
+            states = self.transformer(None, codes, behind[:, : int(at.max()) + 1])[:, LENGTH:]
+            logits = self.transformer.word_head(states[torch.arange(len(at)), at]).float()
+            logits[:, PAD] = -math.inf
+            if generators is not None:
+                logits = logits / temperature + self._gumbel(generators, len(self.words))
+            words = logits.argmax(-1)
+            going &= words != END
+            if not going.any():
+                break
+            for row in going.nonzero()[:, 0].tolist():
+                texts[row].append(self.words[int(words[row])])
+            at = at + 1
+            behind = behind.scatter(1, at[:, None].clamp_max(_BEHIND - 1), words[:, None])
+        return [" ".join(text) for text in texts]
+
+    def _ask(self, codes: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The questions' words with room for answers, and the position of each question's end."""
+        if not codes.is_floating_point():
+            check(codes)
+        _one_each("questions", questions, len(codes))
+        asked = self.read(questions, "questions")
+        return functional.pad(asked, (0, _BEHIND - _TEXT), value=PAD), (asked != PAD).sum(1) - 1
+
+
+def _draw(logits: Tensor, gumbel: Tensor, temperature: float, top_k: int) -> Tensor:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UsageError(f"temperature: expected a number >= 0, got {temperature!r}")
+    _at_least("top_k", top_k, 0)
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -math.inf)
+    return (logits / temperature + gumbel if temperature else logits).argmax(-1)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name}: expected an integer >= {least}, got {value!r}")
+
+
+def _one_each(name: str, values: Sequence[Any], count: int) -> None:
+    if len(values) != count:
+        raise UsageError(f"{name}: expected {count}, one each, got {len(values)}")
