@@ -46,7 +46,9 @@ def generate(
         str | None,
         typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="64 for pocket, else 8.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="64 for the pocket models, else 8.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
     precision: DType = "auto",
 ) -> None:

@@ -23,7 +23,7 @@ def identify(name: str) -> str:
         name: What `load_generator` takes as `model` or `lora`.
 
     Returns:
-        For `pocket`, a folder or a file, the SHA-256 of its weights and configurations, wherever it lies; for
+        For `pocket` and `pocket-tokens`, a folder or a file, the SHA-256 of its weights and configurations, wherever it lies; for
         `module:function` or `file.py:function`, that of the source file; for a name on a model hub, the commit in the local
         cache. Empty if none of these can be found.
 
@@ -31,7 +31,9 @@ def identify(name: str) -> str:
         >>> len(identify("pocket"))
         64
     """
-    path = Path(str(files("geneval_reward") / "data" / "pocket")) if name == "pocket" else Path(name)
+    path = Path(name)
+    if name in ("pocket", "pocket-tokens"):
+        path = Path(str(files("geneval_reward") / "data" / name.replace("-", "_")))
     if path.is_dir():
         root = peft_folder(path) or path
         return _digest((file.relative_to(root).as_posix(), file) for file in _files(root))

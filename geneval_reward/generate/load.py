@@ -24,8 +24,11 @@ from geneval_reward.vision.backends import resolve_device
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 POCKET: Final = "pocket"
-# By import path, because this room lies below the pocket model's and must not import it.
-_LOAD_POCKET: Final = "geneval_reward.pocket:load_pipeline"
+# By import path, because this room lies below the pocket models' and must not import it.
+_PACKAGED: Final = {
+    POCKET: "geneval_reward.pocket:load_pipeline",
+    "pocket-tokens": "geneval_reward.pocket:load_tokens",
+}
 _OWN_CLASSES: Final = {"PocketPipeline": "geneval_reward.pocket:PocketPipeline"}
 _POCKET_BATCH, _BATCH = 64, 8
 
@@ -46,8 +49,9 @@ def load_generator(
         model: What `load_pipeline` takes. A function may also return an object with `generate(prompts, seeds)`; it gets those
             of `arguments` that it names.
         device: A torch device, or `auto`: CUDA where there is one, and under torchrun the local rank's.
-        dtype: See `load_pipeline`; a dtype that is named here also holds for pocket and for what a function makes.
-        batch_size: Largest number of images per call; None: 64 for pocket, else 8.
+        dtype: See `load_pipeline`; a dtype that is named here also holds for the pocket models and for what a function
+            makes.
+        batch_size: Largest number of images per call; None: 64 for the pocket models, else 8.
         lora: File or folder of LoRA weights, or their name on a model hub; see `geneval_reward.generate.lora.add_lora`.
         lora_scale: Strength of the LoRA; 1.0 as trained.
         **arguments: Passed with every call of the pipeline; see `DiffusersGenerator`.
@@ -71,7 +75,7 @@ def load_generator(
             f"model: expected {model!r} to give a pipeline or an object with generate(prompts, seeds), got "
             f"{type(pipe).__name__}"
         )
-    if dtype != "auto" and (model == POCKET or is_import_path(model)):
+    if dtype != "auto" and (model in _PACKAGED or is_import_path(model)):
         for part in getattr(pipe, "components", {}).values():
             if isinstance(part, torch.nn.Module):
                 # Not pipe.to(dtype): diffusers warns of layers to be kept in float32, of which a small model may have none.
@@ -83,7 +87,7 @@ def load_generator(
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(place) if hasattr(pipe, "to") else pipe
-    size = batch_size or (_POCKET_BATCH if model == POCKET else _BATCH)
+    size = batch_size or (_POCKET_BATCH if model in _PACKAGED else _BATCH)
     return DiffusersGenerator(pipe, batch_size=size, **arguments)
 
 
@@ -93,11 +97,11 @@ def load_pipeline(
     """Load a diffusers pipeline by its name, on the CPU.
 
     Args:
-        source: `pocket` (inside the package); a folder that a diffusers pipeline was saved in; the name of one on a model
-            hub, `owner/name`; `module:function` or `file.py:function` that makes one; or a pipeline, which is returned as it
-            is.
+        source: `pocket` or `pocket-tokens` (inside the package); a folder that a diffusers pipeline was saved in; the name of
+            one on a model hub, `owner/name`; `module:function` or `file.py:function` that makes one; or a pipeline, which is
+            returned as it is.
         dtype: `fp32`, `fp16`, `bf16`, or `auto`: each part in the precision that its weights were saved in, because a model
-            that was trained in bf16 may overflow in fp16. Pocket is fp32, and what a function makes stays as it is.
+            that was trained in bf16 may overflow in fp16. The pocket models are fp32, and what a function makes stays as it is.
         float32: Names of parts, such as `vae`, that stay in float32.
         arguments: Passed to the function that `source` names.
 
@@ -112,12 +116,12 @@ def load_pipeline(
         raise UsageError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
     if not isinstance(source, str):
         return source
-    if source != POCKET and not is_import_path(source):
-        return _from_diffusers(source, DTYPES.get(dtype), float32)
     if source == POCKET:
         for module in ("diffusers", "transformers"):
             require(module, "diffusers", "pocket")
-        source = _LOAD_POCKET
+    source = _PACKAGED.get(source, source)
+    if not is_import_path(source):
+        return _from_diffusers(source, DTYPES.get(dtype), float32)
     return import_object(source, "model")(**(arguments or {}))
 
 
@@ -153,8 +157,8 @@ def _from_diffusers(model: str, dtype: torch.dtype | None, float32: Sequence[str
     hub = not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
     if not hub and not (folder / "model_index.json").is_file():
         raise UsageError(
-            "model: expected 'pocket', the folder of a diffusers pipeline (with model_index.json), a hub name owner/name, or "
-            f"module:function, got {model!r}"
+            "model: expected 'pocket', 'pocket-tokens', the folder of a diffusers pipeline (with model_index.json), a hub name "
+            f"owner/name, or module:function, got {model!r}"
         )
     kind: Any = require("diffusers", "diffusers", "model").DiffusionPipeline
     try:

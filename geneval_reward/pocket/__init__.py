@@ -1,8 +1,9 @@
-"""The bundled text-to-image model: small scenes of emoji artwork, generated and drawn on a laptop's CPU.
+"""The bundled text-to-image models: small scenes of emoji artwork, generated and drawn on a laptop's CPU.
 
-It is a generative model over scenes with a drawing decoder, not a model of pixels; docs/pocket.md says what follows from
-that. It has the interface of an ordinary diffusers pipeline, so everything that samples, scores or trains Stable
-Diffusion 3 can be tried on it within minutes.
+They are generative models over scenes with a drawing decoder, not models of pixels; docs/pocket.md says what follows from
+that. `load_pipeline` gives a flow model with the interface of an ordinary diffusers pipeline, so everything that samples,
+scores or trains Stable Diffusion 3 can be tried on it within minutes. `load_tokens` gives a token model that paints and
+answers questions, as Show-o does.
 """
 
 from __future__ import annotations
@@ -15,18 +16,28 @@ from geneval_reward.pocket.scene import POCKET_CLASSES
 if TYPE_CHECKING:
     from geneval_reward.pocket.build import build_pipeline
     from geneval_reward.pocket.load import load_pipeline
+    from geneval_reward.pocket.load_tokens import load_tokens
     from geneval_reward.pocket.pipeline import PocketPipeline
+    from geneval_reward.pocket.tokens import PocketTokens
 
 __all__ = [
     "POCKET_CLASSES",
     "PocketPipeline",
+    "PocketTokens",
     "build_pipeline",
     "iter_pocket_prompts",
     "load_pipeline",
+    "load_tokens",
     "pocket_suite",
 ]
 
-_LAZY = {"PocketPipeline": "pipeline", "build_pipeline": "build", "load_pipeline": "load"}
+_LAZY = {
+    "PocketPipeline": "pipeline",
+    "PocketTokens": "tokens",
+    "build_pipeline": "build",
+    "load_pipeline": "load",
+    "load_tokens": "load_tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

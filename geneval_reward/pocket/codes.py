@@ -7,17 +7,19 @@ at most one object:
 |---|---|---|
 | 1 | 1 | which quarters hold an object, and the tone of the ground |
 | 2 | 1 | the class of the first object and the other class, if there is one, and the light of the ground |
-| 3 | 4 | nothing, or one of 22 groups of four pairs of class and colour |
+| 3 | 4 | bare ground, or one of 22 groups of four pairs of class and colour |
 | 4 | 4 | which pair of the group, and the place within the quarter in thirds |
 | 5 | 4 | the place within the third |
 | 6 | 4 | the place more finely, and the size |
 
 The code book is shuffled: which pairs make a group, their order in it, and the number of every meaning are random. So no
-code of levels 3 and 4 names a class or a colour; only both together do.
+code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of levels 3 to 6,
+which are drawn alike; as with the background of real pictures, the surest code of a quarter is not "nothing".
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from typing import Final
@@ -39,11 +41,11 @@ LENGTH: Final = SPANS[-1].stop
 LEVEL_OF: Final = tuple(level for level, span in enumerate(SPANS) for _ in range(span.start, span.stop))
 """The level of each position."""
 BOOK: Final = 128
-"""Codes per level. Some stand for nothing on levels 3 to 6; they add nothing."""
+"""Codes per level. Some of levels 3 to 6 are never used; they add nothing."""
 MASK: Final = BOOK
 """What stands in place of a code that is not known yet."""
 
-_TONES, _LIGHTS, _MEMBERS = 8, 2, 4
+_TONES, _LIGHTS, _MEMBERS, _BARE = 8, 2, 4, 64
 _PAIRS: Final = len(POCKET_CLASSES) * len(POCKET_COLORS)
 _GROUPS: Final = _PAIRS // _MEMBERS
 _THIRDS, _CELLS, _HALVES = 3, 4, 2
@@ -90,16 +92,25 @@ def encode(scenes: Sequence[Scene]) -> torch.Tensor:
         ordered = [item for _, item in sorted(zip(quarters, scene.items, strict=True), key=lambda pair: pair[0])]
         classes = list(dict.fromkeys(POCKET_CLASSES.index(item.class_name) for item in ordered)) or [0]
         row[1] = (classes[0] * len(POCKET_CLASSES) + classes[min(1, len(classes) - 1)]) * _LIGHTS + light
+        # Which code of bare ground is as good as random, but coding a decoded scene gives the same codes again.
+        grain = np.random.default_rng(zlib.crc32(repr((row[:2].tolist(), _fine(scene))).encode()))
+        row[SPANS[2].start :] = grain.integers(_BARE, size=LENGTH - SPANS[2].start)
         for quarter, item in zip(quarters, scene.items, strict=True):
             pair = POCKET_CLASSES.index(item.class_name) * len(POCKET_COLORS) + POCKET_COLORS.index(item.color)
             group, member = divmod(int(where[pair]), _MEMBERS)
             x, y = _split(2 * item.x - quarter % 2), _split(2 * item.y - quarter // 2)
             size = int(np.clip((item.size - _SMALLEST) / (_LARGEST - _SMALLEST) * _SIZES, 0, _SIZES - 1))
-            row[SPANS[2].start + quarter] = 1 + group
-            row[SPANS[3].start + quarter] = 1 + (member * _THIRDS + y[0]) * _THIRDS + x[0]
-            row[SPANS[4].start + quarter] = 1 + y[1] * _CELLS + x[1]
-            row[SPANS[5].start + quarter] = 1 + (size * _HALVES + y[2]) * _HALVES + x[2]
+            row[SPANS[2].start + quarter] = _BARE + group
+            row[SPANS[3].start + quarter] = _BARE + (member * _THIRDS + y[0]) * _THIRDS + x[0]
+            row[SPANS[4].start + quarter] = _BARE + y[1] * _CELLS + x[1]
+            row[SPANS[5].start + quarter] = _BARE + (size * _HALVES + y[2]) * _HALVES + x[2]
     return torch.from_numpy(np.take_along_axis(numbers[list(LEVEL_OF)], meanings.T, 1).T.copy())
+
+
+def _fine(scene: Scene) -> list[tuple[int, int]]:
+    """The places of a scene's objects as codes hold them, in order."""
+    fine = _THIRDS * _CELLS * _HALVES * 2
+    return sorted((int(item.x * fine), int(item.y * fine)) for item in scene.items)
 
 
 def _split(share: float) -> tuple[int, int, int]:
@@ -132,7 +143,7 @@ def running_sum(codes: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
         if level == 3:
             total += books[3][ids[:, SPANS[2]], part]
         else:
-            total += books[level][part].reshape(len(ids), -1, CHANNELS)
+            total += books[level][part].reshape(len(ids), MAX_OBJECTS, CHANNELS)
     return torch.from_numpy(total).transpose(1, 2).reshape(len(ids), CHANNELS, 2, 2)
 
 
@@ -145,6 +156,14 @@ def draw(codes: torch.Tensor, levels: int = LEVELS) -> npt.NDArray[np.uint8]:
     """Draw codes as pictures `(n, 256, 256, 3)` uint8; see `running_sum`."""
     scenes = decode(codes, levels)
     return np.stack([render(scene) for scene in scenes]) if scenes else np.zeros((0, 256, 256, 3), np.uint8)
+
+
+def bare_ground() -> torch.Tensor:
+    """Return which codes stand for bare ground: `(18, 128)` bool, none on the first two levels."""
+    bare = np.zeros((LEVELS, BOOK), bool)
+    for level in range(2, LEVELS):
+        bare[level, _shuffles()[0][level][:_BARE]] = True
+    return torch.from_numpy(bare[list(LEVEL_OF)])
 
 
 def check(codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
@@ -196,25 +215,25 @@ def _books() -> tuple[Floats, ...]:
         content[code, :, _CLASS.start + first] += 0.6
         content[code, :, _CLASS.start + other] += 0.4
         content[code, :, _GROUND.stop - 1] = (2 * light + 1) / _LIGHTS - 1
-    which[numbers[2][0], 0, 0] = -1
+    which[numbers[2][:_BARE], 0, 0] = -1
     pairs = np.zeros((_PAIRS, CHANNELS), np.float32)
     for pair, row in enumerate(pairs):
         row[_CLASS.start + pair // len(POCKET_COLORS)] = 2
         row[_COLOR.start + pair % len(POCKET_COLORS)] = 2
     for group, of in enumerate(groups):
-        code = numbers[2][1 + group]
+        code = numbers[2][_BARE + group]
         which[code, 0] = pairs[of].mean(0)
         which[code, 0, 0] = 1
         for index in range(_MEMBERS * _THIRDS**2):
             of_group, cell = divmod(index, _THIRDS**2)
-            step = member[code, numbers[3][1 + index]]
+            step = member[code, numbers[3][_BARE + index]]
             step[:] = pairs[of[of_group]] - pairs[of].mean(0)
             step[_PLACE] = _offset(cell, _THIRDS, 1)
     for index in range(_CELLS**2):
-        place[numbers[4][1 + index], 0, _PLACE] = _offset(index, _CELLS, _THIRDS)
+        place[numbers[4][_BARE + index], 0, _PLACE] = _offset(index, _CELLS, _THIRDS)
     for index in range(_SIZES * _HALVES**2):
         size, half = divmod(index, _HALVES**2)
-        step = finer[numbers[5][1 + index], 0]
+        step = finer[numbers[5][_BARE + index], 0]
         step[_PLACE] = _offset(half, _HALVES, _THIRDS * _CELLS)
         low, high = 0.30, 0.56
         wanted = _SMALLEST + (size + 0.5) / _SIZES * (_LARGEST - _SMALLEST)

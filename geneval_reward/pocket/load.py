@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -14,7 +12,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from geneval_reward.errors import WeightsError
+from geneval_reward.pocket.packaged import check_files, read_provenance
 from geneval_reward.pocket.pipeline import PocketPipeline
 
 FOLDER: Final = Path(str(files("geneval_reward") / "data" / "pocket"))
@@ -63,26 +61,4 @@ def provenance() -> dict[str, Any]:
     Raises:
         WeightsError: If the file is missing.
     """
-    return _provenance(FOLDER)
-
-
-def check_files(folder: Path) -> None:
-    """Compare every file of a pocket folder with the hashes in its provenance.
-
-    Raises:
-        WeightsError: If one is missing or differs; the message names it.
-    """
-    for name, expected in _provenance(folder)["sha256"].items():
-        path = folder / name
-        got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-        if got != expected:
-            raise WeightsError(f"{path}: expected sha256 {expected}, got {got}; reinstall geneval-reward")
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    path = folder / "PROVENANCE.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"{path}: expected the packaged model, got {error}; reinstall geneval-reward") from error
-    return found
+    return read_provenance(FOLDER)

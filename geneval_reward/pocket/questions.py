@@ -98,11 +98,9 @@ def is_true(question: str, answer: str, scene: Scene) -> bool:
         >>> is_true("what color is the clock", "red", scene)
         True
     """
-    for tag, asked in _ASK.items():
-        found = re.fullmatch(re.escape(asked).replace(r"\{name\}", _NAME).replace(r"\{many\}", _NAME), question)
-        if found:
-            break
-    else:
+    matches = {tag: re.fullmatch(asked.format(name=_NAME, many=_NAME), question) for tag, asked in _ASK.items()}
+    tag, found = next(((tag, match) for tag, match in matches.items() if match), ("", None))
+    if found is None:
         raise UsageError(f"question: expected one that question_of gives, got {question!r}")
     said = re.fullmatch(_FORMS[tag], answer)
     if said is None:

@@ -284,7 +284,11 @@ class PocketTokens:
         for step in range(1, steps + 1):
             if not unknown:
                 break
-            left = 0 if step == steps else max(min(math.floor(LENGTH * math.cos(math.pi * step / steps / 2)), unknown - 1), 0)
+            left = (
+                0
+                if step == steps
+                else max(min(math.floor(LENGTH * math.cos(math.pi * step / steps / 2)), unknown - 1), 0)
+            )
             last = left == 0
             grad = through == "all" or (through == "last" and last)
             choice_noise *= 1 - step / steps
@@ -424,9 +428,7 @@ class PocketTokens:
 
     # Answering
 
-    def answer_logits(
-        self, codes: Tensor, questions: Sequence[str], answers: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, codes: Tensor, questions: Sequence[str], answers: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Compute the logits of given answers, word by word. With gradient.
 
         Args:

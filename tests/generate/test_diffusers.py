@@ -205,7 +205,7 @@ def test_precision_by_name() -> None:
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path) -> None:
-    with pytest.raises(ValueError, match="model: expected 'pocket', the folder of a diffusers pipeline"):
+    with pytest.raises(ValueError, match="model: expected 'pocket', 'pocket-tokens', the folder of a diffusers"):
         load_generator(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"]}')
     with pytest.raises(ValueError, match="model: expected a diffusers pipeline in that folder"):

@@ -10,21 +10,19 @@ The reader learns from few labels: questions whose answers are taken from the ca
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import geneval_reward
-from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, encode
+from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, bare_ground, encode
+from geneval_reward.pocket.load_tokens import save_tokens
 from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.questions import question_of
 from geneval_reward.pocket.tokens import END, PAD, PocketTokens
@@ -58,19 +56,37 @@ def masked(codes: Tensor, generator: torch.Generator, by_level: float) -> Tensor
     return torch.where(torch.where(whole, levels, random), MASK, codes)
 
 
+def painter_loss(logits: Tensor, shown: Tensor, whole: Tensor, bare: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the hidden codes.
+
+    Which of its 64 codes bare ground has is chance and cannot be learned, so this part of its likelihood, `log p(code | bare)`,
+    weighs only a tenth: it would add noise to the gradient. No minimum moves.
+    """
+    logits = logits.log_softmax(-1)
+    ground = logits.masked_fill(~bare, -torch.inf).logsumexp(-1)
+    likely = logits.gather(2, whole[..., None])[..., 0]
+    is_bare = bare.expand(len(whole), -1, -1).gather(2, whole[..., None])[..., 0]
+    likely = torch.where(is_bare, ground + 0.1 * (likely - ground), likely)
+    return -likely[shown == MASK].mean()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights and their provenance")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=128, help="captioned scenes per step")
+    parser.add_argument("--batch", type=int, default=64, help="captioned scenes per step")
     parser.add_argument("--scenes", type=int, default=150_000, help="captioned scenes in all")
-    parser.add_argument("--labels", type=int, default=4000, help="labelled scenes that the reader sees, again and again")
-    parser.add_argument("--questions", type=int, default=32, help="labelled scenes per step")
+    parser.add_argument(
+        "--labels", type=int, default=4000, help="labelled scenes that the reader sees, again and again"
+    )
+    parser.add_argument("--questions", type=int, default=16, help="labelled scenes per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="of AdamW, for vectors and tables")
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="of Muon, for the blocks' matrices")
     parser.add_argument("--by-level", type=float, default=1 / 3, help="share of masks that hide whole levels")
-    parser.add_argument("--damage", type=float, default=0.3, help="chance that a reader sees a wrong code of level 1 or 2")
+    parser.add_argument(
+        "--damage", type=float, default=0.3, help="chance that a reader sees a wrong code of level 1 or 2"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started, cpu = time.perf_counter(), time.process_time()
@@ -90,17 +106,44 @@ def main() -> None:
         torch.optim.AdamW(rest, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99)),
     ]
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / 50, (args.steps - s) / args.steps)) for o in optimizers
+        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / 50, (args.steps - s) / args.steps))
+        for o in optimizers
     ]
+    bare = bare_ground()
     empty = torch.full((1, text.shape[1]), PAD)
     empty[0, 0] = END
     curve: list[tuple[float, float]] = []
+
+    def save() -> None:
+        save_tokens(
+            PocketTokens(average.module),
+            args.out,
+            about="Weights of the pocket token model: the moving average of likelihood training, as float16.",
+            licence="Apache-2.0",
+            made_by="python tools/pocket/train_tokens.py",
+            options={name: value for name, value in vars(args).items() if name != "out"},
+            noise={name: getattr(NOISE, name) for name in NOISE.__slots__},
+            mix=MIX,
+            parameters=sum(p.numel() for p in net.parameters()),
+            seconds={"wall": round(time.perf_counter() - started), "cpu": round(time.process_time() - cpu)},
+            loss_curve=[
+                {"to_step": int(part[-1]) + 1}
+                | dict(zip(("painter", "reader"), np.mean([curve[i] for i in part], 0).round(4).tolist(), strict=True))
+                for part in np.array_split(np.arange(len(curve)), min(20, len(curve)))
+            ],
+            versions={
+                "geneval_reward": geneval_reward.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
+        )
+
     for step in range(args.steps):
         rows = torch.randint(args.scenes, (args.batch,), generator=generator)
         whole, words = codes[rows], text[rows]
         words = torch.where(torch.rand(len(words), 1, generator=generator) < 0.1, empty, words)
         shown = masked(whole, generator, args.by_level)
-        painted = functional.cross_entropy(model.logits(words, shown)[shown == MASK], whole[shown == MASK])
+        painted = painter_loss(model.logits(words, shown), shown, whole, bare)
         rows = torch.randint(args.labels, (args.questions,), generator=generator)
         seen = about[rows].clone()
         wrong = torch.rand(len(seen), 2, generator=generator) < args.damage
@@ -116,35 +159,13 @@ def main() -> None:
         net.zero_grad()
         average.update_parameters(net)
         curve.append((painted.item(), answered.item()))
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 100 == 0 or step + 1 == args.steps:
             recent = np.mean(curve[-100:], 0).round(4)
-            print(f"{step + 1} painter {recent[0]} reader {recent[1]} cpu {time.process_time() - cpu:.0f} s", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights = args.out / "model.safetensors"
-    save_file({name: value.half().contiguous() for name, value in average.module.state_dict().items()}, weights)
-    about_it = {
-        "about": "Weights of the pocket token model: the moving average of likelihood training, as float16.",
-        "licence": "Apache-2.0",
-        "made_by": "python tools/pocket/train_tokens.py",
-        "options": {name: value for name, value in vars(args).items() if name != "out"},
-        "noise": {name: getattr(NOISE, name) for name in NOISE.__slots__},
-        "mix": MIX,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "seconds": {"wall": round(time.perf_counter() - started), "cpu": round(time.process_time() - cpu)},
-        "loss_curve": [
-            {"to_step": int(part[-1]) + 1, "painter": round(float(np.mean([curve[i][0] for i in part])), 4)}
-            | {"reader": round(float(np.mean([curve[i][1] for i in part])), 4)}
-            for part in np.array_split(np.arange(len(curve)), 20)
-            if len(part)
-        ],
-        "versions": {
-            "geneval_reward": geneval_reward.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "sha256": {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()},
-    }
-    (args.out / "PROVENANCE.json").write_text(json.dumps(about_it, indent=1) + "\n", encoding="utf-8")
+            print(
+                f"{step + 1} painter {recent[0]} reader {recent[1]} cpu {time.process_time() - cpu:.0f} s", flush=True
+            )
+            if (step + 1) % 500 == 0 or step + 1 == args.steps:
+                save()
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ Checkpoint = Annotated[
 Model = Annotated[
     str,
     typer.Argument(
-        help="'pocket' (inside the package), a folder or hub name of a diffusers pipeline, or module:function or "
-        "file.py:function that gives a pipeline or a generator."
+        help="'pocket' or 'pocket-tokens' (inside the package), a folder or hub name of a diffusers pipeline, or "
+        "module:function or file.py:function that gives a pipeline or a generator."
     ),
 ]
 SuiteName = Annotated[
