@@ -16,7 +16,7 @@ from geneval_reward.pocket.scene import POCKET_CLASSES
 if TYPE_CHECKING:
     from geneval_reward.pocket.build import build_pipeline
     from geneval_reward.pocket.load import load_pipeline
-    from geneval_reward.pocket.load_tokens import load_tokens
+    from geneval_reward.pocket.tokens_file import load_tokens
     from geneval_reward.pocket.pipeline import PocketPipeline
     from geneval_reward.pocket.tokens import PocketTokens
 
@@ -36,7 +36,7 @@ _LAZY = {
     "PocketTokens": "tokens",
     "build_pipeline": "build",
     "load_pipeline": "load",
-    "load_tokens": "load_tokens",
+    "load_tokens": "tokens_file",
 }
 
 

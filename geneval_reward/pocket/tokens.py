@@ -275,8 +275,8 @@ class PocketTokens:
         tau: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         _at_least("steps", steps, 1)
-        _one_each("generators", generators, len(prompts))
         text = self.read(prompts)
+        _one_each("generators", generators, len(text))
         codes = torch.full((len(text), LENGTH), MASK, device=self.device)
         commits = torch.zeros_like(codes)
         soft = functional.one_hot(codes, BOOK + 1).float()
@@ -334,8 +334,8 @@ class PocketTokens:
             A state with no level painted. States are never changed: the same one can be advanced again with the generators
             that `LevelState.take` gives it.
         """
-        _one_each("generators", generators, len(prompts))
         text = self.read(prompts)
+        _one_each("generators", generators, len(text))
         codes = torch.full((len(text), LENGTH), MASK, device=self.device)
         return LevelState(text, codes, 0, tuple(generators), guidance, temperature, top_k)
 

@@ -11,7 +11,7 @@ from geneval_reward.generate import DiffusersGenerator, load_generator, seed_for
 from geneval_reward.generate.identity import identify
 from geneval_reward.pocket import PocketTokens, load_tokens, pocket_suite
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVELS, MASK, SPANS, encode, running_sum
-from geneval_reward.pocket.load_tokens import TOKENS_FOLDER, save_tokens
+from geneval_reward.pocket.tokens_file import TOKENS_FOLDER, save_tokens
 from geneval_reward.pocket.packaged import read_provenance
 from geneval_reward.pocket.questions import is_true, question_of
 from geneval_reward.pocket.scene import fulfils

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import geneval_reward
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, bare_ground, encode
-from geneval_reward.pocket.load_tokens import save_tokens
+from geneval_reward.pocket.tokens_file import save_tokens
 from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.questions import question_of
 from geneval_reward.pocket.tokens import END, PAD, PocketTokens
@@ -74,13 +74,13 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights and their provenance")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64, help="captioned scenes per step")
-    parser.add_argument("--scenes", type=int, default=150_000, help="captioned scenes in all")
+    parser.add_argument("--scenes", type=int, default=50_000, help="captioned scenes in all")
     parser.add_argument(
-        "--labels", type=int, default=4000, help="labelled scenes that the reader sees, again and again"
+        "--labels", type=int, default=8000, help="labelled scenes that the reader sees, again and again"
     )
-    parser.add_argument("--questions", type=int, default=16, help="labelled scenes per step")
+    parser.add_argument("--questions", type=int, default=32, help="labelled scenes per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="of AdamW, for vectors and tables")
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="of Muon, for the blocks' matrices")
     parser.add_argument("--by-level", type=float, default=1 / 3, help="share of masks that hide whole levels")
@@ -151,7 +151,7 @@ def main() -> None:
         chosen = rows.tolist()
         logits, said = model.answer_logits(seen, [questions[k] for k in chosen], [answers[k] for k in chosen])
         answered = functional.cross_entropy(logits.mT, said, ignore_index=PAD)
-        (painted + 0.5 * answered).backward()
+        (painted + answered).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
