@@ -16,9 +16,9 @@ from geneval_reward.pocket.scene import POCKET_CLASSES
 if TYPE_CHECKING:
     from geneval_reward.pocket.build import build_pipeline
     from geneval_reward.pocket.load import load_pipeline
-    from geneval_reward.pocket.tokens_file import load_tokens
     from geneval_reward.pocket.pipeline import PocketPipeline
     from geneval_reward.pocket.tokens import PocketTokens
+    from geneval_reward.pocket.tokens_file import load_tokens
 
 __all__ = [
     "POCKET_CLASSES",

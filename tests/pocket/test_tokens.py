@@ -11,10 +11,10 @@ from geneval_reward.generate import DiffusersGenerator, load_generator, seed_for
 from geneval_reward.generate.identity import identify
 from geneval_reward.pocket import PocketTokens, load_tokens, pocket_suite
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVELS, MASK, SPANS, encode, running_sum
-from geneval_reward.pocket.tokens_file import TOKENS_FOLDER, save_tokens
 from geneval_reward.pocket.packaged import read_provenance
 from geneval_reward.pocket.questions import is_true, question_of
 from geneval_reward.pocket.scene import fulfils
+from geneval_reward.pocket.tokens_file import TOKENS_FOLDER, save_tokens
 from geneval_reward.pocket.world import sample_scene
 
 PROMPTS = ["a photo of a red clock", "a photo of two vases", "a photo of a giraffe left of a laptop", ""]

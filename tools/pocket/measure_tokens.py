@@ -23,9 +23,9 @@ from geneval_reward import GenEvalScorer
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket import PocketTokens, load_tokens, pocket_suite
 from geneval_reward.pocket.codes import LEVELS, decode, draw, encode
-from geneval_reward.pocket.tokens_file import TOKENS_FOLDER
 from geneval_reward.pocket.questions import is_true, question_of
 from geneval_reward.pocket.scene import Scene, fulfils
+from geneval_reward.pocket.tokens_file import TOKENS_FOLDER
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import TAGS, PromptSpec
 

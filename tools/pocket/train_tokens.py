@@ -22,10 +22,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import geneval_reward
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, bare_ground, encode
-from geneval_reward.pocket.tokens_file import save_tokens
 from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.questions import question_of
 from geneval_reward.pocket.tokens import END, PAD, PocketTokens
+from geneval_reward.pocket.tokens_file import save_tokens
 from geneval_reward.pocket.world import Noise, sample_captioned
 from geneval_reward.prompts import TAGS, PromptSpec
 
