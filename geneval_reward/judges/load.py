@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geneval_reward.errors import UsageError
-from geneval_reward.judges.local import LocalModel
-from geneval_reward.judges.server import ServerModel
-from geneval_reward.judges.vqa import ImageTextModel, VQAScorer
 from geneval_reward.scorer import GenEvalScorer, Scorer
+
+if TYPE_CHECKING:
+    from geneval_reward.judges.vqa import ImageTextModel
 
 
 def open_model(name: str, *, cache: str | Path | None = None, **options: Any) -> ImageTextModel:
@@ -21,6 +21,9 @@ def open_model(name: str, *, cache: str | Path | None = None, **options: Any) ->
         cache: Folder for a server's answers.
         **options: Arguments of `LocalModel.from_pretrained` or of `ServerModel`.
     """
+    from geneval_reward.judges.local import LocalModel
+    from geneval_reward.judges.server import ServerModel
+
     if name.startswith(("http://", "https://")):
         url, _, model = name.partition("#")
         return ServerModel(url, model or None, cache=cache, **options)
@@ -59,4 +62,6 @@ def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) 
         raise UsageError(
             f"{unknown[0]}: expected no {unknown[0]} with the vqa backend, got {kept[unknown[0]]!r}; leave it out"
         )
+    from geneval_reward.judges.vqa import VQAScorer
+
     return VQAScorer(checkpoint, **kept)

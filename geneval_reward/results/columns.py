@@ -124,12 +124,6 @@ class Results:
                 file.seek(offset)
                 yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {number}")
 
-    def row(self, i: int) -> ResultRow:
-        """Read one row in full from the file."""
-        with self.path.open("rb") as file:
-            file.seek(int(self.offsets[i]))
-            return ResultRow.from_json(file.readline().decode(), f"{self.path} line {self.line_numbers[i]}")
-
     def duplicates(self) -> list[str]:
         """Describe each image name, and each number of a prompt, that occurs more than once, in a sentence."""
         found = []
@@ -145,23 +139,4 @@ class Results:
         for (prompt_id, index), names in pairs.items():
             if len(set(names)) > 1:
                 found.append(f"image {index} of {self.prompt(prompt_id)!r}: {', '.join(names[:3])}")
-        return found
-
-    def missing(self) -> list[str]:
-        """Describe each prompt that lacks a number which other prompts of this file have, in a sentence.
-
-        This says nothing about prompts of a suite without any image, which `geneval_reward.stats.completeness.completeness`
-        finds.
-        """
-        if not len(self) or (self.index < 0).any():
-            return []
-        # A number is expected if half of the prompts have it, so that one stray image does not make 552 prompts incomplete.
-        counts = Counter(set(zip(self.prompt_ids.tolist(), self.index.tolist(), strict=True)))
-        per_index = Counter(index for _, index in counts)
-        expected = {index for index, count in per_index.items() if 2 * count >= len(self.records)}
-        found = []
-        for prompt_id in range(len(self.records)):
-            lacking = sorted(index for index in expected if (prompt_id, index) not in counts)
-            if lacking:
-                found.append(f"{self.prompt(prompt_id)!r}: image {', '.join(map(str, lacking))}")
         return found

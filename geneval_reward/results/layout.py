@@ -234,7 +234,8 @@ def _is_image_folder(root: Path) -> list[Path]:
     """The metadata files of a Hugging Face image folder: `metadata.jsonl` with `file_name`, at the top or in each split."""
     found = []
     for file in (root / "metadata.jsonl", *sorted(root.glob("*/metadata.jsonl"))):
-        if not file.is_file():
+        # A folder with samples is a prompt of the benchmark's layout, whose record names no file.
+        if not file.is_file() or (file.parent / "samples").is_dir():
             continue
         try:
             with file.open("rb") as lines:

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from filelock import FileLock, Timeout
+
 from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.results.columns import Results
-from geneval_reward.results.lock import WriterLock
 from geneval_reward.results.reader import read_results
 from geneval_reward.results.record import failures_path
 from geneval_reward.results.row import FailedImage, ResultRow, RunIdentity
@@ -76,7 +77,13 @@ class ResultWriter:
         self._identity = identity
         self._failures = failures_path(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(self.path)
+        self._lock = FileLock(f"{self.path}.lock", thread_local=False)
+        try:
+            self._lock.acquire(timeout=0.2)
+        except Timeout as error:
+            raise ResultsError(
+                f"{self.path}: expected to be its only writer, got a lock of another process; give each process its own file"
+            ) from error
         try:
             self._remove_leftovers()
             if self.path.exists() and (not self.path.is_file() or self.path.stat().st_size):
@@ -91,7 +98,7 @@ class ResultWriter:
             # Unbuffered, so that a kill leaves at most the last batch unfinished.
             self._file = self.path.open("ab" if resume else "wb", buffering=0)
         except BaseException:
-            self._lock.release()
+            self._unlock()
             raise
 
     def write(self, rows: Iterable[ResultRow | FailedImage]) -> None:
@@ -132,7 +139,7 @@ class ResultWriter:
             try:
                 self._file.close()
             finally:
-                self._lock.release()
+                self._unlock()
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +148,11 @@ class ResultWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _unlock(self) -> None:
+        # Removed while it is held; whoever opened the file before finds it gone and makes a new one.
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files of a writer that was killed; the lock says that it writes no more."""
