@@ -78,8 +78,8 @@ def search(
     Beside each image its lineage and cost are kept, and `score` records what selected it. A score by the judge that selected
     is no measure of the generator: report with another one.
     """
-    from geneval_reward.generate import Shard
-    from geneval_reward.search import SearchGenerator, load_search, write_found
+    from geneval_reward.generate import Shard, write_images
+    from geneval_reward.search import SearchGenerator, load_search
 
     messages = message_console()
     part = Shard.current(shard)
@@ -139,6 +139,7 @@ def search(
     unscored = 0
     if todo:
         generator = generator or load()
+        generator.add_prompts({job.text: job.spec for job in jobs})
         if part.index == 0:
             passes = generator.plan.passes(generator.steps)
             messages.print(
@@ -147,11 +148,12 @@ def search(
             )
         with progress_bar(messages, "searching", quiet=part.index > 0) as bar:
             task = bar.add_task("", total=len(jobs), completed=len(jobs) - todo)
-            for job, found in write_found(generator, jobs):
-                unscored += bool(found.errors)
-                for error in found.errors:
-                    messages.print(f"no reward: {job.path.parent.parent.name}/{job.path.name}: {error}")
-                bar.update(task, advance=1)
+            for batch in write_images(generator, jobs):
+                for job, found in zip(batch.jobs, generator.found, strict=True):
+                    unscored += bool(found.errors)
+                    for error in found.errors:
+                        messages.print(f"no reward: {job.path.parent.parent.name}/{job.path.name}: {error}")
+                bar.update(task, advance=len(batch.jobs))
     print_images_made(out, jobs, part)
     if unscored:
         raise typer.Exit(1)

@@ -125,7 +125,9 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
     Each is written beside its place and renamed, so that an interruption leaves no half image behind.
 
     Args:
-        generator: Makes them; its `batch_size`, if it has one, is the size of a batch, also when it shrinks.
+        generator: Makes them; its `batch_size`, if it has one, is the size of a batch, also when it shrinks. If it has
+            `records`, one mapping per image of its last call, they go into `generation.json` before the images are written,
+            so that no image is without its own.
         jobs: All of them; those that are there are passed over.
 
     Yields:
@@ -144,6 +146,8 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
         seconds = time.perf_counter() - start
         # All of them before the first is written: an image that stands at another's place would never be made again.
         checked = as_pil(images, len(part), f"{type(generator).__name__}.generate")
+        for job, record in zip(part, getattr(generator, "records", ()), strict=False):
+            _add_records(job.path, record)
         for job, image in zip(part, checked, strict=True):
             save_image(image, job.path)
         yield MadeBatch(tuple(part), seconds)
@@ -161,16 +165,11 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
-def update_generation(image: Path, **records: Any) -> None:
-    """Add what is known of an image to its prompt's `generation.json`.
-
-    Args:
-        image: The image's path, whether it is there or not.
-        **records: Kind of the record and the image's own, which is kept under the kind and the image's name.
-    """
+def _add_records(image: Path, records: Mapping[str, Any]) -> None:
+    """Add what is known of an image to its prompt's `generation.json`: under each kind, by the name of the image."""
     path = image.parent.parent / GENERATION
     before = read_json(path)
-    write_json(path, before | {kind: before.get(kind, {}) | {image.name: record} for kind, record in records.items()})
+    write_json(path, before | {kind: before.get(kind, {}) | {image.name: one} for kind, one in records.items()})
 
 
 def _update(path: Path, record: dict[str, Any]) -> None:

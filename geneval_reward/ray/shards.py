@@ -40,6 +40,7 @@ class Sample:
         index: Number of the image within its prompt; None to count it when the shards are merged.
         seed: The seed it was generated from, if known.
         rewritten: The text that the generator got, where it was not the record's.
+        selected: The reward by which a search selected the image, and among how many candidates.
     """
 
     filename: str
@@ -48,6 +49,7 @@ class Sample:
     index: int | None = None
     seed: int | None = None
     rewritten: str | None = None
+    selected: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Shard:
         """The images in order; what cannot be read comes as a failure that says why."""
         if self.kind == "folder":
             for item in self.items:
-                yield Sample(item.filename, item.path, item.spec, item.index, item.seed, item.rewritten)
+                yield Sample(item.filename, item.path, item.spec, item.index, item.seed, item.rewritten, item.selected)
             return
         read = _read_tar if self.kind == "tar" else _read_parquet
         try:

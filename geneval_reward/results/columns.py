@@ -49,6 +49,7 @@ class Results:
         identity_ids: `(n,)` int64, indices into `identities`.
         rewritten: `(n,)` bool, whether the generator got another text than the record's.
         best_of: `(n,)` int64, the number of candidates from which this metric chose the image; 0 if it did not.
+        selected_by: `(n,)` names of the rewards by which a search selected the images, or None.
         failed: Images that could not be scored, with the reason. They have no row.
         cut: The unfinished last line, if there is one. It has no row.
         official: Whether some lines have only the official script's keys.
@@ -70,6 +71,7 @@ class Results:
     identity_ids: npt.NDArray[np.int64]
     rewritten: npt.NDArray[np.bool_]
     best_of: npt.NDArray[np.int64]
+    selected_by: list[str | None]
     failed: dict[str, str]
     cut: CutLine | None
     official: bool
@@ -78,6 +80,10 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.filenames)
+
+    def selecting_rewards(self) -> tuple[str, ...]:
+        """Names of the rewards by which a search selected images, each once."""
+        return tuple(dict.fromkeys(name for name in self.selected_by if name is not None))
 
     @property
     def identity(self) -> RunIdentity:

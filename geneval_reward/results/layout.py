@@ -46,6 +46,7 @@ class ImageItem:
             whatever else is there), in other folders its place among the lines of its record, from 0.
         seed: The seed it was generated from, if the metadata says.
         rewritten: The text that the generator got, if it was not the record's.
+        selected: The reward by which a search selected the image, and among how many candidates; None if none did.
     """
 
     path: Path
@@ -54,6 +55,18 @@ class ImageItem:
     index: int
     seed: int | None = None
     rewritten: str | None = None
+    selected: tuple[str, int] | None = None
+
+
+def selection_marks(selected: tuple[str, int] | None, judge: str) -> dict[str, Any]:
+    """What a row says of the selection of its image at sampling time.
+
+    Args:
+        selected: Name of the reward that selected, and number of candidates; None for an image that was not selected.
+        judge: Name of the scorer that reports. If it selected as well, the image was chosen by this very metric.
+    """
+    by, candidates = selected or (None, None)
+    return {"selected_by": by, "best_of": candidates if by == judge else None}
 
 
 @dataclass
@@ -152,13 +165,14 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
             folder.problems.append(f"{path.name}/samples: expected images such as 0000.png, got none")
         if spec is None:
             continue
-        seeds, rewritten = _read_generation(path, spec, folder)
+        seeds, rewritten, selected = _read_generation(path, spec, folder)
         for index, name in _numbered(images, f"{path.name}/samples", folder):
             if not os.path.isfile(samples / name):
                 folder.problems.append(f"{path.name}/samples/{name}: expected an image file, got no regular file")
                 continue
             seed = seeds.get(name)
-            folder.items.append(ImageItem(samples / name, f"{path.name}/samples/{name}", spec, index, seed, rewritten))
+            below = f"{path.name}/samples/{name}"
+            folder.items.append(ImageItem(samples / name, below, spec, index, seed, rewritten, selected.get(name)))
 
 
 def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[int, str]]:
@@ -195,24 +209,33 @@ def _read_subset(setup: Path) -> str | None:
         return None  # a file of the same name by another program, which says nothing about a subset
 
 
-def _read_generation(path: Path, spec: PromptSpec, folder: ImageFolder) -> tuple[dict[str, int], str | None]:
-    """Seeds by file name, and the rewritten text; nothing if the folder does not say."""
+def read_selected(file: Path) -> dict[str, tuple[str, int]]:
+    """Read from a `generation.json` which reward selected an image, and among how many candidates, by name of the image."""
+    searches = read_json(file).get("search", {}) if file.is_file() else {}
+    return {name: (str(one["selected_by"]), int(one["n"])) for name, one in searches.items() if one["selected_by"]}
+
+
+def _read_generation(
+    path: Path, spec: PromptSpec, folder: ImageFolder
+) -> tuple[dict[str, int], str | None, dict[str, tuple[str, int]]]:
+    """Seeds by file name, the rewritten text, and what selected an image by file name; nothing if the folder does not say."""
     file = path / GENERATION
     if not file.exists():
-        return {}, None
+        return {}, None, {}
     try:
         found = read_json(file) if file.is_file() else None
         seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}  # type: ignore[index]
         text = found["text"]  # type: ignore[index]
         if not isinstance(text, str):
             raise TypeError(f"text is {text!r}")
+        selected = read_selected(file)
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         folder.problems.append(
-            f"{path.name}/{GENERATION}: expected text and seeds, got something else ({error}); seeds and rewriting of its "
-            "images are unknown"
+            f"{path.name}/{GENERATION}: expected text and seeds, got something else ({error}); seeds, rewriting and selection "
+            "of its images are unknown"
         )
-        return {}, None
-    return seeds, None if text == spec.prompt else text
+        return {}, None, {}
+    return seeds, None if text == spec.prompt else text, selected
 
 
 def _read_record(path: Path, folder: ImageFolder) -> PromptSpec | None:

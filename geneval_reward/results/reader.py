@@ -149,6 +149,7 @@ class _Reading:
             identity_ids=np.array(identity_ids, np.int64),
             rewritten=np.array([row.rewritten is not None for row in rows], np.bool_),
             best_of=np.array([row.best_of or 0 for row in rows], np.int64),
+            selected_by=[row.selected_by for row in rows],
             failed={name: error for name, error in self.failed.items() if name not in scored},
             cut=self.cut,
             official=any(row.schema is None for row in rows),

@@ -32,6 +32,9 @@ OUR_KEYS: Final = (
     "detections",
 )
 
+OPTIONAL_KEYS: Final = ("selected_by",)
+"""Our keys that a row has only if they say something."""
+
 _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "filename": ((str,), "a string"),
     "tag": ((str,), "a string"),
@@ -50,6 +53,7 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "schema": ((int,), "an integer"),
     "rewritten": ((str, type(None)), "a string or null"),
     "best_of": ((int, type(None)), "an integer or null"),
+    "selected_by": ((str,), "a string"),
     "min_confidence": ((float, int, type(None)), "a number or null"),
     "clauses": ((list,), "a list of objects"),
     "detections": ((dict, type(None)), "an object or null"),
@@ -114,7 +118,8 @@ def check_record(record: Mapping[str, Any], where: str) -> list[str]:
     """
     ours = "schema" in record
     names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
-    for name in names:
+    optional = [name for name in OPTIONAL_KEYS if ours and name in record]
+    for name in (*names, *optional):
         if name not in record:
             raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
         kinds, meaning = _TYPES[name]
@@ -122,7 +127,7 @@ def check_record(record: Mapping[str, Any], where: str) -> list[str]:
             raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
     if record["tag"] not in TAGS:
         raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {_shown(record['tag'])}")
-    unknown = [name for name in record if name not in names] if len(record) > len(names) else []
+    unknown = [name for name in record if name not in names and name not in optional]
     if ours:
         _check_ours(record, unknown, where)
     return unknown

@@ -104,6 +104,7 @@ class ResultRow:
         fingerprint: Short id of what judged.
         rewritten: The text that the generator got, if it was not `prompt`.
         best_of: Number of candidates from which this very metric chose the image; None if it did not.
+        selected_by: Name of the reward by which a search selected the image; None if none did.
         min_confidence: Detections at or below it were not kept, so rules cannot go lower; None if unknown.
         clauses: The official checks, one by one.
         detections: Everything that was seen, raw; None in an official file, or where the judge answers questions.
@@ -135,6 +136,7 @@ class ResultRow:
     fingerprint: str | None = None
     rewritten: str | None = None
     best_of: int | None = None
+    selected_by: str | None = None
     min_confidence: float | None = None
     clauses: Sequence[Mapping[str, Any]] = ()
     detections: Detections | None = None
@@ -152,6 +154,7 @@ class ResultRow:
         fingerprint: str | None = None,
         rewritten: str | None = None,
         best_of: int | None = None,
+        selected_by: str | None = None,
         min_confidence: float | None = None,
     ) -> ResultRow:
         """Make the row of a verdict.
@@ -165,6 +168,7 @@ class ResultRow:
             fingerprint: Short id of what judged.
             rewritten: The text that the generator got, if it was not the record's.
             best_of: Number of candidates from which the image was chosen by this very metric.
+            selected_by: Name of the reward by which a search selected the image.
             min_confidence: Detections at or below it were not kept.
         """
         return cls(
@@ -184,6 +188,7 @@ class ResultRow:
             fingerprint=fingerprint,
             rewritten=rewritten,
             best_of=best_of,
+            selected_by=selected_by,
             min_confidence=min_confidence,
             clauses=tuple(finding.to_dict() for finding in verdict.findings),
             detections=verdict.detections if verdict.has_detections else None,
@@ -262,6 +267,7 @@ class ResultRow:
                 "schema": self.schema,
                 "rewritten": self.rewritten,
                 "best_of": self.best_of,
+                **({} if self.selected_by is None else {"selected_by": self.selected_by}),
                 "min_confidence": self.min_confidence,
                 "clauses": [dict(clause) for clause in self.clauses],
                 "detections": None if self.detections is None else self.detections.to_dict(),
@@ -293,6 +299,7 @@ class ResultRow:
         return cls(
             **values,
             **{name: record[name] for name in OUR_KEYS if name not in ("image_size", "detections", "clauses")},
+            selected_by=record.get("selected_by"),
             image_size=None if size is None else (int(size[0]), int(size[1])),
             clauses=_check_clauses(record["clauses"], where),
             detections=_read_detections(record["detections"], size, where),

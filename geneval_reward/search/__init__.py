@@ -5,10 +5,10 @@ latents  it for diffusers pipelines: flows (SD3, FLUX, pocket) and DDIM (SD 1.5,
 select   selections: random, top, resample, cluster, Feynman-Kac
 plan     numbers of candidates and selections; TTS-VAR, best-of-N, importance sampling, Feynman-Kac by name
 run      `search`, with lineage and cost
-load     generators, rewards and features by name;  generator  a search as a generator, and folders of images
+load     generators, rewards and features by name;  generator  a search as a generator
 """
 
-from geneval_reward.search.generator import SearchGenerator, load_search, write_found
+from geneval_reward.search.generator import SearchGenerator, load_search
 from geneval_reward.search.load import load_features, load_reward, load_steps
 from geneval_reward.search.plan import (
     METHODS,
@@ -48,5 +48,4 @@ __all__ = [
     "named_plan",
     "search",
     "tts_var",
-    "write_found",
 ]

@@ -1,16 +1,14 @@
-"""A search as a generator: one prompt and one seed in, the image that the plan found out; and folders of such images."""
+"""A search as a generator: one prompt and one seed in, the image that the plan found out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from geneval_reward.errors import SpecError
-from geneval_reward.generate import ImageJob
 from geneval_reward.generate.batches import check_request
-from geneval_reward.generate.write import save_image, update_generation
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.reward import Reward
@@ -58,29 +56,34 @@ class SearchGenerator:
         self.steps, self.plan, self.reward, self.features = steps, plan, reward, features
         self.selected_by = selected_by if plan.uses_reward else None
         self.found: list[Found] = []
-        self._specs: Mapping[str, PromptSpec] = {spec.prompt: spec for spec in prompts}
+        self._specs: dict[str, PromptSpec] = {spec.prompt: spec for spec in prompts}
 
-    def search(self, prompt: str, seed: int, spec: PromptSpec | None = None) -> Found:
-        """Search for the image of a prompt.
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Lineage, cost and mark of the images of the last call, which `write_images` keeps in `generation.json`."""
+        mark = {"n": self.plan.n, "selected_by": self.selected_by}
+        return [{"search": mark | found.to_record()} for found in self.found]
 
-        Args:
-            prompt: What the generator gets.
-            seed: Seed of the search.
-            spec: What the reward gets; None for the spec of the prompt if it is known, else the prompt.
+    def add_prompts(self, specs: Mapping[str, PromptSpec]) -> None:
+        """Tell what further texts ask for; a rewritten text stands for its record."""
+        self._specs |= specs
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Make one image per prompt, each from a search of its own; see `geneval_reward.generate.Generator`.
+
+        Raises:
+            SearchError: If the reward failed for all candidates of an image.
         """
-        if spec is None:
+        texts, numbers = check_request(prompts, seeds)
+        self.found = []
+        for prompt, seed in zip(texts, numbers, strict=True):
             try:
                 spec = resolve(prompt, self._specs)
             except SpecError:
                 spec = None
-        return search(self.steps, self.plan, self.reward, self.features, prompt=prompt, spec=spec, seed=seed)
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """Make one image per prompt, each from a search of its own; see `geneval_reward.generate.Generator`."""
-        texts, numbers = check_request(prompts, seeds)
-        self.found = []
-        for prompt, seed in zip(texts, numbers, strict=True):
-            self.found.append(self.search(prompt, seed))
+            self.found.append(
+                search(self.steps, self.plan, self.reward, self.features, prompt=prompt, spec=spec, seed=seed)
+            )
         return [found.image for found in self.found]
 
 
@@ -130,29 +133,3 @@ def load_search(
         prompts=prompts or (),
         selected_by=name,
     )
-
-
-def write_found(generator: SearchGenerator, jobs: Sequence[ImageJob]) -> Iterator[tuple[ImageJob, Found]]:
-    """Search for the images that are not there, one by one.
-
-    The lineage and cost of an image go into its prompt's `generation.json` under `search` before the image is written, so no
-    image is without its mark.
-
-    Args:
-        generator: Searches.
-        jobs: All images; those that are there are passed over.
-
-    Yields:
-        Each image when it is on disk.
-
-    Raises:
-        SearchError: If the reward failed for all candidates of an image. The images before it are on disk.
-    """
-    for job in jobs:
-        if job.path.exists():
-            continue
-        found = generator.search(job.text, job.seed, job.spec)
-        record = {"n": generator.plan.n, "selected_by": generator.selected_by, **found.to_record()}
-        update_generation(job.path, search=record)
-        save_image(found.image, job.path)
-        yield job, found

@@ -38,6 +38,7 @@ class Summary:
         cut: Whether the last line of the file is unfinished.
         duplicates: Number of images that occur more than once; each occurrence is counted.
         rewritten: Number of images that were generated from rewritten prompts.
+        selected_by: Names of the rewards by which a search selected images.
         best_of: The largest number of candidates among which one image was chosen by this metric; 0 if none was chosen.
     """
 
@@ -54,6 +55,7 @@ class Summary:
     duplicates: int = 0
     rewritten: int = 0
     best_of: int = 0
+    selected_by: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -80,6 +82,8 @@ class Summary:
             parts = ["INCOMPLETE"]
         if self.rewritten:
             parts.append("rewritten prompts")
+        if self.selected_by:
+            parts.append(f"selected by {', '.join(self.selected_by)}")
         if self.best_of:
             parts.append(f"best of {self.best_of} chosen by this metric")
         return ", ".join(parts)
@@ -243,6 +247,7 @@ def summarize(
         duplicates=len(double),
         rewritten=int(results.rewritten.sum()),
         best_of=int(results.best_of.max()),
+        selected_by=results.selecting_rewards(),
     )
 
 
@@ -260,6 +265,9 @@ def _notes(results: Results, double: list[str]) -> list[str]:
         )
     if results.rewritten.any():
         notes.append(f"{_images_were(int(results.rewritten.sum()))} generated from rewritten prompts")
+    if by := results.selecting_rewards():
+        count = sum(name is not None for name in results.selected_by)
+        notes.append(f"{_images_were(count)} selected at sampling time by {', '.join(by)}")
     if results.best_of.any():
         chosen = results.best_of[results.best_of > 0]
         notes.append(

@@ -27,7 +27,7 @@ class Problem:
 
     Attributes:
         kind: `prompts`, `rules`, `backend` and `fingerprint` are refused unless they are allowed; `incomplete`, `failed`,
-            `cut`, `seeds`, `rewritten`, `best_of` and `unknown` are only reported.
+            `cut`, `seeds`, `rewritten`, `selected`, `best_of` and `unknown` are only reported.
         text: One sentence that names the files.
         serious: Whether the problem may change the conclusion.
     """
@@ -216,6 +216,9 @@ def _problems_within(run: Results, name: str) -> list[Problem]:
         problems.append(Problem("failed", f"{name}: {len(run.failed)} images could not be scored: {examples}"))
     if run.cut is not None:
         problems.append(Problem("cut", f"{name}: the last line ({run.cut.number}) is cut off and left out"))
+    if by := run.selecting_rewards():
+        text = f"{name}: images were selected at sampling time by {', '.join(by)}"
+        problems.append(Problem("selected", text, serious=False))
     if run.best_of.any():
         count = Counter(run.best_of.tolist()).most_common(1)[0][0]
         text = (

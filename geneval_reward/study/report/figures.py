@@ -96,6 +96,7 @@ def _own_bars(axes: Axes, run: RunReport, number: int, names: list[str], at: np.
     low = np.array([np.nan if one is None else one.interval.low for one in found])
     high = np.array([np.nan if one is None else one.interval.high for one in found])
     marks = [text for text, there in (("rewritten prompts", run.results.rewritten.any()),) if there]
+    marks += [f"selected by {', '.join(run.summary.selected_by)}"] if run.summary.selected_by else []
     marks += [f"best of {int(run.results.best_of.max())}"] if run.results.best_of.any() else []
     marks += [] if run.summary.complete else ["PARTIAL"]
     axes.bar(

@@ -31,6 +31,7 @@ def _scores(report: Report) -> Table:
         scores = run.summary.scores
         mark = " (r)" if run.results.rewritten.any() else ""
         mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
+        mark += f" (selected by {', '.join(run.summary.selected_by)})" if run.summary.selected_by else ""
         mark += "" if run.summary.complete else " (PARTIAL)"
         rows.append([run.name + mark, *(share_text(scores.tags.get(tag)) for tag in TAGS), share_text(scores.overall)])
     rows += [[]] if report.published else []

@@ -88,6 +88,8 @@ def _run_flags(run: RunReport) -> list[str]:
     flags = []
     if results.rewritten.any():
         flags.append("rewritten prompts")
+    if run.summary.selected_by:
+        flags.append(f"selected by {', '.join(run.summary.selected_by)}")
     if results.best_of.any():
         flags.append(f"best of {int(results.best_of.max())}")
     if run.summary.failed:

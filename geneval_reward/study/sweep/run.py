@@ -14,6 +14,7 @@ from geneval_reward.generate.identity import identify
 from geneval_reward.generate.write import write_json
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity, read_results
+from geneval_reward.results.layout import GENERATION, read_selected, selection_marks
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.timing import note_batch
 from geneval_reward.support.files import read_json
@@ -168,6 +169,14 @@ class SweepRunner:
                 report("score", len(jobs))
                 return {}
         scorer = self.scorer
+        found: dict[Path, dict[str, tuple[str, int]]] = {}
+
+        def selected(job: ImageJob) -> tuple[str, int] | None:
+            file = job.path.parent.parent / GENERATION
+            if file not in found:
+                found[file] = read_selected(file)
+            return found[file].get(job.path.name)
+
         identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
         with ResultWriter(path, resume=path.exists(), identity=identity) as writer:
             todo = [job for job in jobs if names[job] not in writer.done]
@@ -187,6 +196,7 @@ class SweepRunner:
                         names[job],
                         index=job.index,
                         seed=job.seed,
+                        **selection_marks(selected(job), scorer.name),
                         backend=scorer.name,
                         fingerprint=scorer.fingerprint_id,
                         min_confidence=scorer.min_confidence,
