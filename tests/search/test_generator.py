@@ -142,6 +142,7 @@ def test_rewards_by_name(make_reward) -> None:
         load_reward("lite", credit="nonsense")
 
 
+@pytest.mark.slow
 def test_patch_features_of_a_tiny_dino() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2WithRegistersConfig(
