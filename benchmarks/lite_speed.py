@@ -26,9 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geneval_reward.vision.detectors.lite import LiteDetector
-from geneval_reward.vision.detectors.ssdlite import SIDE
-from geneval_reward.vision.detectors.workers import run_parts
+from geneval_reward.vision.detectors.lite import SIDE, LiteDetector
+from geneval_reward.vision.detectors.packaged import run_parts
 from geneval_reward.vision.photos import PHOTOS, photo
 from geneval_reward.vision.protocols import Wanted
 

@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader
 
 from geneval_reward.judge import Detections, judge
 from geneval_reward.prompts import CLASS_NAMES, COLORS, PromptSpec
+from geneval_reward.support.inference import precision_scope
 from geneval_reward.vision.colors.clip import ClipVerifier
 from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
 from geneval_reward.vision.detectors.mask2former_architecture import SWIN_S, random_model
-from geneval_reward.vision.precision import precision_scope
 from geneval_reward.vision.preprocess import normalise, resize_and_pad
 from geneval_reward.vision.protocols import ColorQuery, Wanted
 

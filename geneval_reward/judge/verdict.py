@@ -8,10 +8,8 @@ from functools import cached_property
 from typing import Any, ClassVar, Final
 
 from geneval_reward.errors import UsageError
-from geneval_reward.judge.clauses import Finding, find
-from geneval_reward.judge.credit import dense_credit, flow_grpo_credit, partial_credit
-from geneval_reward.judge.detections import Detections
-from geneval_reward.judge.evidence import Evidence
+from geneval_reward.judge.clauses import Finding, dense_credit, find, flow_grpo_credit, partial_credit
+from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 
@@ -80,12 +78,12 @@ class Verdict:
 
     @cached_property
     def partial(self) -> float:
-        """The mean of clause credits, in [0, 1], as `geneval_reward.judge.credit.partial_credit` computes it."""
+        """The mean of clause credits, in [0, 1], as `geneval_reward.judge.clauses.partial_credit` computes it."""
         return partial_credit(self.spec, self._evidence, self.strict_findings)
 
     @cached_property
     def dense(self) -> float:
-        """The smooth credit, in [0, 1], as `geneval_reward.judge.credit.dense_credit` computes it."""
+        """The smooth credit, in [0, 1], as `geneval_reward.judge.clauses.dense_credit` computes it."""
         return dense_credit(self.spec, self._evidence)
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from geneval_reward.judge.evidence import Evidence
+from geneval_reward.judge.detections import Evidence
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.vocabulary import COLORS
 

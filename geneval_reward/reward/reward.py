@@ -135,14 +135,17 @@ class GenEvalReward:
         images = completions if images is None else images
         if images is None:
             raise UsageError("images: expected a batch of images (or completions), got none")
-        asked = prompts_per_image(prompts, metadata, columns)
+        asked = prompts
+        if asked is None or metadata is not None or columns:
+            asked = prompts_per_image(prompts, metadata, columns)
         if len(asked) != len(images):
             raise UsageError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
         ready: dict[int, tuple[torch.Tensor, PromptSpec]] = {}
         failed: dict[int, Exception] = {}
         for index, (image, prompt) in enumerate(zip(images, asked, strict=True)):
             try:
-                spec = resolve(text_of(prompt), self._specs)  # first: what asks for no picture need not have one
+                # The spec comes first: what asks for no picture need not have one.
+                spec = prompt if isinstance(prompt, PromptSpec) else resolve(text_of(prompt), self._specs)
                 ready[index] = as_image(image), spec
             except (ImageError, SpecError) as error:
                 failed[index] = error

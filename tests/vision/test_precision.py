@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geneval_reward.vision import precision as module
-from geneval_reward.vision.precision import precision_scope, resolve_precision
+from geneval_reward.support import inference as module
+from geneval_reward.support.inference import precision_scope, resolve_precision
 
 
 def test_auto() -> None:

@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from geneval_reward.errors import WeightsError
 from geneval_reward.prompts.vocabulary import COLORS
+from geneval_reward.support.inference import precision_scope, resolve_precision
 from geneval_reward.vision.colors.crops import object_crop
-from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.protocols import ColorQuery
 
 VARIABLE: Final = "GENEVAL_REWARD_CLIP"

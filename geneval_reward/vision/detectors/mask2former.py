@@ -15,10 +15,10 @@ import torch
 from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
+from geneval_reward.support.inference import precision_scope, resolve_precision
 from geneval_reward.vision.detectors.deformable import make_lean
 from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
 from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
-from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.preprocess import Geometry, normalise, resize_and_pad
 from geneval_reward.vision.protocols import Wanted
 from geneval_reward.vision.weights import KNOWN_FILES, resolve

@@ -26,8 +26,8 @@ import torch
 from geneval_reward.errors import DependencyError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
+from geneval_reward.support.inference import no_autocast
 from geneval_reward.vision.detectors.mask2former_convert import read_state_dict
-from geneval_reward.vision.precision import no_autocast
 from geneval_reward.vision.preprocess import normalise, resize_and_pad
 from geneval_reward.vision.protocols import Wanted
 from geneval_reward.vision.weights import KNOWN_FILES, resolve, sha256_of

@@ -10,12 +10,15 @@ import copy
 import hashlib
 import json
 import math
+import os
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +29,8 @@ from torchvision.ops import batched_nms
 from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
-from geneval_reward.vision.detectors.workers import run_parts, workers
+from geneval_reward.support.inference import precision_scope, resolve_precision
 from geneval_reward.vision.photos import photo
-from geneval_reward.vision.precision import precision_scope, resolve_precision
 from geneval_reward.vision.protocols import Wanted
 
 _CPU_BATCH = 8  # images per forward pass on a CPU; more are no faster and take more memory
@@ -279,3 +281,56 @@ def read_weights(name: str) -> tuple[dict[str, Tensor], str]:
     # Cast by numpy: torch would wake its threads for each of the small arrays.
     state = {key: torch.from_numpy(value.astype(np.float32)) for key, value in load_safetensors(blob).items()}
     return state, sha256
+
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+MAX_WORKERS = 8
+"""More threads than this wait for Python's lock."""
+
+_lock = threading.Lock()
+
+
+def workers() -> int:
+    """Return how many threads `run_parts` uses: as many as PyTorch may use, at most `MAX_WORKERS`."""
+    return min(torch.get_num_threads(), MAX_WORKERS)
+
+
+def run_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Do some work on each part, in threads that each use one PyTorch thread.
+
+    Args:
+        work: Called once for each part, in another thread. Modes of the calling thread (gradients, autocast) do not reach it.
+        parts: What to work on.
+
+    Returns:
+        The results, in the order of `parts`.
+
+    Examples:
+        >>> run_parts(len, ["one", "three"])
+        [3, 5]
+    """
+    if workers() < 2:
+        return [work(part) for part in parts]
+    with _lock:
+        pool = _pool(os.getpid(), workers())
+    return list(pool.map(work, parts))
+
+
+@lru_cache(maxsize=4)
+def _pool(pid: int, count: int) -> ThreadPoolExecutor:
+    """Make the thread pool of a process; a fork does not inherit its parent's threads."""
+    threads = torch.get_num_threads()
+    ready = threading.Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, "geneval-lite", _compute_alone)
+    for _ in range(count):
+        pool.submit(ready.wait)
+    ready.wait()  # now every thread has started
+    torch.set_num_threads(threads)  # each thread's own setting also became the default of the process
+    return pool
+
+
+def _compute_alone() -> None:
+    torch.get_num_threads()  # the first call in a thread applies the default, so it must come before the next line
+    torch.set_num_threads(1)

@@ -11,8 +11,7 @@ from torchvision.ops import box_iou
 from geneval_reward.errors import SelfTestError, WeightsError
 from geneval_reward.prompts import CLASS_NAMES
 from geneval_reward.vision.detectors import packaged
-from geneval_reward.vision.detectors.lite import LiteDetector
-from geneval_reward.vision.detectors.ssdlite import GRIDS, anchors, decode, resize_turned
+from geneval_reward.vision.detectors.lite import GRIDS, LiteDetector, anchors, decode, resize_turned
 from geneval_reward.vision.photos import PHOTOS, photo
 from geneval_reward.vision.protocols import Detector, Wanted
 

@@ -9,10 +9,10 @@ import torch
 from geneval_reward.errors import SelfTestError, WeightsError
 from geneval_reward.prompts import CLASS_NAMES
 from geneval_reward.vision.detectors import packaged
-from geneval_reward.vision.detectors.nanodet import NanoDetDetector
-from geneval_reward.vision.detectors.nanodet_network import (
+from geneval_reward.vision.detectors.nanodet import (
     SIDE,
     NanoDet,
+    NanoDetDetector,
     centres,
     decode,
     letterbox,

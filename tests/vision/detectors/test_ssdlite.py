@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneval_reward.vision.detectors.ssdlite import SIDE, SSDLite, anchors, decode, resize_turned
+from geneval_reward.vision.detectors.lite import SIDE, SSDLite, anchors, decode, resize_turned
 
 
 def random_net() -> SSDLite:

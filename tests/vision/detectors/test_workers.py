@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from geneval_reward.vision.detectors.workers import run_parts, workers
+from geneval_reward.vision.detectors.packaged import run_parts, workers
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from geneval_reward.support.memory import is_out_of_memory, run_in_batches
+from geneval_reward.support.inference import is_out_of_memory, run_in_batches
 
 
 @pytest.mark.parametrize(
