@@ -1,15 +1,20 @@
-"""Requests to reward servers: where they go, when they are repeated, and whether all servers judge alike."""
+"""Requests to a reward server: how images are sent, when a request is repeated, and whether the judge stays the same."""
 
 from __future__ import annotations
 
+import io
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from geneval_reward.errors import DependencyError, ServiceError
-from geneval_reward.service.client.retry import Attempts, Server, Servers, may_succeed
+import numpy as np
+import torch
+from PIL import Image
+
+from geneval_reward.errors import DependencyError, ServiceError, UsageError
 
 try:
     import httpx
@@ -36,6 +41,9 @@ _Reply = TypeVar("_Reply", bound=BaseModel)
 
 _CONNECT_TIMEOUT: Final = 5.0
 _TRAVEL_TIME: Final = 0.5  # seconds of a request's time that are left for its answer to travel
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between attempts; they double
+
+ENCODINGS: Final = ("raw", "png", "webp")
 
 
 class EncodedItem(NamedTuple):
@@ -47,29 +55,34 @@ class EncodedItem(NamedTuple):
 
 
 class Connection:
-    """Sends requests to one server, or to several that judge alike. Thread-safe.
+    """Sends requests to one server. Thread-safe.
 
     A request is repeated only where that can help (no connection, 408, 429 and 5xx) and only within `timeout`; then one error
     names the server and its last answer. A request that is too large for the server (413) is sent again in halves.
 
     Args:
-        urls: Addresses of the servers.
-        api_key: Key of the servers, or None.
+        url: Address of the server.
+        api_key: Key of the server, or None.
         timeout: Seconds for a call, all attempts together.
         verify: For https: False, or the file of a certificate authority.
         transport: Replaces the network in tests.
+
+    Raises:
+        UsageError: If the address is not one of http or https.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        url: str,
         *,
         api_key: str | None = None,
         timeout: float = 60.0,
         verify: bool | str = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.servers = Servers(urls)
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise UsageError(f"url: expected an address such as http://127.0.0.1:8321, got {url!r}")
+        self.url = url.rstrip("/")
         self.timeout = timeout
         # trust_env: a proxy from the environment would see the images and has no way to a server on loopback.
         self._options: dict[str, Any] = {
@@ -81,50 +94,40 @@ class Connection:
         }
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
-        self._judge: tuple[str, str, dict[str, JsonValue]] | None = None
+        self._judge: tuple[str, dict[str, JsonValue]] | None = None
 
     def info(self) -> InfoReply:
-        """What a server says about itself.
+        """What the server says about itself.
 
         Raises:
-            ServiceError: If no server answers in time, or one judges differently from those before.
+            ServiceError: If it does not answer in time, or judges differently than before.
         """
-
-        def options(seconds: float) -> dict[str, Any]:
-            return {"timeout": min(seconds, 10.0)}
-
-        server, response = self._send("GET", "/info", options, Attempts(self.servers, self.timeout))
-        reply = _parse(InfoReply, server, response)
-        self._check_judge(server.url, reply.fingerprint, reply.rules)
+        end = time.monotonic() + self.timeout
+        reply = self._parse(InfoReply, self._send("GET", "/info", lambda left: {"timeout": min(left, 10.0)}, end))
+        self._check_judge(reply.fingerprint, reply.rules)
         return reply
 
-    def score(self, items: Sequence[EncodedItem], attempts: Attempts | None = None) -> ScoreReply:
+    def score(self, items: Sequence[EncodedItem], end: float | None = None) -> ScoreReply:
         """Ask for the verdicts of a request's images.
 
         Args:
             items: Images of one request.
-            attempts: Attempts left; None for a new call.
+            end: When to give up, on `time.monotonic`; None for `timeout` from now.
 
         Raises:
-            ServiceError: If no server answers in time, one refuses the request, or one judges differently from those before.
+            ServiceError: If the server does not answer in time, refuses the request, or judges differently than before.
         """
-        attempts = attempts or Attempts(self.servers, self.timeout)
-
-        def options(seconds: float) -> dict[str, Any]:
-            return _form(items, seconds)
-
-        server, response = self._send("POST", SCORE_PATH, options, attempts, may_halve=len(items) > 1)
+        end = time.monotonic() + self.timeout if end is None else end
+        response = self._send("POST", SCORE_PATH, lambda left: _form(items, left), end, may_halve=len(items) > 1)
         if response.status_code == 413:
-            _log.info("%s: %d images are too many (%s); sending halves", server.url, len(items), _reason(response))
+            _log.info("%s: %d images are too many (%s); sending halves", self.url, len(items), _reason(response))
             half = len(items) // 2
-            replies = [self.score(part, attempts) for part in (items[:half], items[half:])]
+            replies = [self.score(part, end) for part in (items[:half], items[half:])]
             return replies[0].model_copy(update={"items": [item for reply in replies for item in reply.items]})
-        reply = _parse(ScoreReply, server, response)
+        reply = self._parse(ScoreReply, response)
         if len(reply.items) != len(items):
-            raise ServiceError(
-                f"{server.url}: expected {len(items)} answers, got {len(reply.items)}; update the server"
-            )
-        self._check_judge(server.url, reply.fingerprint, reply.rules)
+            raise ServiceError(f"{self.url}: expected {len(items)} answers, got {len(reply.items)}; update the server")
+        self._check_judge(reply.fingerprint, reply.rules)
         return reply
 
     def close(self) -> None:
@@ -139,46 +142,96 @@ class Connection:
         method: str,
         path: str,
         options: Callable[[float], dict[str, Any]],
-        attempts: Attempts,
+        end: float,
         *,
         may_halve: bool = False,
-    ) -> tuple[Server, httpx.Response]:
+    ) -> httpx.Response:
         """The first answer that is final: status 200, or 413 where the caller can send less."""
         with self._lock:
             if self._client is None:
                 self._client = httpx.Client(**self._options)
             client = self._client
-        while True:
-            server, wait = attempts.next()
+        wait, rest, tries, last = _FIRST_WAIT, 0.0, 0, "nothing"
+        while time.monotonic() + rest < end:
+            time.sleep(rest)
+            tries += 1
+            asked = ""
             try:
-                time.sleep(wait)
-                response = client.request(method, server.url + path, **options(attempts.left))
+                response = client.request(method, self.url + path, **options(max(0.01, end - time.monotonic())))
             except httpx.TransportError as error:
-                attempts.failed(server, _describe(error))
-                continue
-            except BaseException:
-                attempts.done(server)
-                raise
-            answer = f"status {response.status_code}: {_reason(response)}"
-            if may_succeed(response.status_code):
-                attempts.failed(server, answer, response.headers)
-                continue
-            attempts.done(server)
-            if response.status_code == 200 or (response.status_code == 413 and may_halve):
-                return server, response
-            raise ServiceError(f"{server.url}: expected an answer to {method} {path}, got {answer}")
+                last = _describe(error)
+            else:
+                if response.status_code == 200 or (response.status_code == 413 and may_halve):
+                    return response
+                last = f"status {response.status_code}: {_reason(response)}"
+                if not may_succeed(response.status_code):
+                    raise ServiceError(f"{self.url}: expected an answer to {method} {path}, got {last}")
+                asked = response.headers.get("retry-after", "")
+            # At random, so that not all clients return at the same moment.
+            rest = wait * random.uniform(0.5, 1.0)
+            if asked.isascii() and asked.isdigit():
+                rest = max(rest, min(float(asked), 60.0) * random.uniform(1.0, 1.1))
+            wait = min(_LONGEST_WAIT, wait * 2)
+        raise ServiceError(
+            f"{self.url}: expected an answer within {self.timeout:g} s, got none in {tries} tries; the last: {last}"
+        )
 
-    def _check_judge(self, url: str, fingerprint: str, rules: dict[str, JsonValue]) -> None:
+    def _check_judge(self, fingerprint: str, rules: dict[str, JsonValue]) -> None:
         with self._lock:
             if self._judge is None:
-                self._judge = (url, fingerprint, rules)
-            first, first_fingerprint, first_rules = self._judge
-        for name, before, now in (("fingerprint", first_fingerprint, fingerprint), ("rules", first_rules, rules)):
-            if before != now:
+                self._judge = fingerprint, rules
+            before = self._judge
+        for name, known, now in zip(("fingerprint", "rules"), before, (fingerprint, rules), strict=True):
+            if known != now:
                 raise ServiceError(
-                    f"{url}: expected the {name} {before} as {first} had it, got {now}; verdicts of two judges do not mix, "
-                    "so run the same version, backend and rules everywhere"
+                    f"{self.url}: expected the {name} {known} as before, got {now}; verdicts of two judges do not mix, so run "
+                    "the same version, backend and rules behind one address"
                 )
+
+    def _parse(self, model: type[_Reply], response: httpx.Response) -> _Reply:
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ServiceError(
+                f"{self.url}: expected the reply of a geneval-reward server, got {response.text[:200]!r}; check the address"
+            ) from error
+
+
+def may_succeed(status: int) -> bool:
+    """Whether the same request may be answered differently later.
+
+    Examples:
+        >>> [status for status in (400, 408, 413, 429, 503) if may_succeed(status)]
+        [408, 429, 503]
+    """
+    return status >= 500 or status in (408, 429)
+
+
+def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
+    """Encode an image for a request.
+
+    Args:
+        image: `(3, h, w)` uint8, on any device.
+        encoding: `raw`, `png` or `webp`.
+
+    Returns:
+        The description of the image and its bytes.
+
+    Examples:
+        >>> payload, data = encode(torch.zeros(3, 4, 5, dtype=torch.uint8), "raw")
+        >>> payload.shape, payload.layout, len(data)
+        ((3, 4, 5), 'chw', 60)
+    """
+    array = np.ascontiguousarray(image.cpu().numpy())
+    if encoding == "raw":
+        return ImagePayload(format="raw", shape=array.shape, layout="chw"), array.tobytes()
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+    if encoding == "png":
+        picture.save(buffer, "PNG", compress_level=1)
+    else:
+        picture.save(buffer, "WEBP", lossless=True, quality=0, method=0, exact=True)
+    return ImagePayload(format=encoding), buffer.getvalue()  # type: ignore[arg-type]
 
 
 def _form(items: Sequence[EncodedItem], seconds: float) -> dict[str, Any]:
@@ -193,15 +246,6 @@ def _form(items: Sequence[EncodedItem], seconds: float) -> dict[str, Any]:
         "files": [(REQUEST_PART, (None, request.model_dump_json(exclude_defaults=True), "application/json")), *parts],
         "timeout": httpx.Timeout(seconds, connect=min(seconds, _CONNECT_TIMEOUT)),
     }
-
-
-def _parse(model: type[_Reply], server: Server, response: httpx.Response) -> _Reply:
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        raise ServiceError(
-            f"{server.url}: expected the reply of a geneval-reward server, got {response.text[:200]!r}; check the address"
-        ) from error
 
 
 def _describe(error: httpx.TransportError) -> str:

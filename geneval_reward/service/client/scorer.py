@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -16,27 +17,26 @@ from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.scorer import Prompt, resolve_all
-from geneval_reward.service.client.connection import Connection, EncodedItem
-from geneval_reward.service.client.encode import ENCODINGS, encode
+from geneval_reward.service.client.connection import ENCODINGS, Connection, EncodedItem, encode
 from geneval_reward.service.wire import InfoReply, ItemReply, ScoreReply
 from geneval_reward.vision.images import as_images
 
 _CHUNK_BYTES: Final = 32 * 2**20  # pixel bytes per request: half of what a server takes by default
+_SENDERS: Final = 4  # requests of one batch at the same time
 
 
 class RemoteScorer:
-    """A [`Scorer`][geneval_reward.scorer.Scorer] that asks a server, or several.
+    """A [`Scorer`][geneval_reward.scorer.Scorer] that asks a server.
 
     Metric, reward and callback take it like a scorer in this process. Prompts are resolved here and sent as records, images are
     sent without loss, and verdicts come back whole, with what was detected. A request is repeated only where that can help (no
-    connection, 408, 429 and 5xx) and only within `timeout`. With several servers each request goes to the one with the
-    fewest requests, and away from one that fails. All of them must have the same fingerprint and rules, since nobody would
-    notice verdicts of two judges mixed.
+    connection, 408, 429 and 5xx) and only within `timeout`. A load balancer with several servers may stand behind the address; all of
+    them must have the same fingerprint and rules, since nobody would notice verdicts of two judges mixed.
 
     It is thread-safe, `copy.deepcopy` returns the same object, and pickling keeps the settings but no connection.
 
     Args:
-        url: Address of the server, or several addresses.
+        url: Address of the server.
         api_key: The server's key. None reads `GENEVAL_REWARD_API_KEY` from the environment, where it is set.
         timeout: Seconds for a call, all attempts together.
         chunk: Images per request, of 32 MiB of pixels together at most. A larger batch is sent as several requests at the same
@@ -52,12 +52,12 @@ class RemoteScorer:
         >>> scorer = RemoteScorer("http://127.0.0.1:8321", timeout=30)  # connects at the first call
         >>> reward = GenEvalReward(scorer, credit="partial")
         >>> scorer
-        RemoteScorer(['http://127.0.0.1:8321'])
+        RemoteScorer('http://127.0.0.1:8321')
     """
 
     def __init__(
         self,
-        url: str | Sequence[str],
+        url: str,
         *,
         api_key: str | None = None,
         timeout: float = 60.0,
@@ -72,16 +72,14 @@ class RemoteScorer:
         if not timeout > 0:
             raise UsageError(f"timeout: expected a positive number of seconds, got {timeout!r}")
         self._settings: dict[str, Any] = {
-            "url": [url] if isinstance(url, str) else list(url),
+            "url": url,
             "api_key": api_key or os.environ.get("GENEVAL_REWARD_API_KEY"),
             "timeout": float(timeout),
             "chunk": chunk,
             "encoding": encoding,
             "verify": verify,
         }
-        self.connection = Connection(
-            self._settings["url"], api_key=self._settings["api_key"], timeout=float(timeout), verify=verify
-        )
+        self.connection = Connection(url, api_key=self._settings["api_key"], timeout=float(timeout), verify=verify)
         self._lock = threading.Lock()
         self._senders: ThreadPoolExecutor | None = None
         self._info: InfoReply | None = None
@@ -101,7 +99,7 @@ class RemoteScorer:
         """What decides the server's answers besides the rules; equal to that of the same scorer in this process.
 
         Raises:
-            ServiceError: If no server answers in time.
+            ServiceError: If the server does not answer in time.
         """
         return dict(self._server_info().fingerprint_details)
 
@@ -123,7 +121,7 @@ class RemoteScorer:
             ImageError: If an image is not valid; the message names its index and nothing is sent.
             SpecError: If a spec is not valid or not known; the message names its index and nothing is sent.
             ScoringError: If the server could not score some of the images; it carries the verdicts of the others.
-            ServiceError: If no server answers in time, one refuses the request, or another judge answers than before.
+            ServiceError: If the server does not answer in time or refuses the request, or another judge answers than before.
         """
         # Copied from the device here: the caller's CUDA stream is this thread's and not that of the senders.
         tensors = [image.cpu() for image in as_images(images)]
@@ -164,10 +162,10 @@ class RemoteScorer:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_scorer, (self._settings,)
+        return partial(RemoteScorer, **self._settings), ()
 
     def __repr__(self) -> str:
-        return f"RemoteScorer({self._settings['url']})"
+        return f"RemoteScorer({self.connection.url!r})"
 
     def _server_info(self) -> InfoReply:
         if self._info is None:
@@ -189,8 +187,7 @@ class RemoteScorer:
     def _sender_pool(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._senders is None:
-                count = 4 * len(self._settings["url"])
-                self._senders = ThreadPoolExecutor(count, thread_name_prefix="geneval-reward-client")
+                self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="geneval-reward-client")
             return self._senders
 
 
@@ -210,10 +207,6 @@ def split_into_requests(images: Sequence[torch.Tensor], chunk: int) -> list[list
         chunks[-1].append(index)
         held += image.nbytes
     return chunks
-
-
-def _rebuild_scorer(settings: dict[str, Any]) -> RemoteScorer:
-    return RemoteScorer(**settings)
 
 
 def _without_place(error: str | None) -> str:

@@ -14,8 +14,7 @@ import torch
 from geneval_reward.errors import ImageError, ScoringError, ServiceError, SpecError, UsageError
 from geneval_reward.scorer import Scorer, fingerprint_id
 from geneval_reward.service import RemoteScorer
-from geneval_reward.service.client.connection import Connection
-from geneval_reward.service.client.encode import encode
+from geneval_reward.service.client.connection import Connection, encode, may_succeed
 from geneval_reward.service.client.scorer import split_into_requests
 from geneval_reward.service.server.decode import decode
 from geneval_reward.service.server.limits import Limits
@@ -49,10 +48,10 @@ class Bridge(httpx.BaseTransport):
 def remote(local):
     """Makes a scorer on applications in this process; its bridge is `scorer.bridge`."""
 
-    def make(urls=("http://one",), apps=None, *, timeout=20.0, api_key=None, **options):
-        scorer = RemoteScorer(urls, timeout=timeout, **options)
-        scorer.bridge = Bridge(apps or {"one": local(), "two": local()})
-        scorer.connection = Connection(urls, api_key=api_key, timeout=timeout, transport=scorer.bridge)
+    def make(url="http://one", apps=None, *, timeout=20.0, api_key=None, **options):
+        scorer = RemoteScorer(url, timeout=timeout, **options)
+        scorer.bridge = Bridge(apps or {"one": local()})
+        scorer.connection = Connection(url, api_key=api_key, timeout=timeout, transport=scorer.bridge)
         return scorer
 
     return make
@@ -83,10 +82,10 @@ def test_is_a_scorer(remote, fakes):
 
 
 def test_pickles_without_its_connection():
-    scorer = RemoteScorer(["http://a", "http://b"], api_key="k" * 20, timeout=7, chunk=5, encoding="png")
+    scorer = RemoteScorer("http://a/", api_key="k" * 20, timeout=7, chunk=5, encoding="png")
     again = pickle.loads(pickle.dumps(scorer))
-    assert again.__reduce__() == scorer.__reduce__()
-    assert repr(again) == "RemoteScorer(['http://a', 'http://b'])"
+    assert again.__reduce__()[0].keywords == scorer.__reduce__()[0].keywords
+    assert repr(again) == "RemoteScorer('http://a')"
     assert again.connection is not scorer.connection
 
 
@@ -191,30 +190,66 @@ def test_another_kind_of_server(remote, fakes):
         scorer.fingerprint()
 
 
-def test_failover(remote, fakes):
-    scorer = remote(["http://one", "http://two"])
-    scorer.bridge.faults = [httpx.ConnectError("refused")]
-    for _ in range(6):
-        assert scorer.score([fakes.picture()], [BENCH])[0].correct
-    first, *others = scorer.bridge.hosts
-    assert set(others[:1]) == {"one", "two"} - {first}
-
-
-def test_load_is_spread(remote, fakes):
-    scorer = remote(["http://one", "http://two"], chunk=1)
-    scorer.score([fakes.picture() for _ in range(20)], [BENCH] * 20)
-    counts = {host: scorer.bridge.hosts.count(host) for host in ("one", "two")}
-    assert min(counts.values()) >= 4, counts
-
-
 def test_two_judges_do_not_mix(remote, local, fakes):
+    """A server behind the same address that was started again with other rules."""
     from geneval_reward.testing import FakeDetector, scorer_for
 
-    other = local.pool(scorer_for(FakeDetector(fakes.look), rules="lite"))
-    apps = {"one": local(), "two": local(pool=other)}
-    scorer = remote(["http://one", "http://two"], apps=apps, chunk=1)
-    with pytest.raises(ServiceError, match=r"expected the rules .* as http://(one|two) had it"):
-        scorer.score([fakes.picture() for _ in range(20)], [BENCH] * 20)
+    scorer = remote()
+    scorer.score([fakes.picture()], [BENCH])
+    scorer.bridge.apps["one"] = local(pool=local.pool(scorer_for(FakeDetector(fakes.look), rules="lite")))
+    with pytest.raises(ServiceError, match=r"http://one: expected the (fingerprint|rules) .* as before"):
+        scorer.score([fakes.picture()], [BENCH])
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """Seconds that the client sleeps, in place of sleeping them."""
+    from geneval_reward.service.client import connection
+
+    slept, clock = [], [0.0]
+
+    def sleep(seconds):
+        slept.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(connection.time, "sleep", sleep)
+    monkeypatch.setattr(connection.time, "monotonic", lambda: clock[0])
+    return slept
+
+
+def test_retry_after_is_obeyed_and_bounded(remote, fakes, naps):
+    scorer = remote(timeout=100)
+    scorer.bridge.faults = [httpx.Response(429, headers={"Retry-After": after}) for after in ("7", "100000")] + [None]
+    scorer.connection.info()
+    assert naps[0] == 0.0
+    assert 6.9 < naps[1] < 8
+    assert 59 < naps[2] < 67
+
+
+@pytest.mark.parametrize("header", ["soon", "-5", "", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_other_headers_are_not_obeyed(remote, naps, header):
+    scorer = remote(timeout=100)
+    scorer.bridge.faults = [httpx.Response(503, headers={"Retry-After": header}), None]
+    scorer.connection.info()
+    assert naps[1] <= 0.1
+
+
+def test_waits_grow_to_a_bound_and_one_that_cannot_help_is_not_waited_for(remote, naps):
+    scorer = remote(timeout=40)
+    scorer.bridge.faults = [httpx.ConnectError("refused")] * 100
+    with pytest.raises(
+        ServiceError, match=r"http://one: expected an answer within 40 s, got none in \d+ tries; the last: no"
+    ):
+        scorer.connection.info()
+    assert 0.04 < naps[1] <= 0.1
+    assert 2.0 < max(naps) <= 5.0
+    assert sum(naps) < 40
+
+
+def test_what_may_succeed():
+    final = [status for status in (200, 400, 401, 403, 404, 413, 415, 422) if may_succeed(status)]
+    assert final == []
+    assert all(may_succeed(status) for status in (408, 429, 500, 502, 503, 504))
 
 
 def test_the_time_is_kept(remote, fakes):
@@ -231,7 +266,7 @@ def test_a_key_is_sent(remote, local, fakes, monkeypatch):
     with pytest.raises(ServiceError, match="status 401: Authorization"):
         remote(apps=apps, api_key="t" * 20).score([fakes.picture()], [BENCH])
     monkeypatch.setenv("GENEVAL_REWARD_API_KEY", "s" * 20)
-    assert RemoteScorer("http://one").__reduce__()[1][0]["api_key"] == "s" * 20
+    assert RemoteScorer("http://one").__reduce__()[0].keywords["api_key"] == "s" * 20
 
 
 def test_another_version_is_told_once(remote, fakes):
@@ -261,7 +296,8 @@ def test_another_version_is_told_once(remote, fakes):
         ({"chunk": 0}, "chunk: expected an integer"),
         ({"timeout": 0}, "timeout: expected a positive"),
         ({"url": "one:8321"}, "url: expected an address"),
-        ({"url": []}, "url: expected at least one server"),
+        ({"url": "ftp://one"}, "url: expected an address"),
+        ({"url": ["http://one"]}, "url: expected an address"),
     ],
 )
 def test_arguments(options, message):
