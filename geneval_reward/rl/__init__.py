@@ -9,7 +9,7 @@ transformer and a toy net run the same code. Equations with their sources: `docs
 
 from geneval_reward.rl.advantages import GroupAdvantages, gdpo_advantages, group_advantages
 from geneval_reward.rl.groups import DistributedKRepeatSampler, Slot, check_split
-from geneval_reward.rl.grpo import RatioLoss, gaussian_kl, guarded_ratio_loss, ratio_loss, velocity_kl
+from geneval_reward.rl.grpo import RatioLoss, gaussian_kl, guarded_ratio_loss, ratio_loss
 from geneval_reward.rl.nft import NFTLoss, nft_loss, optimality_probability
 from geneval_reward.rl.ode import Velocity, dpm2_step, euler_step, interpolate, predict_noise, predict_x0, sample_ode
 from geneval_reward.rl.schedules import (
@@ -17,7 +17,6 @@ from geneval_reward.rl.schedules import (
     ema_update_,
     flow_sigmas,
     num_train_steps,
-    old_policy_decay,
     permuted_steps,
     progressive_window,
     random_window,
@@ -46,7 +45,6 @@ __all__ = [
     "interpolate",
     "nft_loss",
     "num_train_steps",
-    "old_policy_decay",
     "optimality_probability",
     "permuted_steps",
     "predict_noise",
@@ -57,5 +55,4 @@ __all__ = [
     "sample_ode",
     "sample_sde",
     "sde_step",
-    "velocity_kl",
 ]

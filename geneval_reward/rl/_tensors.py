@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
+
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -18,7 +20,7 @@ def precise(x: Tensor) -> Tensor:
 def check_latent(x: Tensor, name: str) -> None:
     """Raise unless `x` is a float tensor of shape (B, ...) with a sample and at least one latent dimension."""
     if x.ndim < 2 or not x.numel() or not x.is_floating_point():
-        raise ValueError(
+        raise UsageError(
             f"{name}: expected a float tensor (B, ...) that is not empty, got {x.dtype}, shape {tuple(x.shape)}"
         )
 
@@ -34,7 +36,7 @@ def is_readable(x: float | Tensor) -> bool:
 def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> None:
     """Raise unless `x` has exactly the shape of `reference`; broadcasting here is always a mistake."""
     if x.shape != reference.shape:
-        raise ValueError(
+        raise UsageError(
             f"{name}: expected the shape of {reference_name}, {tuple(reference.shape)}, got {tuple(x.shape)}"
         )
 
@@ -42,7 +44,7 @@ def check_like(x: Tensor, name: str, reference: Tensor, reference_name: str) -> 
 def check_vector(x: Tensor, name: str, batch: int) -> None:
     """Raise unless `x` is one number per sample, shape (B,)."""
     if x.shape != (batch,):
-        raise ValueError(f"{name}: expected one number per sample, shape ({batch},), got {tuple(x.shape)}")
+        raise UsageError(f"{name}: expected one number per sample, shape ({batch},), got {tuple(x.shape)}")
 
 
 def vector(value: float | Tensor, like: Tensor, name: str) -> Tensor:
@@ -90,6 +92,6 @@ def randn_like(x: Tensor, generator: Generators, dtype: torch.dtype) -> Tensor:
         device = x.device if generator is None else generator.device
         return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device)
     if len(generator) != x.shape[0]:
-        raise ValueError(f"generator: expected one per sample, {x.shape[0]}, got {len(generator)}")
+        raise UsageError(f"generator: expected one per sample, {x.shape[0]}, got {len(generator)}")
     rows = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=dtype).to(x.device) for g in generator]
     return torch.stack(rows)

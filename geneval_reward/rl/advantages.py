@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
+
 Rewards = Sequence[float | None] | npt.NDArray[np.floating] | Tensor
 Groups = Sequence[Hashable] | npt.NDArray[np.integer] | Tensor
 
@@ -25,13 +27,13 @@ class GroupAdvantages:
         weight: float32 (N,), 1 for a scored sample, 0 for one without a reward. Pass it to the loss: an advantage of
             0 is *not* the same as no advantage (in DiffusionNFT it means "half good").
         group: int64 (N,), the index of each sample's group, numbered by first appearance.
-        num_groups: how many groups there are.
-        num_unscored: how many samples have no reward (None or NaN).
-        num_empty: groups in which no sample has a reward.
-        num_zero_std: groups with at least one reward whose rewards are all equal; they teach nothing.
-        reward_mean: mean of the scored rewards.
-        reward_std: population standard deviation of the scored rewards.
-        reward_std_mean: mean of the groups' standard deviations (empty groups left out).
+        num_groups: How many groups there are.
+        num_unscored: How many samples have no reward (None or NaN).
+        num_empty: Groups in which no sample has a reward.
+        num_zero_std: Groups with at least one reward whose rewards are all equal; they teach nothing.
+        reward_mean: Mean of the scored rewards.
+        reward_std: Population standard deviation of the scored rewards.
+        reward_std_mean: Mean of the groups' standard deviations (empty groups left out).
     """
 
     advantages: Tensor
@@ -95,16 +97,16 @@ def group_advantages(
         groups: (N,) group keys: prompt texts, prompt ids or group numbers.
         std: `"global"`, the std of all rewards (the released Flow-GRPO and DiffusionNFT setting); `"group"`, of
             the sample's own group (GRPO, arXiv 2402.03300); `"none"`, no division (Dr. GRPO, arXiv 2503.20783).
-        eps: added to the std.
-        clip: bound of the absolute advantage; None leaves the advantages unclipped, so each group sums to 0.
-        std_floor: a std at or below `std_floor * max(1, |mean|)` counts as 0. Without it, rewards that differ by
+        eps: Added to the std.
+        clip: Bound of the absolute advantage; None leaves the advantages unclipped, so each group sums to 0.
+        std_floor: A std at or below `std_floor * max(1, |mean|)` counts as 0. Without it, rewards that differ by
             rounding alone would be blown up by `1 / eps`.
 
     Returns:
         A `GroupAdvantages`.
 
     Raises:
-        ValueError: on lengths that differ, an infinite reward, no scored sample at all, or a bad argument.
+        UsageError: On lengths that differ, an infinite reward, no scored sample at all, or a bad argument.
 
     Source: Flow-GRPO (arXiv 2505.05470) and DiffusionNFT (arXiv 2509.16117), with `eps`, `clip` and
     the global std as in their released GenEval configurations.
@@ -117,17 +119,17 @@ def group_advantages(
         ([1.0, 1.0, 1.0, 1.0, 0.0], 1, 0.5)
     """
     if std not in ("global", "group", "none"):
-        raise ValueError(f"std: expected 'global', 'group' or 'none', got {std!r}")
+        raise UsageError(f"std: expected 'global', 'group' or 'none', got {std!r}")
     if eps < 0 or std_floor < 0 or (clip is not None and clip <= 0):
-        raise ValueError(f"expected eps >= 0, std_floor >= 0, clip > 0 or None, got {eps}, {std_floor}, {clip}")
+        raise UsageError(f"expected eps >= 0, std_floor >= 0, clip > 0 or None, got {eps}, {std_floor}, {clip}")
     device = rewards.device if isinstance(rewards, Tensor) else torch.device("cpu")
     values = _reward_vector(rewards)
     inverse = _group_index(groups)
     if len(inverse) != len(values):
-        raise ValueError(f"groups: expected one key per reward, {len(values)}, got {len(inverse)}")
+        raise UsageError(f"groups: expected one key per reward, {len(values)}, got {len(inverse)}")
     scored = ~np.isnan(values)
     if not scored.any():
-        raise ValueError(f"rewards: expected at least one scored sample, got {len(values)} without a reward")
+        raise UsageError(f"rewards: expected at least one scored sample, got {len(values)} without a reward")
 
     n_groups = int(inverse.max()) + 1
     member, known = inverse[scored], values[scored]
@@ -179,30 +181,30 @@ def gdpo_advantages(
     to one advantage; normalising each first keeps them apart. A sample that lacks any of the rewards gets weight 0.
 
     Args:
-        rewards: name -> (N,) rewards.
+        rewards: Name -> (N,) rewards.
         groups: (N,) group keys.
-        weights: name -> factor of the normalised reward; default 1 each.
-        eps: added to each std.
-        clip: bound of the final advantage.
+        weights: Name -> factor of the normalised reward; default 1 each.
+        eps: Added to each std.
+        clip: Bound of the final advantage.
 
     Returns:
         The combined `GroupAdvantages` (its `reward_*` fields describe the weighted sum of normalised rewards) and
         one `GroupAdvantages` per reward.
 
     Raises:
-        ValueError: on no reward, a weight for an unknown reward, or as `group_advantages`.
+        UsageError: On no reward, a weight for an unknown reward, or as `group_advantages`.
 
     Source: GDPO (arXiv 2601.05242).
     """
     if not rewards:
-        raise ValueError("rewards: expected at least one named reward, got an empty mapping")
+        raise UsageError("rewards: expected at least one named reward, got an empty mapping")
     factors = dict.fromkeys(rewards, 1.0) | dict(weights or {})
     if unknown := sorted(set(factors) - set(rewards)):
-        raise ValueError(f"weights: expected names among {', '.join(rewards)}, got {', '.join(unknown)}")
+        raise UsageError(f"weights: expected names among {', '.join(rewards)}, got {', '.join(unknown)}")
     columns = {name: _reward_vector(values) for name, values in rewards.items()}
     sizes = {name: len(c) for name, c in columns.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"rewards: expected columns of equal length, got {sizes}")
+        raise UsageError(f"rewards: expected columns of equal length, got {sizes}")
     missing = np.any([np.isnan(c) for c in columns.values()], axis=0)
     for c in columns.values():
         c[missing] = np.nan
@@ -221,9 +223,9 @@ def _reward_vector(rewards: Rewards) -> npt.NDArray[np.float64]:
     else:
         values = np.array([np.nan if r is None else r for r in rewards], dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"rewards: expected one number per sample, shape (N,), got shape {values.shape}")
+        raise UsageError(f"rewards: expected one number per sample, shape (N,), got shape {values.shape}")
     if (infinite := np.flatnonzero(np.isinf(values))).size:
-        raise ValueError(f"rewards[{infinite[0]}]: expected a finite reward or None, got {values[infinite[0]]}")
+        raise UsageError(f"rewards[{infinite[0]}]: expected a finite reward or None, got {values[infinite[0]]}")
     return values
 
 

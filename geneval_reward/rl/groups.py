@@ -10,14 +10,16 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
+from geneval_reward.errors import UsageError
+
 
 class Slot(NamedTuple):
     """One image to sample.
 
     Attributes:
-        prompt: index of the prompt in the dataset.
-        group: number of the group in this epoch, 0 to `groups - 1`; the key for `group_advantages`.
-        repeat: number of the sample in its group, 0 to `group_size - 1`.
+        prompt: Index of the prompt in the dataset.
+        group: Number of the group in this epoch, 0 to `groups - 1`; the key for `group_advantages`.
+        repeat: Number of the sample in its group, 0 to `group_size - 1`.
     """
 
     prompt: int
@@ -35,16 +37,16 @@ class DistributedKRepeatSampler(Sampler[int]):
     `use_distributed_sampler=False`.
 
     Args:
-        data: the dataset, or its length.
-        group_size: samples per prompt, k >= 2 (24 in the released GenEval settings; 6 and 12 collapse).
-        groups: prompts per epoch (48).
-        batch_size: samples a rank generates at once.
-        num_replicas: world size; default that of torch.distributed, or 1.
-        rank: this process; default that of torch.distributed, or 0.
-        seed: the same on all ranks.
+        data: The dataset, or its length.
+        group_size: Samples per prompt, k >= 2 (24 in the released GenEval settings; 6 and 12 collapse).
+        groups: Prompts per epoch (48).
+        batch_size: Samples a rank generates at once.
+        num_replicas: World size; default that of torch.distributed, or 1.
+        rank: This process; default that of torch.distributed, or 0.
+        seed: The same on all ranks.
 
     Raises:
-        ValueError: on an argument out of range, more groups than prompts, or sizes that do not divide; the message
+        UsageError: On an argument out of range, more groups than prompts, or sizes that do not divide; the message
             names sizes that do.
 
     Source: the sampler of DDPO-pytorch's lineage as Flow-GRPO and DiffusionNFT release it (facts, not code). They
@@ -78,11 +80,11 @@ class DistributedKRepeatSampler(Sampler[int]):
         self.group_size, self.groups, self.batch_size = group_size, groups, batch_size
         self.seed, self.epoch = seed, 0
         if group_size < 2:
-            raise ValueError(f"group_size: expected >= 2, got {group_size}; a sample is judged against its group")
+            raise UsageError(f"group_size: expected >= 2, got {group_size}; a sample is judged against its group")
         if not 0 <= self.rank < self.num_replicas:
-            raise ValueError(f"rank: expected 0 to {self.num_replicas - 1}, got {self.rank}")
+            raise UsageError(f"rank: expected 0 to {self.num_replicas - 1}, got {self.rank}")
         if not 1 <= groups <= self.num_prompts:
-            raise ValueError(f"groups: expected 1 to {self.num_prompts}, the number of prompts, got {groups}")
+            raise UsageError(f"groups: expected 1 to {self.num_prompts}, the number of prompts, got {groups}")
         check_split(groups, group_size, batch_size, self.num_replicas)
 
     def __len__(self) -> int:
@@ -97,7 +99,7 @@ class DistributedKRepeatSampler(Sampler[int]):
         """This rank's slots, in the order of iteration: derive each image's seed from (seed, epoch, group, repeat).
 
         Args:
-            epoch: default the current epoch.
+            epoch: Default the current epoch.
 
         Returns:
             `len(self)` slots.
@@ -113,7 +115,7 @@ class DistributedKRepeatSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to draw; call it before iterating (Lightning does)."""
         if epoch < 0:
-            raise ValueError(f"epoch: expected >= 0, got {epoch}")
+            raise UsageError(f"epoch: expected >= 0, got {epoch}")
         self.epoch = epoch
 
 
@@ -132,7 +134,7 @@ def check_split(groups: int, group_size: int, batch_size: int, num_replicas: int
 8 * 10 = 80; choose batch_size 9 (or another divisor of 144), num_replicas none with this batch_size, or groups 50
     """
     if min(groups, group_size, batch_size, num_replicas) < 1:
-        raise ValueError(
+        raise UsageError(
             "expected groups, group_size, batch_size and num_replicas >= 1, "
             f"got {groups}, {group_size}, {batch_size} and {num_replicas}"
         )
@@ -149,7 +151,7 @@ def check_split(groups: int, group_size: int, batch_size: int, num_replicas: int
         worlds = f"{_near(_divisors(share), num_replicas)} (or another divisor of {share})"
     unit = math.lcm(group_size, chunk) // group_size
     counts = _near([n for n in (groups // unit * unit, (groups // unit + 1) * unit) if n], groups)
-    raise ValueError(
+    raise UsageError(
         f"expected groups * group_size = {groups} * {group_size} = {total} to be a multiple of num_replicas * "
         f"batch_size = {num_replicas} * {batch_size} = {chunk}; choose batch_size {sizes}, "
         f"num_replicas {worlds}, or groups {counts}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl._tensors import (
     check_like,
     check_vector,
@@ -24,12 +25,12 @@ class RatioLoss:
     """The policy loss of one batch at one step; only `policy` carries a gradient.
 
     Attributes:
-        policy: the scalar to add a KL to and call `backward` on.
+        policy: The scalar to add a KL to and call `backward` on.
         ratio: (B,); new over old probability, exactly 1 before the first optimiser step.
         approx_kl: `mean((logp - logp_old)^2) / 2`.
-        clipfrac: share of samples whose ratio lies outside the clip range.
-        clipfrac_gt_one: share above it.
-        clipfrac_lt_one: share below it.
+        clipfrac: Share of samples whose ratio lies outside the clip range.
+        clipfrac_gt_one: Share above it.
+        clipfrac_lt_one: Share below it.
     """
 
     policy: Tensor
@@ -68,15 +69,15 @@ def ratio_loss(
         advantages: (B,).
         clip_range: `c`. 1e-4 (1e-5 without guidance) belongs to log-probabilities that are *means* over some 10^5
             latent dimensions; it scales with one over the square root of that number, so small models need more.
-        adv_clip: bound of the absolute advantage (5).
+        adv_clip: Bound of the absolute advantage (5).
         weight: (B,) sample weights; 0 leaves a sample out.
-        denominator: as `geneval_reward.rl.nft.nft_loss`.
+        denominator: As `geneval_reward.rl.nft.nft_loss`.
 
     Returns:
         A `RatioLoss`.
 
     Raises:
-        ValueError: on shapes other than (B,), a NaN advantage of a sample with weight, or a range out of bounds.
+        UsageError: On shapes other than (B,), a NaN advantage of a sample with weight, or a range out of bounds.
 
     Source: Flow-GRPO (arXiv 2505.05470), numbers of the released `geneval_sd3` configuration.
 
@@ -121,15 +122,15 @@ def guarded_ratio_loss(
         sqrt_dt: `SDEStep.sqrt_dt`; a number or (B,), > 0.
         advantages: (B,).
         clip_range: 2e-6, as in verl-omni.
-        adv_clip: bound of the absolute advantage.
+        adv_clip: Bound of the absolute advantage.
         weight: (B,) sample weights.
-        denominator: as `geneval_reward.rl.nft.nft_loss`.
+        denominator: As `geneval_reward.rl.nft.nft_loss`.
 
     Returns:
         A `RatioLoss`; `ratio` is the normalised one, `approx_kl` is of the plain log-ratio.
 
     Raises:
-        ValueError: as `ratio_loss`, or on means that differ in shape or a scale that is not > 0.
+        UsageError: As `ratio_loss`, or on means that differ in shape or a scale that is not > 0.
 
     Source: GRPO-Guard (arXiv 2510.22319), as documented by verl-omni. Where that averages the scale over the batch,
     here each sample has its own, so that a batch may mix steps; for one step a batch the two are equal.
@@ -151,14 +152,14 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor
 
     Args:
         mean: `SDEStep.mean` under the trained policy, (B, ...), with gradient.
-        mean_ref: the same under the reference.
+        mean_ref: The same under the reference.
         sigma: `SDEStep.sigma`; a number or (B,), > 0 (a CPS step to t = 0 has none).
 
     Returns:
         (B,), at least float32. Add `beta * kl.mean()` to the loss: .04 for GenEval, 0 in Flow-GRPO-Fast.
 
     Raises:
-        ValueError: on shapes that differ or a sigma that is not > 0.
+        UsageError: On shapes that differ or a sigma that is not > 0.
 
     Source: Flow-GRPO (arXiv 2505.05470) and its released trainer.
 
@@ -172,12 +173,6 @@ def gaussian_kl(mean: Tensor, mean_ref: Tensor, sigma: float | Tensor) -> Tensor
     return latent_mean((precise(mean) - precise(mean_ref).detach()) ** 2 / (2 * sigma**2))
 
 
-def velocity_kl(v: Tensor, v_ref: Tensor) -> Tensor:
-    """Mean squared distance of two velocities for each sample, (B,): the KL term of the SDE-free methods."""
-    check_like(v_ref, "v_ref", v, "v")
-    return latent_mean((precise(v) - precise(v_ref).detach()) ** 2)
-
-
 def _clipped(
     exponent: Tensor,
     log_ratio: Tensor,
@@ -189,12 +184,12 @@ def _clipped(
     factor: Tensor | None = None,
 ) -> RatioLoss:
     if not 0 < clip_range < 1 or not adv_clip > 0:
-        raise ValueError(f"expected clip_range in (0, 1) and adv_clip > 0, got {clip_range} and {adv_clip}")
+        raise UsageError(f"expected clip_range in (0, 1) and adv_clip > 0, got {clip_range} and {adv_clip}")
     check_vector(advantages, "advantages", exponent.shape[0])
     a = precise(advantages).detach().to(exponent).clamp(-adv_clip, adv_clip)
     unknown = torch.isnan(a) if weight is None else torch.isnan(a) & (weight > 0)
     if is_readable(unknown) and bool(unknown.any()):
-        raise ValueError(f"advantages[{int(unknown.nonzero()[0])}]: expected a number, got NaN; pass its weight as 0")
+        raise UsageError(f"advantages[{int(unknown.nonzero()[0])}]: expected a number, got NaN; pass its weight as 0")
     ratio = torch.exp(exponent)
     loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - clip_range, 1 + clip_range))
     if factor is not None:
@@ -215,10 +210,10 @@ def _clipped(
 
 def _check_pair(log_prob: Tensor, log_prob_old: Tensor) -> None:
     if log_prob.ndim != 1:
-        raise ValueError(f"log_prob: expected one number per sample, shape (B,), got {tuple(log_prob.shape)}")
+        raise UsageError(f"log_prob: expected one number per sample, shape (B,), got {tuple(log_prob.shape)}")
     check_like(log_prob_old, "log_prob_old", log_prob, "log_prob")
 
 
 def _check_positive(x: Tensor, name: str) -> None:
     if is_readable(x) and not bool((x > 0).all()):
-        raise ValueError(f"{name}: expected numbers > 0, got {x.flatten().tolist()}; leave deterministic steps out")
+        raise UsageError(f"{name}: expected numbers > 0, got {x.flatten().tolist()}; leave deterministic steps out")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl._tensors import (
     check_latent,
     check_like,
@@ -21,53 +21,35 @@ from geneval_reward.rl._tensors import (
 )
 from geneval_reward.rl.ode import check_times
 
-AdvantageMode = Literal["all", "positive_only", "negative_only", "one_only", "binary"]
-_MODES = get_args(AdvantageMode)
 
-
-def optimality_probability(advantages: Tensor, *, mode: AdvantageMode = "all", clip: float = 5.0) -> Tensor:
+def optimality_probability(advantages: Tensor, *, clip: float = 5.0) -> Tensor:
     """Turn advantages into the probability that a sample is a good one.
 
-    `r = clip(A / clip, -1, 1) / 2 + 1/2`, after the mode has been applied to the clipped advantage.
+    `r = clip(A / clip, -1, 1) / 2 + 1/2`.
 
     Args:
         advantages: (N,) advantages.
-        mode: `"all"`, as they are; `"positive_only"` / `"negative_only"`, the other sign becomes 0;
-            `"one_only"`, 1 above 0 and 0 elsewhere; `"binary"`, the sign. The last two are still divided by
-            `clip`, as released, so with `clip=5` r is only .5/.6, or .4/.5/.6.
         clip: `adv_clip_max` (5).
 
     Returns:
         r like `advantages`, at least float32, in [0, 1]; 1/2 for an advantage of 0.
 
     Raises:
-        ValueError: on a NaN advantage (an unscored sample: give it any r and weight 0), an unknown mode or
-            `clip` <= 0.
+        UsageError: On a NaN advantage (an unscored sample: give it any r and weight 0) or `clip` <= 0.
 
-    Source: arXiv 2509.16117; the modes are those of the released trainer.
+    Source: arXiv 2509.16117.
 
     Examples:
         >>> optimality_probability(torch.tensor([-9.0, 0.0, 2.5]))
         tensor([0.0000, 0.5000, 0.7500])
     """
     if not clip > 0:
-        raise ValueError(f"clip: expected a number > 0, got {clip}")
-    if mode not in _MODES:
-        raise ValueError(f"mode: expected one of {', '.join(_MODES)}, got {mode!r}")
+        raise UsageError(f"clip: expected a number > 0, got {clip}")
     a = precise(advantages.detach())
     if is_readable(a) and bool(torch.isnan(a).any()):
         index = int(torch.isnan(a).flatten().nonzero()[0])
-        raise ValueError(f"advantages[{index}]: expected a number, got NaN; use GroupAdvantages.advantages and .weight")
-    a = a.clamp(-clip, clip)
-    if mode == "positive_only":
-        a = a.clamp_min(0)
-    elif mode == "negative_only":
-        a = a.clamp_max(0)
-    elif mode == "one_only":
-        a = (a > 0).to(a)
-    elif mode == "binary":
-        a = a.sign()
-    return (a / clip / 2 + 0.5).clamp(0, 1)
+        raise UsageError(f"advantages[{index}]: expected a number, got NaN; use GroupAdvantages.advantages and .weight")
+    return (a.clamp(-clip, clip) / clip / 2 + 0.5).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -76,14 +58,14 @@ class NFTLoss:
 
     Attributes:
         total: `policy + kl_weight * kl`; call `backward` on it.
-        policy: the policy loss, scaled by `scale`.
-        unweighted: the policy loss before that scale.
-        kl: mean squared distance of the velocity to the reference's; 0 without a reference.
-        old_kl: the same distance for the old policy; 0 without a reference.
-        old_deviate: mean squared distance of the velocity to the old policy's.
-        old_deviate_max: its largest element.
-        x0_norm: mean square of the clean latents; a rise is the brightening that ends in collapse.
-        x0_norm_max: its largest element.
+        policy: The policy loss, scaled by `scale`.
+        unweighted: The policy loss before that scale.
+        kl: Mean squared distance of the velocity to the reference's; 0 without a reference.
+        old_kl: The same distance for the old policy; 0 without a reference.
+        old_deviate: Mean squared distance of the velocity to the old policy's.
+        old_deviate_max: Its largest element.
+        x0_norm: Mean square of the clean latents; a rise is the brightening that ends in collapse.
+        x0_norm_max: Its largest element.
     """
 
     total: Tensor
@@ -141,26 +123,26 @@ def nft_loss(
     every beta. The optimum is `v_old + (2 / beta) Delta` with `Delta = P(good) (E[target | good] - v_old)`.
 
     Args:
-        v: velocity of the trained policy, (B, ...), with gradient.
-        v_old: velocity of the policy that sampled.
-        x0: the sampled latents.
+        v: Velocity of the trained policy, (B, ...), with gradient.
+        v_old: Velocity of the policy that sampled.
+        x0: The sampled latents.
         x_t: `interpolate` of `x0` with *fresh* noise.
-        t: a number or (B,), in (0, 1].
+        t: A number or (B,), in (0, 1].
         r: (B,), in [0, 1]; `optimality_probability`.
-        v_ref: velocity of the untrained model, for the KL term; None leaves the term out.
+        v_ref: Velocity of the untrained model, for the KL term; None leaves the term out.
         beta: 1 for GenEval and PickScore, 0.1 for OCR and several rewards. Smaller steps further.
         kl_weight: 1e-4 as released.
-        scale: the released loss is multiplied by `adv_clip_max` (5).
-        adaptive: the weights w_s; without them w_s = 1.
+        scale: The released loss is multiplied by `adv_clip_max` (5).
+        adaptive: The weights w_s; without them w_s = 1.
         weight: (B,) sample weights, e.g. `GroupAdvantages.weight`; 0 leaves a sample out.
-        denominator: what the weighted sum over the batch is divided by; default the sum of the weights. Pass a fixed
+        denominator: What the weighted sum over the batch is divided by; default the sum of the weights. Pass a fixed
             number (say scored samples of the epoch / world size) so that micro-batches and ranks add up exactly.
 
     Returns:
         An `NFTLoss`.
 
     Raises:
-        ValueError: on shapes that differ, or `t`, `r` or `beta` out of range.
+        UsageError: On shapes that differ, or `t`, `r` or `beta` out of range.
 
     Source: arXiv 2509.16117, alg. 1, eq. 5 and the theorem on its optimum; scale, weights and defaults of the released
     GenEval setting.
@@ -181,9 +163,9 @@ def nft_loss(
     check_times(t)
     times = vector(t, v, "t").detach()
     if is_readable(r) and not bool(((r >= 0) & (r <= 1)).all()):
-        raise ValueError("r: expected probabilities in [0, 1]; pass advantages through optimality_probability first")
+        raise UsageError("r: expected probabilities in [0, 1]; pass advantages through optimality_probability first")
     if not beta > 0:
-        raise ValueError(f"beta: expected a number > 0, got {beta}")
+        raise UsageError(f"beta: expected a number > 0, got {beta}")
 
     v, v_old, x0, x_t = precise(v), precise(v_old).detach(), precise(x0).detach(), precise(x_t).detach()
     r = r.detach().to(v)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl._tensors import check_latent, check_like, column, is_readable, precise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -23,15 +24,15 @@ def interpolate(x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
     """The noised sample `x_t = (1 - t) x_0 + t eps`.
 
     Args:
-        x0: clean latents (B, ...).
-        noise: standard normal, like `x0`.
-        t: a number or (B,), in [0, 1] (not 0 to 1000).
+        x0: Clean latents (B, ...).
+        noise: Standard normal, like `x0`.
+        t: A number or (B,), in [0, 1] (not 0 to 1000).
 
     Returns:
         x_t like `x0`, at least float32.
 
     Raises:
-        ValueError: on shapes that differ or a time outside [0, 1].
+        UsageError: On shapes that differ or a time outside [0, 1].
 
     Examples:
         >>> interpolate(torch.zeros(1, 2), torch.ones(1, 2), 0.25)
@@ -77,12 +78,12 @@ def dpm2_step(
     exponential, it is finite at both ends: from `t_before` = 1 it is first order, since h_0 is infinite.
 
     Args:
-        x0: clean prediction at `t`, (B, ...).
-        x0_before: clean prediction at `t_before`.
-        x: the latents at `t`.
-        t: this time, in (0, 1).
-        t_next: the next time, in (0, t); for `t_next` = 0 use `euler_step`.
-        t_before: the time of the step before, in (t, 1].
+        x0: Clean prediction at `t`, (B, ...).
+        x0_before: Clean prediction at `t_before`.
+        x: The latents at `t`.
+        t: This time, in (0, 1).
+        t_next: The next time, in (0, t); for `t_next` = 0 use `euler_step`.
+        t_before: The time of the step before, in (t, 1].
 
     Returns:
         The latents at `t_next`, at least float32.
@@ -104,9 +105,9 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
     """Carry noise to data along the flow ODE.
 
     Args:
-        velocity: the model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
-        x: noise (B, ...), at the first time.
-        sigmas: times (N + 1,), strictly decreasing in [0, 1]; `flow_sigmas`, or a scheduler's own.
+        velocity: The model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
+        x: Noise (B, ...), at the first time.
+        sigmas: Times (N + 1,), strictly decreasing in [0, 1]; `flow_sigmas`, or a scheduler's own.
         solver: `"dpm2"`, second order with the first and the last step first order, the rollout of DiffusionNFT;
             `"euler"`, its evaluation sampler.
 
@@ -114,7 +115,7 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
         The latents at the last time, in the dtype of `x`. The state is kept in float32 between the steps.
 
     Raises:
-        ValueError: on another solver or bad times.
+        UsageError: On another solver or bad times.
 
     Examples:
         >>> x = torch.ones(1, 2)  # data is the point 0, so the velocity is x / t
@@ -122,7 +123,7 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
         tensor([[0.2500, 0.2500]])
     """
     if solver not in ("euler", "dpm2"):
-        raise ValueError(f"solver: expected 'euler' or 'dpm2', got {solver!r}")
+        raise UsageError(f"solver: expected 'euler' or 'dpm2', got {solver!r}")
     check_latent(x, "x")
     times = sigma_list(sigmas)
     dtype, state = x.dtype, precise(x)
@@ -142,11 +143,11 @@ def sample_ode(velocity: Velocity, x: Tensor, sigmas: Tensor, *, solver: Literal
 
 
 def sigma_list(sigmas: Tensor) -> list[float]:
-    """Times as floats; raises ValueError unless strictly decreasing in [0, 1] with at least two of them."""
+    """Times as floats; raises UsageError unless strictly decreasing in [0, 1] with at least two of them."""
     times = [float(s) for s in sigmas.detach().cpu().double()] if sigmas.ndim == 1 else []
     falling = all(a > b for a, b in pairwise(times))
     if len(times) < 2 or not falling or times[0] > 1 or times[-1] < 0:
-        raise ValueError(
+        raise UsageError(
             f"sigmas: expected (N + 1,) times falling strictly within [0, 1], got shape {tuple(sigmas.shape)}, {times}; "
             "divide timesteps of 0 to 1000 by 1000 and append 0"
         )
@@ -154,7 +155,7 @@ def sigma_list(sigmas: Tensor) -> list[float]:
 
 
 def check_times(t: float | Tensor) -> None:
-    """Raise ValueError unless all times lie in [0, 1]; timesteps from 0 to 1000 are the usual mistake.
+    """Raise UsageError unless all times lie in [0, 1]; timesteps from 0 to 1000 are the usual mistake.
 
     Times on an accelerator are not read (`is_readable`); `sample_ode` and `sample_sde` check theirs before they go there.
     """
@@ -163,7 +164,7 @@ def check_times(t: float | Tensor) -> None:
     times = torch.as_tensor(t).detach()
     low, high = float(times.min()), float(times.max())
     if not (0 <= low and high <= 1):
-        raise ValueError(f"t: expected times in [0, 1], got {low:g} to {high:g}; divide timesteps by 1000")
+        raise UsageError(f"t: expected times in [0, 1], got {low:g} to {high:g}; divide timesteps by 1000")
 
 
 def _log_snr(t: Tensor) -> Tensor:

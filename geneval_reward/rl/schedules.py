@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
+
 
 def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
     """Times of a rectified-flow sampler, from 1 (noise) to 0 (data).
@@ -15,21 +17,21 @@ def flow_sigmas(num_steps: int, *, shift: float = 1.0) -> Tensor:
     scheduler spaces its times slightly differently; pass `scheduler.sigmas` to the samplers to follow it exactly.
 
     Args:
-        num_steps: number of steps, >= 1.
+        num_steps: Number of steps, >= 1.
         shift: > 0; above 1 it spends more steps near the noise (SD3 uses 3).
 
     Returns:
         float32 (num_steps + 1,), strictly decreasing, first 1.0 and last 0.0.
 
     Raises:
-        ValueError: on `num_steps` < 1 or `shift` <= 0.
+        UsageError: On `num_steps` < 1 or `shift` <= 0.
 
     Examples:
         >>> flow_sigmas(4).tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if num_steps < 1 or shift <= 0:
-        raise ValueError(f"expected num_steps >= 1 and shift > 0, got {num_steps} and {shift}")
+        raise UsageError(f"expected num_steps >= 1 and shift > 0, got {num_steps} and {shift}")
     u = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     return (shift * u / (1 + (shift - 1) * u)).float()
 
@@ -44,7 +46,7 @@ def num_train_steps(num_steps: int, fraction: float = 0.99) -> int:
         9
     """
     if num_steps < 1 or not 0 < fraction <= 1:
-        raise ValueError(f"expected num_steps >= 1 and fraction in (0, 1], got {num_steps} and {fraction}")
+        raise UsageError(f"expected num_steps >= 1 and fraction in (0, 1], got {num_steps} and {fraction}")
     return max(1, int(num_steps * fraction))
 
 
@@ -54,10 +56,10 @@ def permuted_steps(
     """Steps to train, in a random order of its own for each sample (DiffusionNFT, released trainer).
 
     Args:
-        batch: number of samples.
-        num_steps: number of steps of the rollout.
-        fraction: as `num_train_steps`; the steps left out differ from sample to sample.
-        generator: a CPU generator.
+        batch: Number of samples.
+        num_steps: Number of steps of the rollout.
+        fraction: As `num_train_steps`; the steps left out differ from sample to sample.
+        generator: A CPU generator.
 
     Returns:
         int64 (batch, K) step indices on the CPU, without repetition in a row.
@@ -68,36 +70,6 @@ def permuted_steps(
     """
     k = num_train_steps(num_steps, fraction)
     return torch.stack([torch.randperm(num_steps, generator=generator)[:k] for _ in range(batch)])
-
-
-# DiffusionNFT's released schedules: kind -> (steps at zero, slope, ceiling).
-_OLD_POLICY = {0: (0, 0.0, 0.0), 1: (0, 0.001, 0.5), 2: (75, 0.0075, 0.999)}
-
-
-def old_policy_decay(step: int, kind: int = 1) -> float:
-    """How much of the old policy stays when it follows the trained one: `old <- d old + (1 - d) new`.
-
-    Args:
-        step: optimiser steps done, >= 0.
-        kind: 0, always 0 (fully on-policy); 1, `min(0.001 step, 0.5)` (GenEval); 2, 0 before step 75, then
-            `min(0.0075 (step - 75), 0.999)` (OCR, multi-reward).
-
-    Returns:
-        The decay in [0, 0.999].
-
-    Raises:
-        ValueError: on an unknown kind or a negative step.
-
-    Source: DiffusionNFT (arXiv 2509.16117), numbers of the released trainer.
-
-    Examples:
-        >>> old_policy_decay(100), old_policy_decay(10_000), old_policy_decay(74, kind=2)
-        (0.1, 0.5, 0.0)
-    """
-    if kind not in _OLD_POLICY or step < 0:
-        raise ValueError(f"expected kind 0, 1 or 2 and step >= 0, got kind {kind!r} and step {step}")
-    flat, slope, ceiling = _OLD_POLICY[kind]
-    return min(max(step - flat, 0) * slope, ceiling)
 
 
 def ema_decay(step: int, max_decay: float = 0.9) -> float:
@@ -112,7 +84,7 @@ def ema_decay(step: int, max_decay: float = 0.9) -> float:
         (0.1, 0.9)
     """
     if step < 0 or not 0 <= max_decay <= 1:
-        raise ValueError(f"expected step >= 0 and max_decay in [0, 1], got {step} and {max_decay}")
+        raise UsageError(f"expected step >= 0 and max_decay in [0, 1], got {step} and {max_decay}")
     return min((1 + step) / (10 + step), max_decay)
 
 
@@ -124,13 +96,13 @@ def ema_update_(averages: Iterable[Tensor], currents: Iterable[Tensor], decay: f
     near 1 changes nothing.
 
     Raises:
-        ValueError: on a decay outside [0, 1], or lists of different lengths or shapes (then nothing is changed).
+        UsageError: On a decay outside [0, 1], or lists of different lengths or shapes (then nothing is changed).
     """
     pairs = list(averages), list(currents)
     if not 0 <= decay <= 1:
-        raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
+        raise UsageError(f"decay: expected a number in [0, 1], got {decay}")
     if [p.shape for p in pairs[0]] != [p.shape for p in pairs[1]]:
-        raise ValueError(
+        raise UsageError(
             f"expected averages and currents of equal shapes in equal order, got {len(pairs[0])} and {len(pairs[1])} "
             "tensors; pass the same parameters of both adapters"
         )
@@ -138,24 +110,20 @@ def ema_update_(averages: Iterable[Tensor], currents: Iterable[Tensor], decay: f
         average.lerp_(current.to(average), 1 - decay)
 
 
-def progressive_window(
-    iteration: int, num_steps: int, *, size: int = 4, every: int = 25, stride: int = 1, roll_back: bool = False
-) -> tuple[int, int]:
+def progressive_window(iteration: int, num_steps: int, *, size: int = 4, every: int = 25) -> tuple[int, int]:
     """MixGRPO's window of stochastic steps, which slides from the noisy end to the clean end as training goes on.
 
     Args:
-        iteration: training iterations done, >= 0.
-        num_steps: number of sampling steps.
-        size: steps in the window (4).
-        every: iterations before it moves (25).
-        stride: steps it moves (1).
-        roll_back: after the last place start again at step 0; otherwise stay there.
+        iteration: Training iterations done, >= 0.
+        num_steps: Number of sampling steps.
+        size: Steps in the window (4).
+        every: Iterations before it moves by one step (25); it stays at the last place.
 
     Returns:
         `(start, end)`, the half-open range of stochastic steps; the rest is ODE.
 
     Raises:
-        ValueError: on a window that does not fit or numbers < 1.
+        UsageError: On a window that does not fit or numbers < 1.
 
     Source: MixGRPO (arXiv 2507.21802 and the released FLUX settings).
 
@@ -164,12 +132,9 @@ def progressive_window(
         [(0, 4), (0, 4), (1, 5), (6, 10)]
     """
     _check_window(size, 0, num_steps)
-    if iteration < 0 or every < 1 or stride < 1:
-        raise ValueError(f"expected iteration >= 0, every >= 1, stride >= 1, got {iteration}, {every}, {stride}")
-    places = -(-(num_steps - size) // stride) + 1
-    moves = iteration // every
-    place = moves % places if roll_back else min(moves, places - 1)
-    start = min(place * stride, num_steps - size)
+    if iteration < 0 or every < 1:
+        raise UsageError(f"expected iteration >= 0 and every >= 1, got {iteration} and {every}")
+    start = min(iteration // every, num_steps - size)
     return start, start + size
 
 
@@ -185,16 +150,16 @@ def random_window(
     Draw it from a generator seeded alike on all ranks if a group spans ranks.
 
     Args:
-        num_steps: number of sampling steps.
-        size: steps in the window (3 in `geneval_sd3_fast_nocfg`).
-        bounds: the window lies within this half-open range; default `(0, num_steps // 2)`, as released.
-        generator: a CPU generator.
+        num_steps: Number of sampling steps.
+        size: Steps in the window (3 in `geneval_sd3_fast_nocfg`).
+        bounds: The window lies within this half-open range; default `(0, num_steps // 2)`, as released.
+        generator: A CPU generator.
 
     Returns:
         `(start, end)`, half-open.
 
     Raises:
-        ValueError: on a window that does not fit its bounds.
+        UsageError: On a window that does not fit its bounds.
 
     Examples:
         >>> start, end = random_window(10, generator=torch.Generator().manual_seed(0))
@@ -203,7 +168,7 @@ def random_window(
     """
     low, high = bounds if bounds is not None else (0, num_steps // 2)
     if not 0 <= low < high <= num_steps:
-        raise ValueError(f"bounds: expected 0 <= low < high <= num_steps = {num_steps}, got ({low}, {high})")
+        raise UsageError(f"bounds: expected 0 <= low < high <= num_steps = {num_steps}, got ({low}, {high})")
     _check_window(size, low, high)
     start = int(torch.randint(low, high - size + 1, (), generator=generator))
     return start, start + size
@@ -211,6 +176,6 @@ def random_window(
 
 def _check_window(size: int, low: int, high: int) -> None:
     if not 1 <= size <= high - low:
-        raise ValueError(
+        raise UsageError(
             f"size: expected a window of 1 to {high - low} steps, to fit steps {low} to {high}, got {size}"
         )

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from geneval_reward.errors import UsageError
 from geneval_reward.rl._tensors import (
     Generators,
     check_latent,
@@ -33,7 +34,7 @@ class SDEStep:
     """One stochastic step.
 
     Attributes:
-        x_next: the latents at `t_next`, (B, ...), dtype of `x`; carries no gradient.
+        x_next: The latents at `t_next`, (B, ...), dtype of `x`; carries no gradient.
         log_prob: (B,), at least float32; the *mean* over the latent dimensions, as released. Carries the gradient.
         mean: (B, ...), at least float32; the mean of `x_next`. Carries the gradient.
         std: (B,); standard deviation of `x_next`. 0 where a CPS step ends at t = 0.
@@ -83,21 +84,21 @@ def sde_step(
     ratio is exactly 1.
 
     Args:
-        v: velocity (B, ...).
-        x: latents at `t`, (B, ...).
-        t: a number or (B,), in (0, 1].
-        t_next: a number or (B,), in [0, t).
-        kind: the step rule.
+        v: Velocity (B, ...).
+        x: Latents at `t`, (B, ...).
+        t: A number or (B,), in (0, 1].
+        t_next: A number or (B,), in [0, t).
+        kind: The step rule.
         noise_level: `a` > 0; at most 1 for CPS. 0.7 for "sde" and 0.8 for "cps" in the released configurations.
-        x_next: a stored step, to be measured; None takes a new one.
-        noise: standard normal like `x`, for a new step; None draws it.
-        generator: one generator, or one per sample, to draw it from.
+        x_next: A stored step, to be measured; None takes a new one.
+        noise: Standard normal like `x`, for a new step; None draws it.
+        generator: One generator, or one per sample, to draw it from.
 
     Returns:
         An `SDEStep`.
 
     Raises:
-        ValueError: on shapes that differ, times out of order or range, a noise level out of range (for a
+        UsageError: On shapes that differ, times out of order or range, a noise level out of range (for a
             deterministic step use `euler_step`: it has no density), or both `x_next` and a source of noise.
 
     Examples:
@@ -110,19 +111,19 @@ def sde_step(
     check_latent(x, "x")
     check_like(v, "v", x, "x")
     if kind not in ("sde", "cps"):
-        raise ValueError(f"kind: expected 'sde' or 'cps', got {kind!r}")
+        raise UsageError(f"kind: expected 'sde' or 'cps', got {kind!r}")
     if not noise_level > 0 or (kind == "cps" and noise_level > 1):
         limit = "in (0, 1]" if kind == "cps" else "> 0"
-        raise ValueError(f"noise_level: expected a number {limit}, got {noise_level}; without noise use euler_step")
+        raise UsageError(f"noise_level: expected a number {limit}, got {noise_level}; without noise use euler_step")
     if x_next is not None and (noise is not None or generator is not None):
-        raise ValueError("expected either x_next, to measure a step, or noise/generator, to take one; got both")
+        raise UsageError("expected either x_next, to measure a step, or noise/generator, to take one; got both")
 
     dtype, x, v = x.dtype, precise(x), precise(v)
     for time in (t, t_next):
         check_times(time)
     now, then = column(t, x, "t"), column(t_next, x, "t_next")
     if is_readable(t) and is_readable(t_next) and not bool(torch.all(torch.as_tensor(t) > torch.as_tensor(t_next))):
-        raise ValueError(f"t_next: expected times below t, got t {now.flatten()} and t_next {then.flatten()}")
+        raise UsageError(f"t_next: expected times below t, got t {now.flatten()} and t_next {then.flatten()}")
     dt = then - now
     if kind == "sde":
         sigma = noise_level * torch.sqrt(now / (1 - torch.where(now == 1, then, now)))
@@ -156,13 +157,13 @@ class Rollout:
     """A sampled batch with what the policy gradient needs of its K stochastic steps.
 
     Attributes:
-        x: the final latents, (B, ...).
+        x: The final latents, (B, ...).
         states: (B, K + 1, ...); stochastic step k went from `states[:, k]` to `states[:, k + 1]`.
         log_probs: (B, K), at least float32, under the policy that sampled.
         means: (B, K, ...), at least float32, or None if not asked for (GRPO-Guard needs them).
         t: (K,), the times of the stochastic steps.
         t_next: (K,), where they led.
-        window: the half-open range of stochastic steps among all steps.
+        window: The half-open range of stochastic steps among all steps.
     """
 
     x: Tensor
@@ -189,21 +190,21 @@ def sample_sde(
     """Sample with stochastic steps inside a window and Euler ODE steps outside it.
 
     Args:
-        velocity: the model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
-        x: noise (B, ...), at the first time.
-        sigmas: times (N + 1,), strictly decreasing in [0, 1].
+        velocity: The model; called with `x` in its own dtype and t (B,), float32 (float64 for float64 latents).
+        x: Noise (B, ...), at the first time.
+        sigmas: Times (N + 1,), strictly decreasing in [0, 1].
         window: half-open range of stochastic steps: `progressive_window` (MixGRPO), `random_window` (Flow-GRPO-Fast);
             None makes every step stochastic (Flow-GRPO).
-        kind: the step rule.
-        noise_level: as `sde_step`.
-        generator: one generator, or one per sample.
-        keep_means: also keep the means, at the cost of K latents per sample.
+        kind: The step rule.
+        noise_level: As `sde_step`.
+        generator: One generator, or one per sample.
+        keep_means: Also keep the means, at the cost of K latents per sample.
 
     Returns:
         A `Rollout`. Latents are rounded to the dtype of `x` after every step, as they are stored.
 
     Raises:
-        ValueError: on bad times, or a window that is empty or outside the steps.
+        UsageError: On bad times, or a window that is empty or outside the steps.
 
     Examples:
         >>> rollout = sample_sde(lambda x, t: x, torch.randn(2, 3), torch.linspace(1, 0, 11), window=(1, 4))
@@ -215,7 +216,7 @@ def sample_sde(
     steps = len(times) - 1
     start, end = window if window is not None else (0, steps)
     if not 0 <= start < end <= steps:
-        raise ValueError(f"window: expected 0 <= start < end <= {steps} steps, got ({start}, {end})")
+        raise UsageError(f"window: expected 0 <= start < end <= {steps} steps, got ({start}, {end})")
     at = precise(x).new_tensor(times)
     states, log_probs, means = [], [], []
     for i, (t, t_next) in enumerate(pairwise(times)):

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from geneval_reward.rl import interpolate, nft_loss, optimality_probability
 
 SHAPES = [(3, 2), (3, 4, 5), (2, 4, 3, 3), (1, 2, 2, 2, 2)]
-MODES = ["all", "positive_only", "negative_only", "one_only", "binary"]
 ADVANTAGES = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20).map(torch.tensor)
 
 
@@ -24,46 +23,35 @@ def batch(shape, seed=0, dtype=torch.float32):
 
 
 @settings(deadline=None, max_examples=50)
-@given(ADVANTAGES, st.sampled_from(MODES), st.floats(0.5, 10))
-def test_r_is_a_probability(advantages, mode, clip):
-    r = optimality_probability(advantages, mode=mode, clip=clip)
+@given(ADVANTAGES, st.floats(0.5, 10))
+def test_r_is_a_probability(advantages, clip):
+    r = optimality_probability(advantages, clip=clip)
     assert r.min() >= 0
     assert r.max() <= 1
 
 
 @settings(deadline=None, max_examples=50)
-@given(ADVANTAGES, st.sampled_from(MODES))
-def test_r_rises_with_the_advantage(advantages, mode):
-    r = optimality_probability(advantages.sort().values, mode=mode)
+@given(ADVANTAGES)
+def test_r_rises_with_the_advantage(advantages):
+    r = optimality_probability(advantages.sort().values)
     assert (r.diff() >= 0).all()
 
 
 @settings(deadline=None, max_examples=50)
 @given(ADVANTAGES)
-def test_r_is_symmetric_where_the_mode_is(advantages):
-    for mode in ("all", "binary"):
-        total = optimality_probability(advantages, mode=mode) + optimality_probability(-advantages, mode=mode)
-        torch.testing.assert_close(total, torch.ones_like(total))
+def test_r_is_symmetric(advantages):
+    total = optimality_probability(advantages) + optimality_probability(-advantages)
+    torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_modes_by_hand():
+def test_r_by_hand():
     advantages = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0])
-    expected = {
-        "all": [0.0, 0.4, 0.5, 0.6, 1.0],
-        "positive_only": [0.5, 0.5, 0.5, 0.6, 1.0],
-        "negative_only": [0.0, 0.4, 0.5, 0.5, 0.5],
-        "one_only": [0.5, 0.5, 0.5, 0.6, 0.6],
-        "binary": [0.4, 0.4, 0.5, 0.6, 0.6],
-    }
-    for mode, values in expected.items():
-        assert optimality_probability(advantages, mode=mode).tolist() == pytest.approx(values), mode
+    assert optimality_probability(advantages).tolist() == pytest.approx([0.0, 0.4, 0.5, 0.6, 1.0])
 
 
 def test_r_bad_input():
     with pytest.raises(ValueError, match=r"advantages\[1\]: expected a number, got NaN"):
         optimality_probability(torch.tensor([0.0, float("nan")]))
-    with pytest.raises(ValueError, match="mode: expected one of all, positive_only"):
-        optimality_probability(torch.zeros(1), mode="none")
     with pytest.raises(ValueError, match="clip: expected a number > 0"):
         optimality_probability(torch.zeros(1), clip=0.0)
 

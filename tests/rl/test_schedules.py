@@ -8,23 +8,10 @@ from geneval_reward.rl import (
     ema_update_,
     flow_sigmas,
     num_train_steps,
-    old_policy_decay,
     permuted_steps,
     progressive_window,
     random_window,
 )
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (0, {0: 0.0, 1: 0.0, 10_000: 0.0}),
-        (1, {0: 0.0, 1: 0.001, 499: 0.499, 500: 0.5, 10_000: 0.5}),
-        (2, {0: 0.0, 74: 0.0, 75: 0.0, 76: 0.0075, 175: 0.75, 10_000: 0.999}),
-    ],
-)
-def test_old_policy_decay(kind, expected):
-    assert {step: old_policy_decay(step, kind) for step in expected} == pytest.approx(expected)
 
 
 def test_ema_decay_warms_up():
@@ -100,22 +87,17 @@ def test_permuted_steps_are_seeded_and_differ_between_samples():
 @given(st.integers(0, 3000), st.integers(1, 30), st.data())
 def test_progressive_window_fits_and_only_moves_on(iteration, num_steps, data):
     size = data.draw(st.integers(1, num_steps))
-    stride = data.draw(st.integers(1, 5))
-    options = {"size": size, "every": data.draw(st.integers(1, 30)), "stride": stride}
+    options = {"size": size, "every": data.draw(st.integers(1, 30))}
     start, end = progressive_window(iteration, num_steps, **options)
     later, _ = progressive_window(iteration + 1, num_steps, **options)
     assert 0 <= start < end <= num_steps
     assert end - start == size
-    assert 0 <= later - start <= stride
+    assert 0 <= later - start <= 1
 
 
-def test_progressive_window_ends_or_rolls_back():
+def test_progressive_window_ends():
     seen = [progressive_window(i, 6, size=4, every=1) for i in range(5)]
     assert seen == [(0, 4), (1, 5), (2, 6), (2, 6), (2, 6)]
-    rolled = [progressive_window(i, 6, size=4, every=1, roll_back=True) for i in range(5)]
-    assert rolled == [(0, 4), (1, 5), (2, 6), (0, 4), (1, 5)]
-    # A stride that does not divide the way still reaches the last place.
-    assert [progressive_window(i, 7, size=4, every=1, stride=2) for i in range(3)] == [(0, 4), (2, 6), (3, 7)]
 
 
 def test_random_window_covers_all_its_places():
@@ -127,8 +109,6 @@ def test_random_window_covers_all_its_places():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: old_policy_decay(1, 3), "kind 0, 1 or 2"),
-        (lambda: old_policy_decay(-1), "step >= 0"),
         (lambda: ema_decay(1, 2.0), "max_decay in"),
         (lambda: flow_sigmas(0), "num_steps >= 1"),
         (lambda: flow_sigmas(4, shift=0.0), "shift > 0"),

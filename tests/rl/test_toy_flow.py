@@ -19,7 +19,6 @@ from geneval_reward.rl import (
     interpolate,
     nft_loss,
     num_train_steps,
-    old_policy_decay,
     optimality_probability,
     permuted_steps,
     random_window,
@@ -105,7 +104,7 @@ def train_nft(net, epochs, seed=1):
         r = optimality_probability(result.advantages).repeat(k)
         loss = nft_loss(net(x_t, t, prompt), v_old, x0, x_t, t, r, v_ref=v_ref, weight=result.weight.repeat(k))
         update(optimizer, net, loss.total)
-        ema_update_(old.parameters(), net.parameters(), old_policy_decay(epoch + 1, 1))
+        ema_update_(old.parameters(), net.parameters(), min(0.001 * (epoch + 1), 0.5))
 
 
 def train_grpo(net, epochs, seed=1, *, guard=False, fast=False):

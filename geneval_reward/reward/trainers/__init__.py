@@ -1,4 +1,4 @@
-"""One reward in the shapes in which other trainers call theirs, one trainer a file.
+"""Views of one reward for other trainers, one file per trainer.
 
 | trainer | what to give it |
 |---|---|
@@ -7,16 +7,15 @@
 | Flow-Factory | `geneval_reward.reward.trainers.flow_factory.GenEvalRewardModel` |
 | verl-omni | `geneval_reward.reward.trainers.verl_omni.compute_score` |
 | Tencent UniRL, reward service | `geneval_reward.reward.trainers.unirl.UniRLScorer` |
-| Tencent UniRL, in the trainer | `geneval_reward.reward.trainers.unirl_local.UniRLLocalReward` |
+| Tencent UniRL, in the trainer | `geneval_reward.reward.trainers.unirl.UniRLLocalReward` |
 
-None imports the trainer it is for before it is used in it. Every view takes a `GenEvalReward` or a
-`CompositeReward`, is safe to call from several threads, and pickles where its reward does.
+A view imports its trainer only when the trainer uses it. Every view takes a `GenEvalReward` or a `CompositeReward`, may be
+called from several threads, and can be pickled if its reward can.
 """
 
 from geneval_reward.reward.trainers.flow_grpo import GenEvalScores, MultiScore, PlainScore
 from geneval_reward.reward.trainers.trl import AsyncTRLReward, TRLReward
-from geneval_reward.reward.trainers.unirl import UniRLScorer
-from geneval_reward.reward.trainers.unirl_local import UniRLLocalReward
+from geneval_reward.reward.trainers.unirl import UniRLLocalReward, UniRLScorer
 
 __all__ = [
     "AsyncTRLReward",

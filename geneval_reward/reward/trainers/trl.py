@@ -2,12 +2,12 @@
 
 Facts, TRL 1.16.0, `trl/trainer/grpo_trainer.py` (`_calculate_rewards`) and `trl/trainer/utils.py`:
 
-* `RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]`; a callable is called as ``f(prompts=,
-  completions=, completion_ids=, **columns, trainer_state=, log_extra=, log_metric=)` (and `environments=`` where
-  there are some), each column a list of one value a completion;
-* `None` becomes NaN; anything but one reward a completion raises;
+* `RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]`; a callable is called as
+  `f(prompts=, completions=, completion_ids=, **columns, trainer_state=, log_extra=, log_metric=)` (with `environments=` where
+  there are some), and each column is a list with one value per completion;
+* `None` becomes NaN; anything but one reward per completion raises an error;
 * `log_extra(column, values)` adds a column to the table of completions, `log_metric(name, value)` a curve;
-* a callable whose `__call__` is `async` is awaited, all of them together, in a loop of the trainer's own thread.
+* a callable whose `__call__` is `async` is awaited, all of them together, in a loop in a thread of the trainer's own.
   Before `is_async_callable` (commit f2cd577 for one) `inspect.iscoroutinefunction(f)` decided;
 * curves are named `rewards/{f.__name__}/mean`; an `nn.Module` would be taken for a classifier.
 """
@@ -28,17 +28,15 @@ from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, reco
 class TRLReward(FunctionLike):
     """A reward as an element of `GRPOTrainer(reward_funcs=[...])`.
 
-    `GenEvalReward` itself may stand there too. This view adds a column of reasons to the table
-    of completions, finds images within chat turns, draws them from text where the policy writes text, and can leave the rows of
-    other tasks alone.
+    `GenEvalReward` itself can be one too. This view also adds a column of reasons to the table of completions, finds
+    images within chat turns, renders them where the policy writes text, and can leave the rows of other tasks alone.
 
     Args:
         reward: The reward.
-        render: Makes the images of a batch from its completions, as TRL passes them: for a policy that writes SVG, a
-            layout, or a better prompt for a generator. Without it the completions are the images, or chat turns that
-            hold one each.
-        mixed: Whether the data set has rows of other tasks. A batch without any row that asks for a picture is then all None;
-            otherwise it is an error.
+        render: Makes the images of a batch from its completions as TRL passes them, for a policy that writes SVG, a
+            layout, or a better prompt for a generator. Without it, each completion is an image or chat turns that hold one.
+        mixed: Whether the data set has rows of other tasks. The rewards of a batch in which no row asks for an image are
+            then all None; otherwise such a batch is an error.
 
     Examples:
         >>> import numpy as np
@@ -59,41 +57,47 @@ class TRLReward(FunctionLike):
         self._prefix = "geneval" if isinstance(reward, GenEvalReward) else reward.__name__
 
     def __call__(
-        self,
-        prompts: Sequence[Any],
-        completions: Any,
-        completion_ids: Any = None,
-        *,
-        metadata: Sequence[Any] | None = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+        self, prompts: Sequence[Any], completions: Any, completion_ids: Any = None, **columns: Any
     ) -> list[float | None]:
-        """Rewards of a batch.
+        """Return the rewards of a batch.
 
         Args:
             prompts: Texts or chats.
             completions: What the policy made.
             completion_ids: Not read.
-            metadata: A column of records, mappings or JSON.
-            log_extra: TRL's, for a column of reasons.
-            log_metric: TRL's, for the mean of every credit.
-            **columns: The other columns; `tag`, `include` and `exclude` together make records.
+            **columns: The data set's columns and TRL's functions. `metadata` holds records as mappings or JSON; without it,
+                `tag`, `include` and `exclude` together make the records. `log_extra` gets a column of reasons, and
+                `log_metric` the mean of every credit. The rest is not read.
 
         Returns:
-            One reward a completion; None where there is none.
+            One reward per completion; None where there is none.
 
         Raises:
-            ValueError: If the numbers of prompts, completions and records differ.
+            UsageError: If the numbers of prompts, completions and records differ.
             ImageError, SpecError: If not one completion can be scored.
         """
+        asked = _records(columns, len(prompts))
         try:
-            scored = self.reward.score(self._images(completions), prompts, _records(metadata, columns, len(prompts)))
+            scored = self.reward.score(self._images(completions), prompts, asked)
         except SpecError:
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _log_and_return(scored, self._prefix, log_extra, log_metric)
+        return self._log_and_return(scored, columns)
+
+    def _log_and_return(self, scored: RewardBatch, columns: Mapping[str, Any]) -> list[float | None]:
+        """Log the means of the credits and a column of reasons; returns the rewards."""
+        log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
+        if log_metric is not None:
+            for name, mean in scored.mean_credits().items():
+                log_metric(f"{self._prefix}/{name}", mean)
+        if log_extra is not None and any(scored.verdicts):
+            reasons = [
+                error or "" if verdict is None else verdict.reason
+                for verdict, error in zip(scored.verdicts, scored.errors, strict=True)
+            ]
+            log_extra("geneval_reason", reasons)
+        return scored.rewards
 
     def _images(self, completions: Any) -> Any:
         if self.render is not None:
@@ -102,10 +106,9 @@ class TRLReward(FunctionLike):
 
 
 class AsyncTRLReward(TRLReward):
-    """The same as a coroutine function: TRL runs all of its asynchronous rewards at once.
+    """`TRLReward` as a coroutine function: TRL runs all of its asynchronous rewards at once.
 
-    Scoring goes to the reward's own worker (`GenEvalReward.submit`); the loop is free meanwhile. Rendering happens in a
-    thread.
+    The reward's own thread scores (`GenEvalReward.submit`) and another one renders, so that the event loop stays free.
 
     Examples:
         >>> import inspect
@@ -115,18 +118,10 @@ class AsyncTRLReward(TRLReward):
     """
 
     async def __call__(  # type: ignore[override]
-        self,
-        prompts: Sequence[Any],
-        completions: Any,
-        completion_ids: Any = None,
-        *,
-        metadata: Sequence[Any] | None = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+        self, prompts: Sequence[Any], completions: Any, completion_ids: Any = None, **columns: Any
     ) -> list[float | None]:
-        """As `TRLReward.__call__`."""
-        asked = _records(metadata, columns, len(prompts))
+        """Return the rewards of a batch; arguments are those of `TRLReward`."""
+        asked = _records(columns, len(prompts))
         images = await asyncio.to_thread(self._images, completions)
         try:
             future: Future[Any] = self.reward.submit(images, prompts, asked)
@@ -135,30 +130,12 @@ class AsyncTRLReward(TRLReward):
             if not self.mixed:
                 raise
             return [None] * len(prompts)
-        return _log_and_return(scored, self._prefix, log_extra, log_metric)
+        return self._log_and_return(scored, columns)
 
 
-def _log_and_return(
-    scored: RewardBatch,
-    prefix: str,
-    log_extra: Callable[[str, list[Any]], None] | None,
-    log_metric: Callable[[str, float], None] | None,
-) -> list[float | None]:
-    """Log the means of the credits and a column of reasons; returns the rewards."""
-    if log_metric is not None:
-        for name, mean in scored.mean_credits().items():
-            log_metric(f"{prefix}/{name}", mean)
-    if log_extra is not None and any(scored.verdicts):
-        reasons = [
-            error or "" if verdict is None else verdict.reason
-            for verdict, error in zip(scored.verdicts, scored.errors, strict=True)
-        ]
-        log_extra("geneval_reason", reasons)
-    return scored.rewards
-
-
-def _records(metadata: Sequence[Any] | None, columns: Mapping[str, Any], count: int) -> list[Any] | None:
+def _records(columns: Mapping[str, Any], count: int) -> list[Any] | None:
     """Records of the batch, None for a row of another task: Arrow fills its columns with None."""
+    metadata: Sequence[Any] | None = columns.get("metadata")
     if metadata is None:
         names = [name for name in ("tag", "include", "exclude") if columns.get(name) is not None]
         if "include" not in names:

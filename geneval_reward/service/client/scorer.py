@@ -30,8 +30,8 @@ class RemoteScorer:
 
     Metric, reward and callback take it like a scorer in this process. Prompts are resolved here and sent as records, images are
     sent without loss, and verdicts come back whole, with what was detected. A request is repeated only where that can help (no
-    connection, 408, 429 and 5xx) and only within `timeout`. A load balancer with several servers may stand behind the address; all of
-    them must have the same fingerprint and rules, since nobody would notice verdicts of two judges mixed.
+    connection, 408, 429 and 5xx) and only within `timeout`. The address may be that of a load balancer; all servers
+    behind it must have the same fingerprint and rules, since nobody would notice verdicts of two judges mixed.
 
     It is thread-safe, `copy.deepcopy` returns the same object, and pickling keeps the settings but no connection.
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from geneval_reward.errors import GenEvalError, UsageError
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.reward.trainers.unirl_local import UniRLLocalReward
+from geneval_reward.reward.trainers.unirl import UniRLLocalReward
 from geneval_reward.testing import FakeDetector, scorer_for
 
 BENCH, COW = "a photo of a bench", "a photo of a cow"
