@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from lightning_utilities.core import rank_zero
 
 from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as LightningCallback
 
-__all__ = ["LightningCallback", "let_monitors_wait", "put_in_order", "refuse_sharded", "tell"]
+__all__ = ["LightningCallback", "let_monitors_wait", "planned_length", "publish", "put_in_order", "refuse_sharded"]
 
 _PACKAGES: Final = ("lightning.pytorch", "pytorch_lightning")
 
@@ -123,6 +122,24 @@ def _with_nan(candidates: Callable[[Any], dict[str, torch.Tensor]], key: str, tr
     return {key: torch.tensor(math.nan)} | candidates(trainer)
 
 
-def tell(message: str) -> None:
-    """Say something on rank 0, the way Lightning does: on the console by default."""
-    rank_zero.rank_zero_info(message)
+def planned_length(trainer: Any, pl_module: Any) -> tuple[float, float, bool]:
+    """Tell how long a run can be.
+
+    Returns:
+        The optimizer steps and the epochs at which it ends at the latest, which may be infinite, and whether it validates.
+    """
+    steps: float = math.inf
+    if trainer.max_steps != -1:
+        steps = trainer.max_steps
+    elif pl_module.automatic_optimization:  # otherwise a batch may have any number of steps
+        steps = trainer.estimated_stepping_batches
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    return steps, epochs, trainer.enable_validation and trainer.val_dataloaders is not None
+
+
+def publish(trainer: Any, name: str, metrics: Mapping[str, float]) -> None:
+    """Put scores where checkpoints, early stopping and the progress bar look for them."""
+    trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+    overall = f"{name}/overall"
+    if overall in metrics:
+        trainer.progress_bar_metrics[overall] = metrics[overall]

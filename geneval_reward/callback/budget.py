@@ -1,4 +1,4 @@
-"""How much time a round may take, and what was learnt about what it costs."""
+"""How much time a round may take, and what earlier rounds cost."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _SAVED: Final = ("training_seconds", "spent_seconds", "wave_seconds", "fixed_sec
 
 
 class Budget:
-    """Bounds on a round's time.
+    """Limits the time that rounds take.
 
-    A round is done in *waves*, each with the same number of prompts of every tag; the budget decides after each wave
-    whether there is another. Ranks decide alike, because they decide from numbers that were shared.
+    A round is done in *waves*, each with the same number of prompts of every task. After each wave the budget decides whether
+    there is another. All ranks decide alike, because they decide from the same numbers.
 
     Args:
-        max_seconds: Longest time of one round in seconds; None for no bound. At least one wave is done.
-        max_fraction: Share of the wall time since training began that rounds may take, in (0, 1); None for no bound. A
-            round for which the share does not suffice is left out, and what it would have taken is saved for the next.
-        clock: Seconds from any origin.
+        max_seconds: Longest time of a round in seconds; None for no limit. At least one wave is done.
+        max_fraction: Share of the wall time since training began that rounds may take, in (0, 1); None for no limit. If the
+            share is not enough for a round, the round is left out and its time is saved for the next one.
+        clock: Returns seconds, counted from any origin.
 
     Attributes:
         spent_seconds: Time in rounds so far.
-        wave_seconds: What a wave took last; NaN before the first.
-        fixed_seconds: What a round took last besides its waves (moving weights, logging).
+        wave_seconds: Time of the last wave; NaN before the first.
+        fixed_seconds: Time that the last round took besides its waves, for moving weights and logging.
 
     Raises:
-        ValueError: If a bound is out of range.
+        UsageError: If a limit is out of range.
     """
 
     def __init__(
@@ -55,27 +55,27 @@ class Budget:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a bound at all."""
+        """Whether there is a limit."""
         return self.max_seconds is not None or self.max_fraction is not None
 
     @property
     def training_seconds(self) -> float:
-        """Time in training outside of rounds so far, runs before a resume included."""
+        """Time in training outside of rounds so far, including the runs before a resume."""
         if self._began is None:
             return self._before
         return self._before + self._clock() - self._began - (self.spent_seconds - self._spent_at_start)
 
     def start(self) -> None:
-        """Training begins, or goes on after a break."""
+        """Start the clock: training begins, or goes on after a break."""
         self._before = self.training_seconds
         self._began, self._spent_at_start = self._clock(), self.spent_seconds
 
     def stop(self) -> None:
-        """Training ends, or is interrupted."""
+        """Stop the clock: training ends, or is interrupted."""
         self._before, self._began = self.training_seconds, None
 
     def allowed(self) -> float:
-        """Seconds that a round may take which begins now."""
+        """Seconds that a round may take if it begins now."""
         allowed = math.inf if self.max_seconds is None else self.max_seconds
         if self.max_fraction is not None and self._began is not None:  # outside of training there is no share to keep
             # (spent + round) / (training + spent + round) <= fraction, solved for the round.
@@ -84,21 +84,21 @@ class Budget:
         return allowed
 
     def permits_round(self, allowed: float) -> bool:
-        """Whether to begin. Only a fraction forbids it, and not the first round: what a wave costs is learnt by one."""
+        """Whether a round may begin. Only `max_fraction` can forbid it, and never the first, which measures a wave."""
         if self.max_fraction is None or math.isnan(self.wave_seconds):
             return True
         return self.permits_wave(allowed, 0.0)
 
     def permits_wave(self, allowed: float, elapsed: float) -> bool:
-        """Whether another wave fits a round that has taken `elapsed` seconds."""
+        """Whether another wave fits into a round that has taken `elapsed` seconds."""
         return elapsed + self.wave_seconds + self.fixed_seconds <= allowed
 
     def state_dict(self) -> dict[str, Any]:
-        """Times so far."""
+        """The times so far, for a checkpoint."""
         return {name: getattr(self, name) for name in _SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with these times."""
+        """Go on from the times of a checkpoint."""
         self._before = float(state["training_seconds"])
         for name in _SAVED[1:]:
             setattr(self, name, float(state[name]))

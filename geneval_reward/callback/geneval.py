@@ -9,10 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning_utilities.core import rank_zero
 
-from geneval_reward.callback.base import LightningCallback, let_monitors_wait, put_in_order, refuse_sharded, tell
+from geneval_reward.callback.base import (
+    LightningCallback,
+    let_monitors_wait,
+    planned_length,
+    publish,
+    put_in_order,
+    refuse_sharded,
+)
 from geneval_reward.callback.budget import Budget
 from geneval_reward.callback.plan import Job, balanced, plan_jobs, waves
 from geneval_reward.callback.progress import RoundBar
@@ -63,7 +69,7 @@ class GenEvalCallback(LightningCallback):
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
         seed: Every image's noise comes from `seed_for(seed, prompt, index)`: the same in every round, whatever the batch
             size and number of processes. It also fixes which prompts a number or a budget picks.
-        every_n_train_steps: A round each time so many optimizer steps are done. Of this and the next two give exactly one.
+        every_n_train_steps: A round whenever so many optimizer steps are done. Give exactly one of this and the next two.
         every_n_epochs: A round at the end of every so-many-th training epoch.
         on_validation: A round after every validation, also after `trainer.validate`.
         weights: `"current"`, or `"ema"` for the moving average that Lightning's `WeightAveraging` (or another object
@@ -71,13 +77,13 @@ class GenEvalCallback(LightningCallback):
         sample_fn: `(pl_module, prompts, seeds, **sample_kwargs) -> images`, or an object with
             `generate(prompts, seeds, **sample_kwargs)`. None: `pl_module.generate`, or else the diffusers pipeline that the
             module has as an attribute. Images are what `GenEvalScorer.score` takes, one per prompt.
-        sample_kwargs: Passed on to it, or to the pipeline's call; for example `{"num_inference_steps": 20}`.
-        batch_size: Images a sampling call, at most.
-        max_seconds: A round ends when another wave would take it past this; it is then balanced over tasks all the same.
-        max_fraction: The share of wall time that rounds may take, in (0, 1). Due rounds are cut or left out to keep it.
-        log_images: So many prompts have their first picture shown; the same ones in every round, balanced over tasks.
+        sample_kwargs: Passed to `sample_fn` or to the pipeline's call; for example `{"num_inference_steps": 20}`.
+        batch_size: Images per sampling call, at most.
+        max_seconds: A round ends before it would take longer than this; the tasks are balanced all the same.
+        max_fraction: Share of wall time that rounds may take, in (0, 1). Rounds are cut short or left out to keep it.
+        log_images: Number of prompts whose first picture is shown: the same in every round, balanced over tasks.
         offload: Keep the scorer on the CPU between rounds.
-        rules: What `Rules.parse` takes, if `scorer` is a name.
+        rules: What `Rules.parse` takes; only if `scorer` is the name of a backend.
         on_error: `"raise"`, or `"warn"` to let training go on without a score that failed.
         name: Prefix of all keys, and name of the folder. Several callbacks in one trainer need different ones.
 
@@ -225,7 +231,7 @@ class GenEvalCallback(LightningCallback):
         if trainer.global_step == 0 and trainer.current_epoch == 0:
             self._begin_run()
         self._budget.start()
-        self._publish(trainer, self.last_metrics)
+        publish(trainer, self.name, self.last_metrics)
         if trainer.fast_dev_run:
             return
         if not self.last_metrics:
@@ -302,14 +308,7 @@ class GenEvalCallback(LightningCallback):
         raise_together(error, what, kind=RoundError)
 
     def _warn_if_never(self, trainer: Any, pl_module: Any) -> None:
-        steps: float = math.inf
-        if trainer.max_steps != -1:
-            steps = trainer.max_steps
-        elif pl_module.automatic_optimization:  # otherwise a batch may have any number of steps
-            steps = trainer.estimated_stepping_batches
-        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        validations = trainer.enable_validation and trainer.val_dataloaders is not None
-        reason = self._schedule.why_never(steps, epochs, validations)
+        reason = self._schedule.why_never(*planned_length(trainer, pl_module))
         if reason is not None:
             self._warn_never(reason)
 
@@ -331,7 +330,7 @@ class GenEvalCallback(LightningCallback):
         # Rank 0's clock decides for all.
         allowed, self._budget.fixed_seconds = gather((self._budget.allowed(), self._budget.fixed_seconds))[0]
         if not self._budget.permits_round(allowed):
-            tell(
+            rank_zero.rank_zero_info(
                 f"{what}: left out, since max_fraction={self._budget.max_fraction} leaves {max(allowed, 0.0):.2g} s now"
             )
             return
@@ -363,14 +362,16 @@ class GenEvalCallback(LightningCallback):
         )
         self.timings = round_.timings
         with RoundBar(trainer, self.name, len(jobs)) as bar:
-            judged = round_.play(plan, self._budget, allowed, bar)
+            judged = round_.run(plan, self._budget, allowed, bar)
         seconds = max(gather(time.monotonic() - began))
         metrics = scores(self.name, [item.verdict for item in judged], seconds)
         if len(judged) < len(jobs):
             per_tag = {tag: sum(item.job.spec.tag == tag and not item.job.index for item in judged) for tag in TAGS}
             counts = ", ".join(f"{tag} {count}" for tag, count in per_tag.items() if count)
-            tell(f"{what}: the budget allowed {len(judged)} of {len(jobs)} images; prompts scored: {counts}")
-        self._publish(trainer, metrics)
+            rank_zero.rank_zero_info(
+                f"{what}: the budget allowed {len(judged)} of {len(jobs)} images; prompts scored: {counts}"
+            )
+        publish(trainer, self.name, metrics)
         if trainer.fast_dev_run:
             return
         if rank() == 0 and not self._warned_all_wrong:
@@ -394,13 +395,6 @@ class GenEvalCallback(LightningCallback):
         prompts_per_tag = max(1, round(self.batch_size * world_size() / (tags * self.images_per_prompt)))
         return waves(jobs, self.images_per_prompt, prompts_per_tag)
 
-    def _publish(self, trainer: Any, metrics: Mapping[str, float]) -> None:
-        """Put scores where checkpoints, early stopping and the progress bar look for them."""
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        overall = f"{self.name}/overall"
-        if overall in metrics:
-            trainer.progress_bar_metrics[overall] = metrics[overall]
-
     def _remember(self, metrics: dict[str, float], step: int) -> None:
         self.last_metrics = metrics
         overall = metrics[f"{self.name}/overall"]
@@ -416,7 +410,7 @@ class GenEvalCallback(LightningCallback):
                 if self._folder is None:
                     self._folder = run_folder(trainer, self.name, self._resumed_folder)
                 self._tracking.show(record, trainer.loggers, self._folder / f"step-{step:08d}")
-            except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+            except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
                 error = caught
         raise_together(error, what, kind=RoundError)
         self.timings.logging = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""`give_back`: whatever happens inside, everything that training depends on is afterwards as it was before."""
+"""`give_back`: a context after which everything that training depends on is as it was before."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-# Values of larger buffers are not copied (some models keep a whole average of their weights in buffers); that they are
-# the same tensors on the same device is held for all.
+# The values of larger buffers are not copied, since some models keep a whole average of their weights in buffers. All
+# buffers are given back as the same tensors on the same device.
 _SMALL_BUFFER: Final = 1 << 20
 
 _Undo = Callable[[], None]
@@ -21,21 +21,21 @@ _Undo = Callable[[], None]
 
 @contextmanager
 def give_back(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Lend modules and the process's global state to code that may change them.
+    """Restore modules and the global state of the process after code that may change them.
 
-    Given back on the way out, also when the code raises: the state of all random generators (python, numpy, torch, every
-    CUDA device), train/eval mode of every submodule, `requires_grad`, the memory and device of parameters and buffers and
-    the values of buffers up to 1 MiB, autocast, default dtype, TF32 and cuDNN flags, deterministic mode.
+    When the block ends, also with an error, these are restored: the state of all random generators (Python, NumPy, torch, every
+    CUDA device), the train or eval mode of every submodule, `requires_grad`, the memory and device of parameters and buffers,
+    the values of buffers up to 1 MiB, autocast, the default dtype, TF32 and cuDNN flags, and deterministic mode.
 
-    Inside, gradients are off. Inference mode is off too, even if it was on: a tensor that a module caches while
-    sampling must be usable in the next training step.
+    Gradients are off within the block. Inference mode is off too, even if it was on, since a tensor that a module caches while
+    it samples must be usable in the next training step.
 
     Args:
-        modules: The modules whose state is held; shared submodules may occur several times.
+        modules: The modules whose state is restored; submodules may be shared.
     """
     undo = [_random_state(), *_flags(), *_autocast(), *(_module_state(module) for module in _distinct(modules))]
     with ExitStack() as stack:
-        # One after the other even if one of them fails.
+        # The stack runs every step even if one of them fails.
         for step in undo:
             stack.callback(step)
         with torch.inference_mode(False), torch.no_grad():
@@ -69,7 +69,7 @@ def _random_state() -> _Undo:
 
 
 def _flags() -> list[_Undo]:
-    """Each flag is set back only if it changed: torch objects to a mixture of its two ways to set TF32."""
+    """Flags are set back only if they changed, since torch refuses a mixture of its two ways to set TF32."""
     owners: list[tuple[Any, str]] = [
         (torch.backends.cudnn, "enabled"),
         (torch.backends.cudnn, "benchmark"),
@@ -78,7 +78,7 @@ def _flags() -> list[_Undo]:
         (torch.backends.cuda.matmul, "allow_tf32"),
         (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
         (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-        # The newer way (torch 2.9 on); stands last, so that it decides.
+        # The newer way, since torch 2.9. It comes last, so that it decides.
         (torch.backends.cuda.matmul, "fp32_precision"),
         (getattr(torch.backends.cudnn, "conv", None), "fp32_precision"),
         (getattr(torch.backends.cudnn, "rnn", None), "fp32_precision"),
@@ -89,7 +89,7 @@ def _flags() -> list[_Undo]:
         (_deterministic, _set_deterministic),
     ]
     pairs += [(partial(getattr, *owner), partial(setattr, *owner)) for owner in owners if owner[0] is not None]
-    # Undone last to first, so the list is turned round to set in its order.
+    # The stack runs backwards, so the list is reversed for flags to be set in its order.
     return [_flag(get, put) for get, put in reversed(pairs)]
 
 
@@ -131,7 +131,7 @@ def _autocast() -> list[_Undo]:
 
 
 def _module_state(module: nn.Module) -> _Undo:
-    """The state of a module itself, without its children."""
+    """Return what restores the state of a module itself, without its children."""
     training = module.training
     parameters = [(name, p, p.data, p.requires_grad) for name, p in module._parameters.items() if p is not None]
     buffers = [(name, b, _copy_if_small(b)) for name, b in module._buffers.items() if b is not None]
@@ -140,7 +140,7 @@ def _module_state(module: nn.Module) -> _Undo:
         module.training = training
         for name, parameter, data, requires_grad in parameters:
             module._parameters[name] = parameter
-            # The very memory from before: exact, whatever it was moved or cast to, and optimizers still see it.
+            # The same memory as before: exact whatever it was moved or cast to, and still the memory that optimizers hold.
             if (
                 parameter.data_ptr() != data.data_ptr()
                 or parameter.dtype != data.dtype

@@ -1,4 +1,4 @@
-"""One round on all ranks: sample, judge, share. What it borrows of training, it gives back."""
+"""One round on all ranks: sample, judge, share. Everything that it borrows from training is given back."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Timings:
 
     Attributes:
         sampling: Making images.
-        detection: Judging them.
-        logging: Showing them; on rank 0.
-        waves: Sampling and judging of the slowest rank, wave by wave.
-        total: All of it, waiting for other ranks included.
+        detection: Judging images.
+        logging: Showing them, on rank 0.
+        waves: Sampling and judging on the slowest rank, summed over waves.
+        total: The whole round, including the time spent waiting for other ranks.
     """
 
     sampling: float = 0.0
@@ -66,14 +66,14 @@ class Round:
     Attributes:
         trainer: The Lightning trainer.
         pl_module: The module in training.
-        scorer: The judge.
+        scorer: Judges the images.
         weights: `current` or `ema`.
-        sample_fn: See `Sampler`.
-        sample_kwargs: See `Sampler`.
-        batch_size: Images a sampling call, at most.
+        sample_fn: Makes the images, as `Sampler` takes it.
+        sample_kwargs: Further arguments of `sample_fn`.
+        batch_size: Images per sampling call, at most.
         offload: Whether the scorer is on the device only during the round.
         what: How errors call the round.
-        timings: Filled in.
+        timings: Filled in during the round.
     """
 
     trainer: Any
@@ -87,7 +87,7 @@ class Round:
     what: str
     timings: Timings = field(default_factory=Timings)
 
-    def play(self, waves: Sequence[Sequence[Job]], budget: Budget, allowed: float, bar: RoundBar) -> list[Judged]:
+    def run(self, waves: Sequence[Sequence[Job]], budget: Budget, allowed: float, bar: RoundBar) -> list[Judged]:
         """Do as many waves as the budget allows.
 
         Args:
@@ -107,7 +107,7 @@ class Round:
         try:
             with ExitStack() as stack:
                 done = self._waves(stack, waves, budget, allowed, bar)
-        except Exception as caught:  # noqa: BLE001  told to all ranks before it is raised
+        except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
             error = caught
         # What fails on the way out (giving back, moving the scorer) fails after the last wave's report.
         raise_together(error, self.what, kind=RoundError)
@@ -234,7 +234,7 @@ def record_round(
 
 
 def warn_if_all_wrong(name: str, judged: Sequence[Judged]) -> bool:
-    """Warn if not one of several images is right, which is rather a broken sampler or detector than a bad model."""
+    """Warn if none of several images is right: the sampler or detector is then more likely broken than the model bad."""
     if len(judged) < 2 or any(item.verdict.correct for item in judged):
         return False
     warnings.warn(
