@@ -34,8 +34,6 @@ from geneval_reward.reward import GenEvalReward
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
 from geneval_reward.support.ranks import gather, raise_together, rank, world_size
 
-_DRY_RUN_PROMPTS = 2
-
 
 class GenEvalCallback(LightningCallback):
     """Scores a text-to-image model with GenEval while it trains.
@@ -236,7 +234,9 @@ class GenEvalCallback(LightningCallback):
             return
         if not self.last_metrics:
             let_monitors_wait(trainer, self.name)
-        self._warn_if_never(trainer, pl_module)
+        reason = self._schedule.why_never(*planned_length(trainer, pl_module))
+        if reason is not None:
+            self._warn_never(reason)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A round, if it is due after this optimizer step."""
@@ -307,11 +307,6 @@ class GenEvalCallback(LightningCallback):
         what = f"GenEvalCallback {self.name!r} could not load its scorer {self.lazy_scorer.source!r}"
         raise_together(error, what, kind=RoundError)
 
-    def _warn_if_never(self, trainer: Any, pl_module: Any) -> None:
-        reason = self._schedule.why_never(*planned_length(trainer, pl_module))
-        if reason is not None:
-            self._warn_never(reason)
-
     def _warn_never(self, reason: str) -> None:
         self._warned_never = True
         rank_zero.rank_zero_warn(
@@ -347,19 +342,13 @@ class GenEvalCallback(LightningCallback):
             self._budget.spent_seconds += self.timings.total
 
     def _run_round(self, trainer: Any, pl_module: Any, what: str, allowed: float, began: float) -> None:
-        jobs = self._jobs(trainer)
+        if trainer.fast_dev_run:
+            jobs = plan_jobs(self.specs[:2], 1, self.seed, 0)
+        else:
+            jobs = plan_jobs(self.specs, self.images_per_prompt, self.seed, self.log_images)
         plan = self._waves(jobs)
-        round_ = Round(
-            trainer,
-            pl_module,
-            self.scorer,
-            self.weights,
-            self.sample_fn,
-            self.sample_kwargs,
-            self.batch_size,
-            self.offload,
-            what,
-        )
+        sampling = self.sample_fn, self.sample_kwargs, self.batch_size
+        round_ = Round(trainer, pl_module, self.scorer, self.weights, *sampling, self.offload, what)
         self.timings = round_.timings
         with RoundBar(trainer, self.name, len(jobs)) as bar:
             judged = round_.run(plan, self._budget, allowed, bar)
@@ -381,11 +370,6 @@ class GenEvalCallback(LightningCallback):
         self._show(trainer, judged, metrics, what)
         # What every round costs besides its waves.
         self._budget.fixed_seconds = time.monotonic() - began - self.timings.waves
-
-    def _jobs(self, trainer: Any) -> list[Job]:
-        if trainer.fast_dev_run:
-            return plan_jobs(self.specs[:_DRY_RUN_PROMPTS], 1, self.seed, 0)
-        return plan_jobs(self.specs, self.images_per_prompt, self.seed, self.log_images)
 
     def _waves(self, jobs: list[Job]) -> list[list[Job]]:
         if not self._budget.limited:
