@@ -1,4 +1,4 @@
-"""Several rewards as one."""
+"""`CompositeReward`: several rewards combined into one."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _log = logging.getLogger(__name__)
 class CompositeReward:
     """A weighted sum of rewards, or a sum of rewards that are normalised within their groups first.
 
-    Picklable where its parts are, and safe to call from several threads: a part that is not a `GenEvalReward` is called by one
-    thread at a time.
+    It can be pickled if its parts can, and may be called from several threads: a part that is not a `GenEvalReward` is called by
+    one thread at a time.
 
     Args:
-        parts: Name -> callable `part(images=, prompts=, metadata=)` of as many of these as it takes; it returns one value a
-            sample (list, array or tensor; None or NaN for none), or a pair of these and anything. A `GenEvalReward` or
-            another `CompositeReward` is a part as well. The names name curves.
-        weights: Factor of each part; 1 where not given.
-        normalize: `None`: the weighted sum of the values. `"gdpo"`: each part is normalised within its group, the
-            weighted sum of these over the batch (`geneval_reward.rl.gdpo_advantages`, arXiv 2601.05242). Groups are
-            equal prompts, or `groups` of the call, and **must be whole within one call**. A trainer that spreads a group
-            over calls or ranks takes None here, gathers `CompositeBatch.credits`, and calls `advantages`.
-        group_size: With `"gdpo"`, how many samples a group must have; None for at least 2.
-        missing: What becomes of a sample that a part cannot score. `"none"`: it has no reward. `"rescale"`: it is the sum of
-            the others, scaled by all weights over theirs; not with `"gdpo"`. A number: that in place of the value.
-        name: What trainers call its curve.
+        parts: Callables by name; the names also name curves. A part takes `images` and, if it wants them, `prompts` and
+            `metadata`. It returns one value per sample as a list, array or tensor (None or NaN for no value), or a tuple
+            that begins with these. A `GenEvalReward` or another `CompositeReward` can be a part too.
+        weights: Factor of each part; 1 for a part that is not named.
+        normalize: None adds the weighted values. `"gdpo"` first normalises each part within its group and then the weighted
+            sum over the batch (`geneval_reward.rl.gdpo_advantages`, arXiv 2601.05242). A group is the samples with equal
+            prompts or with equal `groups` of the call, and **must be complete within one call**. A trainer that spreads a
+            group over calls or ranks should pass None, gather `CompositeBatch.credits` and call `advantages`.
+        group_size: Number of samples that a group must have with `"gdpo"`; None for at least 2.
+        missing: What happens to a sample that a part cannot score. `"none"`: it has no reward. `"rescale"`: its reward is the
+            sum of the other parts, scaled up to all weights; not with `"gdpo"`. A number: it takes the place of the value.
+        name: Name of its curve in trainers.
 
     Raises:
-        ValueError: On no parts, weights of unknown parts, or an option that does not exist.
+        UsageError: If there are no parts, a weight names no part, or an option does not exist.
         TypeError: If a part cannot be called with images.
 
     Examples:
@@ -110,22 +110,22 @@ class CompositeReward:
     def __call__(
         self, images: Any = None, prompts: Any = None, metadata: Any = None, completions: Any = None, **columns: Any
     ) -> list[float | None]:
-        """Rewards of a batch.
+        """Return the rewards of a batch.
 
         Args:
             images: What `GenEvalScorer.score` takes.
             prompts: Texts, records or specs, one per image.
             metadata: Records, one per image.
             completions: The images, under the name that TRL has for them.
-            **columns: `groups` for `score`; `log_metric`, if it is a function, is told the mean of every part;
-                the rest is not read.
+            **columns: `groups` is passed to `score`; `log_metric`, if it is a function, is called with the mean of every
+                part; the rest is not read.
 
         Returns:
             One reward per image, in order; None where there is none.
 
         Raises:
-            GenEvalError: If not one sample of the batch has a reward, or what a part raises of this kind, with its name.
-            RuntimeError: What a part raises of another kind, with its name.
+            GenEvalError: If no sample of the batch has a reward; or an error of this kind that a part raised, with its name.
+            RuntimeError: If a part raised another error; the message has the name of the part.
         """
         batch = self.score(images if images is not None else completions, prompts, metadata, columns.get("groups"))
         log_metric = columns.get("log_metric")
@@ -137,13 +137,13 @@ class CompositeReward:
     def score(
         self, images: Any = None, prompts: Any = None, metadata: Any = None, groups: Sequence[Hashable] | None = None
     ) -> CompositeBatch:
-        """Rewards with their parts, one part after the other; arguments as in `__call__`.
+        """Return the rewards with their parts; the parts are called one after the other.
 
         Args:
             images: A batch of `n` images, as `as_images` takes it.
             prompts: Prompt texts, records or specs, one per image.
-            metadata: Records, one per image; they go before the prompts.
-            groups: With `"gdpo"`, a key per sample; by default its prompt.
+            metadata: Records, one per image; they take precedence over the prompts.
+            groups: A key per sample, with `"gdpo"`; by default its prompt.
         """
         self._check(images)
         given = {"images": images, "prompts": prompts, "metadata": metadata}
@@ -151,22 +151,22 @@ class CompositeReward:
         for part in self.parts:
             try:
                 answers[part] = self._run(part, given)
-            except Exception as error:  # noqa: BLE001 - raised again with the name of the part, or told of each sample
+            except Exception as error:  # noqa: BLE001 - raised again with the name of the part, or noted for each sample
                 answers[part] = error
         return self._combine(answers, given, groups)
 
     def submit(
         self, images: Any = None, prompts: Any = None, metadata: Any = None, groups: Sequence[Hashable] | None = None
     ) -> Future[CompositeBatch]:
-        """Score all parts at the same time, each in a worker of its own, while the caller goes on.
+        """Score all parts at the same time, each in its own thread, while the caller goes on.
 
-        Batches of a part are scored in the order of submission. On CUDA each part has a stream of its own, which first waits for
-        what the caller's stream has queued.
+        A part scores its batches in the order of submission. On CUDA, each part has its own stream, which first waits for what
+        the caller's stream has queued.
 
         Args:
             images: As in `score`.
             prompts: Prompt texts, records or specs, one per image.
-            metadata: Records, one per image; they go before the prompts.
+            metadata: Records, one per image; they take precedence over the prompts.
             groups: A key per sample, with `"gdpo"`; by default its prompt.
 
         Returns:
@@ -204,18 +204,18 @@ class CompositeReward:
         *,
         clip: float | None = 5.0,
     ) -> tuple[GroupAdvantages, dict[str, GroupAdvantages]]:
-        """GDPO over gathered parts: for a trainer whose groups span calls or ranks.
+        """Compute GDPO advantages from gathered parts, for a trainer whose groups span calls or ranks.
 
         Args:
-            columns: Part name -> (N,) values of the whole epoch, from `CompositeBatch.credits`; others are not read.
-            groups: (N,) keys.
-            clip: Bound of the advantage.
+            columns: Values (N,) of the whole epoch by name of the part, from `CompositeBatch.credits`; others are not read.
+            groups: Keys (N,).
+            clip: Bound of the absolute advantage.
 
         Returns:
-            As `geneval_reward.rl.gdpo_advantages`, with the weights of this reward.
+            What `geneval_reward.rl.gdpo_advantages` returns for the weights of this reward.
 
         Raises:
-            ValueError: If a part lacks its column, or as there.
+            UsageError: If a part has no column, or `gdpo_advantages` refuses the values.
         """
         if lacking := [part for part in self.parts if part not in columns]:
             raise UsageError(f"columns: expected one for every part, got none for {', '.join(lacking)}")
@@ -252,7 +252,7 @@ class CompositeReward:
         given = dict(given)
         prompts = given["prompts"]
         if prompts is not None and any(isinstance(prompt, PromptSpec) for prompt in prompts):
-            # Other people's rewards know texts and records.
+            # Rewards from elsewhere take texts and records.
             specs = [resolve(text_of(prompt)) for prompt in prompts]
             given["prompts"] = [spec.prompt for spec in specs]
             if given["metadata"] is None and "metadata" in self._takes[part]:
@@ -270,7 +270,7 @@ class CompositeReward:
         for part, answer in answers.items():
             reasons: Sequence[str | None] = [None] * count
             if isinstance(answer, BaseException):
-                # Nothing of the batch can be scored by this part; with a word for what is missing, others may.
+                # This part can score nothing in the batch; the other parts may do if `missing` allows it.
                 if self.missing == "none" or not isinstance(answer, ImageError | SpecError):
                     raise with_part_name(part, answer) from answer
                 parts[part], reasons = [None] * count, [str(answer)] * count
@@ -298,7 +298,7 @@ class CompositeReward:
         return CompositeBatch(rewards, verdicts, errors, parts, batches)
 
     def _filled(self, value: float | None) -> float | None:
-        """What stands for a missing value."""
+        """Replace a missing value as `missing` says."""
         absent = value is None or not math.isfinite(value)
         return (None if isinstance(self.missing, str) else float(self.missing)) if absent else value
 
@@ -332,7 +332,7 @@ class CompositeReward:
             )
         if not any(all(column[index] is not None for column in filled.values()) for index in range(len(keys))):
             return [None] * len(keys)
-        # The trainer clips; here a bound would cut twice.
+        # Trainers clip advantages themselves, so they are not clipped here.
         whole, _ = gdpo_advantages(filled, keys, weights=self.weights, clip=None)
         weights = whole.weight.tolist()
         return [value if weight else None for value, weight in zip(whole.advantages.tolist(), weights, strict=True)]

@@ -1,4 +1,4 @@
-"""Compare what two detectors found in the same image."""
+"""Compares the detections of two detectors in the same image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SAME_OBJECT_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How two detectors differ on one image, over objects above a confidence threshold.
+    """How two detectors differ on one image, for objects above a confidence threshold.
 
     Attributes:
-        objects: Objects above the threshold, of the first and of the second detector.
-        matched: Pairs of one class that overlap by half or more.
-        counts_differ: Names of classes of which they see different numbers.
+        objects: Number of objects above the threshold, for the first and the second detector.
+        matched: Number of pairs of one class with an IoU of at least 0.5.
+        counts_differ: Names of the classes of which they see different numbers.
         confidence: Largest difference of matched confidences.
         box: Largest difference of a matched corner, in pixels.
         mask_iou: Smallest IoU of matched masks; None without masks.
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether both see the same number of every class, which is what most verdicts hang on."""
+        """Whether both see the same number of objects of every class, on which most verdicts depend."""
         return not self.counts_differ
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,15 +47,15 @@ class Difference:
 
 
 def compare(first: Detections, second: Detections, threshold: float = 0.3) -> Difference:
-    """Match objects of two answers for the same image, class by class, the most confident first.
+    """Match the objects of two detectors in the same image, class by class, the most confident first.
 
     Args:
-        first: One answer.
-        second: The other, for an image of the same size.
+        first: Detections of one detector.
+        second: Detections of the other, in an image of the same size.
         threshold: Objects at or below this confidence do not count.
 
     Raises:
-        ValueError: If the image sizes differ.
+        UsageError: If the image sizes differ.
 
     Examples:
         >>> empty = Detections.empty((8, 8))
@@ -90,7 +90,7 @@ def _match(a: Detections, b: Detections) -> list[tuple[int, int]]:
     for row in np.argsort(-a.confidence, kind="stable").tolist():
         same = [column for column in free if b.class_id[column] == a.class_id[row]]
         if same:
-            # Near-equal boxes are told apart by confidence: one query may stand behind several rows.
+            # Confidence decides between nearly equal boxes, since one query may give several rows.
             overlaps = _box_iou(a.xyxy[row], b.xyxy[same])
             gap = np.abs(b.confidence[same] - a.confidence[row])
             best = max(range(len(same)), key=lambda i: (round(float(overlaps[i]), 2), -float(gap[i])))

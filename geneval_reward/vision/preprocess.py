@@ -1,7 +1,7 @@
-"""mmdet 2.x's test pipeline: read, resize, pad and normalise, to the bit.
+"""mmdet 2.x's test pipeline, bit for bit: read, resize, pad and normalise.
 
-OpenCV's bilinear resize works on uint8, rounds, and does not smooth when it shrinks; PIL's and torch's differ. Sizes,
-padding and constants are those of mmdet's `mask2former_r50_lsj_8x2_50e_coco` config (2.28).
+OpenCV's bilinear resize works on uint8, rounds, and does not smooth when it shrinks an image; those of PIL and torch differ.
+Sizes, padding and constants are those of mmdet's configuration `mask2former_r50_lsj_8x2_50e_coco` (2.28).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _STD: Final = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of one image on its way, each `(height, width)`.
+    """Sizes of one image in the pipeline, each `(height, width)` in pixels.
 
     Attributes:
-        original: Height and width of the image in pixels.
-        resized: After the resize.
-        padded: Height and width of the network input in pixels.
+        original: Size of the image.
+        resized: Size after the resize.
+        padded: Size of the network input.
     """
 
     original: tuple[int, int]
@@ -41,13 +41,13 @@ class Geometry:
 
 
 def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
-    """Read an image as the benchmark's detector does: 8 bits, three channels, alpha dropped, turned as EXIF says.
+    """Read an image as the benchmark's detector does: 8 bits, three channels, no alpha, rotated as EXIF says.
 
     Returns:
         `(3, H, W)` uint8 RGB.
 
     Raises:
-        ImageError: If there is no such file or it cannot be decoded.
+        ImageError: If there is no such file, or it cannot be decoded.
     """
     import cv2
 
@@ -58,17 +58,17 @@ def read_image(path: str | os.PathLike[str]) -> torch.Tensor:
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:
-        raise ImageError(f"image: expected a picture that OpenCV can decode, got {path}: {error}") from error
+        raise ImageError(f"image: expected an image that OpenCV can decode, got {path}: {error}") from error
     if bgr is None:
-        raise ImageError(f"image: expected a picture that OpenCV can decode, got {path} ({data.size:,} bytes)")
+        raise ImageError(f"image: expected an image that OpenCV can decode, got {path} ({data.size:,} bytes)")
     return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1)))
 
 
 def geometry(height: int, width: int) -> Geometry:
-    """Sizes of an image on its way through the pipeline.
+    """Compute the sizes of an image in the pipeline.
 
-    The largest size that fits into 1333 x 800 (long side, short side) with the same shape, each side rounded half up,
-    then up to a multiple of 32. A side that would round to 0, where mmdet fails, becomes 1.
+    The image is scaled to the largest size that fits into 1333 x 800 (long side x short side); each side is rounded half up, and
+    then padded to a multiple of 32. A side that would be rounded to 0, with which mmdet fails, becomes 1.
 
     Examples:
         >>> geometry(512, 512).padded
@@ -88,13 +88,13 @@ def resize_and_pad(image: torch.Tensor) -> tuple[torch.Tensor, Geometry]:
     """Resize one image and pad it at the right and bottom with grey 128.
 
     Args:
-        image: `(3, H, W)` uint8, on any device; the channels' order does not matter here.
+        image: `(3, H, W)` uint8, on any device, with channels in any order.
 
     Returns:
         `(3, Hp, Wp)` uint8 on the CPU, and the sizes.
 
     Raises:
-        ImageError: If the tensor is not such an image.
+        ImageError: If the tensor has another shape or dtype.
     """
     import cv2
 
@@ -110,9 +110,9 @@ def resize_and_pad(image: torch.Tensor) -> tuple[torch.Tensor, Geometry]:
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """Normalise network inputs, on the device where they are.
+    """Normalise network inputs on their device.
 
-    A table of the 256 values a channel can have gives mmcv's arithmetic bit for bit on any device.
+    A table of the 256 values that a channel can have reproduces mmcv's arithmetic bit for bit on any device.
 
     Args:
         pixels: `(B, 3, H, W)` uint8 RGB.
@@ -126,7 +126,7 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _table() -> torch.Tensor:
-    # mmdet holds both constants as float32. OpenCV then subtracts in float32 and multiplies by 1 / std in float64.
+    # mmdet has both constants in float32. OpenCV subtracts in float32 and multiplies by 1 / std in float64.
     values = np.arange(256, dtype=np.float32)
     centred = values - np.asarray(_MEAN, np.float32)[:, None]
     inverse = 1.0 / np.asarray(_STD, np.float32).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Many single calls become few batches."""
+"""`MicroBatcher`: scores items together that arrive one at a time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MicroBatcher(Generic[Item, Result]):
     nothing keeps a process alive.
 
     Args:
-        score: From items to one result or one exception each, in order. If it raises, all of the batch get that.
-        max_batch: Items a batch, >= 1.
+        score: Returns one result or one exception per item, in order. If it raises an error, all items of the batch get it.
+        max_batch: Items per batch, >= 1.
         max_wait: Seconds that the first item of a batch waits for others, >= 0.
-        idle: Seconds after which the thread ends.
+        idle: Seconds without work after which the thread ends.
 
     Raises:
-        ValueError: If a limit is out of range.
+        UsageError: If a limit is out of range.
 
     Examples:
         >>> batcher = MicroBatcher(lambda items: [item * 2 for item in items], max_wait=0.01)
@@ -55,7 +55,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._thread: threading.Thread | None = None
 
     def submit(self, item: Item) -> Future[Result]:
-        """Hand in an item; the future has its result, or what went wrong with it."""
+        """Add an item; returns a future of its result, which raises the error if there was one."""
         future: Future[Result] = Future()
         with self._lock:  # so that a thread that is about to end either sees the item or is replaced
             self._waiting.put((item, future))
@@ -72,7 +72,7 @@ class MicroBatcher(Generic[Item, Result]):
                 self._answer(batch)
 
     def _next(self) -> list[tuple[Item, Future[Result]]]:
-        """The next batch; empty if the thread should end."""
+        """Wait for the next batch; an empty one means that the thread should end."""
         try:
             batch = [self._waiting.get(timeout=self.idle)]
         except queue.Empty:
@@ -93,7 +93,7 @@ class MicroBatcher(Generic[Item, Result]):
         try:
             results = self.score([item for item, _ in batch])
             if len(results) != len(batch):
-                raise RuntimeError(f"score: expected {len(batch)} results, one an item, got {len(results)}")
+                raise RuntimeError(f"score: expected {len(batch)} results, one per item, got {len(results)}")
         except Exception as error:  # noqa: BLE001 - it is raised where the results are awaited
             results = [error] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):

@@ -2,18 +2,17 @@
 
 Facts, X-GenGroup/Flow-Factory 5f6cda1 (`rewards/abc.py`), 0c8ebfc (`registry.py`), 0e8437e (`reward_processor.py`):
 
-* `reward_model` is a registered name or a dotted path, of which the last part is an attribute of the module before
-  it;
+* `reward_model` is a registered name or the dotted path of an attribute of a module;
 * it must be a subclass of `flow_factory.rewards.PointwiseRewardModel`, since the processor sorts models by
   `isinstance`;
 * it is made as `cls(config=, accelerator=)`; keys of the YAML entry that `RewardArguments` does not know are in
   `config.extra_kwargs`; the base class sets `accelerator, config, device, dtype, model`;
-* it is called as `model(**fields)`, the fields of a sample that its `__call__` names, each a list: ``prompt,
-  image` (PIL where `use_tensor_inputs` is false, float `(3, h, w)` in [0, 1] where it is true), and `metadata``,
-  the data set's own columns as one JSON string; a field that one sample of the batch lacks is left out;
-* it answers `RewardModelOutput(rewards, extra_info)`; the rewards become one float tensor.
+* it is called as `model(**fields)` with those fields of the samples that its `__call__` names, each a list: `prompt`, `image`
+  (PIL if `use_tensor_inputs` is false, float `(3, h, w)` in [0, 1] if it is true) and `metadata`, the data set's own columns as
+  one JSON string; a field that any sample of the batch lacks is left out;
+* it returns `RewardModelOutput(rewards, extra_info)`; the rewards become one float tensor.
 
-Lines to write::
+In the configuration::
 
     rewards:
       - name: geneval
@@ -41,14 +40,14 @@ __all__ = ["GenEvalRewardModel"]
 
 
 class _Model:
-    """What is added to Flow-Factory's base class.
+    """The part of `GenEvalRewardModel` that is not Flow-Factory's base class.
 
-    Keys of the YAML entry: `backend` (default `paper`), `credit` (`official`), `unscorable` (what a sample without a
-    reward counts; by default it is an error), and what else `GenEvalReward` takes.
+    Keys of the YAML entry: `backend` (default `paper`), `credit` (default `official`), `unscorable` (the reward of a sample that
+    cannot be scored; by default this is an error), and other arguments of `GenEvalReward`.
     """
 
     required_fields: ClassVar[tuple[str, ...]] = ("prompt", "image", "metadata")
-    # Tensors as the policy made them: no trip through PIL.
+    # The policy's tensors need not be converted to PIL images.
     use_tensor_inputs = True
 
     device: torch.device
@@ -71,21 +70,21 @@ class _Model:
         geneval_metadata: Sequence[Any] | None = None,
         **fields: Any,
     ) -> Any:
-        """Rewards of a batch.
+        """Return the rewards of a batch.
 
         Args:
             prompt: Texts.
             image: Images.
-            video: Refused.
-            metadata: Records, mappings or JSON; a row without `include` falls back on its prompt.
-            geneval_metadata: The same under the name that Flow-Factory's own GenEval reward has for it.
+            video: Not supported; raises an error if there are no images.
+            metadata: Records as mappings or JSON; for a row without `include`, the prompt is used.
+            geneval_metadata: Records under the name that Flow-Factory's own GenEval reward has for them.
             **fields: Not read.
 
         Returns:
             Flow-Factory's `RewardModelOutput`: float32 `(n,)` and every credit in `extra_info`.
 
         Raises:
-            ValueError: If there are no images.
+            UsageError: If there are no images.
             GenEvalError: If a sample has no reward and `unscorable` is not given.
         """
         from flow_factory.rewards import RewardModelOutput

@@ -5,12 +5,12 @@ Facts, yifan123/flow_grpo 54809b5, `flow_grpo/rewards.py` (DiffusionNFT's is the
 * a trainer makes one `reward_fn = multi_score(device, {name: weight})` and calls it in a `ThreadPoolExecutor`,
   `reward_fn(images, prompts, metadata, only_strict=True)` in training and `only_strict=False` in evaluation,
   several calls at a time (the image editing trainers pass `ref_images` fourth);
-* it answers `({name: one number per sample, ..., "avg": the weighted sum}, {})`, each column of which the trainer makes
-  a tensor of and gathers: every column has one finite number per sample;
+* it returns `({name: one number per sample, ..., "avg": the weighted sum}, {})`. The trainer makes a tensor of each column and
+  gathers it, so every column must have one finite number per sample;
 * images are a float tensor `(n, 3, h, w)` in [0, 1] or a uint8 array `(n, h, w, 3)`; metadata a list of records;
-* `multi_score` calls each part's factory with the device if `"device" in factory.__code__.co_varnames` and the
-  result as `f(images, prompts, metadata) -> (scores, meta)`, but for the name `geneval`, which is called as
-  `f(images, prompts, metadata, only_strict)` and gives the five values of `GenEvalScores`;
+* `multi_score` calls the factory of each part, with the device if `"device" in factory.__code__.co_varnames`, and then the result
+  as `f(images, prompts, metadata) -> (scores, meta)`. Only the part named `geneval` is called as
+  `f(images, prompts, metadata, only_strict)` and returns the five values of `GenEvalScores`;
 * evaluation leaves values of -10 out of its means.
 
 To keep their `multi_score`, replace the factory before it is called::
@@ -37,17 +37,17 @@ from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, as_numbers, records
 
 ABSENT: Final = -10.0
-"""What Flow-GRPO's evaluation leaves out of its means; here only where its protocol has it."""
+"""The value that Flow-GRPO's evaluation leaves out of its means; used only where its protocol has it."""
 
 FiveTuple = tuple[list[float], list[float], list[float], dict[str, list[float]], dict[str, list[float]]]
 
 
 class MultiScore(FunctionLike):
-    """A whole `reward_fn`: what `multi_score(device, {...})` of those trainers returns.
+    """A complete `reward_fn`, as `multi_score(device, {...})` of those trainers returns it.
 
     Args:
         reward: The reward; a `CompositeReward` for several.
-        unscorable: What a sample without a reward counts, since the trainers know no None; by default it is an error.
+        unscorable: Reward of a sample that cannot be scored, since the trainers do not know None; by default this is an error.
 
     Examples:
         >>> import torch
@@ -71,18 +71,18 @@ class MultiScore(FunctionLike):
         ref_images: Any = None,
         only_strict: bool = True,
     ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-        """Scores of a batch.
+        """Score a batch.
 
         Args:
             images: Float `(n, 3, h, w)` in [0, 1], uint8 `(n, h, w, 3)`, or what `GenEvalReward` takes.
             prompts: Texts.
-            metadata: Records; a row without `include` falls back on its prompt.
+            metadata: Records; for a row without `include`, the prompt is used.
             ref_images: Not read.
-            only_strict: Not read: the other credits cost nothing here.
+            only_strict: Not read, since the other credits cost nothing here.
 
         Returns:
             Columns of one number per sample, and an empty mapping. `avg` and the reward's own name are the reward;
-            `accuracy` is the official credit and `strict_accuracy` the strict one, where the reward tells them.
+            `accuracy` is the official credit and `strict_accuracy` the strict one, if the reward has them.
 
         Raises:
             GenEvalError: If a sample has no reward and `unscorable` is not given.
@@ -102,7 +102,7 @@ class PlainScore(FunctionLike):
 
     Args:
         reward: The reward.
-        unscorable: As in `MultiScore`.
+        unscorable: Reward of a sample that cannot be scored; by default this is an error.
     """
 
     def __init__(self, reward: NamedReward, *, unscorable: float | None = None) -> None:
@@ -112,18 +112,18 @@ class PlainScore(FunctionLike):
     def __call__(
         self, images: Any, prompts: Sequence[str], metadata: Sequence[Any] | None = None
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-        """Scores of a batch, float64 `(n,)`, and an empty mapping; arguments as in `MultiScore.__call__`."""
+        """Score a batch; returns float64 `(n,)` and an empty mapping. Arguments are those of `MultiScore`."""
         scored = self.reward.score(images, prompts, records(metadata))
         return np.array(as_numbers(scored, self.unscorable, "score")), {}
 
 
 class GenEvalScores(FunctionLike):
-    """The part named `geneval` of their `multi_score`: five values.
+    """The part of their `multi_score` that is named `geneval` and returns five values.
 
     Args:
         reward: The reward. Its credit is what is trained; `credit="flow_grpo"` is the public reward's.
-        unscorable: What a sample without a reward counts in the scores; it is -10 in the other columns, so that evaluation
-            leaves it out. By default it is an error.
+        unscorable: Score of a sample that cannot be scored; it has -10 in the other columns, so that evaluation leaves it out.
+            By default this is an error.
 
     Examples:
         >>> import torch
@@ -145,17 +145,17 @@ class GenEvalScores(FunctionLike):
     def __call__(
         self, images: Any, prompts: Sequence[str], metadatas: Sequence[Any] | None = None, only_strict: bool = False
     ) -> FiveTuple:
-        """Scores of a batch.
+        """Score a batch.
 
         Args:
-            images: As in `MultiScore.__call__`.
+            images: What `MultiScore` takes.
             prompts: Texts.
             metadatas: Records.
-            only_strict: Not read. The public reward gives 0 for `rewards` where it is true; these are the real ones.
+            only_strict: Not read. The public reward returns 0 as `rewards` if it is true; here they are always computed.
 
         Returns:
             `(scores, rewards, strict_rewards, group_rewards, group_strict_rewards)`: the reward's credit, the official and the
-            strict one, one per sample; and the last two by tag, -10 for a sample of another tag.
+            strict one, one number per sample; and the last two by task, with -10 for a sample of another task.
         """
         scored = self.reward.score(images, prompts, records(metadatas))
         scores = as_numbers(scored, self.unscorable, "geneval")
@@ -170,13 +170,13 @@ class GenEvalScores(FunctionLike):
 
 
 def geneval_score(device: Any, backend: str = "paper", credit: str = "flow_grpo") -> GenEvalScores:
-    """Drop-in for `flow_grpo.rewards.geneval_score`: same name, same arguments, same five values, no server.
+    """Replace `flow_grpo.rewards.geneval_score`: the same arguments and the same five values, without a server.
 
     Args:
         device: Where to score.
-        backend: As for `GenEvalReward`.
-        credit: What is trained. The default is the public reward's rule; it still differs in what it sees (true colours
-            in place of swapped channels, no JPEG), see docs/rewards.md.
+        backend: Name of the backend.
+        credit: Name of the credit that is trained. The default is the public reward's rule. The detector still sees other
+            pixels than there: channels are not swapped, and images are not JPEG-compressed (docs/rewards.md).
 
     Returns:
         The function; weights are loaded at its first call.

@@ -1,4 +1,4 @@
-"""What the views share: looking like a function, and saying what becomes of a sample without a reward."""
+"""What the views share: they look like functions, read records, and handle samples without a reward."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.support.files import parse_json
 
 NamedReward = GenEvalReward | CompositeReward
-"""What a view is a view of."""
+"""The rewards that views take."""
 
 
 class FunctionLike:
-    """A callable object that trainers take for a function.
+    """A callable object that trainers treat as a function.
 
-    Trainers ask a reward for `__name__` (curves), `__code__` (Flow-GRPO) or `inspect.iscoroutinefunction` (TRL before
-    it looked at `__call__`, verl-omni). An object that has a function's attributes answers them all, and unlike a
-    closure it pickles. `inspect` knows such objects, for Cython's functions are of this kind.
+    Trainers read a reward's `__name__` (curves) or `__code__` (Flow-GRPO), or call `inspect.iscoroutinefunction` (verl-omni, and
+    TRL before it looked at `__call__`). An object with a function's attributes satisfies them all and, unlike a closure, can be
+    pickled. `inspect` supports such objects, since Cython's functions are of this kind.
     """
 
     __name__: str
@@ -49,35 +49,35 @@ class FunctionLike:
 
 
 def as_numbers(scored: RewardBatch, unscorable: float | None, view: str) -> list[float]:
-    """Rewards for a trainer that has no word for "no reward".
+    """Return the rewards as numbers, for a trainer that cannot skip a sample.
 
     Args:
-        scored: What scoring gave.
-        unscorable: What stands for a missing reward; None raises.
-        view: Who asks, for the error.
+        scored: The scored batch.
+        unscorable: The number that replaces a missing reward; None raises an error.
+        view: Name of the view, for the error.
 
     Raises:
-        GenEvalError: If one is missing and nothing stands for it.
+        GenEvalError: If a reward is missing and `unscorable` is None.
     """
     for index, (value, error) in enumerate(zip(scored.rewards, scored.errors, strict=True)):
         if value is None and unscorable is None:
             raise GenEvalError(
                 f"{view}: expected a reward for every image, got none for images[{index}] ({error}); this trainer cannot "
-                "skip a sample: give unscorable=NUMBER to say what it counts"
+                "skip a sample: set its reward by unscorable=NUMBER"
             )
     return [unscorable if value is None else value for value in scored.rewards]  # type: ignore[misc]
 
 
 def records(metadata: Sequence[Any] | None) -> list[Any] | None:
-    """What `record_of` finds in each row."""
+    """Find the record in each row; see `record_of`."""
     return None if metadata is None else [record_of(row) for row in metadata]
 
 
 def record_of(row: Any) -> Any:
-    """The record in a row of metadata; None where there is none, and the prompt is asked instead.
+    """Find the record in a row of metadata; None if there is none, and the prompt is used instead.
 
-    Trainers hand on whatever their data sets hold: a record, a record as JSON, `{}`, or a mapping (or its JSON) of all
-    columns, in which the record may stand under a name of its own.
+    Trainers pass on whatever their data sets hold: a record, a record as JSON, `{}`, or a mapping (or its JSON) of all
+    columns, in which the record may be under `geneval_metadata` or `metadata`.
 
     Examples:
         >>> record_of('{"id": 7, "metadata": {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}}')

@@ -1,19 +1,19 @@
-"""The reward for verl-omni: one sample a call, asynchronous, and many calls at a time.
+"""The reward for verl-omni, which makes many asynchronous calls of one sample each.
 
 Facts, verl-project/verl-omni 1486d9c, `verl_omni/reward_loop/reward_manager/{visual,multi}.py`:
 
 * `reward.custom_reward_function.{path,name}`, or `reward.reward_functions.<key>.{path,name,weight}` for several,
   name a module and a function in it; other keys of the latter become keywords of the call;
-* it is called by keyword, `f(data_source=, solution_image=, ground_truth=, extra_info=, **more)`, one sample at a
-  time, and awaited where `inspect.iscoroutinefunction(f)`; `more` may have ``reward_router_address,
-  reward_model_tokenizer, model_name``;
+* it is called by keyword, `f(data_source=, solution_image=, ground_truth=, extra_info=, **more)`, with one sample at a
+  time, and awaited if `inspect.iscoroutinefunction(f)`; `more` may have `reward_router_address`, `reward_model_tokenizer` and
+  `model_name`;
 * `solution_image` is a uint8 tensor `(3, h, w)` (float in [0, 1] before that commit); `ground_truth` comes from
   the data set's `reward_model` column, `extra_info` from the column of that name;
-* it answers a number or `{"score": number, ...}`, the rest of which is logged;
-* what it raises fails the step with one function; among several it is logged and counts 0 unless the entry is
-  `required`.
+* it returns a number or `{"score": number, ...}`, the rest of which is logged;
+* if there is one function, an error in it ends the step; an error in one of several is logged and counts as 0 unless the entry
+  is `required`.
 
-Lines to write::
+In the configuration::
 
     reward:
       custom_reward_function:
@@ -35,17 +35,17 @@ from geneval_reward.reward.trainers.batching import MicroBatcher
 from geneval_reward.reward.trainers.shape import FunctionLike, NamedReward, record_of
 
 Sample = tuple[Any, Any]
-"""An image, and what was asked of it."""
+"""An image, and its prompt or record."""
 
 
 class SampleReward(FunctionLike):
-    """An asynchronous reward of one sample, which scores what is awaited at the same time together.
+    """An asynchronous reward of one sample; samples that are awaited at the same time are scored together.
 
     Args:
         reward: The reward.
-        max_batch: Samples a batch.
+        max_batch: Samples per batch.
         max_wait: Seconds that the first sample of a batch waits for others.
-        unscorable: What a sample that cannot be scored counts; by default its call raises.
+        unscorable: Reward of a sample that cannot be scored; by default its call raises the error.
 
     Examples:
         >>> import asyncio, torch
@@ -67,20 +67,20 @@ class SampleReward(FunctionLike):
     async def __call__(
         self, data_source: str, solution_image: Any, ground_truth: Any, extra_info: Any = None, **more: Any
     ) -> dict[str, float]:
-        """Reward of one sample.
+        """Return the reward of one sample.
 
         Args:
             data_source: Not read.
             solution_image: `(3, h, w)`, uint8, or floating in [0, 1].
             ground_truth: The prompt, or the record as a mapping or JSON.
-            extra_info: A mapping; a record in it, or under its `metadata`, goes before `ground_truth`.
+            extra_info: A mapping; a record in it, or under its key `metadata`, takes precedence over `ground_truth`.
             **more: Not read.
 
         Returns:
             `score`, and every credit by name.
 
         Raises:
-            GenEvalError: If this sample cannot be scored; those beside it can be.
+            GenEvalError: If this sample cannot be scored; other samples are not affected.
         """
         try:
             asked = _asked(ground_truth, extra_info)
@@ -91,12 +91,12 @@ class SampleReward(FunctionLike):
             return {"score": self.unscorable}
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, float] | Exception]:
-        """Rewards of a batch; an exception in place of what cannot be scored."""
+        """Score a batch; returns an exception in place of a reward for what cannot be scored."""
         images, asked = zip(*samples, strict=True)
         try:
             scored = self.reward.score(list(images), list(asked))
         except (ImageError, SpecError) as error:
-            # None of them can be scored. Each has its own reason, which one at a time will tell; nothing is detected.
+            # No sample can be scored. Scoring them one at a time finds the reason of each, without running the detector.
             return [error] if len(samples) == 1 else [self.score([sample])[0] for sample in samples]
         columns = scored.credits()
         results: list[dict[str, float] | Exception] = []
@@ -128,19 +128,19 @@ async def compute_score(
     unscorable: float | None = None,
     **more: Any,
 ) -> dict[str, float]:
-    """Reward of one sample, for verl-omni's configuration; the weights are loaded once per process.
+    """Return the reward of one sample, for verl-omni's configuration; the weights are loaded once per process.
 
     Args:
         data_source: Name of the data set, as `SampleReward.__call__` takes it.
         solution_image: The image, as `SampleReward.__call__` takes it.
         ground_truth: What was asked, as `SampleReward.__call__` takes it.
         extra_info: Further columns of the sample, as `SampleReward.__call__` takes them.
-        backend: As for `GenEvalReward`.
-        credit: As for `GenEvalReward`.
+        backend: Name of the backend.
+        credit: Name of the credit that is the reward.
         device: Where to score.
-        max_batch: As for `SampleReward`.
-        max_wait: As for `SampleReward`.
-        unscorable: As for `SampleReward`.
+        max_batch: Samples per batch.
+        max_wait: Seconds that the first sample of a batch waits for others.
+        unscorable: Reward of a sample that cannot be scored; by default its call raises the error.
         **more: Not read.
 
     Returns:
@@ -159,7 +159,7 @@ async def compute_score(
 
 
 def _asked(ground_truth: Any, extra_info: Any) -> Any:
-    """The record of a sample where there is one, else its prompt."""
+    """Return the record of a sample if there is one, else its prompt."""
     found = record_of(extra_info)
     if found is not None:
         return found

@@ -1,6 +1,6 @@
-"""`ClipVerifier`: colours as GenEval names them, by CLIP on the object cut out of its image.
+"""`ClipVerifier`: names colours as GenEval does, by CLIP on the object cut out of its image.
 
-Crops of a whole batch go through one forward, and the text side is computed once per class.
+The crops of a whole batch go through one forward pass, and the text embeddings are computed once per class.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class ClipVerifier:
 
     Args:
         model: An open_clip model.
-        tokenizer: Sentences -> token ids.
-        preprocess: A PIL image -> a normalised tensor: the model's own evaluation transform.
-        identity: What to call the weights in the fingerprint.
+        tokenizer: Turns sentences into token ids.
+        preprocess: The model's own evaluation transform, which turns a PIL image into a normalised tensor.
+        identity: Name of the weights in the fingerprint.
         device: Where it runs.
         precision: `auto` (fp16 autocast on CUDA, fp32 elsewhere), `fp32`, `tf32`, `fp16` or `bf16`.
         background: Colour outside the mask, `#rgb` or `#rrggbb`, or `original`.
-        crop: Whether CLIP sees the box only.
-        forward_crops: Crops in one forward; more are cut into several.
+        crop: Whether CLIP sees only the box.
+        forward_crops: Crops per forward pass.
         workers: Threads that cut and resize crops.
 
     Examples:
@@ -107,15 +107,15 @@ class ClipVerifier:
             pretrained: A weights tag of open_clip or the path of a file. `openai` looks at `GENEVAL_REWARD_CLIP`
                 (a file, or the folder that holds `open_clip_model.safetensors`) before the hub. None with
                 `hf-hub:` and `local-dir:`, which bring their weights.
-            device: None: CUDA if there is a device, else the CPU.
+            device: A torch device; None for CUDA if there is one, else the CPU.
             precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
             background: Colour outside the mask, `#rgb` or `#rrggbb`, or `original`.
-            crop: Whether CLIP sees the box only.
+            crop: Whether CLIP sees only the box.
             forward_crops: Crops per forward pass.
             workers: Threads that cut and resize crops.
 
         Raises:
-            WeightsError: If the model or its weights cannot be had; the message says which file to put where.
+            WeightsError: If the model or its weights cannot be loaded; the message says which file to put where.
         """
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -151,14 +151,14 @@ class ClipVerifier:
     def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
         """Probabilities of the ten colours; see `geneval_reward.vision.protocols.Verifier`.
 
-        A box without a pixel has no colour: its row is zero.
+        The row of a box without a pixel is zero.
         """
         result = np.zeros((len(queries), len(COLORS)), np.float32)
         ready = [(row, pixels) for row, pixels in enumerate(self.prepare(queries)) if pixels is not None]
         if not ready:
             return result
         names = [queries[row].class_name for row, _ in ready]
-        # The head is a few hundred numbers: in float32 it costs nothing.
+        # The head has only a few hundred numbers, so float32 costs nothing.
         features = self.image_features([pixels for _, pixels in ready])
         weights = self.classifiers(names)
         with precision_scope("fp32", self.device):
@@ -167,7 +167,7 @@ class ClipVerifier:
         return result
 
     def prepare(self, queries: Sequence[ColorQuery]) -> list[torch.Tensor | None]:
-        """Network inputs of the objects, None where a box holds no pixel."""
+        """Make the network inputs of the objects; None for a box without a pixel."""
         if len(queries) < 2 or self._workers < 2:
             return [self._input(query) for query in queries]
         with ThreadPoolExecutor(self._workers) as pool:

@@ -1,4 +1,4 @@
-"""The picture of one object that a CLIP verifier is shown."""
+"""`object_crop`: the image of one object that a CLIP verifier sees."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ORIGINAL = "original"
 def object_crop(query: ColorQuery, background: str = "#999", crop: bool = True) -> Image.Image | None:
     """Cut an object out, on a plain background, as the benchmark does.
 
-    Outside the mask the image is replaced by the background; then the box is cut out, its corners rounded to whole
-    pixels (half to even), right and bottom exclusive. What of the box lies outside the image is black, as in Pillow.
+    The background replaces the image outside the mask. Then the box is cut out: its corners are rounded to whole pixels (half to
+    even), right and bottom exclusive. Parts of the box outside the image are black, as in Pillow.
 
     Args:
         query: The object.
         background: `#rgb` or `#rrggbb`, or `original` to keep the image.
-        crop: Whether to cut out the box; else the whole image is shown.
+        crop: Whether to cut out the box; if not, the whole image is returned.
 
     Returns:
-        An RGB picture, or None if the box holds no pixel.
+        An RGB image, or None if the box contains no pixel.
 
     Examples:
         >>> import torch

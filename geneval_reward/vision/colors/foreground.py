@@ -1,10 +1,9 @@
-"""Which pixels of a box are the object, where the detector gives no mask.
+"""Which pixels of a box belong to the object, if the detector gives no mask.
 
-The ground is seen around the box; what the box holds beyond that is the object. Two colour histograms, of the ground and
-of the object, and a soft ellipse that says where an object lies in its box are refined in turn, as in GrabCut (Rother,
-Kolmogorov and Blake, SIGGRAPH 2004) but with histograms for mixtures and a small blur for the graph cut: two
-milliseconds instead of a tenth of a second. Where object and ground look alike the ratio says nothing and the ellipse
-decides.
+The surroundings of the box show the background; whatever else is in the box is the object. A colour histogram of the
+background, one of the object, and a soft ellipse that says where an object lies in its box are refined in turn, as in GrabCut
+(Rother, Kolmogorov and Blake, SIGGRAPH 2004), but with histograms instead of mixtures and a small blur instead of the graph cut.
+This takes two milliseconds instead of a tenth of a second. If object and background look alike, the ellipse decides.
 """
 
 from __future__ import annotations
@@ -26,31 +25,31 @@ _LOWEST: Final = np.array([-8.0, -96.0, -116.0], np.float32)
 _BINS: Final = (15, 26, 28)
 
 _RARE: Final = 2e-4
-"""Density that counts as none: less is chance in a patch of some 2,000 cells."""
+"""Density that counts as zero: lower values are chance in a patch of some 2,000 cells."""
 
 _BELIEF: Final = 1.25
-"""Power of the weights in the object's histogram: doubtful cells count less, or the ground's colour creeps into it."""
+"""Power of the weights in the object's histogram: doubtful cells count less, so that the background does not get into it."""
 
 _LIMIT: Final = 5.0
-"""Largest log-ratio that one cell's colour can speak for either side."""
+"""Largest log-ratio that the colour of one cell can contribute to either side."""
 
 
 @dataclass(frozen=True)
 class ForegroundOptions:
-    """How pixels are told from the ground. The defaults were chosen on the tuning half of `benchmarks/lite_colors.py`.
+    """How pixels of the object are found. The defaults were chosen on the tuning half of `benchmarks/lite_colors.py`.
 
     Attributes:
-        side: Cells a side, at most, that a box with its surroundings is reduced to.
-        margin: How far the surroundings reach, as a part of the box's width and height.
-        likely: Prior probability of a pixel in the middle of the box to be the object.
-        radius: Where the prior has fallen to half, 1 being the ellipse that touches the box's sides.
-        softness: How gently it falls, in the same unit.
-        unseen: Density of a colour under "some object" before the object's colours are known, a histogram bin each.
-        rounds: Times that the histograms are refined, >= 1.
-        blur: Standard deviation in cells by which the evidence is shared between neighbours.
-        enough: Share of the box below which what was found is rather noise, and the prior takes over by degrees.
-        span: Part of the box's width and height that what was found must span. A box touches its object on four
-            sides; if only the nose of a white bear on snow was found, the prior takes over by degrees.
+        side: Largest number of cells per side to which a box with its surroundings is reduced.
+        margin: Width of the surroundings on each side, as a fraction of the box's width and height.
+        likely: Prior probability that a pixel in the middle of the box belongs to the object.
+        radius: Distance at which the prior has fallen to half, in units of the ellipse that touches the box's sides.
+        softness: Width of the fall, in the same unit.
+        unseen: Density per histogram bin of any colour on an object whose colours are not known yet.
+        rounds: Number of rounds of refinement, >= 1.
+        blur: Standard deviation in cells by which neighbours share their evidence.
+        enough: If less than this fraction of the box was found, it is likely noise, and the prior gradually takes over.
+        span: Fraction of the box's width and height that the found pixels must span. A box touches its object on four
+            sides; if only the nose of a white bear on snow was found, the prior gradually takes over.
     """
 
     side: int = 48
@@ -73,7 +72,7 @@ class Patch:
         rgb: `(h, w, 3)` float32 in [0, 255].
         x: `(w,)` float32, centres of the columns: -1 and 1 are the sides of the box.
         y: `(h,)` float32, centres of the rows, likewise.
-        mask: `(h, w)` float32 in [0, 1], how much of each cell the mask covers, or None.
+        mask: Share of each cell that the mask covers, `(h, w)` float32 in [0, 1]; or None.
     """
 
     rgb: npt.NDArray[np.float32]
@@ -95,8 +94,8 @@ def cut_patch(
         image: `(3, H, W)` uint8, on any device.
         xyxy: `(4,)` pixels, right and bottom exclusive; it may reach beyond the image.
         mask: `(H, W)` bool of the object, or None.
-        side: Cells a side, at most; smaller cuts are left as they are.
-        margin: Surroundings on each side, as a part of the box; at least one pixel where the image goes on.
+        side: Largest number of cells per side; smaller cuts are not reduced.
+        margin: Width of the surroundings on each side, as a fraction of the box; at least one pixel inside the image.
 
     Returns:
         The patch, or None if the box has no area inside the image.
@@ -116,10 +115,10 @@ def cut_patch(
 
 
 def _cells(low: float, high: float, end: int, side: int, margin: float) -> tuple[slice, npt.NDArray[np.float32]]:
-    """Pixels to cut along one axis, and the centres of the cells they are reduced to."""
+    """Return the pixels to cut along one axis, and the centres of the cells to which they are reduced."""
     reach = max(1.0, margin * (high - low))
     start, stop = max(0, int(np.floor(low - reach))), min(end, int(np.ceil(high + reach)))
-    # Of a huge box every n-th pixel does: four a cell and side remain.
+    # For a huge box every n-th pixel is enough: four per cell and side remain.
     step = max(1, (stop - start) // (4 * side))
     count = min(side, len(range(start, stop, step)))
     centre = start + (np.arange(count, dtype=np.float32) + 0.5) * ((stop - start) / count)
@@ -131,11 +130,11 @@ def _reduced(cut: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def foreground_weights(patch: Patch, options: ForegroundOptions | None = None) -> npt.NDArray[np.float32]:
-    """How much each cell of a patch belongs to the object.
+    """Estimate how much each cell of a patch belongs to the object.
 
     Args:
-        patch: From `cut_patch`. Its mask, if there is one and it is not empty, is the answer.
-        options: How to estimate it otherwise.
+        patch: What `cut_patch` returned. If it has a mask that is not empty, the mask is the answer.
+        options: How to estimate the weights without a mask.
 
     Returns:
         `(h, w)` float32 in [0, 1], zero outside the box, not all zero.
@@ -173,7 +172,7 @@ def foreground_weights(patch: Patch, options: ForegroundOptions | None = None) -
 
 
 def _span(weight: npt.NDArray[np.float32], patch: Patch) -> float:
-    """How much of the box, in the direction where it is less, lies between the outermost cells that were found."""
+    """Return the share of the box, in the worse direction, that lies between the outermost cells that were found."""
     found = np.where(weight > 0.4 * weight.max(), weight, 0)
     spans = []
     for centre, share in ((patch.x, found.sum(0)), (patch.y, found.sum(1))):
@@ -185,13 +184,13 @@ def _span(weight: npt.NDArray[np.float32], patch: Patch) -> float:
 
 def _within(axis: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     within = np.abs(axis) <= 1
-    # A box narrower than a cell may hold no cell's centre: the nearest one stands for it.
+    # A box narrower than a cell may contain no cell's centre; then the nearest cell counts.
     within[np.abs(axis).argmin()] = True
     return within
 
 
 def _density(bin_of: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Blurred histogram, sum 1, or all zero where no weight is."""
+    """Compute a blurred histogram with sum 1, or all zeros if there is no weight."""
     count = np.bincount(bin_of.ravel(), weight.ravel(), minlength=int(np.prod(_BINS))).astype(np.float32)
     blurred = gaussian_filter(count.reshape(_BINS), 1.0, mode="constant", truncate=2.0).ravel()
     total = blurred.sum()

@@ -1,7 +1,7 @@
-"""The colour verifier of the `lite` backend: the colour of an object from its pixels, named as people name colours.
+"""The colour verifier of the `lite` backend: names the colour of an object from its pixels, as people name colours.
 
-No network, no weights: the object's pixels (`geneval_reward.vision.colors.foreground`) are named one by one
-(`geneval_reward.vision.colors.naming`) and the names are counted, lit parts before shaded ones and colours before
+It needs no network and no weights. The object's pixels (`geneval_reward.vision.colors.foreground`) are named one by one
+(`geneval_reward.vision.colors.naming`), and the names are counted: lit pixels count more than shaded ones, and colours more than
 greys. `docs/lite_colors.md` has its accuracy and its limits.
 """
 
@@ -27,17 +27,18 @@ _BLACK, _WHITE, _GREY = (NAMES.index(name) for name in ("black", "white", "grey"
 
 @dataclass(frozen=True)
 class CountingOptions:
-    """How the names of an object's pixels become the object's. The defaults were chosen as those of the foreground.
+    """How the names of an object's pixels become the name of the object. The defaults were chosen like the foreground's.
 
     Attributes:
-        sharpness: Power to which a pixel's probabilities are raised: 1 counts every doubt, large counts votes.
-        achromatic: Weight of a black, white or grey pixel beside a coloured one: lines, windows, tyres and
-            highlights do not outvote a colour, but most of an object does.
-        shade: Power of a coloured pixel's lightness, relative to the lit ones, by which it counts: the shaded side of
-            an orange is brown, but the orange is not.
-        pallor: The same with its chroma, relative to the most colourful tenth: tints and tones of a colour count as
-            less than the colour itself.
-        sheen: How readily grey is taken for the shade of white and the sheen of black, by how much of these there is.
+        sharpness: Power to which a pixel's probabilities are raised: with 1 every doubt counts, with large values each pixel
+            votes for one name.
+        achromatic: Weight of a black, white or grey pixel relative to a coloured one: lines, windows, tyres and highlights
+            do not outvote a colour, but most of an object does.
+        shade: A coloured pixel's lightness, relative to the lit ones, to this power is a factor of its weight: the shaded
+            side of an orange is brown, but the orange is not.
+        pallor: The same for its chroma, relative to the most colourful tenth: tints and tones of a colour count less than the
+            colour itself.
+        sheen: How readily grey counts as shaded white or shiny black, in proportion to how much of these there is.
     """
 
     sharpness: float = 2.0
@@ -53,13 +54,13 @@ def count_names(
     naming: ColorNaming,
     options: CountingOptions | None = None,
 ) -> npt.NDArray[np.float32]:
-    """The name of an object from its pixels.
+    """Name an object by its pixels.
 
     Args:
         rgb: `(..., 3)` float32 in [0, 255].
-        weight: `(...)` float32, >= 0, how much each pixel belongs to the object; not all zero.
+        weight: How much each pixel belongs to the object, `(...)` float32, >= 0 and not all zero.
         naming: The model that names a pixel.
-        options: How they are counted.
+        options: How the names are counted.
 
     Returns:
         `(11,)` float32, sum 1, in the order of `geneval_reward.vision.colors.naming.NAMES`.
@@ -86,7 +87,7 @@ def count_names(
 def _relative(
     value: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], part: float
 ) -> npt.NDArray[np.floating[Any]]:
-    """Values as a part of their weighted quantile, in [0.05, 1]."""
+    """Divide values by their weighted quantile; returns values in [0.05, 1]."""
     order = value.argsort()
     running = weight[order].cumsum()
     high = value[order[min(int(np.searchsorted(running, part * running[-1])), len(order) - 1)]]
@@ -96,8 +97,8 @@ def _relative(
 class LiteVerifier:
     """Names the colour of objects by their pixels. Implements `geneval_reward.vision.protocols.Verifier`.
 
-    Each query is answered on its own, on the CPU, the same whatever else is in the batch. A mask is used where there is
-    one; without, the object is told from what surrounds its box. Two to three milliseconds each.
+    Each query is answered on its own on the CPU, whatever else is in the batch, in two to three milliseconds. If there is no
+    mask, the object's pixels are found by comparing the box with its surroundings.
 
     Args:
         naming: The model of colour names.
@@ -136,7 +137,7 @@ class LiteVerifier:
 
         Raises:
             ImageError: If an image is not `(3, H, W)` uint8.
-            ValueError: If a box is not four finite numbers, or a mask has another size than its image.
+            UsageError: If a box is not four finite numbers, or a mask has another size than its image.
         """
         rows = np.zeros((len(queries), len(COLORS)), np.float32)
         for index, query in enumerate(queries):
@@ -158,7 +159,7 @@ class LiteVerifier:
         }
 
     def to(self, device: torch.device | str) -> LiteVerifier:
-        """Returns self: there are no weights to move, and pixels are read on the CPU."""
+        """Return self: there are no weights to move, and pixels are read on the CPU."""
         torch.device(device)
         return self
 

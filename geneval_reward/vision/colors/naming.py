@@ -1,8 +1,8 @@
-"""What people call a colour: a density over CIELAB for each of eleven names, from measured names.
+"""What people call a colour: a density over CIELAB for each of eleven names, estimated from measured names.
 
-The names and where they come from lie in the package data (`data/colors`): the XKCD colour survey, and the blacks,
-whites and greys of the ISCC-NBS system. Every named colour is a Gaussian in CIELAB; the Gaussians of a class make its
-density; Bayes' rule gives the class of a colour. Grey, the eleventh class, takes what is none of the ten.
+The names come from the XKCD colour survey and from the blacks, whites and greys of the ISCC-NBS system; the package data
+(`data/colors`) has them with their sources. Every named colour is a Gaussian in CIELAB, the Gaussians of a class add up to its
+density, and Bayes' rule gives the class of a colour. Grey, the eleventh class, is everything that is none of the ten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.prompts.vocabulary import COLORS
 
 NAMES: Final[tuple[str, ...]] = (*COLORS, "grey")
-"""The ten colours of the benchmark and grey, the order of every last axis of length 11 here."""
+"""The ten colours of the benchmark and grey: the order of every axis of length 11 in this file."""
 
 _TABLE: Final = files("geneval_reward") / "data" / "colors" / "names.tsv"
 _TRAINING: Final = frozenset({"xkcd", "xkcd-synonym", "nbs"})
@@ -34,11 +34,11 @@ _XYZ_OF_RGB: Final = np.array(
 _WHITE: Final = np.array([0.95047, 1.0, 1.08883], np.float32)
 
 _STEPS: Final = 33
-"""Levels a channel of the lookup table: 33 levels lie 8 apart, a small part of a kernel's width."""
+"""Levels per channel of the lookup table. They lie 8 apart, a small part of a kernel's width."""
 
 
 def srgb_to_lab(rgb: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """CIELAB under D65 of sRGB colours.
+    """Convert sRGB colours to CIELAB under D65.
 
     Args:
         rgb: `(..., 3)` numbers in [0, 255].
@@ -66,7 +66,7 @@ class NamedColors:
         names: The full names, "dark grass green".
         rgb: `(n, 3)` uint8.
         label: `(n,)` int64, index into `NAMES`.
-        source: Where each comes from: `xkcd`, `xkcd-synonym`, `nbs`, or `nbs-test`, which no model is made from.
+        source: Where each name comes from: `xkcd`, `xkcd-synonym`, `nbs`, or `nbs-test`, which is used for tests only.
     """
 
     names: tuple[str, ...]
@@ -92,10 +92,10 @@ class ColorNaming:
     """A model of colour naming.
 
     Attributes:
-        bandwidth: Standard deviation of the Gaussians, CIELAB units, > 0. About 9 is best leave-one-out.
-        prevalence: How much the number of survey names of a class counts as its prior, in [0, 1]: the prior is
-            `count ** prevalence`. With 0 all classes weigh the same and the few blacks and whites swallow the dark
-            and the pale colours; with 1 they hardly occur. Half way is best leave-one-out.
+        bandwidth: Standard deviation of the Gaussians in CIELAB units, > 0. About 9 is best in a leave-one-out test.
+        prevalence: Exponent in [0, 1] of the prior `count ** prevalence`, where `count` is the number of survey names of a
+            class. With 0, all classes weigh the same, and dark and pale colours become black and white; with 1, black and
+            white hardly occur. 0.5 is best in a leave-one-out test.
 
     Examples:
         >>> naming = ColorNaming()
@@ -119,7 +119,7 @@ class ColorNaming:
         return srgb_to_lab(table.rgb[used]), table.label[used]
 
     def _classify(self, kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Class probabilities from the kernels `(m, points)` of m colours."""
+        """Compute class probabilities from the kernels `(m, points)` of m colours."""
         _, label = self._points
         count = np.bincount(label, minlength=len(NAMES)).astype(np.float32)
         member = np.zeros((len(label), len(NAMES)), np.float32)
@@ -131,13 +131,13 @@ class ColorNaming:
     def _kernel(self, lab: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         points, _ = self._points
         square = (lab**2).sum(-1)[:, None] + (points**2).sum(-1) - 2 * lab @ points.T
-        # The nearest point has kernel 1, so a colour far from all of them gets its neighbour's name and not 0/0.
+        # The nearest point has kernel 1, so that a colour far from all points gets its neighbour's name and not 0/0.
         square -= square.min(-1, keepdims=True)
         kernel: npt.NDArray[np.float32] = np.exp(square / np.float32(-2 * self.bandwidth**2))
         return kernel
 
     def posterior(self, rgb: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Probability of each name for given colours, computed from all the points.
+        """Compute the probability of each name for given colours, from all points.
 
         Args:
             rgb: `(..., 3)` sRGB in [0, 255].
@@ -151,11 +151,11 @@ class ColorNaming:
         return np.concatenate(chunks or [np.zeros((0, len(NAMES)), np.float32)]).reshape(*lab.shape[:-1], len(NAMES))
 
     def leave_one_out(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Names every colour of the table by all the others.
+        """Name every colour of the table by all the others.
 
         Returns:
-            `(label, named)`: the survey's class of each colour, and the model's, `(n,)` each, indices into
-            `NAMES`. They stand in the order of the table's rows without those of `nbs-test`.
+            `(label, named)`: the survey's class and the model's class of each colour, `(n,)` indices into `NAMES`, in the
+            order of the table's rows without those of `nbs-test`.
         """
         points, label = self._points
         square = ((points[:, None] - points[None]) ** 2).sum(-1)
@@ -173,7 +173,7 @@ class ColorNaming:
         return self.posterior(grid).reshape(-1, len(NAMES))
 
     def lookup(self, rgb: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """As `posterior`, of the nearest colour of a grid with steps of 8: for pixels, by the thousand.
+        """Look up `posterior` of the nearest colour on a grid with steps of 8; fast enough for thousands of pixels.
 
         Args:
             rgb: `(..., 3)` floats in [0, 255].

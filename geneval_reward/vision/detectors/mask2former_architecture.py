@@ -1,4 +1,4 @@
-"""Sizes of a Mask2Former-Swin, read off a checkpoint's tensors, so that any loads by the same call."""
+"""Reads the sizes of a Mask2Former-Swin from the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _POINTS: Final = 4
 class Architecture:
     """Sizes of a Mask2Former-Swin, as its tensors show them.
 
-    Four things leave no trace in a checkpoint and are mmdet's (and transformers') constants: 4 sampling points per
-    level, the same number of heads in the pixel decoder and in the decoder, 32 groups in group norms, and strides of
-    4, 8, 16 and 32 pixels.
+    Four sizes cannot be seen in a checkpoint and are constants of mmdet and transformers: 4 sampling points per level, the same
+    number of heads in the pixel decoder and in the decoder, 32 groups in group norms, and strides of 4, 8, 16 and 32 pixels.
     """
 
     embed_dim: int
@@ -46,10 +45,10 @@ class Architecture:
 
     @classmethod
     def of(cls, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
-        """Read the sizes off tensors under mmdet 3.x names.
+        """Read the sizes from tensors with mmdet 3.x names.
 
         Raises:
-            WeightsError: If a tensor that tells a size is missing, or the sizes are of another architecture.
+            WeightsError: If a tensor that shows a size is missing, or the sizes are those of another architecture.
         """
 
         def shape(name: str) -> torch.Size:
@@ -120,14 +119,14 @@ SWIN_S: Final = Architecture(
 
 
 def random_model(sizes: Architecture) -> Mask2FormerForUniversalSegmentation:
-    """A `transformers` model of the given sizes with random weights.
+    """Make a `transformers` model of the given sizes with random weights.
 
     Raises:
-        WeightsError: If the sizes make no Mask2Former.
+        WeightsError: If there is no Mask2Former of these sizes.
     """
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-    # "out_features" and "num_labels" are understood but not declared as fields.
+    # "out_features" and "num_labels" are accepted but not declared as fields.
     backbone = SwinConfig(  # type: ignore[call-arg]
         embed_dim=sizes.embed_dim,
         patch_size=sizes.patch_size,

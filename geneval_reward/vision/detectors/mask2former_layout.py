@@ -1,7 +1,7 @@
-"""Names of an mmdet Mask2Former-Swin checkpoint, and their places in `transformers`' model.
+"""Maps the tensor names of an mmdet Mask2Former-Swin checkpoint to those of the model in `transformers`.
 
-The correspondence was found by running both implementations on the same seeded weights; docs/paper_backend.md says how.
-Everything here is pure: state dicts in, state dicts out.
+The mapping was found by running both implementations on the same seeded weights; docs/paper_backend.md says how. All functions
+here are pure: they take state dicts and return state dicts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _ENCODER: Final = "model.pixel_level_module.encoder."
 _PIXEL: Final = "model.pixel_level_module.decoder."
 _DECODER: Final = "model.transformer_module."
 
-# (mmdet 3.x prefix, transformers 5 prefix, names below them). `#` is a number, `@` is `weight` or `bias`.
-# A target with `{}` takes a packed query-key-value tensor in three parts; `~` marks a patch-merging tensor, whose
-# channels are reordered; an empty target is a buffer that is checked and dropped.
+# Each entry is (mmdet 3.x prefix, transformers 5 prefix, pairs of names below them). `#` stands for a number and `@` for
+# `weight` or `bias`. A target with `{}` is a packed query-key-value tensor that is split into three; `~` marks a patch-merging
+# tensor, whose channels are reordered; an empty target is a buffer that is checked and dropped.
 _SECTIONS: Final[list[tuple[str, str, list[tuple[str, str]]]]] = [
     (
         "backbone.",
@@ -128,7 +128,7 @@ def _compile(source: str) -> re.Pattern[str]:
 
 
 _RULES: Final = [
-    # The mark moves to the front of the whole target name.
+    # A `~` moves to the front of the whole target name.
     (_compile(head + source), ("~" if target.startswith("~") else "") + (base + target.lstrip("~") if target else ""))
     for head, base, names in _SECTIONS
     for source, target in names
@@ -136,10 +136,10 @@ _RULES: Final = [
 
 
 def to_3x(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
-    """Give an mmdet state dict the names of mmdet 3.x.
+    """Rename the tensors of an mmdet state dict as in mmdet 3.x.
 
     Args:
-        state_dict: As mmdet 2.x or 3.x saves it.
+        state_dict: A state dict that mmdet 2.x or 3.x saved.
 
     Returns:
         The same tensors under 3.x names, and the layout that was found: `"2.x"` or `"3.x"`.
@@ -165,7 +165,7 @@ def to_3x(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
 
 
 def to_transformers(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Map mmdet 3.x tensors to the names and layouts of transformers 5, every one of them.
+    """Convert mmdet 3.x tensors to the names and layouts of transformers 5.
 
     Args:
         state_dict: Tensors under mmdet 3.x names (`to_3x`).
@@ -174,7 +174,7 @@ def to_transformers(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         Tensors under the names of `Mask2FormerForUniversalSegmentation`, contiguous.
 
     Raises:
-        WeightsError: If a name has no place, or a relative position index is not Swin's.
+        WeightsError: If a name is unknown, or a relative position index is not Swin's.
     """
     converted: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
@@ -195,7 +195,7 @@ def to_transformers(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def to_installed(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Rename transformers 5 names to those of the installed version, seen by the names of its model."""
+    """Rename tensors from transformers 5 to the installed version, which the names of its model identify."""
     if any(".encoder.swin." in name for name in names):
         return dict(tensors)
     renamed: dict[str, torch.Tensor] = {}
@@ -222,8 +222,8 @@ def _place(name: str, tensor: torch.Tensor, target: str, found: tuple[str, ...])
 
 
 def _merge_order(tensor: torch.Tensor) -> torch.Tensor:
-    # mmdet merges patches with nn.Unfold: channel = c * 4 + row * 2 + column. Swin (and transformers) lays four blocks
-    # of C channels side by side, in the order (row, column) = (0,0), (1,0), (0,1), (1,1).
+    # mmdet merges patches with nn.Unfold: channel = c * 4 + row * 2 + column. Swin and transformers concatenate four blocks
+    # of C channels in the order (row, column) = (0,0), (1,0), (0,1), (1,1).
     blocks = tensor.reshape(*tensor.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
     return blocks.transpose(-1, -2).flatten(-2).contiguous()
 

@@ -1,14 +1,14 @@
-"""mmdet's instance post-processing of Mask2Former, for a batch, on its device, for what is asked only.
+"""mmdet's instance post-processing of Mask2Former, on the device of a batch and only for the classes that are asked for.
 
 The steps are those of mmdet 2.x `MaskFormerFusionHead.instance_postprocess` and `mask2bbox`:
 
-1. softmax over classes, no-object dropped; the 100 best of all query-class pairs.
-2. mask logits bilinearly to the padded input, cropped to the resized image, bilinearly to the original size.
-3. confidence = class probability x mean mask probability inside the mask; box = the mask's tight box.
+1. Take the softmax over classes, drop the no-object class, and choose the 100 best of all query-class pairs.
+2. Resize mask logits bilinearly to the padded input, crop them to the resized image, and resize them to the original size.
+3. The confidence is the class probability times the mean mask probability inside the mask; the box is the mask's tight box.
 
-Three shortcuts change nothing that is asked. The mean probability is at most 1, so a pair whose class probability does
-not pass `min_confidence` is dropped before step 2; pairs of classes that are not asked are dropped there too; and
-masks at full size are handed out only for the classes that need one. The best 100 are always chosen first.
+Three shortcuts do not change the answers. Since the mean probability is at most 1, a pair whose class probability is not above
+`min_confidence` is dropped before step 2. Pairs of classes that are not asked for are dropped there too. Masks at full size are
+returned only for the classes that need one. The best 100 pairs are always chosen first.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Pairs:
 
 
 def best_pairs(class_logits: torch.Tensor, wanted: Sequence[Wanted]) -> Pairs:
-    """The pairs that can become detections someone asked for.
+    """Choose the pairs that can become detections that are asked for.
 
     Args:
         class_logits: `(B, Q, C + 1)`; the last column is no-object.
         wanted: `B` requests.
 
     Returns:
-        Of each image's 100 most probable pairs those that are asked and probable enough.
+        Those of each image's 100 most probable pairs that are asked for and probable enough.
     """
     probabilities = class_logits.float().softmax(-1)[..., :-1]
     classes = probabilities.shape[-1]
@@ -60,7 +60,7 @@ def best_pairs(class_logits: torch.Tensor, wanted: Sequence[Wanted]) -> Pairs:
             asked[row, list(request.class_ids)] = True
     floor = torch.tensor([request.min_confidence for request in wanted], dtype=best.dtype).to(best.device)
     keep = torch.from_numpy(asked).to(best.device).gather(1, label) & (best > floor[:, None])
-    # Without a request nothing may be lost, not even a pair of probability 0.
+    # A request for everything must not lose a pair, not even one of probability 0.
     keep |= torch.tensor([_wants_all(request) for request in wanted]).to(best.device)[:, None]
     image, column = keep.nonzero(as_tuple=True)
     return Pairs(image, index[image, column] // classes, label[image, column], best[image, column])
@@ -80,11 +80,12 @@ def postprocess(
         class_logits: `(B, Q, 81)`.
         mask_logits: `(B, Q, h, w)`, at a quarter of the network input.
         geometries: Sizes of each image; `padded` is the same for all.
-        wanted: What is asked of each image.
-        chunk_bytes: About how much memory masks at full size may take at once.
+        wanted: What is asked for in each image.
+        chunk_bytes: Approximate memory in bytes that masks at full size may take at once.
 
     Returns:
-        Detections of each image by falling confidence (ties by class), float32 boxes in pixels of the original image.
+        Detections of each image, sorted by falling confidence and then by class; float32 boxes in pixels of the original
+        image.
     """
     pairs = best_pairs(class_logits, wanted)
     queries = mask_logits.shape[1]
@@ -126,7 +127,7 @@ def postprocess(
 
 
 def measure(logits: torch.Tensor, sizes: Geometry) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Masks at the original size, their scores and boxes.
+    """Compute masks at the original size, with their scores and boxes.
 
     Args:
         logits: `(n, h, w)` mask logits.
@@ -136,17 +137,17 @@ def measure(logits: torch.Tensor, sizes: Geometry) -> tuple[torch.Tensor, torch.
         Mask scores `(n,)` in [0, 1], boxes `(n, 4)` float32 (zeros for an empty mask), masks `(n, H, W)` bool.
     """
     height, width = sizes.resized
-    # Two resizes, as in mmdet: one through both scales gives other pixels.
+    # Two resizes as in mmdet; a single one to the final size would give other pixels.
     full = functional.interpolate(logits[None].float(), size=sizes.padded, mode="bilinear", align_corners=False)
     full = functional.interpolate(
         full[..., :height, :width], size=sizes.original, mode="bilinear", align_corners=False
     )[0]
     binary = full > 0
     inside = binary.float()
-    # Summed in float64, so that how many masks are measured at once shows in the last bit at most. MPS has no float64.
+    # Summed in float64, so that the number of masks per call changes the last bit at most. MPS has no float64.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     total = (full.sigmoid_() * inside).flatten(1).sum(1, dtype=exact)
-    # The bound that dropping relies on, kept whatever the rounding.
+    # Dropping pairs early relies on this bound, whatever the rounding.
     score = (total / (inside.flatten(1).sum(1) + 1e-6)).float().clamp_(max=1.0)
     return score, _tight_boxes(binary), binary
 
