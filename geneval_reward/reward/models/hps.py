@@ -17,8 +17,7 @@ _FILES: Final = {"2": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
 class HPS(ModelReward):
     """`cos(image, text)`, without a scale: about 0.2 to 0.35.
 
-    Pictures are fitted into the square and padded with black, as the authors' ``image_transform(...,
-    resize_longest_max=True)`` does.
+    Images are fitted into the square and padded with black, as the authors' `image_transform(..., resize_longest_max=True)` does.
 
     Args:
         version: `2` or `2.1`.

@@ -88,7 +88,7 @@ def test_errors_of_one_item_and_of_a_batch():
     for future in [batcher.submit(1), batcher.submit(2)]:
         with pytest.raises(RuntimeError, match="no memory"):
             future.result(10)
-    with pytest.raises(RuntimeError, match="expected 1 results, one an item, got 0"):
+    with pytest.raises(RuntimeError, match="expected 1 results, one per item, got 0"):
         MicroBatcher(lambda items: [], max_wait=0).submit(1).result(10)
 
 
