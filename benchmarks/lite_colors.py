@@ -100,7 +100,7 @@ def names_tables(naming: ColorNaming) -> None:
     pure = [NAMES[index] for index in naming.posterior(list(PURE.values())).argmax(1)]
     palette = [NAMES[index] for index in naming.posterior(list(artwork.PALETTE.values())).argmax(1)]
     table(
-        "Colours that no model was made from",
+        "Colours that were not used for the model",
         ["colours", "count", "right"],
         [
             ["pure tints", len(PURE), float(np.mean([a == b for a, b in zip(pure, PURE, strict=True)]))],
@@ -118,7 +118,7 @@ def confusion(cases: list[Case], found: list[str]) -> None:
     labels = [name for name in NAMES if any(case.label == name for case in cases)]
     count = Counter((case.label, name) for case, name in zip(cases, found, strict=True))
     rows: list[list[object]] = [[name, *(count[name, other] or "" for other in NAMES)] for name in labels]
-    table("Confusions (rows: what it is; columns: what it is called)", ["", *NAMES], rows)
+    table("Confusions (rows: label; columns: answer)", ["", *NAMES], rows)
 
 
 def middle_only(cases: list[Case], naming: ColorNaming) -> np.ndarray:
@@ -242,13 +242,13 @@ def main() -> None:
         if arguments.failures:
             save_failures(arguments.failures, title.split(",")[0].replace(" ", "_"), cases, rows, verifier.foreground)
     table(
-        "Objects", ["set", "count", "right", "right, middle of the box only", "objects a second of one core"], summary
+        "Objects", ["set", "count", "right", "right, middle of the box only", "objects per second on one core"], summary
     )
 
     cases, rows, right = kept["painted drawings"]
     table("Painted drawings by colour", ["colour", "count", "right"], by(cases, right, "label"))
-    table("by what lies behind", ["ground", "count", "right"], by(cases, right, "ground"))
-    table("by the way it was painted", ["paint", "count", "right"], by(cases, right, "kind"))
+    table("By background", ["background", "count", "right"], by(cases, right, "ground"))
+    table("By how it was painted", ["paint", "count", "right"], by(cases, right, "kind"))
     missed = Counter(case.query.class_name for case, ok in zip(cases, right, strict=True) if not ok)
     total = Counter(case.query.class_name for case in cases)
     table(
@@ -259,11 +259,11 @@ def main() -> None:
     confusion(cases, answer(rows))
     cases, rows, right = kept["repainted photographs"]
     table("Repainted photographs by colour", ["colour", "count", "right"], by(cases, right, "label"))
-    table("by region", ["region", "count", "right"], by(cases, right, "kind"))
+    table("By region", ["region", "count", "right"], by(cases, right, "kind"))
     cases, rows, right = kept["photographs, labelled by eye"]
     table(
         "Photographs, labelled by eye",
-        ["photograph", "thing", "label", "called", "probability", ""],
+        ["photograph", "object", "label", "answer", "probability", ""],
         [
             [
                 case.ground,
