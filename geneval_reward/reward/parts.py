@@ -50,7 +50,7 @@ def accepted_arguments(part: str, function: Any) -> tuple[str, ...]:
     if hasattr(function, "update") and hasattr(function, "compute"):
         raise TypeError(
             f"parts[{part!r}]: expected a callable of images, got the metric {type(function).__name__}, which answers one "
-            "number per batch; see geneval_reward.reward.models for CLIPScore and CLIP-IQA"
+            "number per batch; see geneval_reward.reward.models for CLIPScore"
         )
     parameters = inspect.signature(function).parameters
     if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):

@@ -445,7 +445,7 @@ def test_ema_before_its_first_update_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*all . images of a round are wrong", "ignore:.*all .. images of a round are wrong")
 def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("geneval_reward.callback.geneval.tell", told.append)
+    monkeypatch.setattr("geneval_reward.callback.geneval.rank_zero.rank_zero_info", told.append)
     callback = GenEvalCallback(scorer(), "50/tag", every_n_train_steps=1, max_seconds=0.01, batch_size=12, log_images=0)
     trainer = fit(tmp_path, callback, batches=2)
     metrics = trainer.callback_metrics
@@ -466,7 +466,7 @@ def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypa
 
 def test_max_fraction_leaves_rounds_out_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("geneval_reward.callback.geneval.tell", told.append)
+    monkeypatch.setattr("geneval_reward.callback.geneval.rank_zero.rank_zero_info", told.append)
     callback = GenEvalCallback(scorer(), RECORDS, every_n_train_steps=1, max_fraction=0.001, log_images=0)
     fit(tmp_path, callback)
     assert steps(tmp_path) == [1], "the first round learns the cost; the others cannot afford it"

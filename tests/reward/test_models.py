@@ -24,7 +24,7 @@ from transformers import (
 
 from geneval_reward.errors import GenEvalError, ImageError
 from geneval_reward.reward import CompositeReward
-from geneval_reward.reward.models import HPS, CLIPIQAReward, CLIPScoreReward, ImageReward, PickScore, model_reward
+from geneval_reward.reward.models import HPS, CLIPScoreReward, ImageReward, PickScore, model_reward
 from geneval_reward.reward.models.image_reward import ImageRewardNet, image_processor, load_image_reward
 
 rng = np.random.default_rng(0)
@@ -86,18 +86,19 @@ def test_clip_score_is_torchmetrics_per_sample(clip_folder):
 def test_clip_score_agrees_with_the_metric_itself(clip_folder):
     from torchmetrics.multimodal import CLIPScore
 
-    from geneval_reward.reward.models.torchmetrics_clip import _Tensors
-
     class Module(torch.nn.Module):  # the metric wants a module whose features are tensors
         def __init__(self, model):
             super().__init__()
             self.inner, self.config = model, model.config
 
         def get_image_features(self, *args):
-            return _Tensors(self.inner).get_image_features(*args)
+            return features_of(self.inner.get_image_features(*args))
 
-        def get_text_features(self, *args):
-            return _Tensors(self.inner).get_text_features(*args)
+        def get_text_features(self, ids, mask):
+            return features_of(self.inner.get_text_features(input_ids=ids, attention_mask=mask))
+
+    def features_of(found):
+        return found if isinstance(found, torch.Tensor) else found.pooler_output
 
     pair = CLIPModel.from_pretrained(clip_folder), CLIPProcessor.from_pretrained(clip_folder)
     metric = CLIPScore(model_name_or_path=lambda: (Module(pair[0]), pair[1]))
@@ -125,21 +126,6 @@ def test_missing_libraries_are_named():
         GenEvalError, match=r"expected transformers to be installed.*pip install 'geneval-reward\[paper\]'"
     ):
         PickScore(loader=load, device="cpu")(IMAGES, TEXTS)
-
-
-def test_clip_iqa_is_the_softmax_over_a_pair_of_texts(clip_folder):
-    pair = ("Good photo.", "Bad photo.")
-    for prompts in ("quality", pair):
-        reward = CLIPIQAReward(str(clip_folder), prompts, device="cpu")
-        values = reward(IMAGES)
-        expected = []
-        for image in IMAGES:
-            unit, text, _ = embeddings(clip_folder, [image] * 2, pair)
-            expected.append(float((100 * unit[0] @ text.T).softmax(-1)[0]))
-        assert values == pytest.approx(expected, abs=0.02)
-    assert reward([np.zeros((32, 32, 3), np.uint8)]) != pytest.approx(values[:1])
-    with pytest.raises(ValueError, match="which needs piq"):
-        CLIPIQAReward("clip_iqa")
 
 
 def test_pick_score(clip_folder):
@@ -341,7 +327,7 @@ class TestAll:
                     reward(IMAGES, TEXTS)
 
     def test_by_name(self):
-        for name in ("clip_score", "clip_iqa", "pick_score", "hps_v2", "hps_v2.1", "image_reward"):
+        for name in ("clip_score", "pick_score", "hps_v2", "hps_v2.1", "image_reward"):
             assert model_reward(name, device="cpu").__name__ == name
         with pytest.raises(ValueError, match=r"name: expected one of clip_score, .*got 'aesthetic'"):
             model_reward("aesthetic")
@@ -351,6 +337,6 @@ class TestAll:
             PickScore(batch_size=0)
 
     def test_in_a_composite(self, reward, clip_folder):
-        iqa = CLIPIQAReward(str(clip_folder), device="cpu")
-        batch = CompositeReward({"pick": reward, "iqa": iqa}, {"iqa": 0.5}).score(IMAGES, TEXTS)
+        clip = CLIPScoreReward(str(clip_folder), device="cpu")
+        batch = CompositeReward({"pick": reward, "clip": clip}, {"clip": 0.5}).score(IMAGES, TEXTS)
         assert batch.rewards == pytest.approx([a + 0.5 * b for a, b in zip(*batch.parts.values(), strict=True)])

@@ -2,39 +2,37 @@
 
 | name | class | weights |
 |---|---|---|
-| `clip_score` | `CLIPScoreReward` | a CLIP model, by torchmetrics |
-| `clip_iqa` | `CLIPIQAReward` | a CLIP model, by torchmetrics |
+| `clip_score` | `CLIPScoreReward` | a CLIP model of transformers |
 | `pick_score` | `PickScore` | `yuvalkirstain/PickScore_v1` |
 | `hps_v2`, `hps_v2.1` | `HPS` | `xswu/HPSv2` |
 | `image_reward` | `ImageReward` | `THUDM/ImageReward` |
 
-Each takes `(images, prompts)` and returns one number per sample, None where an image cannot be read. Weights are fetched
-from the hub at the first call, or read from the folder or file that `model` names.
+Each takes `(images, prompts)` and returns one number per sample, or None if an image cannot be read. Weights are downloaded from
+the hub at the first call, or read from the folder or file that `model` names.
 """
 
 from typing import Any
 
 from geneval_reward.errors import UsageError
 from geneval_reward.reward.models.base import ModelReward
+from geneval_reward.reward.models.clip import CLIPScoreReward, PickScore
 from geneval_reward.reward.models.hps import HPS
 from geneval_reward.reward.models.image_reward import ImageReward
-from geneval_reward.reward.models.pick_score import PickScore
-from geneval_reward.reward.models.torchmetrics_clip import CLIPIQAReward, CLIPScoreReward
 
-__all__ = ["HPS", "CLIPIQAReward", "CLIPScoreReward", "ImageReward", "ModelReward", "PickScore", "model_reward"]
+__all__ = ["HPS", "CLIPScoreReward", "ImageReward", "ModelReward", "PickScore", "model_reward"]
 
-_NAMES = ("clip_score", "clip_iqa", "pick_score", "hps_v2", "hps_v2.1", "image_reward")
+_NAMES = ("clip_score", "pick_score", "hps_v2", "hps_v2.1", "image_reward")
 
 
 def model_reward(name: str, **options: Any) -> ModelReward:
-    """A reward by name.
+    """Make a reward by name.
 
     Args:
         name: One of the names above.
         **options: Passed to its class.
 
     Raises:
-        ValueError: For another name.
+        UsageError: If the name is unknown.
 
     Examples:
         >>> model_reward("pick_score", device="cpu")
@@ -44,7 +42,6 @@ def model_reward(name: str, **options: Any) -> ModelReward:
         return HPS(version=name.removeprefix("hps_v"), **options)
     kinds: dict[str, type[ModelReward]] = {
         "clip_score": CLIPScoreReward,
-        "clip_iqa": CLIPIQAReward,
         "pick_score": PickScore,
         "image_reward": ImageReward,
     }

@@ -1,4 +1,4 @@
-"""What the models have in common: loaded at the first call, one thread at a time, no gradient, no autocast of the trainer's."""
+"""`ModelReward`: loads a model at the first call and runs it in one thread at a time, without gradients or autocast."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ class ModelReward(ABC):
     Args:
         model: A hub id or a local folder.
         device: A torch device or `auto`.
-        batch_size: Images a forward, >= 1.
-        loader: Makes what `load` would: for weights of one's own. Must pickle if the reward is to.
+        batch_size: Images per forward pass, >= 1.
+        loader: Returns what `load` would, for weights of your own. It must be picklable if the reward is to be.
 
     Raises:
-        ValueError: If the batch size is not a number of images.
+        UsageError: If the batch size is not an integer >= 1.
     """
 
     name = "model"
-    needs_prompts = True
 
     def __init__(
         self, model: str, *, device: torch.device | str = "auto", batch_size: int = 32, loader: Loaded | None = None
@@ -50,16 +49,16 @@ class ModelReward(ABC):
 
     @abstractmethod
     def load(self) -> Any:
-        """The network and what it needs, on the CPU."""
+        """Load the network and what it needs, on the CPU."""
 
     @abstractmethod
     def values(self, loaded: Any, images: list[torch.Tensor], texts: list[str], device: torch.device) -> torch.Tensor:
-        """One number each.
+        """Compute one number per image.
 
         Args:
-            loaded: What `load` gave.
+            loaded: What `load` returned.
             images: uint8 `(3, h, w)`, on the CPU.
-            texts: As many; empty strings where `needs_prompts` is false.
+            texts: One per image.
             device: Where the network is.
 
         Returns:
@@ -67,23 +66,23 @@ class ModelReward(ABC):
         """
 
     def __call__(self, images: Any, prompts: Any = None, metadata: Any = None) -> list[float | None]:
-        """Rewards of a batch.
+        """Return the rewards of a batch.
 
         Args:
             images: What `GenEvalScorer.score` takes.
             prompts: Texts, chats, records or specs, one per image.
-            metadata: Records, whose prompts count where `prompts` is None.
+            metadata: Records, whose prompts are used if `prompts` is None.
 
         Returns:
-            One number per image; None where the image cannot be read or the network gives no finite number.
+            One number per image; None if the image cannot be read or the network returns no finite number.
 
         Raises:
-            ImageError: If not one image can be read.
-            ValueError: If there are not as many prompts as images.
+            ImageError: If no image can be read.
+            UsageError: If there are not as many prompts as images.
             GenEvalError: If the weights cannot be loaded.
         """
         count = len(images)
-        texts = prompt_texts(prompts, metadata) if self.needs_prompts else [""] * count
+        texts = prompt_texts(prompts, metadata)
         if len(texts) != count:
             raise UsageError(f"prompts: expected {count}, one per image, got {len(texts)}")
         ready: dict[int, torch.Tensor] = {}
@@ -134,7 +133,7 @@ class ModelReward(ABC):
         self._start()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelReward:
-        # As of the scorer: a LightningModule that copies its parts must not copy another network's weights.
+        # A LightningModule that copies its parts must not copy another network's weights.
         return self
 
     def __repr__(self) -> str:
@@ -142,25 +141,20 @@ class ModelReward(ABC):
 
 
 def features(found: Any) -> torch.Tensor:
-    """CLIP's projected features, of unit length: transformers 5 returns them within an output object.
+    """Scale CLIP's projected features to unit length.
 
     Args:
-        found: What `get_image_features` or `get_text_features` gave.
+        found: What `get_image_features` or `get_text_features` returned: a tensor, or with transformers 5 an output object.
 
     Returns:
         `(n, d)`.
     """
-    return F.normalize(plain(found), dim=-1)
-
-
-def plain(found: Any) -> torch.Tensor:
-    """The features alone, out of whatever transformers puts them into."""
     tensor: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
-    return tensor
+    return F.normalize(tensor, dim=-1)
 
 
 def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Images through a processor of transformers, `(n, 3, s, s)`."""
+    """Preprocess images by a processor of transformers; returns `(n, 3, s, s)`."""
     pixels: Any = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
         "pixel_values"
     ]
@@ -171,10 +165,10 @@ def pixels_of(processor: Any, images: Sequence[torch.Tensor], device: torch.devi
 def clip_cosines(
     model: Any, processor: Any, images: Sequence[torch.Tensor], texts: Sequence[str], device: torch.device
 ) -> torch.Tensor:
-    """Cosine of each image with its text, `(n,)`, by a CLIP model of transformers.
+    """Compute the cosine of each image with its text, `(n,)`, by a CLIP model of transformers.
 
-    A text that is longer than the model's context is cut *before* its end token. Without that token the model has nothing
-    to read its answer from, and answers the same for every long text.
+    A text that is longer than the model's context is cut *before* its end token. The model reads its answer from that token;
+    without it, all long texts would get the same answer.
     """
     limit = model.config.text_config.max_position_embeddings
     tokens = processor(text=list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt").to(

@@ -95,8 +95,9 @@ def test_lifecycle(make_reward, monkeypatch):
     monkeypatch.setattr("geneval_reward.reward.trainers.unirl.resolve_device", lambda device: device)
     scorer = UniRLScorer("lite", device="cuda:1")
     scorer.offload()
+    assert not moves  # nothing is loaded yet
+    assert scorer.reward.scorer is loaded
     scorer.offload()
-    scorer.onload()
     scorer.onload()
     assert moves == ["cpu", "cuda:1"]
     scorer.drain()
