@@ -13,7 +13,7 @@ from torch import Tensor
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.rl import euler_step, predict_x0, sde_step
-from geneval_reward.support.memory import run_in_batches
+from geneval_reward.support.inference import run_in_batches
 from geneval_reward.train.policy import FlowPolicy, decode_latents
 
 NOISE_LEVELS: Final = {"cps": 0.8, "sde": 0.7, "ode": 0.0}
