@@ -11,6 +11,7 @@
      ├── DependencyError(ImportError)  an optional package that is not installed or cannot be used
      ├── SelfTestError(RuntimeError)  a backend that does not see what it must see
      ├── SearchError(RuntimeError)  a search whose reward failed for every candidate; carries what was found
+     ├── GeneratorError(OSError)   a generator's own process that cannot start, ends, hangs, or gives no images
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
      └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
 
@@ -81,6 +82,10 @@ class DependencyError(GenEvalError, ImportError):
 
 class SelfTestError(GenEvalError, RuntimeError):
     """A loaded backend that does not find what a working one must find."""
+
+
+class GeneratorError(GenEvalError, OSError):
+    """A generator's own process that cannot start, ends, does not answer, or gives something else than images."""
 
 
 class RoundError(GenEvalError, RuntimeError):

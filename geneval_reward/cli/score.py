@@ -199,7 +199,7 @@ def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> No
 def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, messages: Console) -> int:
     """Score items in batches while the next ones are decoded; returns the number that could not be scored."""
     from geneval_reward.results import FailedImage, ResultRow
-    from geneval_reward.results.layout import selection_marks
+    from geneval_reward.results.generation import selection_marks
     from geneval_reward.scorer import fingerprint_id
 
     failed = 0
@@ -228,6 +228,7 @@ def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, mes
                     seed=item.seed,
                     rewritten=item.rewritten,
                     **selection_marks(item.selected, scorer.name),
+                    generator=item.generator,
                     backend=scorer.name,
                     fingerprint=fingerprint,
                     min_confidence=getattr(scorer, "min_confidence", None),

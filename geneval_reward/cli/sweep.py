@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneval_reward.cli.generate import progress_bar
-from geneval_reward.cli.shared.options import Arguments, BatchSize, SubsetSize
+from geneval_reward.cli.shared.options import (
+    Arguments,
+    BatchSize,
+    GeneratorFolder,
+    GeneratorPython,
+    GeneratorTimeout,
+    GeneratorVariables,
+    SubsetSize,
+    Worker,
+    process_arguments,
+)
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
 from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes
 from geneval_reward.errors import ResultsError
@@ -64,6 +74,11 @@ def sweep(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="File for the picture; DIR/sweep.png if not given.")
     ] = None,
+    generator_python: GeneratorPython = None,
+    generator_dir: GeneratorFolder = None,
+    generator_env: GeneratorVariables = None,
+    generator_timeout: GeneratorTimeout = None,
+    worker: Worker = None,
 ) -> None:
     """Generate and score a grid of settings on the same prompts and noise.
 
@@ -103,6 +118,7 @@ def sweep(
         fixed=tuple(fixed.items()),
         device=device,
         batch_size=batch_size,
+        process=process_arguments(generator_python, generator_dir, generator_env, generator_timeout, worker),
     )
     judge = {"backend": value("backend", backend, "lite"), "rules": value("rules", rules, None)}
     _check_setup(out, {"model": model, "suite": suite, "seed": plan.seed, "set": fixed} | judge)

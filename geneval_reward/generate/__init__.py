@@ -2,6 +2,7 @@
 
 from geneval_reward.generate.callable import CallableGenerator
 from geneval_reward.generate.diffusers import DiffusersGenerator
+from geneval_reward.generate.foreign import ForeignGenerator, ForeignModel
 from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.load import load_generator, load_pipeline
 from geneval_reward.generate.rewrites import read_rewrites
@@ -9,6 +10,7 @@ from geneval_reward.generate.seeds import seed_for
 from geneval_reward.generate.shards import Shard
 from geneval_reward.generate.stored import FolderGenerator
 from geneval_reward.generate.subset import Subset, stratified_subset, subset_standard_error
+from geneval_reward.generate.token_models import TokenGenerator
 from geneval_reward.generate.tokens import SeededTokens
 from geneval_reward.generate.write import ImageJob, MadeBatch, plan_images, write_images
 
@@ -16,12 +18,15 @@ __all__ = [
     "CallableGenerator",
     "DiffusersGenerator",
     "FolderGenerator",
+    "ForeignGenerator",
+    "ForeignModel",
     "Generator",
     "ImageJob",
     "MadeBatch",
     "SeededTokens",
     "Shard",
     "Subset",
+    "TokenGenerator",
     "load_generator",
     "load_pipeline",
     "plan_images",

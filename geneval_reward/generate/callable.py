@@ -14,6 +14,7 @@ from PIL import Image
 
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
+from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
 from geneval_reward.vision.images import refuse_invalid_casts
 
 Seeding = Literal["given", "global"]
@@ -38,6 +39,7 @@ class CallableGenerator:
             array or tensor of such with a leading batch dimension.
         batch_size: Largest number of images per call, >= 1; always 1 with `seeding="global"`.
         seeding: `given` or `global`.
+        notes: What must be known of the model to read its score.
 
     Raises:
         TypeError: If `function` cannot be called.
@@ -57,6 +59,7 @@ class CallableGenerator:
         *,
         batch_size: int = 8,
         seeding: Seeding = "given",
+        notes: GeneratorNotes = NO_NOTES,
     ) -> None:
         if not callable(function):
             raise TypeError(f"function: expected something to call, got {type(function).__name__}")
@@ -64,6 +67,7 @@ class CallableGenerator:
             raise UsageError(f"seeding: expected 'given' or 'global', got {seeding!r}")
         self.function = function
         self.seeding = seeding
+        self.notes = notes
         self._batches = Batches(self._call, batch_size)
         if seeding == "global":
             self._batches.batch_size = 1

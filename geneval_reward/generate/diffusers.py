@@ -13,6 +13,7 @@ from PIL import Image
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
 from geneval_reward.generate.callable import as_pil
+from geneval_reward.results.generator_notes import GeneratorNotes
 
 _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
 
@@ -68,6 +69,12 @@ class DiffusersGenerator:
     def batch_size(self) -> int:
         """Images per call of the pipeline; fewer than asked for once memory has run out."""
         return self._batches.batch_size
+
+    @property
+    def notes(self) -> GeneratorNotes:
+        """The negative prompt, if `call_kwargs` has one."""
+        negative = self.call_kwargs.get("negative_prompt")
+        return GeneratorNotes(negative_prompt=negative if isinstance(negative, str) and negative else None)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Make images.

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from geneval_reward.results.generator_notes import GeneratorNotes
+
 
 @runtime_checkable
 class Generator(Protocol):
@@ -27,3 +29,12 @@ class Generator(Protocol):
             As many RGB images, in order.
         """
         ...
+
+
+def notes_of(generator: object) -> GeneratorNotes:
+    """Read what a generator says of itself in `notes`, or in `template`, `negative_prompt` and `trained_on_template`."""
+    notes = getattr(generator, "notes", None)
+    if isinstance(notes, GeneratorNotes):
+        return notes
+    values = {name: getattr(generator, name, None) for name in ("template", "negative_prompt", "trained_on_template")}
+    return GeneratorNotes.from_dict(values, type(generator).__name__)

@@ -7,16 +7,19 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from geneval_reward.errors import UsageError
+from geneval_reward.generate.callable import CallableGenerator
 from geneval_reward.generate.diffusers import DiffusersGenerator
-from geneval_reward.generate.generator import Generator
+from geneval_reward.generate.foreign import ForeignGenerator
+from geneval_reward.generate.generator import Generator, notes_of
 from geneval_reward.generate.lora import add_lora
+from geneval_reward.generate.token_models import load_token_model, token_model_type
 from geneval_reward.support.files import read_json
 from geneval_reward.support.imports import import_object, is_import_path, require
 from geneval_reward.vision.backends import resolve_device
@@ -30,6 +33,7 @@ _PACKAGED: Final = {
     "pocket-tokens": "geneval_reward.pocket:load_tokens",
 }
 _OWN_CLASSES: Final = {"PocketPipeline": "geneval_reward.pocket:PocketPipeline"}
+_TOKEN_ARGUMENTS: Final = {"guidance_scale": "guidance"}
 _POCKET_BATCH, _BATCH = 64, 8
 
 
@@ -41,6 +45,7 @@ def load_generator(
     batch_size: int | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
+    process: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Generator:
     """Load a generator by its name.
@@ -54,6 +59,7 @@ def load_generator(
         batch_size: Largest number of images per call; None: 64 for the pocket models, else 8.
         lora: File or folder of LoRA weights, or their name on a model hub; see `geneval_reward.generate.lora.add_lora`.
         lora_scale: Strength of the LoRA; 1.0 as trained.
+        process: For a model that runs in another Python: `python` and other arguments of `ForeignGenerator`.
         **arguments: Passed with every call of the pipeline; see `DiffusersGenerator`.
 
     Raises:
@@ -64,7 +70,15 @@ def load_generator(
         >>> load_generator("pocket", device="cpu", num_inference_steps=2).batch_size
         64
     """
+    if process is not None:
+        _refuse_own_settings(f"{model!r}, which runs in another Python", dtype, lora)
+        return ForeignGenerator(model, options=arguments, batch_size=batch_size, device=device, **process)
     place = _place(device)
+    if model != POCKET and not is_import_path(model) and token_model_type(model) is not None:
+        _refuse_own_settings(f"{model!r}, which is no pipeline of diffusers", "auto", lora)
+        named = {_TOKEN_ARGUMENTS.get(name, name): value for name, value in arguments.items()}
+        named |= {} if batch_size is None else {"batch_size": batch_size}
+        return load_token_model(model, device=place, dtype=DTYPES.get(dtype), **named)
     own = _taken(import_object(model, "model"), arguments) if is_import_path(model) else {}
     arguments = {name: value for name, value in arguments.items() if name not in own}
     pipe = load_pipeline(model, dtype, arguments=own)
@@ -137,13 +151,21 @@ def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 def _ready_made(
     generator: Generator, model: str, dtype: str, batch_size: int | None, lora: str | None, arguments: dict[str, Any]
 ) -> Generator:
-    given = {"dtype": None if dtype == "auto" else dtype, "batch_size": batch_size, "lora": lora} | arguments
+    _refuse_own_settings(
+        f"{model!r}, which makes its generator itself", dtype, lora, batch_size=batch_size, **arguments
+    )
+    if getattr(generator, "seeding", "given") == "global" and not isinstance(generator, CallableGenerator):
+        # A model's file as `ForeignGenerator` takes it, which leaves seeding to its caller.
+        return CallableGenerator(generator.generate, seeding="global", notes=notes_of(generator))
+    return generator
+
+
+def _refuse_own_settings(model: str, dtype: str, lora: str | None, **others: Any) -> None:
+    """Raise if an option was given that only a pipeline can follow."""
+    given = {"dtype": None if dtype == "auto" else dtype, "lora": lora} | others
     extra = [name for name, value in given.items() if value is not None]
     if extra:
-        raise UsageError(
-            f"{extra[0]}: expected it to be left out for {model!r}, which makes its generator itself; set it there"
-        )
-    return generator
+        raise UsageError(f"{extra[0]}: expected it to be left out for {model}; set it there")
 
 
 def _place(device: str) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any
 
 from geneval_reward.errors import FileError, SpecError
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.entries import meaning
 from geneval_reward.support.files import parse_json, read_lines
 
 
@@ -32,7 +33,7 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
     except (OSError, FileError) as error:
         raise SpecError(f"{path}: expected a file of rewritten prompts, got none that can be read ({error})") from error
     by_text = {spec.prompt: spec for spec in specs}
-    by_meaning = {_meaning(spec): spec for spec in specs}
+    by_meaning = {meaning(spec): spec for spec in specs}
     found: dict[PromptSpec, str] = {}
     for number, line in lines:
         where = f"{path} line {number}"
@@ -79,8 +80,4 @@ def _by_record(
         spec = PromptSpec.parse({key: value for key, value in record.items() if key != "prompt"})
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from error
-    return by_meaning.get(_meaning(spec)), record.get("prompt")
-
-
-def _meaning(spec: PromptSpec) -> tuple[Any, ...]:
-    return spec.tag, spec.include, spec.exclude
+    return by_meaning.get(meaning(spec)), record.get("prompt")

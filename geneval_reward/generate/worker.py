@@ -11,7 +11,7 @@ is imported, both are moved aside: what the model prints goes to standard error,
     worker  {"protocol": 1, "python": "3.10.4"}
     host    {"id": 0, "load": "unilip.py:UniLIP", "options": {"path": "/models/UniLIP-3B"}}
     worker  {"id": 0, "versions": {"torch": "2.6.0"}, "seeding": "given", "batch_size": 1, "settings": {"steps": 20},
-             "template": "Generate an image: {prompt}", "negative_prompt": null}
+             "template": "Generate an image: {prompt}", "negative_prompt": null, "trained_on_template": false}
     host    {"id": 1, "prompts": ["a photo of a dog"], "seeds": [17], "paths": ["/tmp/x/0.png"]}
     worker  {"id": 1, "seconds": 3.1}
     worker  {"id": 1, "error": "memory", "message": "CUDA out of memory. Tried to allocate ..."}
@@ -30,6 +30,7 @@ What is loaded is a class or function of a file or module, called with the optio
     settings         A dict of what is in effect: steps, guidance, size, precision.
     template         The text around every prompt, such as "Generate an image: {prompt}". `generate` puts it there itself.
     negative_prompt  The text that guidance leads away from, if there is one.
+    trained_on_template  Whether the training data held prompts in GenEval's own wording.
 """
 
 from __future__ import annotations
@@ -37,23 +38,24 @@ from __future__ import annotations
 import sys
 
 # The folder of this file is no place to import from: beside its original lies a diffusers.py that is not the library.
-sys.path[0] = ""
+if __name__ == "__main__":
+    sys.path[0] = ""
 
-import contextlib  # noqa: E402
-import gc  # noqa: E402
-import importlib  # noqa: E402
-import importlib.util  # noqa: E402
-import json  # noqa: E402
-import operator  # noqa: E402
-import os  # noqa: E402
-import queue  # noqa: E402
-import random  # noqa: E402
-import signal  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-import traceback  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Any  # noqa: E402
+import contextlib
+import gc
+import importlib
+import importlib.util
+import json
+import operator
+import os
+import queue
+import random
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 PROTOCOL = 1
 _PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "timm", "flash_attn", "numpy")
@@ -93,6 +95,7 @@ def describe(model: Any) -> dict[str, Any]:
         "settings": dict(getattr(model, "settings", {})),
         "template": getattr(model, "template", None),
         "negative_prompt": getattr(model, "negative_prompt", None),
+        "trained_on_template": bool(getattr(model, "trained_on_template", False)),
     }
 
 

@@ -17,7 +17,9 @@ from geneval_reward.generate.callable import as_pil
 from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.results.layout import GENERATION, write_prompt_folder
+from geneval_reward.results.generation import GENERATION
+from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
+from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.support.files import read_json, write_whole
 
 DEFAULT_BATCH = 8
@@ -50,11 +52,12 @@ def plan_images(
     *,
     numbers: Sequence[int] | None = None,
     rewrites: Mapping[PromptSpec, str] | None = None,
+    notes: GeneratorNotes = NO_NOTES,
 ) -> list[ImageJob]:
     """Make the prompts' folders with their records, and list the images that go into them.
 
     Beside each `metadata.jsonl` goes a `generation.json` with the text that the generator gets, whether it was rewritten,
-    and the seed of each image; `score` takes seeds and rewriting from there.
+    what else must be known of the generator, and the seed of each image; `score` takes them from there.
 
     Args:
         root: The folder of the whole set.
@@ -64,6 +67,7 @@ def plan_images(
             that a rewritten run starts from the same noise.
         numbers: The folders' numbers; None: 0, 1, 2, ...
         rewrites: New text by record.
+        notes: What must be known of the generator to read the score; see `geneval_reward.generate.generator.notes_of`.
 
     Returns:
         One job per image, whether it is there or not.
@@ -81,13 +85,19 @@ def plan_images(
         samples = write_prompt_folder(root, number, spec)
         text = rewrites.get(spec, spec.prompt)
         own = [
-            ImageJob(samples / f"{index:04d}.png", spec, text, seed_for(base_seed, spec.prompt, index), index)
+            ImageJob(image_path(root, number, index), spec, text, seed_for(base_seed, spec.prompt, index), index)
             for index in range(images_per_prompt)
         ]
         record = {"text": text, "rewritten": spec in rewrites, "seeds": {job.path.name: job.seed for job in own}}
+        record |= {"generator": notes.to_dict()} if notes else {}
         _update(samples.parent / GENERATION, record)
         jobs += own
     return jobs
+
+
+def image_path(root: str | Path, number: int, index: int) -> Path:
+    """The file of an image by the numbers of its prompt and of itself."""
+    return Path(root) / f"{number:05d}" / "samples" / f"{index:04d}.png"
 
 
 def _refuse_images_of_others(folder: Path, spec: PromptSpec) -> None:

@@ -18,6 +18,7 @@ from geneval_reward.errors import GenEvalError, ResultsError, UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import FailedImage
 from geneval_reward.results.entries import read_entry
+from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
 from geneval_reward.results.layout import ImageItem, read_folder
 from geneval_reward.support.files import parse_json
 from geneval_reward.vision.formats import SUFFIXES
@@ -41,6 +42,7 @@ class Sample:
         seed: The seed it was generated from, if known.
         rewritten: The text that the generator got, where it was not the record's.
         selected: The reward by which a search selected the image, and among how many candidates.
+        generator: What else must be known of the generator.
     """
 
     filename: str
@@ -50,6 +52,7 @@ class Sample:
     seed: int | None = None
     rewritten: str | None = None
     selected: tuple[str, int] | None = None
+    generator: GeneratorNotes = NO_NOTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class Shard:
         """The images in order; what cannot be read comes as a failure that says why."""
         if self.kind == "folder":
             for item in self.items:
-                yield Sample(item.filename, item.path, item.spec, item.index, item.seed, item.rewritten, item.selected)
+                said = (item.index, item.seed, item.rewritten, item.selected, item.generator)
+                yield Sample(item.filename, item.path, item.spec, *said)
             return
         read = _read_tar if self.kind == "tar" else _read_parquet
         try:

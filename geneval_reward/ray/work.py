@@ -17,7 +17,7 @@ from geneval_reward.errors import GenEvalError, ImageError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.ray.shards import Sample, Shard
 from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity
-from geneval_reward.results.layout import selection_marks
+from geneval_reward.results.generation import selection_marks
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.service.isolation import score_separately
 from geneval_reward.vision.images import load_image
@@ -84,6 +84,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                     seed=sample.seed,
                     rewritten=sample.rewritten,
                     **selection_marks(sample.selected, scorer.name),
+                    generator=sample.generator,
                     backend=scorer.name,
                     fingerprint=identity.fingerprint,
                     min_confidence=scorer.min_confidence,

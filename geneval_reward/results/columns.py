@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.generator_notes import GeneratorNotes
 from geneval_reward.results.row import ResultRow, RunIdentity
 
 
@@ -50,6 +51,7 @@ class Results:
         rewritten: `(n,)` bool, whether the generator got another text than the record's.
         best_of: `(n,)` int64, the number of candidates from which this metric chose the image; 0 if it did not.
         selected_by: `(n,)` names of the rewards by which a search selected the images, or None.
+        generators: What must be known of the generators, each once; empty if there is nothing to say.
         failed: Images that could not be scored, with the reason. They have no row.
         cut: The unfinished last line, if there is one. It has no row.
         official: Whether some lines have only the official script's keys.
@@ -72,6 +74,7 @@ class Results:
     rewritten: npt.NDArray[np.bool_]
     best_of: npt.NDArray[np.int64]
     selected_by: list[str | None]
+    generators: list[GeneratorNotes]
     failed: dict[str, str]
     cut: CutLine | None
     official: bool

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final
 
 from geneval_reward.errors import SpecError
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import resolve
+from geneval_reward.prompts.suite import official_suite, resolve
 
 FILENAME_KEYS: Final = ("filename", "file_name")
 """Keys of the image's name. The second is that of Hugging Face image folders."""
@@ -27,23 +28,29 @@ class Entry:
         index: Its number among the images of its prompt, if it is given.
         seed: The seed it was generated from, if it is given.
         rewritten: The text that the generator got, if it was not the record's.
+        unread: Keys that say nothing here.
     """
 
     spec: PromptSpec
     index: int | None = None
     seed: int | None = None
     rewritten: str | None = None
+    unread: tuple[str, ...] = ()
 
 
-def read_entry(entry: Any) -> Entry:
+def read_entry(entry: Any, *, match: bool = True) -> Entry:
     """Read one entry.
 
     The record stands under `metadata` (as an object or as JSON), or its keys `tag`, `include`, `exclude` and `prompt` are
     among those of the entry; a `prompt` alone must be a text of the official suite. Other keys are left alone unless they look
     like a misspelled key of a record.
 
+    Where tag and clauses are those of an official record and `prompt` is another text, as in the files of BAGEL and Show-o2,
+    the record is the official one, and the text counts as rewritten.
+
     Args:
         entry: A JSON object, or a row of a table.
+        match: Whether to look for the official record; not for folders of this package, which say what the generator got.
 
     Raises:
         SpecError: If there is no valid record, or `index` or `seed` is not an integer of at most 64 bits.
@@ -51,9 +58,27 @@ def read_entry(entry: Any) -> Entry:
     if not isinstance(entry, Mapping):
         raise SpecError(f"expected a JSON object, got a JSON {type(entry).__name__}")
     spec = _spec(entry)
+    known = _official_by_meaning().get(meaning(spec), spec) if match else spec
     text = entry.get("rewritten")
-    rewritten = text if isinstance(text, str) and text != spec.prompt else None
-    return Entry(spec, _number(entry, "index", 63), _number(entry, "seed", 64), rewritten)
+    text = text if isinstance(text, str) else spec.prompt
+    unread = tuple(str(key)[:32] for key in entry if key not in (*_RECORD_KEYS, *_OWN_KEYS))
+    return Entry(
+        known,
+        _number(entry, "index", 63),
+        _number(entry, "seed", 64),
+        text if text != known.prompt else None,
+        unread,
+    )
+
+
+def meaning(spec: PromptSpec) -> tuple[Any, ...]:
+    """What a record asks for, whatever its text; no two official records have the same."""
+    return spec.tag, spec.include, spec.exclude
+
+
+@lru_cache(maxsize=1)
+def _official_by_meaning() -> dict[tuple[Any, ...], PromptSpec]:
+    return {meaning(spec): spec for spec in official_suite()}
 
 
 def name_of(entry: Any) -> Any:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from geneval_reward.errors import FileError, ResultsError, SpecError
+from geneval_reward.errors import FileError, ResultsError, SpecError, name_some
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results.dealing import deal
-from geneval_reward.results.entries import FILENAME_KEYS, name_of, read_entry
+from geneval_reward.results.entries import FILENAME_KEYS, Entry, name_of, read_entry
+from geneval_reward.results.generation import GENERATION, Generation, read_generation
+from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
 from geneval_reward.results.record import index_of
 from geneval_reward.support.files import parse_json, read_json, read_lines
 from geneval_reward.vision.formats import SUFFIXES, is_image_name
 
 GENERATE_SETUP: Final = "generate.json"
 """Beside the prompts' folders: how `geneval-reward generate` made them."""
-GENERATION: Final = "generation.json"
-"""Beside a prompt's `metadata.jsonl`: the text that the generator got, whether it was rewritten, and the images' seeds."""
 GENERATE_LOCK: Final = "generate.lock"
 """Beside the prompts' folders while `geneval-reward generate` writes them."""
 _OWN: Final = (GENERATE_SETUP, GENERATE_LOCK)
@@ -47,6 +47,7 @@ class ImageItem:
         seed: The seed it was generated from, if the metadata says.
         rewritten: The text that the generator got, if it was not the record's.
         selected: The reward by which a search selected the image, and among how many candidates; None if none did.
+        generator: What else must be known of the generator.
     """
 
     path: Path
@@ -56,17 +57,7 @@ class ImageItem:
     seed: int | None = None
     rewritten: str | None = None
     selected: tuple[str, int] | None = None
-
-
-def selection_marks(selected: tuple[str, int] | None, judge: str) -> dict[str, Any]:
-    """What a row says of the selection of its image at sampling time.
-
-    Args:
-        selected: Name of the reward that selected, and number of candidates; None for an image that was not selected.
-        judge: Name of the scorer that reports. If it selected as well, the image was chosen by this very metric.
-    """
-    by, candidates = selected or (None, None)
-    return {"selected_by": by, "best_of": candidates if by == judge else None}
+    generator: GeneratorNotes = NO_NOTES
 
 
 @dataclass
@@ -122,12 +113,28 @@ def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFo
         _leave_out_repeats(folder)
     else:
         _read_benchmark_layout(folder)
+    _note_shared_seeds(folder)
     if not folder.items:
         found = f"; {folder.problems[0]}" if folder.problems else ""
         layout = "<digits>/metadata.jsonl and <digits>/samples/0000.png" if metadata is None else "the named images"
         hint = "" if metadata else "; for a flat folder pass --metadata FILE"
         raise ResultsError(f"{root}: expected {layout}, got no image with a record{found}{hint}")
     return folder
+
+
+def _note_shared_seeds(folder: ImageFolder) -> None:
+    """Say so where every prompt's images start from the same seeds, as those of a script that seeds before each prompt."""
+    seeds: dict[PromptSpec, set[int]] = {}
+    for item in folder.items:
+        if item.seed is None:
+            return
+        seeds.setdefault(item.spec, set()).add(item.seed)
+    own = next(iter(seeds.values()), set())
+    if len(seeds) > 1 and all(other == own for other in seeds.values()):
+        folder.notes.append(
+            f"the images of all {len(seeds):,} prompts were made from the same seeds, such as {min(own)}: prompts share their "
+            "noise, so what one noise spoils counts many times, and intervals are too narrow; give every image its own seed"
+        )
 
 
 def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path:
@@ -149,11 +156,13 @@ def write_prompt_folder(root: str | Path, number: int, spec: PromptSpec) -> Path
 
 def _read_benchmark_layout(folder: ImageFolder) -> None:
     folder.subset = _read_subset(folder.root / GENERATE_SETUP)
+    unread: dict[str, None] = {}
+    others = 0
     for path in sorted(folder.root.iterdir()):
         if not (path.is_dir() and path.name.isdecimal()):
             folder.ignored += path.name not in _OWN
             continue
-        spec = _read_record(path, folder)
+        found = _read_record(path, folder)
         samples = path / "samples"
         if not samples.is_dir():
             folder.problems.append(f"{path.name}: expected a folder samples/ with images, got none")
@@ -163,16 +172,28 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
         folder.ignored += len(names) - len(images)
         if not images:
             folder.problems.append(f"{path.name}/samples: expected images such as 0000.png, got none")
-        if spec is None:
+        if found is None:
             continue
-        seeds, rewritten, selected = _read_generation(path, spec, folder)
+        unread.update(dict.fromkeys(found.unread))
+        others += found.rewritten is not None
+        said = _read_generation(path, folder)
+        text = said.text or found.rewritten
+        rewritten = None if text == found.spec.prompt else text
         for index, name in _numbered(images, f"{path.name}/samples", folder):
             if not os.path.isfile(samples / name):
                 folder.problems.append(f"{path.name}/samples/{name}: expected an image file, got no regular file")
                 continue
-            seed = seeds.get(name)
-            below = f"{path.name}/samples/{name}"
-            folder.items.append(ImageItem(samples / name, below, spec, index, seed, rewritten, selected.get(name)))
+            below, seed, selected = f"{path.name}/samples/{name}", said.seeds.get(name), said.selected.get(name)
+            folder.items.append(
+                ImageItem(samples / name, below, found.spec, index, seed, rewritten, selected, said.notes)
+            )
+    if unread:
+        folder.notes.append(f"the records have keys that are not read: {name_some(list(unread))}")
+    if others:
+        folder.notes.append(
+            f"{others:,} records have another prompt than the benchmark's record of the same objects; their images count as "
+            "made from rewritten prompts"
+        )
 
 
 def _numbered(images: list[str], where: str, folder: ImageFolder) -> list[tuple[int, str]]:
@@ -209,36 +230,17 @@ def _read_subset(setup: Path) -> str | None:
         return None  # a file of the same name by another program, which says nothing about a subset
 
 
-def read_selected(file: Path) -> dict[str, tuple[str, int]]:
-    """Read from a `generation.json` which reward selected an image, and among how many candidates, by name of the image."""
-    searches = read_json(file).get("search", {}) if file.is_file() else {}
-    return {name: (str(one["selected_by"]), int(one["n"])) for name, one in searches.items() if one["selected_by"]}
-
-
-def _read_generation(
-    path: Path, spec: PromptSpec, folder: ImageFolder
-) -> tuple[dict[str, int], str | None, dict[str, tuple[str, int]]]:
-    """Seeds by file name, the rewritten text, and what selected an image by file name; nothing if the folder does not say."""
-    file = path / GENERATION
-    if not file.exists():
-        return {}, None, {}
+def _read_generation(path: Path, folder: ImageFolder) -> Generation:
     try:
-        found = read_json(file) if file.is_file() else None
-        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}  # type: ignore[index]
-        text = found["text"]  # type: ignore[index]
-        if not isinstance(text, str):
-            raise TypeError(f"text is {text!r}")
-        selected = read_selected(file)
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+        return read_generation(path)
+    except FileError as error:
         folder.problems.append(
-            f"{path.name}/{GENERATION}: expected text and seeds, got something else ({error}); seeds, rewriting and selection "
-            "of its images are unknown"
+            f"{path.name}/{GENERATION}: {error}; seeds, rewriting and selection of its images are unknown"
         )
-        return {}, None, {}
-    return seeds, None if text == spec.prompt else text, selected
+        return Generation()
 
 
-def _read_record(path: Path, folder: ImageFolder) -> PromptSpec | None:
+def _read_record(path: Path, folder: ImageFolder) -> Entry | None:
     file = path / "metadata.jsonl"
     if not file.is_file():
         got = "something that is no file" if file.exists() else "none"
@@ -247,8 +249,9 @@ def _read_record(path: Path, folder: ImageFolder) -> PromptSpec | None:
         )
         return None
     try:
-        return PromptSpec.parse(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except (OSError, SpecError) as error:
+        ours = (path / GENERATION).exists()
+        return read_entry(parse_json(file.read_bytes().removeprefix(b"\xef\xbb\xbf")), match=not ours)
+    except (OSError, SpecError, FileError) as error:
         folder.problems.append(f"{path.name}/metadata.jsonl: {error}; its images are skipped")
     return None
 

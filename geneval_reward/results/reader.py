@@ -150,6 +150,7 @@ class _Reading:
             rewritten=np.array([row.rewritten is not None for row in rows], np.bool_),
             best_of=np.array([row.best_of or 0 for row in rows], np.int64),
             selected_by=[row.selected_by for row in rows],
+            generators=list(dict.fromkeys(row.generator for row in rows if row.generator)),
             failed={name: error for name, error in self.failed.items() if name not in scored},
             cut=self.cut,
             official=any(row.schema is None for row in rows),

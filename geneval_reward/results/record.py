@@ -31,8 +31,7 @@ OUR_KEYS: Final = (
     "clauses",
     "detections",
 )
-
-OPTIONAL_KEYS: Final = ("selected_by",)
+OPTIONAL_KEYS: Final = ("generator", "selected_by")
 """Our keys that a row has only if they say something."""
 
 _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
@@ -54,6 +53,7 @@ _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "rewritten": ((str, type(None)), "a string or null"),
     "best_of": ((int, type(None)), "an integer or null"),
     "selected_by": ((str,), "a string"),
+    "generator": ((dict,), "an object"),
     "min_confidence": ((float, int, type(None)), "a number or null"),
     "clauses": ((list,), "a list of objects"),
     "detections": ((dict, type(None)), "an object or null"),

@@ -17,6 +17,7 @@ from geneval_reward.errors import ResultsError, SpecError, UsageError
 from geneval_reward.judge import Detections, Rules, Verdict, judge
 from geneval_reward.judge.detections import shortest
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
 from geneval_reward.results.record import (
     OFFICIAL_KEYS,
     OUR_KEYS,
@@ -103,6 +104,7 @@ class ResultRow:
         backend: Name of the backend.
         fingerprint: Short id of what judged.
         rewritten: The text that the generator got, if it was not `prompt`.
+        generator: What else must be known of the generator: template, negative prompt, training on the benchmark's wording.
         best_of: Number of candidates from which this very metric chose the image; None if it did not.
         selected_by: Name of the reward by which a search selected the image; None if none did.
         min_confidence: Detections at or below it were not kept, so rules cannot go lower; None if unknown.
@@ -135,6 +137,7 @@ class ResultRow:
     backend: str | None = None
     fingerprint: str | None = None
     rewritten: str | None = None
+    generator: GeneratorNotes = NO_NOTES
     best_of: int | None = None
     selected_by: str | None = None
     min_confidence: float | None = None
@@ -153,6 +156,7 @@ class ResultRow:
         backend: str | None = None,
         fingerprint: str | None = None,
         rewritten: str | None = None,
+        generator: GeneratorNotes | None = None,
         best_of: int | None = None,
         selected_by: str | None = None,
         min_confidence: float | None = None,
@@ -167,6 +171,7 @@ class ResultRow:
             backend: Name of the backend.
             fingerprint: Short id of what judged.
             rewritten: The text that the generator got, if it was not the record's.
+            generator: What else must be known of the generator.
             best_of: Number of candidates from which the image was chosen by this very metric.
             selected_by: Name of the reward by which a search selected the image.
             min_confidence: Detections at or below it were not kept.
@@ -187,6 +192,7 @@ class ResultRow:
             backend=backend,
             fingerprint=fingerprint,
             rewritten=rewritten,
+            generator=generator or NO_NOTES,
             best_of=best_of,
             selected_by=selected_by,
             min_confidence=min_confidence,
@@ -266,6 +272,7 @@ class ResultRow:
                 "fingerprint": self.fingerprint,
                 "schema": self.schema,
                 "rewritten": self.rewritten,
+                **({"generator": self.generator.to_dict()} if self.generator else {}),
                 "best_of": self.best_of,
                 **({} if self.selected_by is None else {"selected_by": self.selected_by}),
                 "min_confidence": self.min_confidence,
@@ -300,6 +307,7 @@ class ResultRow:
             **values,
             **{name: record[name] for name in OUR_KEYS if name not in ("image_size", "detections", "clauses")},
             selected_by=record.get("selected_by"),
+            generator=GeneratorNotes.from_dict(record.get("generator"), f"{where}: generator"),
             image_size=None if size is None else (int(size[0]), int(size[1])),
             clauses=_check_clauses(record["clauses"], where),
             detections=_read_detections(record["detections"], size, where),

@@ -14,7 +14,8 @@ from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.results import Results
+from geneval_reward.results import GeneratorNotes, Results
+from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.completeness import Completeness, completeness
@@ -39,6 +40,7 @@ class Summary:
         duplicates: Number of images that occur more than once; each occurrence is counted.
         rewritten: Number of images that were generated from rewritten prompts.
         selected_by: Names of the rewards by which a search selected images.
+        generators: What must be known of the generators, each once.
         best_of: The largest number of candidates among which one image was chosen by this metric; 0 if none was chosen.
     """
 
@@ -54,6 +56,7 @@ class Summary:
     cut: bool
     duplicates: int = 0
     rewritten: int = 0
+    generators: tuple[GeneratorNotes, ...] = ()
     best_of: int = 0
     selected_by: tuple[str, ...] = ()
 
@@ -84,6 +87,7 @@ class Summary:
             parts.append("rewritten prompts")
         if self.selected_by:
             parts.append(f"selected by {', '.join(self.selected_by)}")
+        parts += generator_marks(self.generators)
         if self.best_of:
             parts.append(f"best of {self.best_of} chosen by this metric")
         return ", ".join(parts)
@@ -153,6 +157,7 @@ class Summary:
             "complete": self.complete,
             "standing": self.standing,
             "duplicates": self.duplicates,
+            "generator": [notes.to_dict() for notes in self.generators],
             "problems": self.problems,
             "rules": None if self.rules is None else dict(self.rules),
             "rejudged": self.rejudged,
@@ -246,6 +251,7 @@ def summarize(
         cut=results.cut is not None,
         duplicates=len(double),
         rewritten=int(results.rewritten.sum()),
+        generators=tuple(results.generators),
         best_of=int(results.best_of.max()),
         selected_by=results.selecting_rewards(),
     )
@@ -268,6 +274,7 @@ def _notes(results: Results, double: list[str]) -> list[str]:
     if by := results.selecting_rewards():
         count = sum(name is not None for name in results.selected_by)
         notes.append(f"{_images_were(count)} selected at sampling time by {', '.join(by)}")
+    notes += [f"generator: {mark}" for mark in generator_marks(results.generators)]
     if results.best_of.any():
         chosen = results.best_of[results.best_of > 0]
         notes.append(

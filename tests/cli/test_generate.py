@@ -4,7 +4,9 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
+from geneval_reward.generate.foreign import WORKER
 from geneval_reward.pocket import load_pipeline, pocket_suite
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import read_folder
@@ -257,3 +259,92 @@ def test_square_brackets_are_no_markup(run) -> None:
     _, code, messages = run("generate", "[/x]", "-o", "a")
     assert code == 2
     assert "got '[/x]'" in messages
+
+
+MODEL = """
+from PIL import Image
+class Gray:
+    seeding = "given"
+    template = "Draw {prompt}"
+    settings = {"size": 8}
+    def __init__(self, steps=1, limit=99):
+        self.steps, self.limit = steps, limit
+    def generate(self, prompts, seeds):
+        self.limit -= 1
+        if self.limit < 0:
+            raise ValueError("enough")
+        return [Image.new("RGB", (8, 8), (seed % 256, self.steps, 0)) for seed in seeds]
+class Global(Gray):
+    seeding = "global"
+    trained_on_template = True
+    def generate(self, prompts, seeds):
+        import random
+        assert len(prompts) == 1
+        return [Image.new("RGB", (8, 8), (random.randrange(256), 0, 0))]
+"""
+
+
+def pixels(root):
+    with_notes = [(item.filename, item.generator.to_dict()) for item in read_folder(root).items]
+    return [Image.open(root / name).getpixel((0, 0)) for name, _ in with_notes], [notes for _, notes in with_notes]
+
+
+def test_a_model_in_another_python(run, few, tmp_path) -> None:
+    (tmp_path / "gray.py").write_text(MODEL)
+    common = ("--suite", few[0], "-n", 2, "--generator-python", sys.executable, "--steps", 7)
+    _, code, message = run("generate", "gray.py:Gray", "-o", tmp_path / "a", *common, "--set", "limit=2")
+    assert code == 2
+    assert "gray.py:Gray: expected images of prompt" in message
+    assert "got ValueError: enough" in message
+    assert len(read_folder(tmp_path / "a").items) == 2, "what was made stays"
+    (tmp_path / "a" / "generate.json").write_text(
+        (tmp_path / "a" / "generate.json").read_text().replace('"limit": 2', '"limit": 99')
+    )
+    _, code, _ = run("generate", "gray.py:Gray", "-o", tmp_path / "a", *common, "--set", "limit=99")
+    assert code == 0
+    colors, notes = pixels(tmp_path / "a")
+    assert len(colors) == 6
+    assert [color[1] for color in colors] == [7] * 6
+    assert notes == [{"template": "Draw {prompt}"}] * 6
+    setup = json.loads((tmp_path / "a" / "generate.json").read_text())
+    assert setup["process"]["settings"] == {"size": 8}
+    assert setup["process"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    # Nothing is to be made, so nothing is started.
+    (tmp_path / "gray.py").write_text(MODEL)
+    assert run("generate", "gray.py:Gray", "-o", tmp_path / "a", *common, "--set", "limit=99")[1] == 0
+
+
+def test_the_same_file_in_this_process(run, few, tmp_path) -> None:
+    (tmp_path / "gray.py").write_text(MODEL)
+    common = ("--suite", few[0], "-n", 2)
+    for name, options in (("a", ("--generator-python", sys.executable)), ("b", ())):
+        assert run("generate", "gray.py:Global", "-o", tmp_path / name, *common, *options)[1] == 0
+    assert pixels(tmp_path / "a") == pixels(tmp_path / "b")
+    assert pixels(tmp_path / "b")[1][0] == {"template": "Draw {prompt}", "trained_on_template": True}
+
+
+def test_options_of_another_python_need_one(run, few, tmp_path) -> None:
+    for option, message in [
+        (("--worker", "w.py"), "expected them with --generator-python"),
+        (
+            ("--generator-python", sys.executable, "--generator-env", "NAME"),
+            "--generator-env: expected NAME=VALUE, got 'NAME'",
+        ),
+        (("--generator-python", "/no/python"), "python: expected an interpreter, got '/no/python'"),
+        (("--generator-python", sys.executable, "--lora", "x"), "lora: expected it to be left out"),
+    ]:
+        _, code, text = run("generate", "json:loads", "-o", tmp_path / "x", "--suite", few[0], *option)
+        assert code == 2
+        assert message in text
+        assert not (tmp_path / "x").exists()
+
+
+def test_the_worker_is_printed_as_it_is(run) -> None:
+    result, code, _ = run("generate", "--print-worker")
+    assert code == 0
+    assert result.stdout == WORKER.read_text()
+
+
+def test_a_negative_prompt_is_recorded(run, few, tmp_path) -> None:
+    make(run, few, tmp_path / "a", "--set", "negative_prompt=blurry", "--trained-on-template")
+    assert pixels(tmp_path / "a")[1] == [{"negative_prompt": "blurry", "trained_on_template": True}] * 6

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from geneval_reward.errors import ResultsError
+from geneval_reward.generate import plan_images
 from geneval_reward.prompts import official_suite
+from geneval_reward.results import GeneratorNotes
 from geneval_reward.results.layout import read_folder, write_prompt_folder
 
 SPEC = official_suite()[0]
@@ -154,7 +157,7 @@ def test_a_line_separator_in_a_prompt_is_no_line_end(tmp_path) -> None:
     record = SPEC.to_record() | {"prompt": "a\u2028dog\x85.", "filename": "a.png"}
     (tmp_path / "m.jsonl").write_text(json.dumps(record, ensure_ascii=False), "utf-8-sig")
     folder = read_folder(tmp_path / "root", tmp_path / "m.jsonl")
-    assert [item.spec.prompt for item in folder.items] == ["a\u2028dog\x85."]
+    assert [(item.spec, item.rewritten) for item in folder.items] == [(SPEC, "a\u2028dog\x85.")]
     assert folder.problems == []
 
 
@@ -224,3 +227,77 @@ def test_an_image_that_two_metadata_files_name_is_judged_once(tmp_path) -> None:
     assert folder.problems == [
         "train/a.png: expected one metadata file to name an image, got two; the one at the top counts"
     ]
+
+
+LONG = "A weathered wooden bench stands alone on a gravel path."
+
+
+@pytest.fixture
+def record_of_others(put):
+    """Write a folder whose record has these keys more, or another text."""
+
+    def call(changes, *names, number=0):
+        root = put(*names, number=number)
+        (root / f"{number:05d}" / "metadata.jsonl").write_text(json.dumps(SPEC.to_record() | changes))
+        return root
+
+    return call
+
+
+def test_keys_that_say_nothing_are_noted_once(record_of_others) -> None:
+    # As UniLIP's script writes them: five digits, and two keys more.
+    more = {"detailed_caption": LONG, "index": 0}
+    record_of_others(more, "00000.png", "00001.jpg")
+    folder = read_folder(record_of_others(more | {"index": 1}, "00000.jpeg", number=1))
+    assert [(item.filename, item.index, item.spec) for item in folder.items] == [
+        ("00000/samples/00000.png", 0, SPEC),
+        ("00000/samples/00001.jpg", 1, SPEC),
+        ("00001/samples/00000.jpeg", 0, SPEC),
+    ]
+    assert not folder.problems
+    assert folder.notes == ["the records have keys that are not read: detailed_caption"]
+
+
+def test_a_misspelled_key_is_still_a_problem(record_of_others) -> None:
+    record_of_others({}, "0000.png")
+    folder = read_folder(record_of_others({"excludes": []}, "0000.png", number=1))
+    assert len(folder.items) == 1
+    assert "did you mean 'exclude'?" in folder.problems[0]
+
+
+def test_another_text_than_the_record_s_is_a_rewritten_prompt(record_of_others) -> None:
+    # As BAGEL and Show-o2 write them.
+    folder = read_folder(record_of_others({"prompt": LONG}, "00000.png"))
+    assert [(item.spec, item.rewritten) for item in folder.items] == [(SPEC, LONG)]
+    assert len(folder.notes) == 1
+    assert "1 records have another prompt than the benchmark's" in folder.notes[0]
+
+
+def test_a_record_of_ones_own_keeps_its_text(tmp_path) -> None:
+    own = replace(SPEC, prompt="ein Foto einer Bank")
+    (job,) = plan_images(tmp_path, [own], 1, 0)
+    Image.new("RGB", (4, 4)).save(job.path)
+    folder = read_folder(tmp_path)
+    assert [(item.spec, item.rewritten, item.seed) for item in folder.items] == [(own, None, job.seed)]
+    assert not folder.notes
+
+
+def test_what_the_generator_got_is_read(tmp_path) -> None:
+    notes = GeneratorNotes("Draw {prompt}", "blurry", trained_on_template=True)
+    (job,) = plan_images(tmp_path, [SPEC], 1, 0, notes=notes)
+    Image.new("RGB", (4, 4)).save(job.path)
+    assert [item.generator for item in read_folder(tmp_path).items] == [notes]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [([42, 43, 42, 43], True), ([42, 43, 44, 45], False), ([42, 43, 42, None], False)]
+)
+def test_seeds_that_all_prompts_share_are_noted(tmp_path, seeds, said) -> None:
+    specs = [official_suite()[0], official_suite()[0], official_suite()[1], official_suite()[1]]
+    lines = []
+    for number, (spec, seed) in enumerate(zip(specs, seeds, strict=True)):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps(spec.to_record() | {"file_name": f"{number}.png", "seed": seed}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    notes = read_folder(tmp_path).notes
+    assert any("images of all 2 prompts were made from the same seeds, such as 42" in note for note in notes) == said

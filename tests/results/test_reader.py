@@ -1,6 +1,7 @@
 """Results files as columns: ours, the official script's, and damaged ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from made_up_results import synthetic_rows, write_synthetic
 from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results import FailedImage, ResultRow, read_results
+from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, read_results
 from geneval_reward.results.record import OFFICIAL_KEYS
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)
@@ -48,6 +49,13 @@ def test_rows_are_read_in_full_on_demand(tmp_path):
     results = read_results(written(tmp_path / "a.jsonl", LINES))
     assert [row.to_json() for row in results.rows()] == LINES
     assert [row.verdict().correct for row in results.rows()] == results.correct.tolist()
+
+
+def test_notes_of_generators_are_collected(tmp_path):
+    notes = GeneratorNotes(template='Draw ,"clauses": {prompt}')
+    lines = [*LINES[:3], *(replace(row, generator=notes).to_json() for row in ROWS[3:6])]
+    assert read_results(written(tmp_path / "a.jsonl", lines)).generators == [notes]
+    assert read_results(written(tmp_path / "b.jsonl", LINES)).generators == []
 
 
 def test_an_official_file_gives_the_same_scores(tmp_path):

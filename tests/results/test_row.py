@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import FileError, ResultsError
 from geneval_reward.judge import Detections, Rules, judge
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.results import FailedImage, ResultRow, RunIdentity
+from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, RunIdentity
 from geneval_reward.results.record import OFFICIAL_KEYS, index_of
 
 SPEC = PromptSpec.parse({"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]})
@@ -43,6 +43,16 @@ def test_the_line_begins_with_the_official_keys():
     assert json.loads(record["metadata"])["prompt"] == SPEC.prompt
     boxes = json.loads(record["details"])["dog"]
     assert [len(box) for box in boxes] == [5]  # the unsure one is not kept
+
+
+def test_notes_of_the_generator_stand_only_where_there_are_any():
+    assert "generator" not in json.loads(a_row().to_json())
+    notes = GeneratorNotes("Draw {prompt}", "blurry", trained_on_template=True)
+    line = a_row(generator=notes).to_json()
+    assert ResultRow.from_json(line).generator == notes
+    assert ResultRow.from_json(line).to_json() == line
+    with pytest.raises(FileError, match="template: expected a str or null, got 3"):
+        ResultRow.from_json(line.replace('"Draw {prompt}"', "3"))
 
 
 def test_round_trip_to_the_same_line_and_verdict():

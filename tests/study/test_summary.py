@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from geneval_reward.cli import app
 from geneval_reward.judge import Rules
 from geneval_reward.prompts import PromptSpec, official_suite
-from geneval_reward.results import ResultWriter, read_results
+from geneval_reward.results import GeneratorNotes, ResultWriter, read_results
 from geneval_reward.results.tables import render
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
@@ -197,3 +197,12 @@ def test_no_table_prints_nan(write, invoke, form) -> None:
     assert "nan" not in shown.lower()
     grid = invoke(path, "--credit", "partial", "--rules", "confidence=.3:.5:.2", "-f", form).stdout
     assert "nan" not in grid.lower()
+
+
+def test_what_else_the_generator_got_is_in_every_caption(write, invoke) -> None:
+    notes = GeneratorNotes(template="Draw {prompt}", trained_on_template=True)
+    path = write([dataclasses.replace(row, generator=notes) for row in made(FEW, 1)])
+    found = summarize(read_results(path), draws=100)
+    assert found.standing.endswith("template 'Draw {prompt}', trained on the benchmark's wording")
+    assert found.to_dict()["generator"] == [{"template": "Draw {prompt}", "trained_on_template": True}]
+    assert "generator: template 'Draw {prompt}'" in invoke(path).stderr

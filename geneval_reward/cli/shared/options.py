@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from geneval_reward.errors import UsageError
 
 Backend = Annotated[
     str,
@@ -70,3 +74,45 @@ Arguments = Annotated[
 Lora = Annotated[str | None, typer.Option("--lora", help="File, folder or hub name of LoRA weights.")]
 LoraScale = Annotated[float, typer.Option("--lora-scale", help="Strength of the LoRA.")]
 DType = Annotated[str, typer.Option("--dtype", help="Precision of the generator: auto, fp32, fp16 or bf16.")]
+GeneratorPython = Annotated[
+    str | None,
+    typer.Option(
+        "--generator-python",
+        help="Run MODEL (file.py:NAME or module:NAME) in a process of this Python; --set gives arguments of NAME.",
+    ),
+]
+GeneratorFolder = Annotated[
+    Path | None, typer.Option("--generator-dir", help="Where that process runs and imports from.")
+]
+GeneratorVariables = Annotated[
+    list[str] | None,
+    typer.Option("--generator-env", help="NAME=VALUE: an environment variable of that process. Repeatable."),
+]
+GeneratorTimeout = Annotated[
+    float | None, typer.Option("--generator-timeout", help="Seconds to wait for each of its answers; 3600.")
+]
+Worker = Annotated[
+    Path | None, typer.Option("--worker", help="Another copy of the worker; see `generate --print-worker`.")
+]
+
+
+def process_arguments(
+    python: str | None, cwd: Path | None, env: Sequence[str] | None, timeout: float | None, worker: Path | None
+) -> dict[str, Any] | None:
+    """Collect what `ForeignGenerator` takes from the options above; None without `--generator-python`."""
+    others = {"cwd": cwd, "env": env or None, "timeout": timeout, "worker": worker}
+    given: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
+    if python is None:
+        if given:
+            raise UsageError(
+                "--generator-dir, --generator-env, --generator-timeout, --worker: expected them with --generator-python, "
+                "got them without; name the Python that the model runs in"
+            )
+        return None
+    if env:
+        pairs = [text.partition("=") for text in env]
+        wrong = [name + equals for name, equals, _ in pairs if not (name and equals)]
+        if wrong:
+            raise UsageError(f"--generator-env: expected NAME=VALUE, got {wrong[0]!r}")
+        given["env"] = {name: value for name, _, value in pairs}
+    return {"python": python} | given

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError, UsageError, name_some
 from geneval_reward.results import Results
+from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
 from geneval_reward.stats.completeness import completeness
 
@@ -27,7 +28,7 @@ class Problem:
 
     Attributes:
         kind: `prompts`, `rules`, `backend` and `fingerprint` are refused unless they are allowed; `incomplete`, `failed`,
-            `cut`, `seeds`, `rewritten`, `selected`, `best_of` and `unknown` are only reported.
+            `cut`, `seeds`, `rewritten`, `generator`, `selected`, `best_of` and `unknown` are only reported.
         text: One sentence that names the files.
         serious: Whether the problem may change the conclusion.
     """
@@ -93,6 +94,11 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
         problems.append(
             Problem("rewritten", text + ("" if all(rewritten) else ", the others did not"), not all(rewritten))
         )
+    marks = [generator_marks(run.generators) for run in runs]
+    for mark in dict.fromkeys(mark for own in marks for mark in own):
+        who = ", ".join(name for name, own in zip(names, marks, strict=True) if mark in own)
+        alike = all(mark in own for own in marks)
+        problems.append(Problem("generator", f"{who}: {mark}" + ("" if alike else ", the others not"), not alike))
     return problems
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.study.compare.plot import plot
 from geneval_reward.study.figures import (
     GREYS,
@@ -97,6 +98,7 @@ def _own_bars(axes: Axes, run: RunReport, number: int, names: list[str], at: np.
     high = np.array([np.nan if one is None else one.interval.high for one in found])
     marks = [text for text, there in (("rewritten prompts", run.results.rewritten.any()),) if there]
     marks += [f"selected by {', '.join(run.summary.selected_by)}"] if run.summary.selected_by else []
+    marks += generator_marks(run.results.generators)
     marks += [f"best of {int(run.results.best_of.max())}"] if run.results.best_of.any() else []
     marks += [] if run.summary.complete else ["PARTIAL"]
     axes.bar(

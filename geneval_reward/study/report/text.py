@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.study.compare.render import difference_table, to_dict
 from geneval_reward.study.report.calibration import SHIFT
@@ -30,6 +31,7 @@ def _scores(report: Report) -> Table:
     for run in report.runs:
         scores = run.summary.scores
         mark = " (r)" if run.results.rewritten.any() else ""
+        mark += "".join(f" ({text})" for text in generator_marks(run.results.generators))
         mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
         mark += f" (selected by {', '.join(run.summary.selected_by)})" if run.summary.selected_by else ""
         mark += "" if run.summary.complete else " (PARTIAL)"
@@ -145,5 +147,6 @@ def _run(run: RunReport) -> dict[str, Any]:
         "failed": dict(run.results.failed),
         "images_not_found": [image.filename for image in run.images if image.path is None],
         "rewritten": int(run.results.rewritten.sum()),
+        "generator": [notes.to_dict() for notes in run.results.generators],
         "best_of": int(run.results.best_of.max()) if len(run.results) else 0,
     }

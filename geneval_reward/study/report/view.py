@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.drawing import FAINT
+from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.stats import Difference, Estimate
 from geneval_reward.study.published import PublishedScore
 from geneval_reward.study.report.calibration import SHIFT, Threshold
@@ -90,6 +91,7 @@ def _run_flags(run: RunReport) -> list[str]:
         flags.append("rewritten prompts")
     if run.summary.selected_by:
         flags.append(f"selected by {', '.join(run.summary.selected_by)}")
+    flags += generator_marks(results.generators)
     if results.best_of.any():
         flags.append(f"best of {int(results.best_of.max())}")
     if run.summary.failed:

@@ -60,12 +60,16 @@ class Cell:
             return safe
         return f"{safe[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split the setting into arguments of `geneval_reward.generate.load_generator` and arguments of each call."""
+    def arguments(self, *, aliases: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split the setting into arguments of `geneval_reward.generate.load_generator` and arguments of each call.
+
+        Args:
+            aliases: Whether short names stand for those of diffusers, such as `steps` for `num_inference_steps`.
+        """
         loading: dict[str, Any] = {}
         calling: dict[str, Any] = {}
         for name, value in self.rendering.values:
-            for real in _ALIASES.get(name, (name,)):
+            for real in _ALIASES.get(name, (name,)) if aliases else (name,):
                 (loading if real in _LOADING else calling)[real] = value
         return loading, calling
 

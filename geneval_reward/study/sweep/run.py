@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, load_generator, plan_images, write_images
+from geneval_reward.generate.foreign import ForeignGenerator
+from geneval_reward.generate.generator import notes_of
 from geneval_reward.generate.identity import identify
 from geneval_reward.generate.write import write_json
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity, read_results
-from geneval_reward.results.layout import GENERATION, read_selected, selection_marks
+from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, ResultWriter, RunIdentity, read_results
+from geneval_reward.results.generation import read_generation, selection_marks
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.timing import note_batch
 from geneval_reward.support.files import read_json
@@ -44,6 +46,7 @@ class Sweep:
         fixed: Arguments of every cell.
         device: The device to generate on.
         batch_size: Images per call; None takes what suits the model.
+        process: For a model that runs in another Python: see `geneval_reward.generate.load_generator`.
     """
 
     root: Path
@@ -56,6 +59,7 @@ class Sweep:
     fixed: tuple[tuple[str, Any], ...] = ()
     device: str = "auto"
     batch_size: int | None = None
+    process: Mapping[str, Any] | None = None
 
     def folder(self, cell: Cell) -> Path:
         """Return the folder of a cell's images and scores; cells that only differ in `best_of` share it."""
@@ -114,26 +118,36 @@ class SweepRunner:
             root, self.sweep.specs, self.sweep.candidates(cell), self.sweep.seed, numbers=self.sweep.numbers
         )
         identity = self._identity(cell)
+        described: dict[str, Any] = {}
         if (root / "cell.json").exists():
-            before = read_json(root / "cell.json").get("identity", identity)
+            found = read_json(root / "cell.json")
+            described = found.get("generator", {})
+            before = found.get("identity", identity)
             changed = [name for name in identity if before.get(name) != identity[name]]
             if changed:
                 raise UsageError(
                     f"{root}: expected images of the {changed[0]} as it is now, got some that were made before its files "
                     "changed; choose another folder, or delete this one"
                 )
-        record = {"model": self.sweep.model, "fixed": dict(self.sweep.fixed), "identity": identity}
-        write_json(root / "cell.json", record | dict(cell.values))
         todo = [job for job in jobs if not job.path.exists()]
         report("generate", len(jobs) - len(todo))
-        if todo:
-            generator = self._generator(cell)
+        generator = self._generator(cell) if todo else None
+        if generator is not None:
+            described = notes_of(generator).to_dict()
+        record = {
+            "model": self.sweep.model,
+            "fixed": dict(self.sweep.fixed),
+            "identity": identity,
+            "generator": described,
+        }
+        write_json(root / "cell.json", record | dict(cell.values))
+        if generator is not None:
             # The first call of a setting also pays for kernels and caches, so its images are thrown away.
             generator.generate([todo[0].text], [todo[0].seed])
             for batch in write_images(generator, todo):
                 note_batch(root / TIMES, len(batch.jobs), batch.seconds)
                 report("generate", len(batch.jobs))
-        return self._score(root, jobs, report)
+        return self._score(root, jobs, report, GeneratorNotes.from_dict(described, f"{root / 'cell.json'}: generator"))
 
     def _identity(self, cell: Cell) -> dict[str, str]:
         """Digests of the weights that a cell's names stand for."""
@@ -142,8 +156,10 @@ class SweepRunner:
         return {kind: identify(str(name)) for kind, name in names.items() if name is not None}
 
     def _generator(self, cell: Cell) -> Generator:
-        loading, calling = cell.arguments()
-        fixed_loading, fixed_calling = Cell(self.sweep.fixed).arguments()
+        # A model in another Python has names of its own for its options.
+        aliases = self.sweep.process is None
+        loading, calling = cell.arguments(aliases=aliases)
+        fixed_loading, fixed_calling = Cell(self.sweep.fixed).arguments(aliases=aliases)
         loading, calling = fixed_loading | loading, fixed_calling | calling
         model = loading.pop("model", self.sweep.model)
         key = json.dumps([model, loading], sort_keys=True, default=str)
@@ -151,14 +167,21 @@ class SweepRunner:
             old = self._loaded[1]
             made: Generator = DiffusersGenerator(old.pipe, batch_size=old.batch_size, **calling)
         else:
+            if self._loaded is not None and isinstance(self._loaded[1], ForeignGenerator):
+                self._loaded[1].close()
             self._loaded = None  # two models at once may not fit
             made = load_generator(
-                str(model), device=self.sweep.device, batch_size=self.sweep.batch_size, **loading, **calling
+                str(model),
+                device=self.sweep.device,
+                batch_size=self.sweep.batch_size,
+                process=self.sweep.process,
+                **loading,
+                **calling,
             )
         self._loaded = (key, made)
         return made
 
-    def _score(self, root: Path, jobs: Sequence[ImageJob], report: Progress) -> dict[str, str]:
+    def _score(self, root: Path, jobs: Sequence[ImageJob], report: Progress, notes: GeneratorNotes) -> dict[str, str]:
         from geneval_reward.vision.images import load_image
 
         names = {job: job.path.relative_to(root).as_posix() for job in jobs}
@@ -172,10 +195,10 @@ class SweepRunner:
         found: dict[Path, dict[str, tuple[str, int]]] = {}
 
         def selected(job: ImageJob) -> tuple[str, int] | None:
-            file = job.path.parent.parent / GENERATION
-            if file not in found:
-                found[file] = read_selected(file)
-            return found[file].get(job.path.name)
+            folder = job.path.parent.parent
+            if folder not in found:
+                found[folder] = read_generation(folder).selected
+            return found[folder].get(job.path.name)
 
         identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
         with ResultWriter(path, resume=path.exists(), identity=identity) as writer:
@@ -197,6 +220,7 @@ class SweepRunner:
                         index=job.index,
                         seed=job.seed,
                         **selection_marks(selected(job), scorer.name),
+                        generator=notes,
                         backend=scorer.name,
                         fingerprint=scorer.fingerprint_id,
                         min_confidence=scorer.min_confidence,

@@ -32,7 +32,7 @@ def files(tmp_path):
 def edited(line, **changes):
     record = json.loads(line)
     for key, value in changes.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key in record:
             record[key].update(value)
         else:
             record[key] = value
@@ -171,6 +171,16 @@ def test_what_weakens_a_run_is_said(files, tmp_path):
         "the last line (110) is cut",
     ):
         assert text in said
+
+
+def test_what_else_the_generator_got_is_said(files, tmp_path):
+    notes = {"template": "Draw {prompt}", "trained_on_template": True}
+    found = compare(files[0], written(tmp_path / "b.jsonl", [edited(line, generator=notes) for line in LINES[1]]))
+    problems = [(problem.text, problem.serious) for problem in found.problems if problem.kind == "generator"]
+    assert problems == [
+        ("b: template 'Draw {prompt}', the others not", True),
+        ("b: trained on the benchmark's wording, the others not", True),
+    ]
 
 
 def test_bad_arguments(files):

@@ -9,7 +9,7 @@ import pytest
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.results import FailedImage, ResultWriter
+from geneval_reward.results import FailedImage, GeneratorNotes, ResultWriter
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
 from geneval_reward.study.summary import summarize
@@ -154,7 +154,12 @@ def test_all_pictures_moved(write, rows, page):
 
 
 def test_failed_rewritten_and_chosen_images_are_flagged(tmp_path, rows, page):
-    changed = [replace(rows[0][0], rewritten="a dog, 8k"), replace(rows[0][1], best_of=4), *rows[0][2:8]]
+    notes = GeneratorNotes(negative_prompt="blurry")
+    changed = [
+        replace(rows[0][0], rewritten="a dog, 8k", generator=notes),
+        replace(rows[0][1], best_of=4),
+        *rows[0][2:8],
+    ]
     path = tmp_path / "a.jsonl"
     with ResultWriter(path) as writer:
         writer.write([*changed, FailedImage("x/9.png", "cannot be decoded")])
@@ -163,7 +168,7 @@ def test_failed_rewritten_and_chosen_images_are_flagged(tmp_path, rows, page):
         "1 image was generated from rewritten prompts",
         "1 image was chosen by this very metric, best of 4",
         "1 image could not be scored, such as x/9.png: cannot be decoded",
-        "rewritten prompts best of 4 1 not scored",
+        "rewritten prompts negative prompt 'blurry' best of 4 1 not scored",
     ):
         assert words in shown.words
     sides = shown.sides()
