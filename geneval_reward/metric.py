@@ -19,7 +19,7 @@ from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.scorer import GenEvalScorer, LazyScorer, Prompt, Scorer, resolve_all
+from geneval_reward.scorer import LazyScorer, Prompt, Scorer, resolve_all
 from geneval_reward.stats.sums import mean_of_task_means
 from geneval_reward.vision.images import as_images
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Graded credits are summed in steps of 2**-32 as integers: half-precision parents cannot round them, devices without
-# doubles can hold them, and sums over ranks do not depend on the order.
+# Graded credits are summed as whole numbers of steps of 2**-32. Integers survive a cast of the parent to half precision, fit
+# devices without float64, and add up to the same sum in any order of ranks.
 _GRADED_STEPS: Final = 2**32
 
 _TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
@@ -37,30 +37,30 @@ _TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 class GenEvalScore(Metric):
     """The GenEval score of generated images.
 
-    `compute()` is one scalar, so that `self.log("geneval", metric)` works: the benchmark's overall, the mean of
-    the task means (of the tasks that have images). `breakdown` gives the parts.
+    `compute()` returns one scalar, so that `self.log("geneval", metric)` works. It is the benchmark's overall score: the mean
+    of the task means, over the tasks that have images. `breakdown` returns the parts.
 
-    States are integers: processes may score any number of images each, none included, and reductions are exact
-    (graded credits to 2**-32). The detector is not part of the module: `state_dict`, `.to` and dtype casts do not
-    reach it.
+    The states are integers, so reductions over processes are exact (graded credits to 2**-32), and a process may have scored
+    any number of images, including none. The detector is not part of the module: `state_dict`, `.to` and dtype casts do not
+    touch it.
 
     As input to `forward` and `update` the metric accepts:
 
     - `images`: what `GenEvalScorer.score` takes: a list of PIL images, arrays or tensors, or one batch
       `(n, 3, h, w)`; uint8, or floats in [0, 1].
-    - `prompts`: a prompt text of the official suite (or of `prompts` below), a record or a `PromptSpec` per image; or an
-      integer tensor `(n,)` of rows of the metric's `prompts`. torchmetrics' `BootStrapper` resamples tensors only, so it
-      needs the tensor.
+    - `prompts`: for each image a prompt text (of the official suite or of the metric's `prompts`), a record or a `PromptSpec`;
+      or an integer tensor `(n,)` of indices into the metric's `prompts`. torchmetrics' `BootStrapper` needs the tensor, because
+      it resamples tensors only.
 
     Args:
-        scorer: A `GenEvalScorer`, or the name of a backend, which is loaded on first use.
-        credit: What is averaged: `official` (the benchmark), `strict`, `partial`, `dense` or `flow_grpo`.
-        prompts: Specs whose texts are understood as prompts, beside the official suite. They are also the table for
-            `pass_at_k` in `breakdown`; the official suite if None.
-        **kwargs: Passed to `torchmetrics.Metric`.
+        scorer: A scorer, or the name of a backend, which is loaded on first use.
+        credit: The credit to average: `official` (the benchmark's), `strict`, `partial`, `dense` or `flow_grpo`.
+        prompts: Specs whose texts may be given as prompts, besides those of the official suite. `breakdown` also counts
+            solved prompts over them. None means the official suite.
+        **kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If `credit` is unknown.
+        UsageError: If `credit` is unknown.
 
     Examples:
         >>> from geneval_reward import GenEvalScore
@@ -85,7 +85,7 @@ class GenEvalScore(Metric):
 
     def __init__(
         self,
-        scorer: GenEvalScorer | Scorer | str = "lite",
+        scorer: Scorer | str = "lite",
         credit: str = "official",
         prompts: Sequence[PromptSpec] | None = None,
         **kwargs: Any,
@@ -101,9 +101,8 @@ class GenEvalScore(Metric):
         self._warned_partial = False
         self._batch: list[Verdict] | None = None
         self._steps = 1 if credit in ("official", "strict") else _GRADED_STEPS
-        # A MetricCollection lets metrics of equal states share them from the first update on, and two credits are often
-        # equal on the first batch. This state tells apart what counts differently. It is the first one, since
-        # torchmetrics 1.4 compares no other.
+        # In a MetricCollection, metrics whose states are equal after the first update share them from then on. Two credits are
+        # often equal on the first batch, so this state tells metrics apart that count differently.
         self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
         self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
@@ -112,18 +111,18 @@ class GenEvalScore(Metric):
 
     @property
     def scorer(self) -> Scorer:
-        """The scorer; loaded now if the metric was made with a backend's name."""
+        """The scorer. If the metric was given the name of a backend, it is loaded on first access."""
         return self.lazy_scorer.load()
 
     def update(self, images: Any, prompts: Sequence[Prompt] | torch.Tensor | str) -> None:
         """Score images and count their verdicts.
 
-        Metrics of a `MetricCollection` that have the same scorer and get the same batch detect once.
+        Metrics in a `MetricCollection` that share a scorer run the detector once per batch.
 
         Raises:
             ImageError: If an image cannot be scored.
             SpecError: If a prompt is not valid or not known.
-            ValueError: If there are not as many prompts as images.
+            UsageError: If there are not as many prompts as images.
         """
         self.add(self._judge(images, prompts) if self._batch is None else self._batch)
 
@@ -131,11 +130,11 @@ class GenEvalScore(Metric):
         """Score images, count their verdicts and return the score of these images alone.
 
         Raises:
-            ImageError: If an image cannot be scored; what was counted before is kept.
+            ImageError: If an image cannot be scored. What was counted before is kept.
             SpecError: If a prompt is not valid or not known.
-            ValueError: If there are not as many prompts as images.
+            UsageError: If there are not as many prompts as images.
         """
-        # Judged before torchmetrics sets the state aside: an error in there would lose it.
+        # torchmetrics sets the state aside during `forward`, and an error would lose it. So the images are judged first.
         self._batch = self._judge(images, prompts)
         try:
             value: torch.Tensor = super().forward(images, prompts)
@@ -165,12 +164,12 @@ class GenEvalScore(Metric):
         return [self.prompts[row] for row in rows.tolist()]
 
     def set_dtype(self, dst_type: str | torch.dtype) -> GenEvalScore:
-        """Leave the states as they are: they are integers, and a float of fewer bits would round or overflow them."""
+        """Do nothing: the states are integers, and a cast to a small float would round or overflow them."""
         return self
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
-        """Count verdicts that were made elsewhere, for example to log images and score from one pass."""
-        # Counted on the CPU and added once: single steps on a GPU cost a launch each.
+        """Count verdicts that exist already, for example where the same verdicts are also logged with their images."""
+        # Counting happens on the CPU, because every small step on a GPU would launch a kernel.
         images, total = [0] * len(TAGS), [0] * len(TAGS)
         by_prompt = torch.zeros_like(self.by_prompt, device="cpu")
         for verdict in verdicts:
@@ -180,7 +179,7 @@ class GenEvalScore(Metric):
             row = self._row.get(verdict.spec)
             if row is not None:
                 by_prompt[row] += torch.tensor([1, int(verdict.correct)])
-        # Not in place: a state that was reset under inference mode could not be changed outside of it.
+        # Not in place, because a state that was reset in inference mode cannot be changed in place outside of it.
         self.images = self.images + torch.tensor(images, dtype=self.images.dtype, device=self.images.device)
         self.total = self.total + torch.tensor(total, dtype=self.total.dtype, device=self.total.device)
         self.by_prompt = self.by_prompt + by_prompt.to(self.by_prompt.device)
@@ -188,9 +187,9 @@ class GenEvalScore(Metric):
         self._computed = None
 
     def compute(self) -> torch.Tensor:
-        """The overall score: the mean of the means of the tags that have images. NaN without any."""
+        """Compute the overall score, the mean of the task means over the tasks with images; NaN if there are no images."""
         present = self.images > 0
-        # A batch within forward need not hold every tag.
+        # A single batch inside `forward` need not contain every task.
         if self._batch is None and not self._warned_partial and present.any() and not present.all():
             self._warned_partial = True
             missing = ", ".join(tag for tag, here in zip(TAGS, present.tolist(), strict=True) if not here)
@@ -201,12 +200,12 @@ class GenEvalScore(Metric):
         return _macro(self.images, self.total, self._steps)
 
     def breakdown(self) -> dict[str, float]:
-        """The parts of the score, over what this process and, where torchmetrics syncs, the others have seen.
+        """Compute the parts of the score, synchronised over processes as `compute` is.
 
         Returns:
-            `overall` and `micro` (mean over images), NaN without any; one entry per tag with images; `n` (images),
-            `prompts` (different prompts of the table), `pass_at_k` (share of those with a correct image; NaN if none
-            is of the table) and `coverage` (share of the table's prompts that have images).
+            `overall` and `micro` (the mean over images), which are NaN without images; one entry per task with images; `n`, the
+            number of images; `prompts`, how many of the metric's `prompts` have images; `pass_at_k`, the share of these that
+            have a correct image (NaN if there are none); and `coverage`, the share of the metric's `prompts` with images.
         """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
@@ -229,14 +228,14 @@ class GenEvalScore(Metric):
     def plot(
         self, val: torch.Tensor | Sequence[torch.Tensor] | None = None, ax: Axes | None = None
     ) -> tuple[Figure, Axes]:
-        """Plot the score: per tag beside the overall, or given values.
+        """Plot task scores and the overall score, or a curve of values.
 
         Args:
-            val: A result of `compute` or `forward`, or a list of them for a curve; None for the present state, per tag.
-            ax: Axes to draw on.
+            val: A result of `compute` or `forward`, or a list of results for a curve; None plots the current state by task.
+            ax: Axes to draw on; None makes new ones.
 
         Returns:
-            The figure and axes.
+            The figure and the axes.
         """
         parts = self.breakdown() if val is None else {}
         bars = {name: torch.tensor(parts[name]) for name in ("overall", *TAGS) if name in parts}
@@ -253,24 +252,24 @@ class GenEvalScore(Metric):
 def geneval_score(
     images: Any,
     prompts: Sequence[Prompt] | str,
-    scorer: GenEvalScorer | Scorer | str = "lite",
+    scorer: Scorer | str = "lite",
     credit: str = "official",
 ) -> torch.Tensor:
-    """The GenEval score of a set of images: the functional twin of `GenEvalScore`.
+    """Compute the GenEval score of a set of images: the functional twin of `GenEvalScore`.
 
     Args:
-        images: What `GenEvalScorer.score` takes.
-        prompts: One per image: a prompt text of the official suite, a record or a spec.
+        images: Images as `GenEvalScorer.score` takes them.
+        prompts: For each image a prompt text of the official suite, a record or a spec.
         scorer: A scorer, or the name of a backend, which is loaded for this call.
-        credit: What is averaged.
+        credit: The credit to average.
 
     Returns:
-        A float32 scalar: the mean of the means of the tags that have images; NaN without any.
+        A float32 scalar: the mean of the task means over the tasks with images; NaN if there are no images.
 
     Raises:
         ImageError: If an image cannot be scored.
         SpecError: If a prompt is not valid or not known.
-        ValueError: If there are not as many prompts as images, or the credit or backend is unknown.
+        UsageError: If there are not as many prompts as images, or the credit or backend is unknown.
     """
     verdicts = LazyScorer(scorer).load().score(images, [prompts] if isinstance(prompts, str) else prompts)
     counts = torch.zeros(len(TAGS), dtype=torch.int64)
@@ -282,9 +281,9 @@ def geneval_score(
 
 
 class _LastBatches:
-    """The last batch that each scorer judged, so that several metrics over one scorer detect once.
+    """Remembers the last batch of each scorer, so that several metrics with one scorer run the detector once.
 
-    Only scorers that more than one metric has are remembered. A batch is known by a digest of its pixels and specs.
+    This happens only for scorers that more than one metric uses. A batch is recognised by a digest of its pixels and specs.
     """
 
     def __init__(self) -> None:
@@ -292,12 +291,12 @@ class _LastBatches:
         self._last: weakref.WeakKeyDictionary[Scorer, tuple[bytes, list[Verdict]]] = weakref.WeakKeyDictionary()
 
     def expect(self, scorer: Scorer | None) -> None:
-        """Count another metric of a scorer."""
+        """Note that another metric uses a scorer."""
         if scorer is not None and _is_weakly_hashable(scorer):
             self._users[scorer] = self._users.get(scorer, 0) + 1
 
     def score(self, scorer: Scorer, images: Any, specs: list[PromptSpec]) -> list[Verdict]:
-        """Judge images, or return the verdicts if this scorer has just judged the same ones."""
+        """Judge images, or return the stored verdicts if the scorer has just judged the same images."""
         if not _is_weakly_hashable(scorer) or self._users.get(scorer, 0) < 2:
             return scorer.score(images, specs)
         tensors = as_images(images)
@@ -334,13 +333,13 @@ def _refuse_bootstrapping(metric: GenEvalScore) -> None:
 
 
 def _identity(scorer: Scorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
-    """Eight bytes as int64: torchmetrics compares states with a relative tolerance, which small integers withstand."""
+    """Hash what a metric counts into small integers; torchmetrics compares states with a tolerance that blurs large ones."""
     text = f"{scorer if isinstance(scorer, str) else id(scorer)} {credit} {hash(prompts)}"
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.int64)
 
 
 def _macro(images: torch.Tensor, total: torch.Tensor, steps: int = 1) -> torch.Tensor:
-    # On the CPU, since not every device has doubles.
+    # Computed on the CPU, because not every device has float64.
     counts, sums = images.cpu(), total.cpu().double() / steps
     mean = float(mean_of_task_means(sums.numpy(), counts.numpy()))
     return torch.tensor(mean, dtype=torch.float32, device=images.device)

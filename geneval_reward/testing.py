@@ -1,6 +1,6 @@
-"""A test kit: replay golden cases, and a detector and verifier that answer what they are told.
+"""A test kit: golden cases to replay, and a fake detector and verifier with given answers.
 
-Shipped so that anyone can check this package, or a trainer built on it, from outside.
+It is part of the package, so that anyone can test this package, or a trainer built on it, from outside.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["FakeDetector", "FakeVerifier", "replay", "replay_detector", "scorer_for"]
 
 Answers = Mapping[str, Sequence[Sequence[float]]]
-"""Class name -> rows `[x1, y1, x2, y2, confidence]`."""
+"""Rows `[x1, y1, x2, y2, confidence]` by class name."""
 
 
 def replay(case: Mapping[str, Any]) -> Verdict:
-    """Judge a golden case: detections and colour answers are given, the verdict is asked.
+    """Judge a golden case, which gives the detections and the colour of each.
 
     Args:
-        case: `spec`, a record; `image_size`, `[width, height]`; `detections`, class name -> rows
-            `[x1, y1, x2, y2, confidence, colour]` (raw, unsorted); `options`, the official script's options.
-            Other keys are not read.
+        case: A mapping with `spec`, a record; `image_size`, `[width, height]`; `detections`, unsorted rows
+            `[x1, y1, x2, y2, confidence, colour]` by class name; and optionally `options`, the official script's options. Other
+            keys are ignored.
 
     Returns:
-        The verdict, with `correct, reason, kept, strict, flow_grpo, partial, dense`.
+        The verdict.
 
     Raises:
         SpecError: If the record or a class name is not valid.
@@ -71,20 +71,20 @@ def replay(case: Mapping[str, Any]) -> Verdict:
 
 
 def replay_detector(checkpoint_path: str | Path, image_path: str | Path) -> dict[str, Any]:
-    """Run a checkpoint on an image file as the benchmark does: float32, on the CPU, all detections, no shortcut.
+    """Run a checkpoint on an image file as the benchmark does: in float32 on the CPU, keeping all detections.
 
     Args:
-        checkpoint_path: An mmdet Mask2Former-Swin checkpoint of any size, of mmdet 2.x or 3.x.
-        image_path: A picture file.
+        checkpoint_path: An mmdet Mask2Former-Swin checkpoint of any size, in the format of mmdet 2.x or 3.x.
+        image_path: An image file.
 
     Returns:
         A dict of NumPy arrays:
 
-        - `input_shape` `(2,)` int64: height and width of the network input; `input_corner` `(3, 8, 8)` float32,
-            its first pixels; `input_checksum` float64, the sum of all its values
-        - `class_logits` `(Q, 81)` float32 and `mask_logits` `(Q, h, w)` float32, raw outputs
-        - `labels` `(n,)` int16, `boxes` `(n, 5)` float32 (x1, y1, x2, y2, confidence) and `masks`
-            `(n, H, W)` bool of the `n = min(100, 80 Q)` detections, by falling confidence
+        - `input_shape` `(2,)` int64, height and width of the network input; `input_corner` `(3, 8, 8)` float32, its top left
+            pixels; `input_checksum` float64, the sum of all its values
+        - `class_logits` `(Q, 81)` float32 and `mask_logits` `(Q, h, w)` float32, the raw outputs for `Q` queries
+        - `labels` `(n,)` int16, `boxes` `(n, 5)` float32 (x1, y1, x2, y2, confidence) and `masks` `(n, H, W)` bool of the
+            `n = min(100, 80 Q)` most confident detections, in falling order
 
     Raises:
         WeightsError: If the checkpoint cannot be used.
@@ -114,7 +114,7 @@ def replay_detector(checkpoint_path: str | Path, image_path: str | Path) -> dict
 
 @lru_cache(maxsize=2)
 def _load_detector(path: Path, changed: int) -> Mask2FormerDetector:
-    # Imported here, since only this needs transformers. `changed` makes a replaced file load again.
+    # Only this function needs transformers. `changed` is part of the cache key, so that a replaced file is loaded again.
     from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
     from geneval_reward.vision.detectors.mask2former_convert import build_model, load_converted
 
@@ -129,14 +129,14 @@ def _load_detector(path: Path, changed: int) -> Mask2FormerDetector:
 
 
 class FakeDetector:
-    """A detector that finds the same given objects in every image, or what a function of the image says.
+    """A detector that finds given objects, the same in every image or depending on the image.
 
     Args:
-        answers: Class name -> rows `[x1, y1, x2, y2, confidence]`, or a function from a `(3, h, w)` uint8 tensor to
-            such a mapping.
+        answers: Rows `[x1, y1, x2, y2, confidence]` by class name, or a function that returns such a mapping for a
+            `(3, h, w)` uint8 tensor.
 
     Attributes:
-        calls: Batch size of every call, in order.
+        calls: The batch size of every call, in order.
     """
 
     name = "fake"
@@ -146,19 +146,19 @@ class FakeDetector:
         self.calls: list[int] = []
 
     def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
-        """Answer as told, restricted to what is wanted."""
+        """Return the given objects, restricted to what each image wants."""
         self.calls.append(len(images))
-        return [self._one(image, want) for image, want in zip(images, wanted, strict=True)]
+        return [self._detect_one(image, want) for image, want in zip(images, wanted, strict=True)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name only."""
+        """Return the name."""
         return {"name": self.name}
 
     def to(self, device: torch.device | str) -> FakeDetector:
-        """Nothing to move."""
+        """Return the object itself; there are no weights to move."""
         return self
 
-    def _one(self, image: torch.Tensor, want: Wanted) -> Detections:
+    def _detect_one(self, image: torch.Tensor, want: Wanted) -> Detections:
         answers = self.answers(image) if callable(self.answers) else self.answers
         rows = [
             (class_id(name), row)
@@ -175,10 +175,10 @@ class FakeDetector:
 
 
 class FakeVerifier:
-    """A verifier that names one colour for everything, or what a function of the query says.
+    """A verifier that names given colours.
 
     Args:
-        answer: A colour name, or a function from a query to one.
+        answer: The name of a colour for every object, or a function that returns one for a query.
     """
 
     name = "fake"
@@ -187,21 +187,21 @@ class FakeVerifier:
         self.answer = answer
 
     def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
-        """One-hot rows."""
+        """Return a row per query, with 1 for its colour and 0 for the others."""
         table = np.zeros((len(queries), len(COLORS)), np.float32)
         for index, query in enumerate(queries):
             table[index, COLOR_IDS[self.answer(query) if callable(self.answer) else self.answer]] = 1.0
         return table
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name only."""
+        """Return the name."""
         return {"name": self.name}
 
     def to(self, device: torch.device | str) -> FakeVerifier:
-        """Nothing to move."""
+        """Return the object itself; there are no weights to move."""
         return self
 
 
 def scorer_for(detector: FakeDetector, verifier: FakeVerifier | None = None, **kwargs: Any) -> GenEvalScorer:
-    """A scorer over fakes."""
+    """Make a scorer of a fake detector and verifier; `kwargs` are passed on to `GenEvalScorer`."""
     return GenEvalScorer(detector, verifier or FakeVerifier(), name="fake", **kwargs)

@@ -1,4 +1,4 @@
-"""The training part of `geneval-reward demo`: a live table, before and after, and the report."""
+"""The training part of `geneval-reward demo`: a live table, the scores before and after, and the page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from geneval_reward import GenEvalScorer
     from geneval_reward.demo.training import TrainingDemo
 
-_ROWS = 12  # of the live table
+_ROWS = 12  # largest number of epochs in the live table
 _COLUMNS = ("epoch", "images", "seconds", "reward", "held out", "audit gap", "zero-std groups", "velocity drift")
 
 
 def train_and_report(
     out: Path, method: str, quick: bool, seed: int, scorer: GenEvalScorer, messages: Console, output: Console
 ) -> Path:
-    """Fine-tune the pocket model, print before and after, and write `training-<method>.html`; returns the page."""
+    """Fine-tune the pocket model, print the scores before and after, write `training-<method>.html` and return its path."""
     from geneval_reward.demo.training import train_pocket
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
@@ -35,7 +35,7 @@ def train_and_report(
             seed=seed,
             out=out / f"train-{method}",
             scorer=scorer,
-            progress=table.told,
+            progress=table.update,
         )
     output.print(_by_task(result))
     RunRecord.of(result).save(out)
@@ -57,11 +57,11 @@ def train_and_report(
 
 
 class LiveTable:
-    """Progress as a bar over a table of the last epochs; without a terminal, a line for each look at held-out prompts.
+    """Shows a progress bar and a table of the last epochs; without a terminal, a line per measurement on held-out prompts.
 
     Args:
         title: Title of the table.
-        console: Where it is shown.
+        console: The console to show it on.
     """
 
     def __init__(self, title: str, console: Console) -> None:
@@ -71,7 +71,7 @@ class LiveTable:
             TextColumn("{task.fields[stage]}"), BarColumn(40), TimeElapsedColumn(), console=console, auto_refresh=False
         )
         self.task = self.bar.add_task("", total=1.0, stage="measuring before")
-        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._shown)
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     def __enter__(self) -> LiveTable:
         if self.console.is_terminal:
@@ -82,8 +82,8 @@ class LiveTable:
         if self.console.is_terminal:
             self.live.stop()
 
-    def told(self, point: Any) -> None:
-        """Take what `train_pocket` tells."""
+    def update(self, point: Any) -> None:
+        """Show a new point of the training curve, as `train_pocket` reports it."""
         stage = {"before": "training", "train": "training", "after": "done"}[point.stage]
         self.bar.update(self.task, completed=point.fraction, stage=stage)
         if point.stage != "after":
@@ -94,7 +94,7 @@ class LiveTable:
                 point.stage, *(f"{name} {cell}" for name, cell in cells if cell), sep="  ", soft_wrap=True
             )
 
-    def _shown(self) -> Group:
+    def _render(self) -> Group:
         table = Table(*_COLUMNS, title=f"{self.title} on the pocket model", title_justify="left")
         first, last = self.points[:1], self.points[1:][-_ROWS:]
         for point in (*first, *last):
