@@ -133,8 +133,15 @@ def generate(
     print_images_made(out, jobs, part)
 
 
-def progress_bar(messages: Any, what: str, *, quiet: bool = False) -> Any:
-    """A bar with counts and times; nothing at all if `quiet`: of many processes one shows it."""
+def progress_bar(messages: Any, what: str, *, note: bool = False, quiet: bool = False) -> Any:
+    """Make a progress bar with counts and times.
+
+    Args:
+        messages: Console to show it on.
+        what: Text before the bar.
+        note: Whether to show the field `note` of a task behind its count.
+        quiet: Whether to show nothing, because another process shows the bar.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -144,5 +151,6 @@ def progress_bar(messages: Any, what: str, *, quiet: bool = False) -> Any:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    notes = [TextColumn("{task.fields[note]}")] if note else []
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *notes, TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=messages, disable=quiet)

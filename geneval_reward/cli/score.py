@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
 from geneval_reward.cli.shared.tables import message_console, print_summary
 from geneval_reward.errors import ScoringError, UsageError
@@ -137,7 +137,7 @@ def _score_folder(
     overwrite: bool,
 ) -> int:
     """Score what the results file lacks; returns the number of images that could not be scored."""
-    from geneval_reward.judges import load_scorer
+    from geneval_reward.judges.load import load_scorer
     from geneval_reward.results import ResultWriter, RunIdentity
     from geneval_reward.scorer import fingerprint_id
 
@@ -204,15 +204,7 @@ def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, mes
 
     failed = 0
     fingerprint = fingerprint_id(scorer)
-    columns = (
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=messages) as progress:
+    with progress_bar(messages, "scoring", note=True) as progress:
         task = progress.add_task("", total=len(items), note="")
         for batch in _decoded(items, getattr(scorer, "batch_size", 16)):
             judged, errors = _judge(scorer, batch)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from geneval_reward.cli.generate import progress_bar
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores
@@ -26,35 +27,12 @@ def score_with_ray(
     overwrite: bool,
     options: dict[str, Any],
 ) -> DatasetScores:
-    """Score shards on a Ray cluster and show the progress.
-
-    Args:
-        source: What to score.
-        out: The results file.
-        backend: Name of the backend.
-        messages: Console for the progress.
-        workers: Number of actors; None for as many as there is room for.
-        resume: Continue with the shards of an earlier run.
-        overwrite: Start over.
-        options: Options of the scorer.
-
-    Raises:
-        typer.Exit: After Ctrl-C.
-        DependencyError: If Ray is not installed.
-    """
+    """Score shards on a Ray cluster, as `geneval_reward.ray.score_dataset` does, and show the progress."""
     from geneval_reward.ray import score_dataset
 
-    columns = (
-        TextColumn("shards"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     images = failed = 0
     try:
-        with Progress(*columns, console=messages) as bar:
+        with progress_bar(messages, "shards", note=True) as bar:
             task = bar.add_task("", total=len(source.shards), note="")
 
             def progress(report: ShardReport) -> None:
