@@ -15,10 +15,11 @@ from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.read import Prompts, read_prompts
-from geneval_reward.prompts.training import DEFAULT_MIX
 from geneval_reward.rl import DistributedKRepeatSampler, Slot
 
 _POCKET_PROMPTS: Final = 4096
+_POCKET_MIX: Final = {"color_attr": 6, "counting": 3, "position": 3, "colors": 1, "two_object": 1}
+"""What is soon right has little weight, and what has the most prompts the most: docs/rl_recipes.md."""
 
 
 @dataclass
@@ -106,10 +107,10 @@ class PromptGroups(LightningDataModule):
 
 
 def read_training_prompts(prompts: Prompts, seed: int) -> list[PromptSpec]:
-    """Read prompts to train with, as `PromptGroups` does; those of the pocket world are drawn with the same weights as others."""
+    """Read prompts to train with, as `PromptGroups` does."""
     from geneval_reward.pocket.prompts import iter_pocket_prompts
 
-    pocket = {"pocket": lambda: islice(iter_pocket_prompts(seed, DEFAULT_MIX), _POCKET_PROMPTS)}
+    pocket = {"pocket": lambda: islice(iter_pocket_prompts(seed, _POCKET_MIX), _POCKET_PROMPTS)}
     return list(read_prompts(prompts, seed=seed, numbers="training", suites=pocket))
 
 
