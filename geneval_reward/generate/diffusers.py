@@ -12,7 +12,7 @@ from PIL import Image
 
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
-from geneval_reward.generate.callable import as_pil
+from geneval_reward.generate.callable import as_pil, global_seed
 from geneval_reward.results.generator_notes import GeneratorNotes
 
 _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict", "latents")
@@ -24,6 +24,9 @@ class DiffusersGenerator:
     Each image starts from noise of its own seed, drawn on the CPU, so that an image does not depend on the batch, the
     number of processes or the kind of GPU it is made on (except for the rounding of the network's arithmetic). Schedulers that
     draw noise in every step take it from the same generators.
+
+    GLM-Image draws tokens before it denoises, from torch's global generator, which it seeds with the seed of the one generator
+    that it takes. It gets one image per call.
 
     If memory runs out, the batch is halved for good, and the images are made again from the same seeds.
 
@@ -47,6 +50,9 @@ class DiffusersGenerator:
     def __init__(self, pipe: Any, *, batch_size: int = 8, **call_kwargs: Any) -> None:
         self._batches = Batches(self._call, batch_size)
         taken = inspect.signature(type(pipe).__call__).parameters
+        self._draws_tokens = "prior_token_ids" in taken
+        if self._draws_tokens:
+            self._batches.batch_size = 1
         for name in ("prompt", "generator"):
             if name not in taken:
                 raise UsageError(
@@ -101,7 +107,11 @@ class DiffusersGenerator:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         # Floats, because NaN becomes 0 in uint8: a model that diverged would pass for one that paints black pictures.
         with _finite_decoder(self.pipe, describe(0) if len(prompts) == 1 else f" (prompts {prompts[0]!r} and more)"):
-            out = self.pipe(prompt=prompts, generator=generators, output_type="np", **self.call_kwargs)
+            if self._draws_tokens:
+                with global_seed(seeds[0]):
+                    out = self.pipe(prompt=prompts, generator=generators[0], output_type="np", **self.call_kwargs)
+            else:
+                out = self.pipe(prompt=prompts, generator=generators, output_type="np", **self.call_kwargs)
         images = as_pil(out.images, len(prompts), "pipe", describe)
         for index, flagged in enumerate(getattr(out, "nsfw_content_detected", None) or ()):
             if flagged:

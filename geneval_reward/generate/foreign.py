@@ -19,6 +19,7 @@ from geneval_reward.errors import FileError, UsageError
 from geneval_reward.generate import worker as worker_module
 from geneval_reward.generate.batches import Batches
 from geneval_reward.generate.child import Child
+from geneval_reward.generate.packaged import find_generator
 from geneval_reward.results.generator_notes import GeneratorNotes
 from geneval_reward.support.imports import is_import_path, source_file
 
@@ -66,7 +67,7 @@ class ForeignGenerator:
     If memory runs out there, the batch is halved for good, and the images are made again from the same seeds.
 
     Args:
-        model: `file.py:NAME` or `module:NAME`, imported in the other Python.
+        model: `file.py:NAME` or `module:NAME`, imported in the other Python, or the name of a file of `recipes/generators`.
         python: Its interpreter: a path or the name of a command.
         options: Arguments of NAME, of types that JSON has.
         cwd: The folder where the process runs and imports from, such as the model's repository; None: the present one.
@@ -109,9 +110,7 @@ class ForeignGenerator:
         device: str = "auto",
     ) -> None:
         if not is_import_path(model):
-            raise UsageError(
-                f"model: expected file.py:NAME or module:NAME for a model in another Python, got {model!r}"
-            )
+            model = find_generator(model).source
         file = source_file(model)
         self.model = model if file is None else f"{file}:{model.rpartition(':')[2]}"
         self.options = dict(options or {})

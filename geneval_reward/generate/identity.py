@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -10,7 +11,9 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+from geneval_reward.errors import UsageError
 from geneval_reward.generate.lora import peft_folder
+from geneval_reward.generate.packaged import find_generator
 from geneval_reward.support.imports import is_import_path, source_file
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json", ".py"})
@@ -24,8 +27,8 @@ def identify(name: str) -> str:
 
     Returns:
         For `pocket` and `pocket-tokens`, a folder or a file, the SHA-256 of its weights and configurations, wherever it lies; for
-        `module:function` or `file.py:function`, that of the source file; for a name on a model hub, the commit in the local
-        cache. Empty if none of these can be found.
+        `module:function`, `file.py:function` or a name of `recipes/generators`, that of the source file; for a name on a model
+        hub, the commit in the local cache. Empty if none of these can be found.
 
     Examples:
         >>> len(identify("pocket"))
@@ -34,6 +37,9 @@ def identify(name: str) -> str:
     path = Path(name)
     if name in ("pocket", "pocket-tokens"):
         path = Path(str(files("geneval_reward") / "data" / name.replace("-", "_")))
+    elif name.isidentifier() and not path.exists():
+        with contextlib.suppress(UsageError):
+            name = find_generator(name).source
     if path.is_dir():
         root = peft_folder(path) or path
         return _digest((file.relative_to(root).as_posix(), file) for file in _files(root))

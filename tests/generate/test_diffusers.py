@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -237,6 +239,25 @@ def test_batches_shrink_when_memory_runs_out_and_stay_small(caplog) -> None:
     roomy = DiffusersGenerator(Fake(room=99), batch_size=9).generate(["x"] * 9, range(9))
     assert [image.getpixel((0, 0)) for image in images] == [image.getpixel((0, 0)) for image in roomy]
     assert images[0].mode == "RGB"
+
+
+class DrawsTokens:
+    """As GLM-Image: tokens from the global generator, which is seeded as the one generator that it gets."""
+
+    def __call__(self, prompt=None, generator=None, output_type="pil", prior_token_ids=None):
+        assert len(prompt) == 1
+        torch.manual_seed(generator.initial_seed())
+        pixels = torch.rand(1, 4, 4, 3) * torch.rand(1, generator=generator)
+        return SimpleNamespace(images=pixels.numpy())
+
+
+def test_a_pipeline_that_draws_tokens_gets_one_image_at_a_time() -> None:
+    generator = DiffusersGenerator(DrawsTokens(), batch_size=8)
+    state = torch.random.get_rng_state()
+    images = generator.generate(["a", "b", "c"], [1, 2, 1])
+    assert generator.batch_size == 1
+    assert images[0].tobytes() == images[2].tobytes() != images[1].tobytes()
+    assert torch.equal(state, torch.random.get_rng_state()), "the caller's generator must be given back"
 
 
 def test_other_errors_and_no_memory_at_all_are_raised() -> None:

@@ -13,6 +13,7 @@ from geneval_reward.errors import GeneratorError, UsageError
 from geneval_reward.generate import ForeignGenerator, Generator
 from geneval_reward.generate import foreign as foreign_module
 from geneval_reward.generate.foreign import WORKER, child_environment
+from geneval_reward.generate.identity import identify
 
 MODEL = """
 import os, random, signal, subprocess, sys, time
@@ -236,7 +237,7 @@ def test_a_restart_with_other_settings_is_refused(start) -> None:
 def test_wrong_arguments(file, tmp_path) -> None:
     good = f"{file}:Gray"
     for arguments, message in [
-        ({"model": "owner/name"}, "model: expected file.py:NAME"),
+        ({"model": "owner/name"}, "model: expected file.py:NAME, module:NAME or one of bagel"),
         ({"model": f"{tmp_path}/none.py:Gray"}, "model: expected a Python file"),
         ({"python": "/no/such/python"}, "python: expected an interpreter, got '/no/such/python'"),
         ({"python": str(file)}, "python: expected an interpreter"),
@@ -249,6 +250,12 @@ def test_wrong_arguments(file, tmp_path) -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             ForeignGenerator(**{"model": good, "python": sys.executable} | arguments)
+
+
+def test_a_packaged_file_is_found_by_its_name() -> None:
+    generator = ForeignGenerator("unilip", python=sys.executable, options={"path": "/none"})
+    assert generator.model.endswith("/generators/unilip.py:UniLIP")
+    assert identify("unilip") == identify(generator.model) != ""
 
 
 def test_a_process_sees_the_gpu_of_its_rank_and_not_our_interpreter(monkeypatch) -> None:
