@@ -35,7 +35,7 @@ class CallableGenerator:
     Args:
         function: Gets a list of prompts and a list of as many seeds, integers in `[0, 2**63)`. `numpy.random.seed` and the
             `seed_everything` and `set_seed` of other libraries take at most `2**32 - 1`: hand them `seed % 2**32`. Returns
-            as many images: PIL images, `(H, W, 3)` uint8 arrays, `(3, H, W)` tensors (uint8, or floats in [0, 1]), or one
+            one image per prompt: PIL images, `(H, W, 3)` uint8 arrays, `(3, H, W)` tensors (uint8, or floats in [0, 1]), or one
             array or tensor of such with a leading batch dimension.
         batch_size: Largest number of images per call, >= 1; always 1 with `seeding="global"`.
         seeding: `given` or `global`.
@@ -137,13 +137,13 @@ def global_seed(seed: int) -> Iterator[None]:
 def as_pil(
     images: Any, count: int, name: str = "function", describe: Callable[[int], str] = lambda index: ""
 ) -> list[Image.Image]:
-    """Convert what a model gives to RGB images.
+    """Convert the output of a model to RGB images.
 
     Args:
-        images: See `CallableGenerator`.
-        count: How many there must be.
-        name: What gave them, for messages.
-        describe: Adds to a message what the image at an index was made from, such as its prompt and seed.
+        images: Images in any form that `CallableGenerator` takes.
+        count: Number of images that are expected.
+        name: Name of what made them, for messages.
+        describe: Function that describes, for messages, what the image at an index was made from, such as prompt and seed.
 
     Raises:
         ImageError: If an image has NaN or infinite values, which as uint8 would pass for a black picture.

@@ -14,8 +14,8 @@ from geneval_reward.results.generator_notes import GeneratorNotes
 class Generator(Protocol):
     """Makes one image per prompt.
 
-    Anything with this method will do. What it must keep: an image depends on its own prompt and seed alone, not on the
-    other images of the call, so that batch size and world size never change one.
+    Any object with this method will do. An image must depend on its own prompt and seed alone, not on the other images of
+    the call, so that batch size and world size never change one.
     """
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -23,10 +23,10 @@ class Generator(Protocol):
 
         Args:
             prompts: Texts.
-            seeds: As many integers >= 0; see `geneval_reward.generate.seed_for`.
+            seeds: One integer >= 0 per prompt; see `geneval_reward.generate.seed_for`.
 
         Returns:
-            As many RGB images, in order.
+            One RGB image per prompt, in order.
         """
         ...
 

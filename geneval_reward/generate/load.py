@@ -19,6 +19,7 @@ from geneval_reward.generate.diffusers import DiffusersGenerator
 from geneval_reward.generate.foreign import ForeignGenerator
 from geneval_reward.generate.generator import Generator, notes_of
 from geneval_reward.generate.lora import add_lora
+from geneval_reward.generate.packaged import list_generators
 from geneval_reward.generate.token_models import load_token_model, token_model_type
 from geneval_reward.support.files import read_json
 from geneval_reward.support.imports import import_object, is_import_path, require
@@ -70,6 +71,11 @@ def load_generator(
         >>> load_generator("pocket", device="cpu", num_inference_steps=2).batch_size
         64
     """
+    packaged = process is None and model.isidentifier() and model not in _PACKAGED and not Path(model).exists()
+    if packaged and model in list_generators():
+        raise UsageError(
+            f"model: expected --generator-python (process) with {model!r}, which runs in a Python of its own, got none"
+        )
     if process is not None:
         _refuse_own_settings(f"{model!r}, which runs in another Python", dtype, lora)
         return ForeignGenerator(model, options=arguments, batch_size=batch_size, device=device, **process)
@@ -179,8 +185,8 @@ def _from_diffusers(model: str, dtype: torch.dtype | None, float32: Sequence[str
     hub = not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
     if not hub and not (folder / "model_index.json").is_file():
         raise UsageError(
-            "model: expected 'pocket', 'pocket-tokens', the folder of a diffusers pipeline (with model_index.json), a hub name "
-            f"owner/name, or module:function, got {model!r}"
+            "model: expected 'pocket', 'pocket-tokens', the folder of a diffusers pipeline (with model_index.json) or of Janus "
+            f"or Emu3 (with config.json), a hub name owner/name, or module:function, got {model!r}"
         )
     kind: Any = require("diffusers", "diffusers", "model").DiffusionPipeline
     try:

@@ -29,8 +29,8 @@ def add_lora(pipe: Any, lora: str, scale: float = 1.0) -> None:
         scale: Strength; 1.0 as trained.
 
     Raises:
-        UsageError: If the weights cannot be loaded, only a part of them fits the pipeline, or all of them are zero: the
-            images would be those of the base model.
+        UsageError: If the weights cannot be loaded, only a part of them fits the pipeline, or all of them are zero, so that
+            the images would be those of the base model.
         DependencyError: If peft is not installed.
     """
     require("peft", "diffusers", "lora")

@@ -1,4 +1,4 @@
-"""Rewritten prompts: another text for the generator, the record unchanged for the judge."""
+"""Rewritten prompts: the generator gets another text, and the judge the same record."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
     Args:
         path: JSON lines, each either `{"prompt": the record's text, "rewritten": the new text}` or a whole record whose
             `prompt` is the new text (as the files of BAGEL and others have it; matched by tag and clauses).
-        specs: The prompt set. Every one needs a line, so that no score is a mixture.
+        specs: The prompt set. Every prompt needs a line, so that no score is a mixture.
 
     Returns:
-        New text by record. A text that equals the record's own is no rewriting and is left out.
+        New text by record, without those that equal the record's own.
 
     Raises:
-        SpecError: If the file is missing, a line is neither, fits no prompt, fits one twice, or a prompt has no line; the
-            message names file and line.
+        SpecError: If the file is missing, a line is neither of the two or belongs to no prompt, or a prompt has no line or
+            two; the message names file and line.
     """
     path = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""`Shard`: which part of the prompts a process makes."""
+"""`Shard`: the part of the prompts that a process generates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` of `count` equal parts.
+    """One of several equal parts of a prompt set.
 
     Attributes:
-        index: From 0.
-        count: How many parts there are, >= 1.
+        index: Number of the part, from 0.
+        count: Number of parts, >= 1.
 
     Raises:
         ValueError: If `index` is not in `0..count - 1`.
@@ -52,14 +52,14 @@ class Shard:
 
     @classmethod
     def current(cls, text: str | None = None, environment: Mapping[str, str] | None = None) -> Shard:
-        """The part of this process: of `--shard`, of torchrun's `RANK` and `WORLD_SIZE`, or of both together.
+        """Return the part of this process, from `--shard`, torchrun's `RANK` and `WORLD_SIZE`, or both together.
 
-        Pods and old shells often have `RANK` and `WORLD_SIZE` too, so these count only beside `LOCAL_RANK` or
-        `TORCHELASTIC_RUN_ID`, which a launcher sets for each process.
+        `RANK` and `WORLD_SIZE` are often set in containers and old shells too. They are read only if `LOCAL_RANK` or
+        `TORCHELASTIC_RUN_ID` is set as well, which a launcher does for each process.
 
         Args:
             text: `i/n`, or None.
-            environment: Where to look for torchrun's variables; None: the process's own.
+            environment: The environment variables; None for those of the process.
 
         Raises:
             UsageError: If the text or the variables are not valid.
@@ -84,5 +84,5 @@ class Shard:
         return cls(shard.index * world + rank, shard.count * world)
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """Its items, every `count`-th: neighbours (prompts of one task) go to different processes."""
+        """Select every `count`-th item, so that neighbours, which are prompts of one task, go to different processes."""
         return list(items[self.index :: self.count])

@@ -1,4 +1,4 @@
-"""`FolderGenerator`: images that are there already, as a generator."""
+"""`FolderGenerator`: a generator that returns images of a folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from geneval_reward.vision.images import load_image
 
 
 class FolderGenerator:
-    """Gives the stored images of a folder for the prompts and seeds that they were made from.
+    """Returns the stored images of a folder for the prompts and seeds that they were made from.
 
-    So that whatever asks a generator (a sweep, a callback, a comparison) can be run on images of any origin.
+    With it, whatever takes a generator (a sweep, a callback, a comparison) can be run on images of any origin.
 
-    Images that say their seed (those of `geneval-reward generate`) are found by it. For others, image `i` of a prompt
-    (by the number in its file name, see `geneval_reward.results.layout.ImageItem`) has the seed
-    `seed_for(base_seed, prompt, i)`, which is what everything in this package asks for.
+    Images whose seed is recorded, such as those of `geneval-reward generate`, are found by it. For others, image `i` of a
+    prompt (the number in its file name, see `geneval_reward.results.layout.ImageItem`) has the seed
+    `seed_for(base_seed, prompt, i)`, which everything in this package asks for.
 
     Args:
-        root: The benchmark's layout; or, with `metadata`, any folder of images. See
+        root: A folder in the benchmark's layout or, with `metadata`, any folder of images; see
             `geneval_reward.results.layout.read_folder`.
-        metadata: JSON lines with records and file names, for a flat folder.
-        base_seed: Seed of the whole set, for images that do not say theirs.
+        metadata: File of JSON lines with records and file names, for a flat folder.
+        base_seed: Seed of the whole set, for images whose own is not recorded.
 
     Attributes:
         root: The folder.
         prompts: Texts of the records, in order of appearance, each once.
-        problems: What was found wrong with the folder, one sentence each.
+        problems: One sentence for each thing that is wrong with the folder.
 
     Raises:
         ResultsError: If the folder is missing or holds no image with a record.
@@ -85,7 +85,7 @@ class FolderGenerator:
             TypeError: If a prompt is not text.
         """
         texts, numbers = check_request(prompts, seeds)
-        # All are looked up before the first is read, so that what is missing is told at once.
+        # All are looked up before the first is read, so that a missing image is reported at once.
         items = [
             self._find(prompt, seed, index) for index, (prompt, seed) in enumerate(zip(texts, numbers, strict=True))
         ]
@@ -118,7 +118,7 @@ class FolderGenerator:
 
 
 def _numbers(prompt: str, items: Sequence[ImageItem], problems: list[str]) -> list[int]:
-    """Numbers of a prompt's images: their own, or their order where two folders of one text give a number twice."""
+    """Number a prompt's images by their names, or by their order if two folders of one text give a number twice."""
     own: dict[int, ImageItem] = {}
     for item in items:
         if item.seed is None and own.setdefault(item.index, item) is not item:
@@ -131,7 +131,7 @@ def _numbers(prompt: str, items: Sequence[ImageItem], problems: list[str]) -> li
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`0..2, 5` for 0, 1, 2, 5."""
+    """Write numbers as ranges: `0..2, 5` for 0, 1, 2, 5."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:

@@ -31,10 +31,10 @@ class Subset:
     """Part of a prompt set, the same number of prompts per task.
 
     Attributes:
-        specs: Its prompts, in the order of the whole set.
+        specs: The prompts, in the order of the whole set.
         numbers: Their numbers in the whole set.
-        whole: Number of prompts of the whole set.
-        seed: What chose them.
+        whole: Number of prompts in the whole set.
+        seed: Seed of the choice.
     """
 
     specs: tuple[PromptSpec, ...]
@@ -51,20 +51,20 @@ class Subset:
         return counts
 
     def standard_error(self, images_per_prompt: int, parts: VarianceComponents | None = None) -> float:
-        """Standard error of the overall score on this subset; see `subset_standard_error`."""
+        """Estimate the standard error of the overall score on this subset, as `subset_standard_error` does."""
         return subset_standard_error(self.prompts_per_tag, images_per_prompt, parts)
 
 
 def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int = 0) -> Subset:
-    """Choose prompts, equally many per task as far as there are so many.
+    """Choose the same number of prompts from every task, or all prompts of a task that has fewer.
 
-    Equal numbers give the overall score, a mean of task means, its smallest standard error where tasks vary alike. The choice
-    depends on the seed and the records alone, and a smaller subset is part of a larger one of the same seed.
+    The overall score is a mean of task means, so equal numbers give it the smallest standard error if tasks vary alike. The
+    choice depends on the seed and the records alone. A smaller subset is part of a larger one of the same seed.
 
     Args:
         specs: The whole set.
-        size: Number of prompts; or `"10/tag"`, so many of each task.
-        seed: Another seed, another choice.
+        size: Number of prompts, or `"10/tag"` for ten of each task.
+        seed: Seed of the choice.
 
     Returns:
         The subset.
@@ -88,13 +88,13 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
 def subset_standard_error(
     prompts_per_tag: Mapping[str, int], images_per_prompt: int, parts: VarianceComponents | None = None
 ) -> float:
-    """Standard error of the overall score, the mean of the task means, on some prompts per task.
+    """Estimate the standard error of the overall score, the mean of the task means, on some prompts per task.
 
     Args:
         prompts_per_tag: Number of prompts by task, each >= 1.
-        images_per_prompt: Images of each, >= 1.
-        parts: Variance components of a run like the one to come, from `geneval_reward.stats.variance_components`. None:
-            assumed, task by task, from the accuracies of FLUX.1-dev and a correlation of `ASSUMED_ICC`.
+        images_per_prompt: Images per prompt, >= 1.
+        parts: Variance components of a similar run, from `geneval_reward.stats.variance_components`. If None, they are
+            assumed for each task from the accuracy of FLUX.1-dev and a correlation of `ASSUMED_ICC`.
 
     Returns:
         The standard error as a share (0.01 is one point), for another draw of prompts and noise.
@@ -118,7 +118,7 @@ def subset_standard_error(
 
 
 def assumed_parts(tag: str, icc: float = ASSUMED_ICC) -> VarianceComponents:
-    """Variance components of one run in one task, assumed before there is data."""
+    """Assume the variance components of a run in one task, before there is data."""
     accuracy = TYPICAL_ACCURACY.get(tag, 0.5)
     total = accuracy * (1 - accuracy)
     return VarianceComponents(icc * total, (1 - icc) * total)

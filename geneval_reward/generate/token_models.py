@@ -36,7 +36,7 @@ class TokenGenerator:
         processor: The model's processor.
         guidance: Scale of classifier-free guidance, > 1; None takes what the authors' scripts use: 5 for Janus, 3 for Emu3.
         temperature: Temperature of the sampling, > 0.
-        top_k: Only the so many most likely tokens can be drawn, 0: all; None takes 0 for Janus and 2048 for Emu3.
+        top_k: Number of the most likely tokens that can be drawn, 0 for all; None takes 0 for Janus and 2048 for Emu3.
         template: The text around every prompt, with `{prompt}`; Emu3's script adds ` masterpiece, film grained, best quality.`
         negative_prompt: The text that guidance leads away from; Emu3 only. Empty if not given: its own script has one.
         batch_size: Largest number of images per call, >= 1.

@@ -16,14 +16,13 @@ class SeededTokens:
 
     `transformers` samples with one global generator, so an image made in a batch of eight is another than one made
     alone. This adds to row i Gumbel noise drawn from `seeds[i]`; the largest entry is then an exact sample of the softmax.
-    Pass it last in `logits_processor`, after guidance, with `do_sample=False`.
-
-    Make a new one for every call of `generate`: it holds the state of the generators.
+    Pass it last in `logits_processor`, after guidance, with `do_sample=False`. It holds the state of the generators, so
+    every call of `generate` needs a new one.
 
     Args:
         seeds: One integer in `[0, 2**64)` per row of the scores.
         temperature: Logits are divided by it, > 0.
-        top_k: Only the so many most likely tokens can be drawn; 0: all.
+        top_k: Number of the most likely tokens that can be drawn; 0 for all. The `top_k` of `generate` would come too late.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -1,4 +1,4 @@
-"""Images of a prompt set into a folder: what is to be made, and making what is not there yet."""
+"""Generate the images of a prompt set into a folder: list them, and make those that are missing."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ImageJob:
     """One image to make.
 
     Attributes:
-        path: Where it goes.
-        spec: Its record.
-        text: What the generator gets: the record's text, or a rewritten one.
-        seed: Its seed.
-        index: Its number among the images of its prompt.
+        path: The file.
+        spec: The record of its prompt.
+        text: The text that the generator gets: the record's, or a rewritten one.
+        seed: The seed.
+        index: Number among the images of the prompt, from 0.
     """
 
     path: Path
@@ -62,15 +62,15 @@ def plan_images(
     Args:
         root: The folder of the whole set.
         specs: Records.
-        images_per_prompt: How many of each, >= 1.
-        base_seed: Seed of the whole set. An image's own is `seed_for` of it, the *record's* text and its number, so
-            that a rewritten run starts from the same noise.
-        numbers: The folders' numbers; None: 0, 1, 2, ...
+        images_per_prompt: Images per prompt, >= 1.
+        base_seed: Seed of the whole set. The seed of an image is `seed_for` of it, the *record's* text and the image's
+            number, so that a run with rewritten prompts starts from the same noise.
+        numbers: Numbers of the folders; None for 0, 1, 2, ...
         rewrites: New text by record.
         notes: What must be known of the generator to read the score; see `geneval_reward.generate.generator.notes_of`.
 
     Returns:
-        One job per image, whether it is there or not.
+        One job per image, whether it exists or not.
 
     Raises:
         UsageError: If a folder holds images of another record, text or seed, which would be taken for images of this one.
@@ -121,8 +121,8 @@ class MadeBatch:
     """Images that were just made and are on disk.
 
     Attributes:
-        jobs: What they are.
-        seconds: What the generator took, without writing.
+        jobs: Their jobs.
+        seconds: Seconds that the generator took, without writing.
     """
 
     jobs: tuple[ImageJob, ...]
@@ -130,15 +130,15 @@ class MadeBatch:
 
 
 def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[MadeBatch]:
-    """Make the images that are not there, batch by batch.
+    """Make the images that are missing, batch by batch.
 
-    Each is written beside its place and renamed, so that an interruption leaves no half image behind.
+    Each image is written beside its place and renamed, so that an interruption leaves no half image behind.
 
     Args:
-        generator: Makes them; its `batch_size`, if it has one, is the size of a batch, also when it shrinks. If it has
+        generator: Makes the images; its `batch_size`, if it has one, is the size of a batch, also when it shrinks. If it has
             `records`, one mapping per image of its last call, they go into `generation.json` before the images are written,
             so that no image is without its own.
-        jobs: All of them; those that are there are passed over.
+        jobs: All images; those that exist are left as they are.
 
     Yields:
         Each batch when it is on disk.

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import nn
 
 from geneval_reward.callback.sampler import Sampler
 from geneval_reward.errors import ImageError
+from geneval_reward.generate import ForeignGenerator
 
 CPU = torch.device("cpu")
 
@@ -89,3 +92,14 @@ def test_output_objects_and_arrays() -> None:
         images = np.zeros((1, 8, 8, 3), np.uint8)
 
     assert Sampler(Module(), lambda *_: Output()).sample(["a"], [1], CPU)[0].shape == (3, 8, 8)
+
+
+def test_a_model_in_another_python(tmp_path: Path) -> None:
+    file = tmp_path / "gray.py"
+    file.write_text(
+        "from PIL import Image\nclass Gray:\n    seeding = 'given'\n    def generate(self, prompts, seeds):\n"
+        "        return [Image.new('RGB', (4, 6), (seed, 0, 0)) for seed in seeds]\n"
+    )
+    with ForeignGenerator(f"{file}:Gray", python=sys.executable) as generator:
+        images = Sampler(nn.Identity(), generator).sample(["a", "b"], [7, 9], CPU)
+    assert [int(image[0, 0, 0]) for image in images] == [7, 9]

@@ -1,7 +1,11 @@
 """`geneval-reward generate`: the benchmark's layout, resumed, and refusals."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -348,3 +352,69 @@ def test_the_worker_is_printed_as_it_is(run) -> None:
 def test_a_negative_prompt_is_recorded(run, few, tmp_path) -> None:
     make(run, few, tmp_path / "a", "--set", "negative_prompt=blurry", "--trained-on-template")
     assert pixels(tmp_path / "a")[1] == [{"negative_prompt": "blurry", "trained_on_template": True}] * 6
+
+
+SLOW = """
+import os, time
+from PIL import Image
+class Slow:
+    seeding = "given"
+    def __init__(self, note, slow=True):
+        self.note, self.slow = note, slow
+    def generate(self, prompts, seeds):
+        if self.slow and os.path.exists(self.note):
+            with open(self.note, "a") as file:
+                file.write(f"{os.getpid()}")
+            time.sleep(1000)
+        open(self.note, "w").close()
+        return [Image.new("RGB", (8, 8), (seed % 256, 0, 0)) for seed in seeds]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_ctrl_c_leaves_no_process_and_what_was_made(run, few, tmp_path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    note, out = tmp_path / "note", tmp_path / "a"
+    arguments = [
+        "slow.py:Slow",
+        "-o",
+        str(out),
+        "--suite",
+        str(few[0]),
+        "-n",
+        "2",
+        "--generator-python",
+        sys.executable,
+    ]
+    command = [sys.executable, "-m", "geneval_reward", "generate", *arguments, "--set", f"note={note}"]
+    host = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 200
+        while not (note.exists() and note.read_text()):
+            assert host.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        child = int(note.read_text())
+        assert os.path.isdir(f"/proc/{child}")
+        host.send_signal(signal.SIGINT)
+        assert host.wait(timeout=60) != 0
+        end = time.monotonic() + 10
+        while os.path.isdir(f"/proc/{child}"):
+            assert time.monotonic() < end, "the model's process must not outlive the command"
+            time.sleep(0.1)
+    finally:
+        host.kill()
+        host.wait()
+    made = {item.filename: item.path.read_bytes() for item in read_folder(out).items}
+    assert len(made) == 1
+    note.unlink()
+    setup = json.loads((out / "generate.json").read_text())
+    setup["arguments"]["slow"] = False
+    (out / "generate.json").write_text(json.dumps(setup))
+    assert run("generate", *arguments, "--set", f"note={note}", "--set", "slow=false")[1] == 0
+    now = {item.filename: item.path.read_bytes() for item in read_folder(out).items}
+    assert len(now) == 6
+    assert now.items() >= made.items()
