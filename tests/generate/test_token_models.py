@@ -260,7 +260,7 @@ def test_a_saved_model_is_loaded_by_its_folder(janus, tmp_path) -> None:
     with pytest.raises(UsageError, match="lora: expected it to be left out"):
         load_generator(str(tmp_path), device="cpu", lora="x")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(UsageError, match="model: expected 'pocket', the folder"):
+    with pytest.raises(UsageError, match="model: expected 'pocket', 'pocket-tokens', the folder"):
         load_generator(str(tmp_path), device="cpu")
 
 
