@@ -79,7 +79,7 @@ def load_generator(
     if process is not None:
         _refuse_own_settings(f"{model!r}, which runs in another Python", dtype, lora)
         return ForeignGenerator(model, options=arguments, batch_size=batch_size, device=device, **process)
-    place = _place(device)
+    place = choose_device(device)
     if model != POCKET and not is_import_path(model) and token_model_type(model) is not None:
         _refuse_own_settings(f"{model!r}, which is no pipeline of diffusers", "auto", lora)
         named = {_TOKEN_ARGUMENTS.get(name, name): value for name, value in arguments.items()}
@@ -174,7 +174,8 @@ def _refuse_own_settings(model: str, dtype: str, lora: str | None, **others: Any
         raise UsageError(f"{extra[0]}: expected it to be left out for {model}; set it there")
 
 
-def _place(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Find a device by its name; `auto` is CUDA where there is one, and under torchrun the local rank's."""
     if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return resolve_device(device)

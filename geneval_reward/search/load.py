@@ -11,9 +11,13 @@ import torch
 
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import load_pipeline
+from geneval_reward.generate.load import choose_device
 from geneval_reward.generate.lora import add_lora
-from geneval_reward.reward import CompositeReward, GenEvalReward, Reward, RewardBatch
+from geneval_reward.prompts import PromptSpec
+from geneval_reward.reward import GenEvalReward, Reward, RewardBatch
+from geneval_reward.reward.inputs import prompt_texts
 from geneval_reward.reward.models import model_reward
+from geneval_reward.reward.parts import accepted_arguments, as_column
 from geneval_reward.search.steps import Steps
 from geneval_reward.support.imports import import_object, is_import_path, require
 from geneval_reward.vision.backends import resolve_device
@@ -40,7 +44,7 @@ def load_steps(
     """Load a generator to be searched.
 
     Args:
-        model: What `geneval_reward.generate.load_pipeline` takes: `pocket`, a diffusers folder or hub name, a pipeline, or
+        model: What `geneval_reward.generate.load_pipeline` takes: `pocket`, `pocket-tokens`, a folder or hub name, a pipeline, or
             `module:function`, which may also make `Steps` of your own.
         steps: Sampling steps; None for the pipeline's own.
         guidance: Guidance scale; None for the pipeline's own.
@@ -77,6 +81,13 @@ def load_steps(
         raise UsageError(
             f"model: expected a pipeline or an object with the methods of Steps, got {type(pipe).__name__}"
         )
+    if callable(getattr(pipe, "advance", None)):
+        from geneval_reward.search.levels import LevelSteps
+
+        extra = [name for name in ("steps", "sampler", "noise", "resolution", "lora") if options[name] is not None]
+        if extra:
+            raise UsageError(f"{extra[0]}: expected it to be left out for {model!r}, which paints level by level")
+        return LevelSteps(pipe.to(choose_device(device)), guidance=1.0 if guidance is None else guidance)
     for module in ("diffusers", "lightning"):
         require(module, module, "search")
     from geneval_reward.search.latents import DiffusionSteps, FlowSteps
@@ -86,7 +97,7 @@ def load_steps(
         add_lora(pipe, lora, lora_scale)
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)
-    place = resolve_device(device)
+    place = choose_device(device)
     pipe = pipe.to(place)
     defaults = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
     size = batch_size or (64 if model == "pocket" else 8)
@@ -130,6 +141,33 @@ class CreditReward:
         self.reward.close()
 
 
+class FunctionReward:
+    """A function of images, and optionally of prompts and metadata, as a reward; such as those of `reward.models`.
+
+    Args:
+        function: Returns one number per image; None or NaN for none.
+
+    Raises:
+        TypeError: If it cannot be called with images.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.takes = function, accepted_arguments("reward", function)
+
+    def submit(self, images: Any, specs: Any, /) -> Future[RewardBatch]:
+        """Call the function; returns a future that is done, without verdicts."""
+        records = [spec.to_record() if isinstance(spec, PromptSpec) else None for spec in specs]
+        given = {"images": images, "prompts": prompt_texts(specs, None), "metadata": records}
+        answer = self.function(**{name: given[name] for name in self.takes})
+        empty: list[Any] = [None] * len(specs)
+        done: Future[RewardBatch] = Future()
+        done.set_result(RewardBatch(as_column("reward", answer, len(specs)), empty, empty))
+        return done
+
+    def close(self) -> None:
+        """Do nothing: there is no thread to end."""
+
+
 def load_reward(reward: Any, *, credit: str = CREDIT, device: str = "auto") -> Reward:
     """Load a reward.
 
@@ -151,8 +189,7 @@ def load_reward(reward: Any, *, credit: str = CREDIT, device: str = "auto") -> R
     if callable(getattr(reward, "submit", None)):
         ready: Reward = reward
         return ready
-    composed: Any = CompositeReward({"reward": reward})
-    return composed  # type: ignore[no-any-return]
+    return FunctionReward(reward)
 
 
 def load_features(features: str | Callable[[Any], Any] | None, *, device: str = "auto") -> Callable[[Any], Any] | None:

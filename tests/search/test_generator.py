@@ -113,6 +113,13 @@ def test_rows_of_images_that_were_not_selected_are_as_before(tmp_path, toy) -> N
     assert "selected_by" not in (tmp_path / "r.jsonl").read_text()
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_function_that_answers_nothing_leaves_equal_chances(value, toy) -> None:
+    generator = SearchGenerator(toy, best_of_n(3), load_reward(lambda images: [value] * len(images)))
+    generator.generate(["a dog"], [0])
+    assert generator.found[0].rewards == [None] * 3
+
+
 def test_images_before_a_failing_reward_are_on_disk(tmp_path, toy, make_reward) -> None:
     count = []
 
@@ -136,6 +143,14 @@ def test_rewards_by_name(make_reward) -> None:
     bright = load_reward(lambda images: [float(image.float().mean()) for image in images])
     pictures = [torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (3, 200)]
     assert bright.submit(pictures, official_suite()[:2]).result().rewards == [3.0, 200.0]
+
+    def asked(images, prompts, metadata):
+        return [len(prompts[0]) + metadata[0]["include"][0]["count"], float("nan")]
+
+    bench = official_suite()[0]
+    assert load_reward(asked).submit(pictures, [bench, "any text"]).result().rewards == [len(bench.prompt) + 1, None]
+    with pytest.raises(TypeError, match="expected a callable of images"):
+        load_reward(lambda pixels: [])
     with pytest.raises(UsageError, match="name: expected one of clip_score"):
         load_reward("beauty")
     with pytest.raises(UsageError, match="nonsense"):
