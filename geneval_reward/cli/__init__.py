@@ -18,6 +18,7 @@ from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
 from geneval_reward.cli.generate import generate
+from geneval_reward.cli.mt_geneval import mt_geneval
 from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
 from geneval_reward.cli.report import report
@@ -50,6 +51,7 @@ app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")
+app.command("mt-geneval")(mt_geneval)
 app.command("parity")(parity)
 app.command("serve")(serve)
 app.command("doctor")(doctor)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from geneval_reward.judges.load import load_scorer, open_model
     from geneval_reward.judges.local import LocalModel
     from geneval_reward.judges.mt_geneval import MTGenEvalAccuracy, mt_geneval_accuracy
+    from geneval_reward.judges.pairwise import Comparison, PairJudge, PairReward
     from geneval_reward.judges.questions import QA, Part, Question, qa_for, questions_of
     from geneval_reward.judges.server import ServerModel
     from geneval_reward.judges.verdict import Answered, AnsweredVerdict
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answered": "verdict",
     "AnsweredVerdict": "verdict",
+    "Comparison": "pairwise",
     "Grade": "answers",
     "ImageTextModel": "vqa",
     "LocalModel": "local",
     "MTGenEvalAccuracy": "mt_geneval",
+    "PairJudge": "pairwise",
+    "PairReward": "pairwise",
     "Part": "questions",
     "QA": "questions",
     "Question": "questions",
@@ -42,10 +46,13 @@ __all__ = [
     "QA",
     "Answered",
     "AnsweredVerdict",
+    "Comparison",
     "Grade",
     "ImageTextModel",
     "LocalModel",
     "MTGenEvalAccuracy",
+    "PairJudge",
+    "PairReward",
     "Part",
     "Question",
     "ServerModel",

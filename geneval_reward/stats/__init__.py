@@ -2,6 +2,7 @@
 
 from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson
+from geneval_reward.stats.kappa import cohen_kappa
 from geneval_reward.stats.paired import (
     Counts,
     Difference,
@@ -31,6 +32,7 @@ __all__ = [
     "VarianceComponents",
     "assumed_components",
     "clustered_bootstrap",
+    "cohen_kappa",
     "compare_by_prompt",
     "compare_paired",
     "compare_unpaired",

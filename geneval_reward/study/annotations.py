@@ -23,7 +23,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import Results
 from geneval_reward.results.record import index_of
 from geneval_reward.results.tables import Document, Table
-from geneval_reward.stats import Estimate, clustered_bootstrap
+from geneval_reward.stats import Estimate, clustered_bootstrap, cohen_kappa
 from geneval_reward.study.annotation_files import AnnotatedImage, Criterion
 from geneval_reward.study.wording import judge_text, points_text
 
@@ -221,7 +221,13 @@ class _Case:
 def _task_agreement(cases: Sequence[_Case], draws: int) -> TaskAgreement:
     decided = [case for case in cases if 2 * case.yes != case.people]
     majority = [(case, float(case.verdict == case.majority)) for case in decided]
-    kappa, low, high = _kappa(decided, draws)
+    kappa, low, high = cohen_kappa(
+        [case.verdict for case in decided],
+        [case.majority for case in decided],
+        [case.spec for case in decided],
+        [case.spec.tag for case in decided],
+        draws=draws,
+    )
     nan = float("nan")
     annotators = _mean([(case, case.agreeing) for case in cases], draws)
     assert annotators is not None
@@ -246,36 +252,6 @@ def _mean(values: Sequence[tuple[_Case, float]], draws: int) -> Estimate | None:
     specs = [case.spec for case, _ in values]
     tags = [spec.tag for spec in specs]
     return clustered_bootstrap([value for _, value in values], specs, tags, draws=draws).micro
-
-
-def _kappa(cases: Sequence[_Case], draws: int) -> tuple[float, float, float]:
-    """Compute Cohen's kappa of verdicts and majorities, with a percentile interval from drawing prompts within tasks.
-
-    Where all draws agree, as they do on a few images without a disagreement, the interval is unknown (NaN) and not a point.
-
-    Source:
-        J. Cohen 1960, Educ. Psychol. Meas. 20:37.
-    """
-    nan = float("nan")
-    if not cases:
-        return nan, nan, nan
-    # Per prompt: images, both say yes, the backend says yes, people say yes.
-    table: dict[PromptSpec, npt.NDArray[np.float64]] = {}
-    for case in cases:
-        row = [1.0, case.verdict and case.majority, case.verdict, case.majority]
-        table[case.spec] = table.get(case.spec, np.zeros(4)) + row
-    rng = np.random.default_rng(0)
-    drawn = np.zeros((draws, 4))
-    for tag in sorted({spec.tag for spec in table}):
-        part = np.array([row for spec, row in table.items() if spec.tag == tag])
-        drawn += rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=draws) @ part
-    images, both, a, b = np.vstack([sum(table.values()), drawn]).T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        chance = (a * b + (images - a) * (images - b)) / images**2
-        kappas = np.where(chance < 1, ((images - a - b + 2 * both) / images - chance) / (1 - chance), np.nan)
-    known = kappas[1:][np.isfinite(kappas[1:])]
-    low, high = np.quantile(known, (0.025, 0.975)) if known.size and np.ptp(known) > 0 else (nan, nan)
-    return float(kappas[0]), float(low), float(high)
 
 
 def _rows_by_image(results: Results) -> dict[tuple[str, int], int]:

@@ -1,0 +1,47 @@
+"""`geneval-reward mt-geneval`: the gender accuracy of translations, per language, beside BLEU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geneval_reward.cli.shared.tables import Format, message_console, print_document
+from geneval_reward.errors import FileError, UsageError
+
+
+def mt_geneval(
+    data: Annotated[Path, typer.Argument(help="The data folder of MT-GenEval: context/ and sentences/.")],
+    hypotheses: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of translations, one per line: context.LANG for the contextual set, masculine.LANG and feminine.LANG "
+            "for the counterfactual one."
+        ),
+    ],
+    split: Annotated[str, typer.Option("--split", help="dev or test.")] = "test",
+    language: Annotated[
+        list[str] | None,
+        typer.Option("--language", "-l", help="Only this language. Repeatable; all that are there if left out."),
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
+) -> None:
+    """Print gender accuracy per language beside BLEU.
+
+    An untranslated source scores .85 to 1.00, so the accuracy says nothing without the quality beside it. Exit code 1: a language
+    lacks its translations.
+    """
+    from geneval_reward.judges.mt_geneval import languages
+    from geneval_reward.study.translation import translation_table
+
+    if split not in ("dev", "test"):
+        raise UsageError(f"--split: expected dev or test, got {split!r}")
+    table, missing = translation_table(data, hypotheses, language or languages(data), split)
+    if not table.values.rows:
+        raise FileError(f"{hypotheses}: expected context.LANG or masculine.LANG and feminine.LANG, got none of them")
+    print_document(table, format)
+    for problem in missing:
+        message_console().print(f"note: {problem}")
+    if missing:
+        raise typer.Exit(1)
