@@ -18,7 +18,6 @@ from geneval_reward.vision.backends import PRECISIONS, resolve_device
 
 _MARK: Final = "\ue000question\ue000"  # a private character, which no chat template contains
 _DTYPES: Final = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_MAX_TOKENS: Final = 512
 
 
 class LocalModel:
@@ -37,6 +36,7 @@ class LocalModel:
             blank then adds the probability of the blank itself.
         template: For a model without a chat template: its prompt with the image's mark and `{}` for the question.
         batch_size: Questions, or requests, per forward pass.
+        max_tokens: The longest text that `write` writes.
 
     Raises:
         UsageError: If there is no chat template, or it does not put the image before the question.
@@ -51,13 +51,14 @@ class LocalModel:
         forms: Literal["corrected", "released"] = "corrected",
         template: str | None = None,
         batch_size: int = 16,
+        max_tokens: int = 512,
     ) -> None:
         if forms not in ("corrected", "released"):
             raise UsageError(f"forms: expected 'corrected' or 'released', got {forms!r}")
         if batch_size < 1:
             raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size}")
         self.model, self.processor, self.name = model.eval().requires_grad_(False), processor, name
-        self.forms, self.template, self.batch_size = forms, template, batch_size
+        self.forms, self.template, self.batch_size, self.max_tokens = forms, template, batch_size, max_tokens
         self._lock = threading.Lock()
         self.head, self.tail = self._frame()
 
@@ -192,7 +193,7 @@ class LocalModel:
         end = self.model.generation_config.eos_token_id
         return GenerationConfig(
             do_sample=False,
-            max_new_tokens=_MAX_TOKENS,
+            max_new_tokens=self.max_tokens,
             pad_token_id=tokenizer.pad_token_id or 0,
             eos_token_id=tokenizer.eos_token_id if end is None else end,
         )

@@ -51,7 +51,8 @@ def cohen_kappa(
     # Per prompt: images, both say yes, the one says yes, the other says yes.
     table: dict[tuple[Hashable, Hashable], Floats] = {}
     for key, one, other in zip(zip(prompts, tags, strict=True), a, b, strict=True):
-        table[key] = table.get(key, np.zeros(4)) + [1.0, bool(one and other), bool(one), bool(other)]
+        row = np.array([1.0, one and other, one, other], np.float64)
+        table[key] = table.get(key, np.zeros(4)) + row
     rng = np.random.default_rng(0)
     sums = np.zeros((draws, 4))
     for tag in sorted({tag for _, tag in table}, key=str):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.spec import PromptSpec

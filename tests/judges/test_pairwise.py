@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from geneval_reward.errors import GenEvalError, UsageError
-from geneval_reward.judges import PairJudge, PairReward
+from geneval_reward.judges import LocalModel, PairJudge, PairReward
 from geneval_reward.judges.pairwise import ASPECTS, TASK_ASPECTS, preference_of
 from geneval_reward.prompts import TAGS
 from geneval_reward.reward import CompositeReward
@@ -126,8 +126,9 @@ def test_it_is_a_part_of_a_composite(judge):
 
 def test_a_real_model_compares_two_images_left_padded(qwen):
     pairs = [(picture(20), picture(200), text, "Fidelity") for text in ("a dog", "a much longer description of a dog")]
-    found = PairJudge(qwen, request="{criterion} {description}").compare(pairs)
+    judge = PairJudge(LocalModel(qwen.model, qwen.processor, max_tokens=6), request="{criterion} {description}")
+    found = judge.compare(pairs)
     assert len(found) == 2
-    alone = PairJudge(qwen, request="{criterion} {description}").compare(pairs[:1])
+    alone = judge.compare(pairs[:1])
     assert found[0].texts == alone[0].texts
     assert found[0].texts[0]
