@@ -14,6 +14,7 @@ import typer
 
 from geneval_reward.cli import recipes, weights
 from geneval_reward.cli.annotations import agreement_with_people
+from geneval_reward.cli.audit import audit
 from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
@@ -47,6 +48,7 @@ app.command("report")(report)
 app.command("generate")(generate)
 app.command("search")(search)
 app.command("sweep")(sweep)
+app.command("audit")(audit)
 app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")

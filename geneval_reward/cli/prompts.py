@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from geneval_reward.prompts import DEFAULT_MIX, TAGS, official_suite, training_prompts
+from geneval_reward.prompts import DEFAULT_MIX, TAGS, counterfactual_prompts, official_suite, training_prompts
 
 
 class Format(StrEnum):
@@ -31,6 +31,14 @@ def prompts(
         str | None, typer.Option("--mix", help="Task weights, such as 'position=7,counting=5'.", show_default=False)
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Print only the suite's prompts of this task.")] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--counterfactual",
+            help="Print the prompts that have an opposite (relations reversed, colours exchanged), each followed by it; "
+            "`summary` then gives the share of pairs with both images right.",
+        ),
+    ] = False,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Print records as JSON lines, or texts.")
     ] = Format.jsonl,
@@ -44,6 +52,8 @@ def prompts(
         specs = [spec for spec in official_suite() if tag in (None, spec.tag)]
     else:
         specs = training_prompts(train, seed, mix=_parse_mix(mix), unique=unique)
+    if pairs:
+        specs = counterfactual_prompts(specs, held_out=train is not None)
     for spec in specs:
         sys.stdout.write((spec.to_json() if format is Format.jsonl else spec.prompt) + "\n")
 

@@ -119,14 +119,14 @@ def score(
     _print_problems(messages, folder)
     items = folder.items[:limit]
     try:
-        failed = _score_folder(items, out, backend, options, messages, resume=resume, overwrite=overwrite)
+        failed = score_items(items, out, backend, options, messages, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         messages.print(f"stopped; {out} holds what was scored, go on with --resume")
         raise typer.Exit(1) from None
     _finish(out, messages, skipped=bool(failed or folder.problems), limited=limit is not None)
 
 
-def _score_folder(
+def score_items(
     items: list[ImageItem],
     out: Path,
     backend: str,

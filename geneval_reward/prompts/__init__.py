@@ -1,5 +1,11 @@
 """What is asked: prompt records, the official suite, training prompts, and the grammar that names any of them."""
 
+from geneval_reward.prompts.pairs import (
+    counterfactual,
+    counterfactual_pairs,
+    counterfactual_prompts,
+    mirrored,
+)
 from geneval_reward.prompts.read import Prompts, read_prompts
 from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec, class_id
 from geneval_reward.prompts.suite import SUITE_SHA256, official_suite, resolve, suite_by_prompt
@@ -21,8 +27,12 @@ __all__ = [
     "PromptSpec",
     "Prompts",
     "class_id",
+    "counterfactual",
+    "counterfactual_pairs",
+    "counterfactual_prompts",
     "iter_training_prompts",
     "meaning",
+    "mirrored",
     "official_suite",
     "read_prompts",
     "resolve",

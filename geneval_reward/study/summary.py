@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge.rules import Rules
+from geneval_reward.prompts.pairs import counterfactual_pairs
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import GeneratorNotes, Results
@@ -42,6 +44,8 @@ class Summary:
         selected_by: Names of the rewards by which a search selected images.
         generators: What must be known of the generators, each once.
         best_of: The largest number of candidates among which one image was chosen by this metric; 0 if none was chosen.
+        pairs: By task, the credit of counterfactual pairs: the smaller one of an image and of its partner with the same number
+            under the opposite prompt, so that for the official credit both must be right. Empty if the file has no such pair.
     """
 
     credit: str
@@ -59,6 +63,7 @@ class Summary:
     generators: tuple[GeneratorNotes, ...] = ()
     best_of: int = 0
     selected_by: tuple[str, ...] = ()
+    pairs: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -133,7 +138,8 @@ class Summary:
         scores = self.scores
         found = {**scores.tags, "overall": scores.overall, "images_correct": scores.micro}
         found |= {} if scores.pass_any is None else {"prompts_correct": scores.pass_any}
-        return found | {f"pass@{k}": estimate for k, estimate in scores.pass_at_k.items()}
+        found |= {f"pass@{k}": estimate for k, estimate in scores.pass_at_k.items()}
+        return found | {f"pairs_{tag}": estimate for tag, estimate in self.pairs.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values.
@@ -149,6 +155,7 @@ class Summary:
             "images_correct": self.scores.micro.to_dict(),
             "tags": {tag: self.scores.tags[tag].to_dict() for tag in TAGS if tag in self.scores.tags},
             "prompts_correct": None if self.scores.pass_any is None else self.scores.pass_any.to_dict(),
+            "counterfactual_pairs": {tag: estimate.to_dict() for tag, estimate in self.pairs.items()},
             "pass_at_k": {str(k): estimate.to_dict() for k, estimate in self.scores.pass_at_k.items()},
             "suite": found.suite,
             "prompts": found.prompts,
@@ -173,6 +180,7 @@ class Summary:
             "overall": self.overall_label,
             "images_correct": "correct images",
             "prompts_correct": "correct prompts (any image)",
+            **{f"pairs_{tag}": f"{tag}, both of a pair" for tag in self.pairs},
         }
         rows: list[list[object]] = []
         for name, one in estimates.items():
@@ -236,7 +244,8 @@ def summarize(
         shown = applied.pop().to_dict() if len(applied) == 1 else None
     double = results.duplicates()
     counts: Counter[PromptSpec] = Counter()
-    for spec, images in zip(results.specs(), np.bincount(results.prompt_ids).tolist(), strict=True):
+    specs = results.specs()
+    for spec, images in zip(specs, np.bincount(results.prompt_ids).tolist(), strict=True):
         counts[spec] += images
     return Summary(
         credit=credit,
@@ -254,7 +263,34 @@ def summarize(
         generators=tuple(results.generators),
         best_of=int(results.best_of.max()),
         selected_by=results.selecting_rewards(),
+        pairs=_pairs(results, specs, values, draws),
     )
+
+
+def _pairs(
+    results: Results, specs: Sequence[PromptSpec], values: npt.NDArray[np.float64], draws: int
+) -> dict[str, Estimate]:
+    """The credit of counterfactual pairs by task, clustered by pair of prompts; images meet by their numbers.
+
+    A task counts if at least half of its prompts are in a pair: a few pairs that stand in a set by chance are no measurement.
+    """
+    pairs = counterfactual_pairs(specs)
+    prompts = Counter(spec.tag for spec in specs)
+    paired = Counter(specs[row].tag for pair in pairs for row in pair)
+    found: dict[str, list[tuple[float, int]]] = {}
+    for number, (a, b) in enumerate(pairs):
+        if 2 * paired[specs[a].tag] < prompts[specs[a].tag]:
+            continue
+        sides = [
+            dict(zip(results.index[rows].tolist(), values[rows].tolist(), strict=True))
+            for rows in (np.flatnonzero(results.prompt_ids == prompt) for prompt in (a, b))
+        ]
+        for index in sorted(sides[0].keys() & sides[1].keys() - {-1}):
+            found.setdefault(specs[a].tag, []).append((min(side[index] for side in sides), number))
+    return {
+        tag: clustered_bootstrap([v for v, _ in rows], [n for _, n in rows], [tag] * len(rows), draws=draws).micro
+        for tag, rows in found.items()
+    }
 
 
 def _notes(results: Results, double: list[str]) -> list[str]:

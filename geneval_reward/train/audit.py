@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -23,11 +23,10 @@ from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import CLASS_IDS, PromptSpec
+from geneval_reward.prompts.pairs import mirrored
 from geneval_reward.scorer import GenEvalScorer, Scorer
 from geneval_reward.train.data import read_training_prompts
 from geneval_reward.vision.images import as_images
-
-_MIRRORED: Final = {"left of": "right of", "right of": "left of"}
 
 
 @dataclass(frozen=True)
@@ -69,25 +68,6 @@ class AuditReport:
             "geneval/brightness": self.brightness,
             "geneval/diversity": self.diversity,
         }
-
-
-def mirrored(spec: PromptSpec) -> PromptSpec:
-    """What a record asks of the mirrored image: left and right exchanged.
-
-    Examples:
-        >>> mirrored(PromptSpec.parse({"tag": "position", "include": [{"class": "cup", "count": 1},
-        ...     {"class": "cow", "count": 1, "position": ["left of", 0]}]})).prompt
-        'a photo of a cow right of a cup'
-    """
-    found = spec.to_record()
-    found.pop("prompt", None)
-    for clause in found["include"]:
-        if "position" in clause:
-            place = clause["position"]
-            pairs = [place] if isinstance(place[0], str) else place
-            turned = [[_MIRRORED.get(relation, relation), target] for relation, target in pairs]
-            clause["position"] = turned[0] if isinstance(place[0], str) else turned
-    return PromptSpec.parse(found)
 
 
 def audit(

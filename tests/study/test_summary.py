@@ -3,15 +3,16 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from made_up_results import synthetic_rows
 from simulated_runs import simulate_runs
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
-from geneval_reward.judge import Rules
-from geneval_reward.prompts import PromptSpec, official_suite
-from geneval_reward.results import GeneratorNotes, ResultWriter, read_results
+from geneval_reward.judge import Detections, Rules, judge
+from geneval_reward.prompts import CLASS_IDS, PromptSpec, counterfactual_prompts, official_suite
+from geneval_reward.results import GeneratorNotes, ResultRow, ResultWriter, read_results
 from geneval_reward.results.tables import render
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
@@ -206,3 +207,38 @@ def test_what_else_the_generator_got_is_in_every_caption(write, invoke) -> None:
     assert found.standing.endswith("template 'Draw {prompt}', trained on the benchmark's wording")
     assert found.to_dict()["generator"] == [{"template": "Draw {prompt}", "trained_on_template": True}]
     assert "generator: template 'Draw {prompt}'" in invoke(path).stderr
+
+
+@pytest.mark.parametrize(
+    ("painter", "score", "pairs"), [("reads", 1.0, 1.0), ("same noise", 0.5, 0.0), ("other noise", 0.5, 0.25)]
+)
+def test_a_generator_that_guesses_sides_is_found_out_by_pairs(write, invoke, painter, score, pairs) -> None:
+    """Two objects side by side: as asked, as the noise of the image's number has it, or by chance."""
+    specs = counterfactual_prompts([spec for spec in official_suite() if spec.tag == "position"])
+    sides = [spec for spec in specs if spec.include[1].positions[0].relation.endswith("of")]
+    rng = np.random.default_rng(0)
+    rows, noise = [], {}
+    for prompt, spec in enumerate(sides):
+        asked = spec.include[1].positions[0].relation == "left of"
+        for index in range(4):
+            chance = {"reads": asked, "other noise": bool(rng.random() < 0.5)}
+            left = chance.get(painter, noise.setdefault((prompt // 2, index), chance["other noise"]))
+            boxes = [[60, 10, 90, 40], [10, 10, 40, 40]] if left else [[10, 10, 40, 40], [60, 10, 90, 40]]
+            ids = np.array([CLASS_IDS[item.class_name] for item in spec.include])
+            verdict = judge(spec, Detections(np.array(boxes, float), np.array([0.9, 0.9]), ids, (100, 100)))
+            rows.append(ResultRow.from_verdict(verdict, f"{prompt:05}/samples/{index:04}.png"))
+    path = write(rows)
+    found = summarize(read_results(path), draws=500)
+    assert found.scores.tags["position"].value == pytest.approx(score, abs=0.08)
+    estimate = found.pairs["position"]
+    assert estimate.value == pytest.approx(pairs, abs=0.08)
+    assert (estimate.images, estimate.prompts) == (len(rows) // 2, len(sides) // 2)
+    assert estimate.interval.low <= estimate.value <= estimate.interval.high
+    assert "position, both of a pair" in invoke(path).stdout
+    assert json.loads(invoke(path, "-f", "json").stdout)["counterfactual_pairs"]["position"]["value"] == estimate.value
+
+
+def test_a_set_without_pairs_says_nothing_of_them(write, invoke) -> None:
+    path = write(made(FEW, 2))
+    assert summarize(read_results(path), draws=100).pairs == {}
+    assert "of a pair" not in invoke(path).stdout

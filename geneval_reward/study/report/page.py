@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,12 @@ def _card(card: Card) -> dict[str, Any]:
         "tag": verdict.spec.tag,
         "correct": verdict.correct,
         "reasons": verdict.reason.split("\n") if verdict.reason else [],
-        "credits": [(name, f"{verdict.credit(name):.2f}") for name in ("strict", "partial", "dense")],
+        # A recorded verdict has only the credits of its file.
+        "credits": [
+            (name, f"{value:.2f}")
+            for name in ("strict", "partial", "dense")
+            if math.isfinite(value := verdict.credit(name))
+        ],
         "note": card.note,
         "flagged": card.flagged,
     }
