@@ -19,6 +19,7 @@ from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
 from geneval_reward.cli.generate import generate
+from geneval_reward.cli.geneval2 import geneval2
 from geneval_reward.cli.mt_geneval import mt_geneval
 from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
@@ -53,6 +54,7 @@ app.command("annotations")(agreement_with_people)
 app.command("prompts")(prompts)
 app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")
+app.command("geneval2")(geneval2)
 app.command("mt-geneval")(mt_geneval)
 app.command("parity")(parity)
 app.command("serve")(serve)

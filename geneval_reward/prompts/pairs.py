@@ -1,8 +1,8 @@
 """Counterfactual pairs: a prompt and the one that asks for the opposite, which a generator that guesses cannot both get right.
 
-The idea is MT-GenEval's (arXiv 2211.01355), whose sentences come in a masculine and a feminine form. A model that does not read
-the relation is right on half of the prompts about left and right. Of the pairs it has none if both images start from the same noise,
-and a quarter if they do not.
+The idea is MT-GenEval's (arXiv 2211.01355), whose sentences come in a masculine and a feminine form. A model that does not
+read the relation is right on half of the prompts about left and right. Of the pairs it has none if both images start from the
+same noise, and a quarter if they do not.
 """
 
 from __future__ import annotations
