@@ -35,7 +35,7 @@ def mt_geneval(
     from geneval_reward.judges.mt_geneval import languages
     from geneval_reward.study.translation import translation_table
 
-    if split not in ("dev", "test"):
+    if split != "dev" and split != "test":
         raise UsageError(f"--split: expected dev or test, got {split!r}")
     table, missing = translation_table(data, hypotheses, language or languages(data), split)
     if not table.values.rows:

@@ -44,9 +44,8 @@ def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) 
         UsageError: If `vqa` lacks its model, or gets an option that it has no use for.
     """
     if backend != "vqa":
-        return GenEvalScorer.from_pretrained(
-            backend, **options, **({} if checkpoint is None else {"checkpoint": checkpoint})
-        )
+        detector: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
+        return GenEvalScorer.from_pretrained(backend, **options, **detector)
     if checkpoint is None:
         raise UsageError(
             "checkpoint: expected the model of the vqa backend (a folder, a hub name or a server's address), got none"

@@ -85,7 +85,7 @@ class LocalModel:
         place = resolve_device(device)
         dtype = _DTYPES.get(precision, torch.bfloat16 if place.type == "cuda" else torch.float32)
         try:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
             processor = AutoProcessor.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise WeightsError(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from geneval_reward.errors import GenEvalError, ScoringError, UsageError
-from geneval_reward.judge import Rules
+from geneval_reward.judge import Rules, Verdict
 from geneval_reward.judges.questions import Question, questions_of
 from geneval_reward.judges.verdict import Answered, AnsweredVerdict, Mean
 from geneval_reward.prompts.spec import PromptSpec
@@ -85,11 +85,11 @@ class VQAScorer:
         self.model, self.mean, self.whole = model, mean, whole
         self.rules = Rules()
 
-    def score(self, images: Any, specs: Sequence[Prompt]) -> list[AnsweredVerdict]:
+    def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
         """Judge images; arguments as `Scorer.score` takes them.
 
         Returns:
-            One verdict per image, in order.
+            One `AnsweredVerdict` per image, in order.
 
         Raises:
             ScoringError: If some images could not be judged, such as one whose answers are none of the choices.

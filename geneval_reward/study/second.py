@@ -114,7 +114,8 @@ def compare_judges(first: Results, second: Results, *, draws: int = 10_000) -> S
         if double := one.duplicates():
             raise ResultsError(f"{one.path}: expected every image once, got {name_some(double, separator='; ')}")
     place = {name: row for row, name in enumerate(second.filenames)}
-    rows, other_record = [], []
+    rows: list[tuple[int, int]] = []
+    other_record: list[tuple[int, int]] = []
     for row, name in enumerate(first.filenames):
         at = place.get(name)
         if at is None:

@@ -235,7 +235,8 @@ def test_a_generator_that_guesses_sides_is_found_out_by_pairs(write, invoke, pai
     assert (estimate.images, estimate.prompts) == (len(rows) // 2, len(sides) // 2)
     assert estimate.interval.low <= estimate.value <= estimate.interval.high
     assert "position, both of a pair" in invoke(path).stdout
-    assert json.loads(invoke(path, "-f", "json").stdout)["counterfactual_pairs"]["position"]["value"] == estimate.value
+    found = json.loads(invoke(path, "-f", "json").stdout)["counterfactual_pairs"]["position"]
+    assert found == estimate.to_dict()
 
 
 def test_a_set_without_pairs_says_nothing_of_them(write, invoke) -> None:
