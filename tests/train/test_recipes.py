@@ -84,9 +84,9 @@ def test_the_wheel_has_the_recipes_and_a_copy_of_one_trains(tmp_path):
 
     where = run("-c", "import geneval_reward; print(geneval_reward.__file__)")
     assert Path(where.strip()).is_relative_to(site)
-    assert "python recipes/flow_grpo.py fit --config configs/flow_grpo_pocket.yaml" in run(
-        "-m", "geneval_reward", "recipes", "list"
-    )
+    listed = run("-m", "geneval_reward", "recipes", "list")
+    assert "python recipes/flow_grpo.py fit --config configs/flow_grpo_pocket.yaml" in listed
+    assert "unilip: UniLIP" in listed
     printed = run("-m", "geneval_reward", "recipes", "copy", "flow_grpo")
     [line] = [line for line in printed.splitlines() if "flow_grpo_pocket.yaml" in line]
     # The line as it is printed, but for a smaller epoch.
