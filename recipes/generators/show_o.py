@@ -44,7 +44,7 @@ class ShowO:
         self.model = Showo.from_pretrained(names.pretrained_model_path).to(device).eval()
         self.attention, self.schedule = create_attention_mask_predict_next, get_mask_chedule("cosine")
         self.guidance, self.steps, self.device = guidance, steps, device
-        self.settings = {"guidance": guidance, "steps": steps, "size": text.resolution, "schedule": "cosine"}
+        self.settings = {"guidance": guidance, "steps": steps, "size": text.resolution, "dtype": "fp32"}
 
     @torch.no_grad()
     def generate(self, prompts, seeds):

@@ -43,7 +43,7 @@ class UniPic:
         self.model = model.to(model.dtype)
         self.model.load_state_dict(torch.load(path, map_location=device), strict=False)
         self.guidance, self.steps = guidance, steps
-        self.settings = {"guidance": guidance, "schedule": "constant", "steps": steps, "head_steps": 100, "size": 1024}
+        self.settings = {"guidance": guidance, "steps": steps, "head_steps": 100, "size": 1024, "dtype": "bf16"}
 
     def generate(self, prompts, seeds):
         (prompt,) = prompts
