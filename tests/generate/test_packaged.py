@@ -1,7 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 
+from geneval_reward.generate import ForeignGenerator
+from geneval_reward.generate.identity import identify
 from geneval_reward.generate.packaged import find_generator, list_generators
 
 
@@ -24,6 +27,12 @@ def test_the_files_are_found_by_name():
         assert model.path.stem == name
         assert f"class {kind}" in model.path.read_text()
         assert model.title.endswith("for `ForeignGenerator`.")
+
+
+def test_the_name_is_enough_for_a_generator_and_its_identity():
+    model = find_generator("unipic")
+    assert ForeignGenerator("unipic", python=sys.executable).model == model.source
+    assert identify("unipic") == identify(model.source) != identify("unilip")
 
 
 def test_another_name_is_answered_with_those_there_are():

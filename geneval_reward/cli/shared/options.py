@@ -78,7 +78,8 @@ GeneratorPython = Annotated[
     str | None,
     typer.Option(
         "--generator-python",
-        help="Run MODEL (file.py:NAME or module:NAME) in a process of this Python; --set gives arguments of NAME.",
+        help="Run MODEL in a process of this Python: file.py:NAME, module:NAME or a name of `recipes list`; --set gives "
+        "arguments of NAME.",
     ),
 ]
 GeneratorFolder = Annotated[
