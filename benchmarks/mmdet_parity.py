@@ -119,7 +119,7 @@ def compare_all(checkpoint: Path, count: int, as_json: bool) -> int:
     random_checkpoint(checkpoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the weights are not the published ones
-        ours = Mask2FormerDetector.from_pretrained(checkpoint, device="cpu", precision="fp32", cache=False)
+        ours = Mask2FormerDetector.from_pretrained(checkpoint, device="cpu", precision="fp32")
     theirs = MMDetDetector.from_pretrained(checkpoint, device="cpu")
     everything = Wanted(None, frozenset(range(80)), 0.0)
     failures = 0

@@ -51,8 +51,7 @@ def main() -> None:
     images += [] if args.images else [as_image(photo(name)) for name in PHOTOS]
     names = ["fp32", "fp16", "bf16"] + (["tf32"] if args.device.startswith("cuda") else [])
     detectors = {
-        name: Mask2FormerDetector.from_pretrained(args.checkpoint, device=args.device, precision=name, cache=False)
-        for name in names
+        name: Mask2FormerDetector.from_pretrained(args.checkpoint, device=args.device, precision=name) for name in names
     }
     wanted = Wanted(None, frozenset(), 0.02)
     rng = np.random.default_rng(0)

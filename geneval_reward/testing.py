@@ -118,7 +118,7 @@ def _load_detector(path: Path, changed: int) -> Mask2FormerDetector:
     from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
     from geneval_reward.vision.detectors.mask2former_convert import build_model, load_converted
 
-    weights = load_converted(path, cache=False)
+    weights = load_converted(path)
     return Mask2FormerDetector(
         build_model(weights),
         weights_sha256=weights.source_sha256,

@@ -1,4 +1,4 @@
-"""`geneval-reward weights`: which weight files there are, fetch them, convert them, check them."""
+"""`geneval-reward weights`: list the weight files, fetch them, check them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="The weights of the paper backend: list, fetch, convert, verify.", no_args_is_help=True)
+app = typer.Typer(help="The weights of the paper backend: list, fetch, verify.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(help="A key of `weights list`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -63,30 +63,6 @@ def fetch(
 
 
 @app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="An mmdet checkpoint, 2.x or 3.x names.")],
-    target: Annotated[Path | None, typer.Argument(help="The safetensors file to write; none: beside it.")] = None,
-) -> None:
-    """Convert an mmdet checkpoint to safetensors, strictly: every tensor must have its place."""
-    from geneval_reward.errors import WeightsError
-    from geneval_reward.vision.detectors.mask2former_convert import (
-        build_model,
-        check_hash,
-        convert_checkpoint,
-        save_converted,
-    )
-
-    weights = convert_checkpoint(source, check_hash(source))
-    build_model(weights)
-    target = target or source.with_suffix(".safetensors")
-    try:
-        save_converted(weights, target)
-    except OSError as error:
-        raise WeightsError(f"target: expected to write {target}, got {error}") from error
-    sys.stdout.write(f"{target}\n")
-
-
-@app.command()
 def verify(
     path: _File = None,
     self_test: Annotated[bool, typer.Option(help="Look for the cat in a packaged photograph.")] = False,
@@ -98,7 +74,7 @@ def verify(
     from geneval_reward.vision.weights import KNOWN_FILES, resolve
 
     file = resolve(KNOWN_FILES["mask2former"], path, allow_download=False)
-    weights = load_converted(file, cache=False)
+    weights = load_converted(file)
     model = build_model(weights)
     sizes = weights.architecture
     report: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Where weight files are: a path, a folder, an environment variable, the user's cache, or the public address.
+"""Finds weight files: at a path, in a folder, by an environment variable, in the user's cache, or at the public address.
 
-Files in the user's cache lie in `<cache>/weights`; `GENEVAL_REWARD_CACHE` names another folder than the system's
-usual one. `GENEVAL_REWARD_OFFLINE=1` forbids downloads.
+The cache has them in `<cache>/weights`; `GENEVAL_REWARD_CACHE` names another cache folder than the system's usual one.
+`GENEVAL_REWARD_OFFLINE=1` forbids downloads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,20 +92,6 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("geneval-reward")
 
 
-@contextmanager
-def file_lock(path: Path, timeout: float = -1.0) -> Iterator[None]:
-    """Hold a lock beside `path` against other processes; waits without end unless a timeout (seconds) is given.
-
-    Raises:
-        OSError: If the lock file cannot be made.
-        TimeoutError: If the lock is not free in time.
-    """
-    from filelock import FileLock
-
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=timeout):
-        yield
-
-
 def resolve(
     file: WeightFile,
     path: str | os.PathLike[str] | None = None,
@@ -115,7 +99,7 @@ def resolve(
     allow_download: bool = True,
     progress: bool = False,
 ) -> Path:
-    """Find a weight file, and download it if it is nowhere.
+    """Find a weight file, and download it if it is not on this machine.
 
     Args:
         file: Which one.
@@ -127,7 +111,7 @@ def resolve(
         An existing file. Its hash is not yet checked unless it was downloaded.
 
     Raises:
-        WeightsError: If it is nowhere and cannot be downloaded; the message says which file to put where.
+        WeightsError: If it is not here and cannot be downloaded; the message says which file to put where.
     """
     if path is not None:
         return _named(file, Path(path).expanduser(), "path")
@@ -162,6 +146,8 @@ def fetch(
     Raises:
         WeightsError: If it cannot be downloaded; the message says which file to put where.
     """
+    from filelock import FileLock
+
     folder = folder if folder is not None else cache_dir() / "weights"
     target = folder / file.file_name
     if target.is_file():
@@ -174,7 +160,7 @@ def fetch(
         raise WeightsError(f"expected the weights {file.file_name}, got none and downloads are off; {advice}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(target):
+        with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.is_file():  # another process may have fetched it while this one waited
                 logger.info("Downloading %s to %s", file.url, target)
                 _download(file, target, progress, attempts, pause)
@@ -225,8 +211,8 @@ def _named(file: WeightFile, path: Path, origin: str) -> Path:
     for name in names:
         if (path / name).is_file():
             return path / name
-    # One file that can only be meant: a checkpoint under another name, without the caches made of it.
-    candidates = sorted([*path.glob("*.pth"), *path.glob("*.pt")]) or sorted(path.glob("*.safetensors"))
+    # A single checkpoint under another name must be the one that is meant.
+    candidates = sorted([*path.glob("*.pth"), *path.glob("*.pt")])
     if len(candidates) == 1:
         return candidates[0]
     listed = ", ".join(re.sub(r"(.{60}).+", r"\1...", entry.name) for entry in candidates) or "no checkpoint"

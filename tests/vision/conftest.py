@@ -68,7 +68,7 @@ def golden_detector(checkpoint_2x: Path) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geneval_reward.vision.detectors.mask2former._warned", _Everything())
-        return Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu", cache=False)
+        return Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu")
 
 
 class _Everything(set[str]):

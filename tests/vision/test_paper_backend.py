@@ -38,7 +38,6 @@ def scorer(tmp_path_factory: pytest.TempPathFactory, checkpoint_2x: Path) -> Gen
             "paper",
             device="cpu",
             checkpoint=str(checkpoint_2x),
-            cache=False,
             clip_model=f"local-dir:{folder}",
             clip_pretrained=None,
         )

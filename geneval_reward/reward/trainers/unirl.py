@@ -185,7 +185,8 @@ class UniRLLocalReward(_Offloading):
 
     def get_model_name(self) -> str:
         """Name of the reward in UniRL's logs."""
-        return self.reward.__name__
+        name: str = self.reward.__name__
+        return name
 
     def compute_rewards(self, request: Any) -> Any:
         """Score a request of UniRL.

@@ -112,7 +112,6 @@ class Mask2FormerDetector:
         chunk_bytes: int | None = None,
         compiled: bool = False,
         workers: int | None = None,
-        cache: bool = True,
         allow_download: bool = True,
         progress: bool = False,
         self_test: bool | None = None,
@@ -120,26 +119,25 @@ class Mask2FormerDetector:
         """Load the benchmark's weights, or any Mask2Former-Swin checkpoint of mmdet.
 
         Args:
-            checkpoint: A checkpoint of mmdet's (2.x or 3.x names), a converted `.safetensors` file or a folder that holds one.
-                None: `GENEVAL_REWARD_MASK2FORMER`, the cache, then the public address.
-            device: None: CUDA if there is a device, else the CPU.
+            checkpoint: A checkpoint of mmdet 2.x or 3.x, or a folder that holds one. None looks at
+                `GENEVAL_REWARD_MASK2FORMER`, then in the cache, and then at the public address.
+            device: A torch device; None for CUDA if there is one, else the CPU.
             precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
             swap_rb: Whether the network sees red and blue swapped, as in the public reward.
             forward_images: Images per forward pass.
             chunk_bytes: Memory in bytes that masks may take at a time.
             compiled: Whether to use `torch.compile`.
             workers: Threads that resize images.
-            cache: Whether to keep the converted weights as safetensors beside the checkpoint.
             allow_download: Whether the network may be used.
             progress: Whether to show a bar on stderr during a download.
-            self_test: Whether to look for the cat in a packaged photograph. None: if the weights are the published ones.
+            self_test: Whether to look for the cat in a packaged photograph; None for only if the weights are the published ones.
 
         Raises:
             WeightsError: If the weights are missing, damaged or of another architecture.
             SelfTestError: If the self-test fails; nothing is scored with such a detector.
         """
         file = resolve(KNOWN_FILES["mask2former"], checkpoint, allow_download=allow_download, progress=progress)
-        weights = load_converted(file, cache=cache)
+        weights = load_converted(file)
         status = _status(weights)
         device = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
         detector = cls(

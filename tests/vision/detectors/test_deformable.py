@@ -40,7 +40,7 @@ def test_compiled_equals_plain() -> None:
 
 def test_whole_model_is_unchanged(checkpoint_2x: Path) -> None:
     """Same names, same numbers before the first mask is thresholded (later stages jump where a logit is near zero)."""
-    weights = load_converted(checkpoint_2x, cache=False)
+    weights = load_converted(checkpoint_2x)
     plain, lean = build_model(weights).double(), make_lean(build_model(weights)).double()
     assert plain.state_dict().keys() == lean.state_dict().keys()
     replaced = [module for module in lean.modules() if isinstance(module, LeanDeformableAttention)]
@@ -54,7 +54,7 @@ def test_whole_model_is_unchanged(checkpoint_2x: Path) -> None:
 
 def test_signature_still_fits_transformers(checkpoint_2x: Path) -> None:
     """The layer calls its attention by these names; a version that drops one must be noticed."""
-    model: Any = build_model(load_converted(checkpoint_2x, cache=False))
+    model: Any = build_model(load_converted(checkpoint_2x))
     layer = model.model.pixel_level_module.decoder.encoder.layers[0]
     names = inspect.signature(type(layer.self_attn).forward).parameters
     for name in ("hidden_states", "encoder_hidden_states", "reference_points", "spatial_shapes_list"):

@@ -64,7 +64,7 @@ def test_path_and_array_give_the_same_answer(golden_detector: Mask2FormerDetecto
 def test_swap_rb_is_what_the_public_rewards_see(
     golden_detector: Mask2FormerDetector, checkpoint_2x: Path, strip: Strip
 ) -> None:
-    weights = load_converted(checkpoint_2x, cache=False)
+    weights = load_converted(checkpoint_2x)
     swapped = Mask2FormerDetector(build_model(weights), weights_sha256="0", weights_status="test", swap_rb=True)
     image = strip(1)
     (a,), (b,) = swapped.detect([image], [ALL]), golden_detector.detect([image.flip(0)], [ALL])
@@ -136,7 +136,7 @@ def test_no_gradients_and_own_precision(golden_detector: Mask2FormerDetector, st
 def test_half_precision_is_close_and_finite(
     golden_detector: Mask2FormerDetector, checkpoint_2x: Path, strip: Strip, precision: str, bound: float
 ) -> None:
-    weights = load_converted(checkpoint_2x, cache=False)
+    weights = load_converted(checkpoint_2x)
     half = Mask2FormerDetector(build_model(weights), weights_sha256="0", weights_status="test", precision=precision)
     assert half.fingerprint()["precision"] == precision
     (batch,) = golden_detector.prepare([strip(6)])
@@ -165,22 +165,22 @@ class TestLoading:
     @pytest.fixture
     def published(self, checkpoint_2x: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Let the small checkpoint pass for a published one."""
-        digest = load_converted(checkpoint_2x, cache=False).source_sha256
+        digest = load_converted(checkpoint_2x).source_sha256
         file = WeightFile("k", "a", f"https://host/model-{digest[:8]}.pth", digest[:8], None, "V")
         monkeypatch.setitem(KNOWN_FILES, "k", file)
         return
 
     def test_unverified_weights_warn_once(self, checkpoint_2x: Path) -> None:
         with pytest.warns(UserWarning, match="unverified weights.*self-test is skipped"):
-            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu", cache=False)
+            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu", cache=False)
+            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu")
 
     def test_broken_weights_are_refused(self, checkpoint_2x: Path, published: None) -> None:
         """Random weights under a published hash: what broken kernels look like."""
         with pytest.raises(SelfTestError, match="expected a cat in the packaged photograph 'chelsea'"):
-            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu", cache=False)
+            Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu")
 
     def test_working_weights_pass(self, checkpoint_2x: Path, published: None, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
@@ -191,27 +191,27 @@ class TestLoading:
             return [row]
 
         monkeypatch.setattr(Mask2FormerDetector, "detect", detect)
-        detector = Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu", cache=False)
+        detector = Mask2FormerDetector.from_pretrained(checkpoint_2x, device="cpu")
         assert seen == [((3, 300, 451), frozenset({15}))]
         assert detector.fingerprint()["weights"] == "published"
 
     def test_variable_names_the_checkpoint(self, checkpoint_2x: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GENEVAL_REWARD_MASK2FORMER", str(checkpoint_2x))
         with pytest.warns(UserWarning, match=checkpoint_2x.name):
-            Mask2FormerDetector.from_pretrained(device="cpu", cache=False)
+            Mask2FormerDetector.from_pretrained(device="cpu")
 
     def test_without_weights_one_sentence_says_what_to_do(self) -> None:
         with pytest.raises(WeightsError, match=r"743b7d99\.pth.*put it at .*GENEVAL_REWARD_MASK2FORMER"):
             Mask2FormerDetector.from_pretrained(device="cpu", allow_download=False)
 
     def test_other_numbers_of_classes_are_refused(self, checkpoint_2x: Path) -> None:
-        model = build_model(load_converted(checkpoint_2x, cache=False))
+        model = build_model(load_converted(checkpoint_2x))
         model.config.num_labels = 133
         with pytest.raises(WeightsError, match="expected 80 classes"):
             Mask2FormerDetector(model, weights_sha256="0", weights_status="test")
 
     def test_bad_options(self, checkpoint_2x: Path) -> None:
-        model = build_model(load_converted(checkpoint_2x, cache=False))
+        model = build_model(load_converted(checkpoint_2x))
         with pytest.raises(ValueError, match="forward_images"):
             Mask2FormerDetector(model, weights_sha256="0", weights_status="test", forward_images=0)
         with pytest.raises(ValueError, match="precision"):
@@ -221,7 +221,7 @@ class TestLoading:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_agrees_with_cpu(golden_detector: Mask2FormerDetector, checkpoint_2x: Path, strip: Strip) -> None:
-    weights = load_converted(checkpoint_2x, cache=False)
+    weights = load_converted(checkpoint_2x)
     gpu = Mask2FormerDetector(
         build_model(weights), weights_sha256="0", weights_status="t", device="cuda", precision="fp32"
     )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import textwrap
@@ -20,14 +19,14 @@ from geneval_reward.errors import WeightsError
 from geneval_reward.vision.detectors import mask2former_convert as convert
 from geneval_reward.vision.detectors.mask2former_architecture import SWIN_S, Architecture, random_model
 from geneval_reward.vision.detectors.mask2former_layout import to_3x, to_installed, to_transformers
-from geneval_reward.vision.weights import KNOWN_FILES, WeightFile, cache_dir
+from geneval_reward.vision.weights import KNOWN_FILES, WeightFile
 
 Save = Callable[..., Path]
 State = dict[str, torch.Tensor]
 
 
 def load(path: Path) -> convert.ConvertedWeights:
-    return convert.load_converted(path, cache=False)
+    return convert.load_converted(path)
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -285,100 +284,3 @@ def test_published_hash_is_recognised(checkpoint_2x: Path, monkeypatch: pytest.M
     file = WeightFile("k", "a", "https://host/x.pth", weights.source_sha256[:8], None, "V")
     monkeypatch.setitem(KNOWN_FILES, "k", file)
     assert weights.verified
-
-
-class TestCache:
-    def copy(self, checkpoint: Path, folder: Path) -> Path:
-        path = folder / "weights" / "model.pth"
-        path.parent.mkdir()
-        path.write_bytes(checkpoint.read_bytes())
-        return path
-
-    def test_written_beside_and_read(self, checkpoint_2x: Path, tmp_path: Path, monkeypatch: Any) -> None:
-        path = self.copy(checkpoint_2x, tmp_path)
-        first = convert.load_converted(path)
-        (cache,) = path.parent.glob("*.safetensors")
-        assert cache.name == f"model.{first.source_sha256[:8]}.safetensors"
-        monkeypatch.setattr(convert, "convert_checkpoint", lambda *_: pytest.fail("the cache was not used"))
-        second = convert.load_converted(path)
-        assert second.architecture == first.architecture
-        assert second.source_sha256 == first.source_sha256
-        assert all(torch.equal(second.tensors[name], tensor) for name, tensor in first.tensors.items())
-        assert convert.load_converted(cache).layout == "2.x"
-
-    def test_changed_checkpoint_is_converted_anew(self, checkpoint_2x: Path, state_2x: State, tmp_path: Path) -> None:
-        path = self.copy(checkpoint_2x, tmp_path)
-        convert.load_converted(path)
-        torch.save({"state_dict": {**state_2x, "panoptic_head.cls_embed.bias": torch.zeros(81)}}, path)
-        assert convert.load_converted(path).tensors["class_predictor.bias"].abs().sum() == 0
-
-    @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-    def test_damaged_cache_is_made_anew(self, checkpoint_2x: Path, tmp_path: Path, damage: str) -> None:
-        path = self.copy(checkpoint_2x, tmp_path)
-        expected = convert.load_converted(path)
-        (cache,) = path.parent.glob("*.safetensors")
-        content = bytearray(cache.read_bytes())
-        content[-5] ^= 0xFF
-        cache.write_bytes({"truncated": content[:-1000], "flipped": content, "empty": b""}[damage])
-        with pytest.raises(WeightsError, match=r"safetensors|digest"):
-            convert.read_converted(cache)
-        again = convert.load_converted(path)
-        assert torch.equal(again.tensors["class_predictor.bias"], expected.tensors["class_predictor.bias"])
-        assert convert.read_converted(cache).source_sha256 == expected.source_sha256
-
-    def test_foreign_safetensors(self, tmp_path: Path) -> None:
-        from safetensors.torch import save_file
-
-        save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-        with pytest.raises(WeightsError, match="weights convert"):
-            convert.load_converted(tmp_path / "other.safetensors")
-
-    def test_unwritable_folder(self, checkpoint_2x: Path, tmp_path: Path, monkeypatch: Any) -> None:
-        path = self.copy(checkpoint_2x, tmp_path)
-        save = convert.save_converted
-
-        def refuse(weights: Any, place: Path) -> None:
-            if place.parent == path.parent:
-                raise PermissionError(13, "Permission denied", str(place))
-            save(weights, place)
-
-        monkeypatch.setattr(convert, "save_converted", refuse)
-        convert.load_converted(path)
-        assert not list(path.parent.glob("*.safetensors"))
-        (cache,) = (cache_dir() / "converted").glob("*.safetensors")
-        assert convert.load_converted(path).source_sha256 == convert.read_converted(cache).source_sha256
-
-    @pytest.mark.slow
-    def test_disk_full(self, checkpoint_2x: Path, tmp_path: Path) -> None:
-        """A real limit on file sizes in a real process: loading works, and no cache, whole or partial, is left."""
-        path = self.copy(checkpoint_2x, tmp_path)
-        code = f"""
-            import logging, resource
-            logging.basicConfig(level=logging.INFO)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, {resource.RLIM_INFINITY}))
-            from pathlib import Path
-            from geneval_reward.vision.detectors.mask2former_convert import load_converted
-            print(len(load_converted(Path({str(path)!r})).tensors))
-        """
-        done = run(code)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == "238"
-        assert "could not be cached" in done.stderr
-        left = [entry for entry in tmp_path.rglob("*") if entry.is_file() and entry.suffix != ".lock"]
-        assert left == [path]
-
-    @pytest.mark.slow
-    def test_two_processes_at_once(self, checkpoint_2x: Path, tmp_path: Path) -> None:
-        path = self.copy(checkpoint_2x, tmp_path)
-        code = f"""
-            from pathlib import Path
-            from geneval_reward.vision.detectors.mask2former_convert import load_converted
-            print(load_converted(Path({str(path)!r})).source_sha256)
-        """
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-        answers = {child.communicate(timeout=120)[0].strip() for child in children}
-        assert all(child.returncode == 0 for child in children)
-        (cache,) = path.parent.glob("*.safetensors")
-        assert answers == {convert.read_converted(cache).source_sha256}
-        assert not list(path.parent.glob(".*.tmp"))

@@ -154,9 +154,6 @@ def test_loading_prints_nothing_to_stdout_and_checks_the_weights(tmp_path, monke
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(WeightsError, match="expected a PyTorch checkpoint, got a file that cannot be read"):
         MMDetDetector.from_pretrained(file, config, device="cpu")
-    (tmp_path / "w.safetensors").touch()
-    with pytest.raises(WeightsError, match=r"expected a checkpoint of mmdet \(\.pth\), got converted weights"):
-        MMDetDetector.from_pretrained(tmp_path / "w.safetensors", config, device="cpu")
     with pytest.raises(WeightsError, match="config: expected a config file of mmdet, got nothing at"):
         MMDetDetector.from_pretrained(file, tmp_path / "no.py", device="cpu")
     with pytest.raises(WeightsError, match=r"config: expected mask2former/.* beside .*install mmdet from its wheel"):
