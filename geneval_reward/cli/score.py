@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,9 +23,6 @@ if TYPE_CHECKING:
     from geneval_reward.ray.shards import Source
     from geneval_reward.results import ResultWriter
     from geneval_reward.results.layout import ImageFolder, ImageItem
-
-_READERS = 2  # threads that decode; the detector is slower than they are
-_AHEAD = 2  # batches that are decoded before they are needed
 
 
 def score(
@@ -201,12 +195,13 @@ def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, mes
     from geneval_reward.results import FailedImage, ResultRow
     from geneval_reward.results.generation import selection_marks
     from geneval_reward.scorer import fingerprint_id
+    from geneval_reward.support.read_ahead import read_ahead
 
     failed = 0
     fingerprint = fingerprint_id(scorer)
     with progress_bar(messages, "scoring", note=True) as progress:
         task = progress.add_task("", total=len(items), note="")
-        for batch in _decoded(items, getattr(scorer, "batch_size", 16)):
+        for batch in read_ahead(items, _load, getattr(scorer, "batch_size", 16), threads=2):
             judged, errors = _judge(scorer, batch)
             for item, error in errors:
                 failed += 1
@@ -243,19 +238,6 @@ def _judge(
         errors += [(item, one) for (item, _), one in zip(good, error.errors, strict=True) if one is not None]
         verdicts = error.verdicts
     return [(item, found) for (item, _), found in zip(good, verdicts, strict=True) if found is not None], errors
-
-
-def _decoded(items: list[ImageItem], size: int) -> Iterator[list[tuple[ImageItem, torch.Tensor | Exception]]]:
-    """Yield batches of decoded images, which threads read ahead; a file that cannot be read is yielded as its error."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        source = iter(items)
-        queue: list[list[tuple[ImageItem, Future[Any]]]] = []
-        while True:
-            while len(queue) < _AHEAD and (chunk := list(islice(source, size))):
-                queue.append([(item, pool.submit(_load, item)) for item in chunk])
-            if not queue:
-                return
-            yield [(item, future.result()) for item, future in queue.pop(0)]
 
 
 def _load(item: ImageItem) -> torch.Tensor | Exception:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -20,9 +18,9 @@ from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIden
 from geneval_reward.results.generation import selection_marks
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.service.isolation import score_separately
+from geneval_reward.support.read_ahead import read_ahead
 from geneval_reward.vision.images import load_image
 
-_AHEAD: Final = 2  # batches that are decoded before they are needed
 _TRIES: Final = 3  # deaths at one place of a shard, before it is the shard's fault and not the node's
 
 
@@ -63,7 +61,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
     with ResultWriter(path, resume=True, identity=identity) as writer:
         before = len(writer.done)
         _count_try(tries, shard, before)
-        for batch in _decoded(_todo(shard, writer.done), scorer.batch_size):
+        for batch in read_ahead(_todo(shard, writer.done), _decode, scorer.batch_size):
             good = [
                 (sample, image)
                 for sample, image in batch
@@ -126,18 +124,6 @@ def _count_try(file: Path, shard: Shard, done: int) -> None:
             f"{shard.name}; look for a damaged image or too little memory"
         )
     file.write_text(json.dumps({"tries": tries, "done": done}))
-
-
-def _decoded(samples: Iterator[Sample | FailedImage], size: int) -> Iterator[list[tuple[Sample | FailedImage, Any]]]:
-    """Batches of samples with their image or failure, read ahead by a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        queue: list[list[tuple[Sample | FailedImage, Future[Any]]]] = []
-        while True:
-            while len(queue) < _AHEAD and (chunk := list(islice(samples, size))):
-                queue.append([(sample, pool.submit(_decode, sample)) for sample in chunk])
-            if not queue:
-                return
-            yield [(sample, future.result()) for sample, future in queue.pop(0)]
 
 
 def _decode(sample: Sample | FailedImage) -> torch.Tensor | FailedImage:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.rules import Rules
-from geneval_reward.support.imports import require
+from geneval_reward.support.imports import import_object, require
 from geneval_reward.vision.protocols import Detector, Verifier
 
 
@@ -24,7 +24,7 @@ class Backend:
         detector: Finds objects.
         verifier: Names colours.
         rules: The rules that this detector was given thresholds for.
-        batch_size: Images a forward that suit it.
+        batch_size: Images per forward pass that suit it.
     """
 
     name: str
@@ -53,7 +53,7 @@ def load_backend(
         **options: Passed to the detector (such as `checkpoint`, `swap_rb`).
 
     Raises:
-        ValueError: For an unknown backend, device or precision.
+        UsageError: If the backend, device or precision is unknown.
         WeightsError: If weights are missing or wrong.
         SelfTestError: If the loaded detector does not see what it must.
     """
@@ -61,14 +61,14 @@ def load_backend(
         raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return BACKENDS[name](resolve_device(device), precision, rules, options)
+    return BACKENDS[name](name, resolve_device(device), precision, rules, options)
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """`auto` to CUDA where there is one, else the CPU; anything else to what torch calls it.
+    """Resolve `auto` to CUDA if there is one, else the CPU, and any other name to the torch device.
 
     Raises:
-        ValueError: If torch does not know the device, or it is CUDA and there is none.
+        UsageError: If torch does not know the device, or it is CUDA and there is none.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,65 +81,40 @@ def resolve_device(device: torch.device | str) -> torch.device:
     return resolved
 
 
-def _lite(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
+def _packaged(name: str, device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
     from geneval_reward.vision.colors.lite import LiteVerifier
-    from geneval_reward.vision.detectors.lite import LiteDetector
 
-    detector = LiteDetector.from_pretrained(device=device, precision=cast(Any, precision), **options)
-    return Backend("lite", detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse("lite")), 16)
-
-
-def _nanodet(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
-    from geneval_reward.vision.colors.lite import LiteVerifier
-    from geneval_reward.vision.detectors.nanodet import NanoDetDetector
-
-    detector = NanoDetDetector.from_pretrained(device=device, precision=cast(Any, precision), **options)
-    return Backend("nanodet", detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse("nanodet")), 16)
+    kind = import_object(_DETECTORS[name], "backend")
+    detector = kind.from_pretrained(device=device, precision=precision, **options)
+    return Backend(name, detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse(name)), 16)
 
 
-def _paper(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
-    _require_paper()
-    from geneval_reward.vision.colors.clip import ClipVerifier
-    from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
-
-    rules = Rules.parse(rules)
-    clip = _take_clip(options)
-    detector = Mask2FormerDetector.from_pretrained(device=device, precision=precision, **options)
-    return Backend("paper", detector, _clip(ClipVerifier, device, precision, rules, clip), rules, 8)
-
-
-def _mmdet(device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
-    _require_paper()
-    from geneval_reward.vision.colors.clip import ClipVerifier
-    from geneval_reward.vision.detectors.mmdet import MMDetDetector
-
-    rules = Rules.parse(rules)
-    clip = _take_clip(options)
-    detector = MMDetDetector.from_pretrained(device=device, precision=precision, **options)
-    return Backend("mmdet", detector, _clip(ClipVerifier, device, precision, rules, clip), rules, 1)
-
-
-def _require_paper() -> None:
+def _original(name: str, device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
     for module in ("cv2", "open_clip", "transformers"):
         require(module, "paper", "backend")
+    from geneval_reward.vision.colors.clip import ClipVerifier
 
-
-def _take_clip(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: options.pop(key) for key in list(options) if key in ("clip_model", "clip_pretrained")}
-
-
-def _clip(kind: Any, device: torch.device, precision: str, rules: Rules, names: dict[str, Any]) -> Verifier:
-    arguments = {key.removeprefix("clip_"): value for key, value in names.items()}
-    verifier: Verifier = kind.from_pretrained(
-        device=device, precision=precision, background=rules.background, crop=rules.crop, **arguments
+    rules = Rules.parse(rules)
+    clip = {key.removeprefix("clip_"): options.pop(key) for key in ("clip_model", "clip_pretrained") if key in options}
+    kind = import_object(_DETECTORS[name], "backend")
+    detector = kind.from_pretrained(device=device, precision=precision, **options)
+    verifier = ClipVerifier.from_pretrained(
+        device=device, precision=precision, background=rules.background, crop=rules.crop, **clip
     )
-    return verifier
+    return Backend(name, detector, verifier, rules, 8 if name == "paper" else 1)
 
+
+_DETECTORS: Final = {
+    "lite": "geneval_reward.vision.detectors.lite:LiteDetector",
+    "nanodet": "geneval_reward.vision.detectors.nanodet:NanoDetDetector",
+    "paper": "geneval_reward.vision.detectors.mask2former:Mask2FormerDetector",
+    "mmdet": "geneval_reward.vision.detectors.mmdet:MMDetDetector",
+}
 
 PRECISIONS: Final = ("auto", "fp32", "tf32", "fp16", "bf16")
 
-_Loader = Callable[[torch.device, str, Any, dict[str, Any]], Backend]
+_Loader = Callable[[str, torch.device, str, Any, dict[str, Any]], Backend]
 BACKENDS: Final[Mapping[str, _Loader]] = MappingProxyType(
-    {"lite": _lite, "nanodet": _nanodet, "paper": _paper, "mmdet": _mmdet}
+    {"lite": _packaged, "nanodet": _packaged, "paper": _original, "mmdet": _original}
 )
 """Loaders by name."""
