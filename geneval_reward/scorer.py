@@ -1,4 +1,4 @@
-"""`GenEvalScorer`: images and specs in, verdicts out. The one place where vision meets the judge."""
+"""`Scorer`, the protocol of whatever judges images, and `GenEvalScorer`, which joins vision and judge."""
 
 from __future__ import annotations
 
@@ -55,14 +55,11 @@ class Scorer(Protocol):
         ...
 
     def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
-        """Judge images.
+        """Judge images; returns one verdict per image, in order.
 
         Args:
             images: What `geneval_reward.vision.images.as_images` takes.
             specs: One spec, record, JSON record or known prompt text per image.
-
-        Returns:
-            One verdict per image, in order.
 
         Raises:
             ScoringError: If some images could not be scored and the others could; it carries their verdicts.
@@ -160,11 +157,11 @@ class GenEvalScorer:
         detector: Finds objects.
         verifier: Names colours; None if no record asks for one.
         rules: What `Rules.parse` takes.
-        batch_size: Images a forward, >= 1. Halved for good when memory runs out.
+        batch_size: Images per forward pass, >= 1. Halved for good when memory runs out.
         min_confidence: Detections at or below it are not kept; lower ones than the rules ask for make smooth credits and
             re-judging with lower thresholds possible. Never above the rules' thresholds.
         all_classes: Whether to keep detections of classes that the record does not name. They never change a verdict.
-        name: How results call the backend.
+        name: Name of the backend in results.
 
     Examples:
         >>> from geneval_reward import GenEvalScorer
@@ -221,13 +218,13 @@ class GenEvalScorer:
             device: A torch device or `auto`.
             precision: `auto`, `fp32`, `tf32`, `fp16` or `bf16`.
             rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
-            batch_size: Images a forward; None for what suits the backend.
+            batch_size: Images per forward pass; None for what suits the backend.
             min_confidence: Detections at or below it are not kept, in [0, 1].
             all_classes: Whether to keep detections of classes that the record does not name.
             **options: Passed to the detector.
 
         Raises:
-            ValueError: For an unknown backend, device or precision.
+            UsageError: If the backend, device or precision is unknown.
             WeightsError: If weights are missing or wrong; the message says which file to put where.
             SelfTestError: If the detector does not see what it must.
         """
@@ -267,7 +264,7 @@ class GenEvalScorer:
         Raises:
             ImageError: If an image cannot be scored; the message names its index.
             SpecError: If a spec is not valid; the message names its index.
-            ValueError: If the lengths differ.
+            UsageError: If the lengths differ.
             torch.OutOfMemoryError: If a single image does not fit.
         """
         tensors = as_images(images)
@@ -381,15 +378,15 @@ class GenEvalScorer:
 
 
 def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:
-    """The spec of each, as `geneval_reward.prompts.resolve` finds it.
+    """Find the spec of each image, as `geneval_reward.prompts.resolve` does.
 
     Args:
         specs: Specs, records, records as JSON, or prompt texts.
-        extra: Further prompt texts with their specs, beside the official suite.
+        extra: Further prompt texts with their specs, besides the official suite.
 
     Raises:
         SpecError: If one is not valid or not known; the message names its index.
-        ValueError: If it is a single one and not a sequence.
+        UsageError: If it is a single one and not a sequence.
     """
     if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
         raise UsageError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
