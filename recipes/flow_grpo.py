@@ -66,7 +66,7 @@ class FlowGRPO(LightningModule):
         eval_steps: Euler ODE steps of `generate`.
         learning_rate: Learning rate of AdamW.
         updates_per_epoch: Optimizer steps over consecutive parts of the rollout.
-        passes: How often the whole rollout is gone through.
+        passes: How often an epoch trains on the whole rollout.
         timestep_fraction: Share of the rollout's steps that is trained.
         advantage_std: `global`, `group` or `none`; or `gdpo`, which normalises every credit of `credit`, or every part of a
             `CompositeReward`, within its groups before they are added.

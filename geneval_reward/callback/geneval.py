@@ -190,7 +190,7 @@ class GenEvalCallback(LightningCallback):
         A recipe without a `reward` of its own takes this one from the `GenEvalCallback` in its Trainer.
 
         Args:
-            credit: See `GenEvalReward`.
+            credit: Name of the credit that is the reward.
 
         Raises:
             UsageError: If the callback keeps its scorer on the CPU between rounds.

@@ -158,7 +158,7 @@ class Round:
 
     def _judge(self, jobs: list[Job], sampler: Sampler, bar: RoundBar) -> list[Judged]:
         def sample(prompts: list[str], seeds: list[int]) -> list[torch.Tensor]:
-            # As in a validation step: mixed precision is on while sampling; the scorer sees to its own.
+            # Mixed precision is on while sampling, as in a validation step; the scorer has its own precision.
             with self.trainer.precision_plugin.forward_context():
                 images = sampler.sample(prompts, seeds, self._device)
             if self._device.type == "cuda":  # so that the clock measures what was done

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """What became of a data set.
+    """Results of scoring a data set.
 
     Attributes:
         path: The results file.
@@ -73,7 +73,7 @@ def score_dataset(
         out: The results file. The files of the shards are kept in `<out>.shards/`.
         scorer: The name of a backend, or a function that makes a scorer.
         metadata: For a flat folder, see `geneval_reward.results.layout.read_folder`.
-        workers: Number of actors; None for as many as there is room for.
+        workers: Number of actors; None for as many as fit.
         cpus_per_worker: CPUs of each.
         gpus_per_worker: GPUs of each; None for one where there are any.
         start_timeout: Seconds that the cluster may take to find room for the actors; loading is not counted.
@@ -86,7 +86,7 @@ def score_dataset(
         **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Returns:
-        Counts and the results file. The order of rows is that of the data set, whoever scored them.
+        Counts and the results file. Rows are in the order of the data set, whichever worker scored them.
 
     Raises:
         DependencyError: Without the extra `geneval_reward[ray]`.

@@ -28,7 +28,7 @@ MAX_DEATHS: Final = 3
 
 
 class Description(NamedTuple):
-    """What an actor says about its scorer."""
+    """Name, rules, fingerprint and batch size of an actor's scorer."""
 
     name: str
     rules: Rules
@@ -85,7 +85,7 @@ class ActorPool:
         return len(self._actors)
 
     def describe(self) -> Description:
-        """What the actors' scorers are.
+        """Ask the actors for a description of their scorers, which must be equal.
 
         Raises:
             ServiceError: If one cannot make its scorer, or they differ.
@@ -104,7 +104,7 @@ class ActorPool:
             calls: Arguments of each call.
 
         Yields:
-            The number of a call with its result, or with the `ServiceError` that stands for it, in the order in which they end.
+            The number of each call with its result or its `ServiceError`, in the order in which the calls end.
         """
         waiting = list(reversed(range(len(calls))))
         idle = self._placed()
@@ -157,7 +157,7 @@ class ActorPool:
 
 
 class ScoringActor:
-    """What runs in an actor.
+    """Holds a scorer in an actor.
 
     Args:
         recipe: How it makes its scorer.
@@ -175,11 +175,11 @@ class ScoringActor:
         return self._scorer
 
     def describe(self) -> Description:
-        """What the scorer is."""
+        """Describe the scorer."""
         return Description(self.scorer.name, self.scorer.rules, self.scorer.fingerprint(), self.scorer.batch_size)
 
     def score(self, pixels: Sequence[npt.NDArray[np.uint8]], specs: Sequence[PromptSpec]) -> list[Verdict | str]:
-        """A verdict, or the text of an error, per image."""
+        """Score images; returns a verdict or the text of an error per image."""
         # Ray's arrays are read-only views of shared memory.
         images = [torch.from_numpy(np.array(image)) for image in pixels]
         return [

@@ -67,7 +67,7 @@ class Workers:
     """How many workers are asked for, and with what.
 
     Attributes:
-        count: Actors, each with one scorer; None for as many as there is room for.
+        count: Actors, each with one scorer; None for as many as fit.
         cpus: CPUs of each.
         gpus: GPUs of each, which may be a fraction; None for one where the cluster has any.
         start_timeout: Seconds that the cluster may take to find room for them; loading is not counted.

@@ -30,7 +30,7 @@ class RayScorer:
 
     Args:
         scorer: Name of a backend, or a function that makes a scorer; the nodes must be able to import it.
-        workers: Number of actors; None for as many as there is room for.
+        workers: Number of actors; None for as many as fit.
         cpus_per_worker: CPUs of each.
         gpus_per_worker: GPUs of each; None for one where there are any. A fraction shares a GPU with the trainer.
         piece: Most images in a piece; None for equal parts, one per actor, of at most the scorer's batch size.

@@ -47,7 +47,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
     Args:
         scorer: What judges.
         shard: What to score.
-        path: The shard's results file. If it exists, it is continued, since whoever wrote it may have been killed.
+        path: The shard's results file. If it exists, it is continued, since the worker that wrote it may have been killed.
 
     Returns:
         The report of the shard, which `<path>.done` holds on disk too.

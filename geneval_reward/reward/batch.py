@@ -50,7 +50,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Rewards of a batch with what they were made from; three lists with one entry per image.
+    """Rewards of a batch with their verdicts and errors: three lists with one entry per image.
 
     Attributes:
         rewards: The reward; None where an image or its prompt could not be scored.

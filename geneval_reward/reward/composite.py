@@ -164,7 +164,7 @@ class CompositeReward:
         the caller's stream has queued.
 
         Args:
-            images: As in `score`.
+            images: A batch of `n` images, as `as_images` takes it.
             prompts: Prompt texts, records or specs, one per image.
             metadata: Records, one per image; they take precedence over the prompts.
             groups: A key per sample, with `"gdpo"`; by default its prompt.

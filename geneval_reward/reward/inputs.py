@@ -15,7 +15,7 @@ RECORD_COLUMNS: Final = ("tag", "include", "exclude", "prompt")
 
 
 def prompts_per_image(prompts: Any, metadata: Any, columns: Mapping[str, Any]) -> list[Any]:
-    """What is asked of each image: its record where there is one, else its prompt.
+    """Find what each image is judged by: its record if there is one, else its prompt.
 
     Args:
         prompts: A sequence of texts, chats, records or specs, or None.
@@ -81,7 +81,7 @@ def records_from_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sample(batch: Any, row: int) -> Any:
-    """One sample of what `default_collate` made of a batch."""
+    """Take one sample out of what `default_collate` made of a batch."""
     if isinstance(batch, Mapping):
         return {name: _sample(values, row) for name, values in batch.items()}
     if hasattr(batch, "tolist"):
@@ -113,7 +113,7 @@ def text_of(prompt: Any) -> Any:
 
 
 def prompt_texts(prompts: Sequence[Any] | None, metadata: Any) -> list[str]:
-    """The texts to compare images with: the prompts, else the prompts in the records.
+    """Find the texts to compare images with: the prompts, or else those in the records.
 
     Raises:
         UsageError: If a sample has neither.

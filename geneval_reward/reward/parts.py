@@ -1,4 +1,4 @@
-"""What a composite reward is made of: calls of its parts, their answers, and the batch they make."""
+"""Parts of a composite reward: their arguments, their answers, and the batch that they make up."""
 
 from __future__ import annotations
 

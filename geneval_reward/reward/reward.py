@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 class GenEvalReward:
     """Rewards for images by what their prompts asked for.
 
-    A plain object: picklable, thread-safe, and loaded at the first use, so that making one is free. It never answers a
-    silent 0: a sample that cannot be scored is None, a batch in which no sample can be scored is an error, and a whole
-    batch of zeros warns once.
+    A plain object: picklable, thread-safe, and loaded at the first use, so that making one is free. It never returns a
+    silent 0: a sample that cannot be scored gets None, a batch in which no sample can be scored is an error, and a batch of
+    zeros warns once.
 
     Args:
         scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), a function that makes one, or the name of
@@ -171,9 +171,9 @@ class GenEvalReward:
         for what the caller's stream has queued, so that images need not be finished yet.
 
         Args:
-            images: As in `__call__`.
+            images: What `GenEvalScorer.score` takes.
             prompts: Specs, records or prompt texts, one per image.
-            metadata: As in `__call__`.
+            metadata: Records, or their columns, as `__call__` takes them.
             **kwargs: Other arguments of `__call__`.
 
         Returns:

@@ -73,7 +73,7 @@ class ScoreRequest(_Model):
         default=None,
         gt=0,
         le=86400,
-        description="Seconds after which nobody needs the answer; the server's own limit without it.",
+        description="Seconds after which the answer is no longer needed; the server's own limit by default.",
     )
 
     @model_validator(mode="after")

@@ -193,7 +193,7 @@ class Scores:
         """Normalise several rewards within their groups each, then add them (GDPO, arXiv 2601.05242).
 
         Args:
-            credit: Weights of credits; a name stands for the parts of a `CompositeReward` with its weights.
+            credit: Weights of credits; with a name, the parts of a `CompositeReward` and its weights are used.
             reward: The reward.
             clip: Bound of the absolute advantage.
 

@@ -63,8 +63,8 @@ def make_app(
     Args:
         pool: The workers.
         api_key: What clients must send; None if none is needed.
-        hosts: See `Door`.
-        state: Shared with whoever runs it.
+        hosts: Names that the Host header may have, as `Door` takes them.
+        state: State that is shared with the code that runs the application.
         metrics: Shared with the pool.
         flow_grpo_credit: Answer Flow-GRPO's own client on the path `/` too, with this credit as `scores`.
     """

@@ -211,7 +211,7 @@ class _BoundedBody:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can connect to an address.
+    """Whether only this machine can connect to an address.
 
     Examples:
         >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("localhost")

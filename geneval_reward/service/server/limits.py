@@ -58,7 +58,7 @@ class Limits:
                 f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
             )
         if self.max_queue < self.max_items:
-            # A request that never fits would be told to come back forever.
+            # A request that never fits would be sent again for ever.
             raise UsageError(
                 f"max_queue: expected at least max_items ({self.max_items}), got {self.max_queue}; raise one or lower the other"
             )

@@ -71,7 +71,7 @@ class PoolConfig:
 
 
 class Answer(NamedTuple):
-    """What became of an item.
+    """The answer to an item.
 
     Attributes:
         text: The JSON text of its answer.
@@ -89,8 +89,8 @@ class Item:
     Attributes:
         head: What the worker needs: `format, shape, layout, spec, credit, protocol, where`.
         data: The image's bytes.
-        deadline: When nobody waits for it any more, on `time.monotonic`.
-        future: Gets the answer; cancelled when nobody waits.
+        deadline: When the client stops waiting for it, on `time.monotonic`.
+        future: Gets the answer; cancelled when the client stops waiting.
         since: When it arrived.
         attempts: Workers that died with it.
     """
@@ -104,7 +104,7 @@ class Item:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody still waits for it."""
+        """Whether a client still waits for it."""
         return not self.future.cancelled() and time.monotonic() < self.deadline
 
 
@@ -215,7 +215,7 @@ class WorkerPool:
                     self.fatal = str(error)
                     self.started.set()
                     return
-            except Exception:  # noqa: BLE001 - whatever it was, a place must not stay empty for good
+            except Exception:  # noqa: BLE001 - whatever the error was, the worker must be replaced
                 _log.exception(
                     "worker %d on %s: expected an answer or its end, got an error", place.number, place.device
                 )

@@ -114,7 +114,7 @@ def make_items(asked: ScoreRequest, parts: list[bytes], deadline: float) -> list
     Args:
         asked: The request.
         parts: Bytes of the images that came as form parts.
-        deadline: When nobody waits any more, on `time.monotonic`.
+        deadline: When the client stops waiting, on `time.monotonic`.
     """
     rest = iter(parts)
     items: list[Item | str] = []
@@ -155,7 +155,7 @@ async def collect_answers(pool: WorkerPool, items: list[Item | str], deadline: f
         raise RefusedError(429, "queue: expected room, got a full one; try again", pool.retry_after()) from None
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            # A wait that ends early cancels the futures: workers need not score what nobody waits for.
+            # A wait that ends early cancels the futures: workers need not score what no client waits for.
             found = iter(await asyncio.gather(*(asyncio.wrap_future(item.future) for item in ready)))
     except TimeoutError:
         done = len(items) - len(ready) + sum(item.future.done() and not item.future.cancelled() for item in ready)

@@ -124,7 +124,7 @@ class ClipVerifier:
         quick = pretrained == "openai"
         source = _local_file(pretrained) if quick else pretrained
         if source is None and ":" not in model:
-            raise WeightsError(f"pretrained: expected a weights tag or file for {model}, got None; random is no use")
+            raise WeightsError(f"pretrained: expected a weights tag or file for {model}, got None; name the weights")
         try:
             # Not create_model_and_transforms, which gives random weights where a folder has none.
             built = open_clip.create_model(model, pretrained=source, force_quick_gelu=quick, require_pretrained=True)

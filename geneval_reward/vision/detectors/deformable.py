@@ -18,7 +18,7 @@ def sample_levels(
     """Weighted sum of bilinear samples (Deformable DETR, arXiv:2010.04159, eq. 3).
 
     The levels are summed as they are sampled. Stacking them first, as the usual PyTorch form does, keeps all samples at
-    once: 154 MiB an image and layer at 800 x 800, three times what is held here.
+    once: 154 MiB per image and layer at 800 x 800, three times as much as here.
 
     Args:
         value: `(B, sum of h*w, heads, d)`.
