@@ -232,7 +232,7 @@ class TestLoading:
             ClipVerifier.from_pretrained(f"local-dir:{tmp_path}", None, device="cpu")
 
     def test_no_weights_named(self) -> None:
-        with pytest.raises(WeightsError, match="random is no use"):
+        with pytest.raises(WeightsError, match="got None; name the weights"):
             ClipVerifier.from_pretrained("ViT-B-32", None, device="cpu")
 
     def test_unknown_tag(self) -> None:
