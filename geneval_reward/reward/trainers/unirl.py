@@ -73,11 +73,11 @@ class UniRLScorer(_Offloading):
     """A scorer of the reward service.
 
     Args:
-        backend: Name of a backend, or a ready reward.
+        backend: As for `GenEvalReward`, or a ready reward.
         credit: Name of the credit that `geneval` is.
         all_credits: Whether to give every credit (or part) too. The trainer's `sub_metric_reduce` makes one number of them
             all; only with `first` is that still the reward.
-        **options: Options of the backend: `device`, `precision`, `rules`.
+        **options: As for `GenEvalReward`: `device`, `precision`, `rules`.
 
     Examples:
         >>> from types import SimpleNamespace
@@ -185,8 +185,7 @@ class UniRLLocalReward(_Offloading):
 
     def get_model_name(self) -> str:
         """Name of the reward in UniRL's logs."""
-        name: str = self.reward.__name__
-        return name
+        return self.reward.__name__
 
     def compute_rewards(self, request: Any) -> Any:
         """Score a request of UniRL.
