@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from geneval_reward.cli.shared.tables import Format, message_console, print_document
-from geneval_reward.errors import FileError, UsageError
+from geneval_reward.errors import FileError
 
 
 def mt_geneval(
@@ -20,7 +20,7 @@ def mt_geneval(
             "for the counterfactual one."
         ),
     ],
-    split: Annotated[str, typer.Option("--split", help="dev or test.")] = "test",
+    split: Annotated[Literal["dev", "test"], typer.Option("--split", help="dev or test.")] = "test",
     language: Annotated[
         list[str] | None,
         typer.Option("--language", "-l", help="Only this language. Repeatable; all that are there if left out."),
@@ -35,8 +35,6 @@ def mt_geneval(
     from geneval_reward.judges.mt_geneval import languages
     from geneval_reward.study.translation import translation_table
 
-    if split != "dev" and split != "test":
-        raise UsageError(f"--split: expected dev or test, got {split!r}")
     table, missing = translation_table(data, hypotheses, language or languages(data), split)
     if not table.values.rows:
         raise FileError(f"{hypotheses}: expected context.LANG or masculine.LANG and feminine.LANG, got none of them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,12 +126,12 @@ class Results:
         """The text of a prompt, for messages."""
         return PromptSpec.parse(self.records[prompt_id]).prompt
 
-    def rows(self) -> Iterator[ResultRow]:
-        """Read the rows in full, one after another, from the file."""
+    def rows(self, which: Iterable[int] | None = None) -> Iterator[ResultRow]:
+        """Read the rows in full, one after another, from the file: all, or those that `which` numbers."""
         with self.path.open("rb") as file:
-            for offset, number in zip(self.offsets.tolist(), self.line_numbers.tolist(), strict=True):
-                file.seek(offset)
-                yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {number}")
+            for i in range(len(self)) if which is None else which:
+                file.seek(int(self.offsets[i]))
+                yield ResultRow.from_json(file.readline().decode(), f"{self.path} line {self.line_numbers[i]}")
 
     def duplicates(self) -> list[str]:
         """Describe each image name, and each number of a prompt, that occurs more than once, in a sentence."""

@@ -42,7 +42,9 @@ def opinion_page(
         cards = []
         for a, b in there[:MOST]:
             image = _picture(paths[a])
-            mine, theirs = (RecordedVerdict.of(results.row(row)) for results, row in ((first, a), (second, b)))
+            mine, theirs = (
+                RecordedVerdict.of(row) for results, i in ((first, a), (second, b)) for row in results.rows([i])
+            )
             cards += [Card(image, mine, "first judge"), Card(image, theirs, "second judge")]
         if pairs:
             sections.append(Section(text, _shown(pairs, there, "image"), cards, paired=True))
@@ -53,13 +55,11 @@ def pairs_page(opinion: PairOpinion, first: Results, paths: Sequence[Path | None
     """Write the pairs on which the pairwise judge prefers the image that the first judge finds wrong; arguments as above."""
     cards = []
     for pair in opinion.differ[:MOST]:
-        for row in (pair.a, pair.b):
-            preferred = (pair.found.preference == 1) == (row == pair.a)
-            verdict = RecordedVerdict.of(first.row(row))
+        for i, row in zip((pair.a, pair.b), first.rows([pair.a, pair.b]), strict=True):
+            preferred = (pair.found.preference == 1) == (i == pair.a)
+            verdict = RecordedVerdict.of(row)
             cards.append(
-                Card(
-                    _picture(paths[row]), verdict, "preferred by the pairwise judge" if preferred else "the other image"
-                )
+                Card(_picture(paths[i]), verdict, "preferred by the pairwise judge" if preferred else "the other image")
             )
     text = _shown(opinion.differ, opinion.differ, "pair")
     sections = [

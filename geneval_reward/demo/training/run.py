@@ -199,7 +199,7 @@ def in_bf16(scorer: GenEvalScorer) -> GenEvalScorer:
 
     Rewards may come from it, since a verdict in a hundred or two differs; what is reported may not.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     if not (fast and isinstance(scorer.detector, LiteDetector) and scorer.detector.device.type == "cpu"):
         return scorer

@@ -185,7 +185,7 @@ class UniRLLocalReward(_Offloading):
 
     def get_model_name(self) -> str:
         """Name of the reward in UniRL's logs."""
-        return self.reward.__name__
+        return str(self.reward.__name__)
 
     def compute_rewards(self, request: Any) -> Any:
         """Score a request of UniRL.
