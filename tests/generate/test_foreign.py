@@ -1,10 +1,12 @@
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -336,3 +338,12 @@ def test_the_process_ends_with_its_generator(start) -> None:
     assert is_running(pid)
     generator.close()
     assert not is_running(pid)
+
+
+def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch, capsys) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "foreign_generators.md").read_text()
+    use, model = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "noise.py").write_text(model)
+    monkeypatch.chdir(tmp_path)
+    exec(use, {})
+    assert capsys.readouterr().out == "(64, 64) {'size': 64}\n"
