@@ -41,10 +41,11 @@ def read_generation(folder: Path) -> Generation:
     if not file.exists():
         return Generation()
     try:
-        found = read_json(file)
-        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}
-        if not isinstance(found["text"], str):
-            raise TypeError(f"text is {found['text']!r}")
+        # A pipe or a device of that name would be read for ever.
+        found = read_json(file) if file.is_file() else None
+        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}  # type: ignore[index]
+        if not isinstance(found["text"], str):  # type: ignore[index]
+            raise TypeError(f"text is {found['text']!r}")  # type: ignore[index]
         return Generation(
             found["text"], seeds, _selected(found), GeneratorNotes.from_dict(found.get("generator"), "generator")
         )
