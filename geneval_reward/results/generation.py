@@ -42,10 +42,10 @@ def read_generation(folder: Path) -> Generation:
         return Generation()
     try:
         # A pipe or a device of that name would be read for ever.
-        found = read_json(file) if file.is_file() else None
-        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}  # type: ignore[index]
-        if not isinstance(found["text"], str):  # type: ignore[index]
-            raise TypeError(f"text is {found['text']!r}")  # type: ignore[index]
+        found: Any = read_json(file) if file.is_file() else None
+        seeds = {str(name): int(seed) for name, seed in found["seeds"].items()}
+        if not isinstance(found["text"], str):
+            raise TypeError(f"text is {found['text']!r}")
         return Generation(
             found["text"], seeds, _selected(found), GeneratorNotes.from_dict(found.get("generator"), "generator")
         )
