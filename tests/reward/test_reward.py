@@ -257,3 +257,26 @@ class TestInATrainer:
         for thread in threads:
             thread.join()
         assert answers == {n: [float(n >> bit & 1) for bit in range(4)] + [1.0] for n in range(16)}
+
+
+def test_a_call_goes_through_ten_files():
+    """What a reader has to open to follow one reward from the call to the number, after everything is loaded."""
+    import sys
+    from pathlib import Path
+
+    import geneval_reward
+    from geneval_reward.prompts import official_suite
+    from geneval_reward.vision.photos import photo
+
+    spec = next(spec for spec in official_suite() if spec.tag == "single_object")
+    reward, image = GenEvalReward("lite", "partial", device="cpu"), photo("chelsea")
+    reward([image], [spec])
+    root, files = str(Path(geneval_reward.__file__).parent), set()
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: event == "call" and files.add(frame.f_code.co_filename))
+    try:
+        reward([image], [spec])
+    finally:
+        sys.setprofile(before)
+    ours = sorted(file.removeprefix(root) for file in files if file.startswith(root))
+    assert 5 < len(ours) <= 10, ours
