@@ -73,11 +73,11 @@ class UniRLScorer(_Offloading):
     """A scorer of the reward service.
 
     Args:
-        backend: As for `GenEvalReward`, or a ready reward.
+        backend: Name of a backend, or a ready reward.
         credit: Name of the credit that `geneval` is.
         all_credits: Whether to give every credit (or part) too. The trainer's `sub_metric_reduce` makes one number of them
             all; only with `first` is that still the reward.
-        **options: As for `GenEvalReward`: `device`, `precision`, `rules`.
+        **options: Options of the backend: `device`, `precision`, `rules`.
 
     Examples:
         >>> from types import SimpleNamespace
