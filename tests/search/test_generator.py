@@ -8,7 +8,8 @@ from geneval_reward.errors import SearchError, UsageError
 from geneval_reward.generate import Generator, plan_images, write_images
 from geneval_reward.prompts import PromptSpec, official_suite
 from geneval_reward.results import ResultRow, ResultWriter, read_results
-from geneval_reward.results.layout import read_folder, selection_marks
+from geneval_reward.results.generation import selection_marks
+from geneval_reward.results.layout import read_folder
 from geneval_reward.search import SearchGenerator, best_of_n, load_reward, search
 from geneval_reward.search.load import PatchFeatures
 from geneval_reward.study.compare import compare_files
