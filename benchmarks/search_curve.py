@@ -1,7 +1,7 @@
 """Score against cost of searches on the pocket models: every method, its control, and one plain image of the same sampler.
 
     python benchmarks/search_curve.py run --model pocket --prompts 30
-    python benchmarks/search_curve.py run --model pocket-tokens --prompts 30
+    python benchmarks/search_curve.py run --model pocket-tokens --guidance 3 --prompts 30
     python benchmarks/search_curve.py previews --model pocket
     python benchmarks/search_curve.py table
 
@@ -105,7 +105,7 @@ def run(options):
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(line["prompt"], line["seed"], line["method"], line["n"]) for line in lines}
-    steps = Watched(load_steps(options.model, device="cpu"))
+    steps = Watched(load_steps(options.model, guidance=options.guidance, device="cpu"))
     lite, audit = (GenEvalScorer.from_pretrained(name, device="cpu") for name in ("lite", "nanodet"))
     reward = CreditReward(GenEvalReward(lite), ("official", "dense"))
     shares = OUT / f"{options.model}.cost.json"
@@ -205,7 +205,7 @@ def previews(options):
             specs.append(spec)
         if len(specs) == options.prompts:
             break
-    steps = load_steps(options.model, device="cpu")
+    steps = load_steps(options.model, guidance=options.guidance, device="cpu")
     table = []
     for spec in specs:
         state = steps.start(spec.prompt, [seed_for(7, spec.prompt, index) for index in range(options.seeds)])
@@ -266,11 +266,7 @@ def table(options):
             base = groups["best-of-n", 1]
             row.append(difference(own, [base[key] for key in keys]) if (method, n) != ("best-of-n", 1) else "")
             control = groups.get((controls.get(method), n))
-            row.append(
-                difference(own, [control[key] for key in keys], prompts)
-                if control and set(keys) <= set(control)
-                else ""
-            )
+            row.append(difference(own, [control[key] for key in keys]) if control and set(keys) <= set(control) else "")
             spreads = [line["spread"] for line in own if line["spread"] is not None]
             row += [f"{np.mean([line['ancestors'] for line in own]):.1f}", f"{np.mean(spreads):.0f}" if spreads else ""]
             rows.append(row)
@@ -297,6 +293,7 @@ def main():
     parser.add_argument("what", choices=["run", "previews", "table"])
     parser.add_argument("--model", default="pocket", choices=["pocket", "pocket-tokens"])
     parser.add_argument("--prompts", type=int, default=30)
+    parser.add_argument("--guidance", type=float, help="guidance of the model; its own if left out")
     parser.add_argument("--seeds", type=int, default=8, help="candidates per prompt of `previews`")
 
     def numbers(text):
