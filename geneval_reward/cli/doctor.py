@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -31,12 +32,19 @@ _PACKAGES = (
 )
 
 
+class Format(StrEnum):
+    """The formats in which the findings can be printed."""
+
+    text = "text"
+    json = "json"
+
+
 def doctor(
     backend: Backend = "lite",
     device: Device = "auto",
     precision: Precision = "auto",
     checkpoint: Checkpoint = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.text,
 ) -> None:
     """Print versions, devices, weights and hashes, and judge test images whose verdicts are known."""
     report: dict[str, Any] = {
@@ -47,7 +55,7 @@ def doctor(
         "weights": _weights(),
     }
     report["self_test"] = _self_test(backend, device, precision, checkpoint)
-    if as_json:
+    if format is Format.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         _print(report)

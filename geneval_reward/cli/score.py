@@ -13,15 +13,10 @@ from rich.text import Text
 from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
 from geneval_reward.cli.shared.tables import message_console, print_summary
-from geneval_reward.errors import ScoringError, UsageError
+from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
-
-    from geneval_reward import Scorer
-    from geneval_reward.judge import Verdict
     from geneval_reward.ray.shards import Source
-    from geneval_reward.results import ResultWriter
     from geneval_reward.results.layout import ImageFolder, ImageItem
 
 
@@ -133,6 +128,7 @@ def score_items(
     """Score what the results file lacks; returns the number of images that could not be scored."""
     from geneval_reward.judges.load import load_scorer
     from geneval_reward.results import ResultWriter, RunIdentity
+    from geneval_reward.results.scoring import score_files
     from geneval_reward.scorer import fingerprint_id
 
     changed = _changed_since(items, out) if resume else []
@@ -140,6 +136,7 @@ def score_items(
         scorer = load_scorer(backend, **options)
     identity = RunIdentity.of(scorer.rules, scorer.name, fingerprint_id(scorer))
     with ResultWriter(out, resume=resume, overwrite=overwrite, identity=identity, again=changed) as writer:
+        before = len(writer.done)
         todo = [item for item in items if item.filename not in writer.done]
         if changed:
             messages.print(
@@ -148,7 +145,16 @@ def score_items(
             )
         if len(todo) < len(items):
             messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
-        return _score_all(scorer, todo, writer, messages)
+        failed = 0
+        with progress_bar(messages, "scoring", note=True) as progress:
+            task = progress.add_task("", total=len(todo), note="")
+            for failures in score_files(scorer, todo, writer):
+                for failure in failures:
+                    progress.console.print(f"skipped: {failure.error}")
+                failed += len(failures)
+                scored = len(writer.done) - before
+                progress.update(task, completed=scored + failed, note=f"{failed} skipped" if failed else "")
+        return failed
 
 
 def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
@@ -188,66 +194,6 @@ def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> No
     messages.print(f"results: {out}")
     if skipped or not (found.complete or limited):
         raise typer.Exit(1)
-
-
-def _score_all(scorer: Scorer, items: list[ImageItem], writer: ResultWriter, messages: Console) -> int:
-    """Score items in batches while the next ones are decoded; returns the number that could not be scored."""
-    from geneval_reward.results import FailedImage, ResultRow
-    from geneval_reward.results.generation import selection_marks
-    from geneval_reward.scorer import fingerprint_id
-    from geneval_reward.support.read_ahead import read_ahead
-
-    failed = 0
-    fingerprint = fingerprint_id(scorer)
-    with progress_bar(messages, "scoring", note=True) as progress:
-        task = progress.add_task("", total=len(items), note="")
-        for batch in read_ahead(items, _load, getattr(scorer, "batch_size", 16), threads=2):
-            judged, errors = _judge(scorer, batch)
-            for item, error in errors:
-                failed += 1
-                progress.console.print(f"skipped: {error}")
-                writer.write([FailedImage(item.filename, str(error))])
-            writer.write(
-                ResultRow.from_verdict(
-                    verdict,
-                    item.filename,
-                    index=item.index,
-                    seed=item.seed,
-                    rewritten=item.rewritten,
-                    **selection_marks(item.selected, scorer.name),
-                    generator=item.generator,
-                    backend=scorer.name,
-                    fingerprint=fingerprint,
-                    min_confidence=getattr(scorer, "min_confidence", None),
-                )
-                for item, verdict in judged
-            )
-            progress.update(task, advance=len(batch), note=f"{failed} skipped" if failed else "")
-    return failed
-
-
-def _judge(
-    scorer: Scorer, batch: list[tuple[ImageItem, torch.Tensor | Exception]]
-) -> tuple[list[tuple[ImageItem, Verdict]], list[tuple[ImageItem, Exception]]]:
-    """Verdicts of a batch, and the errors of images that could not be decoded or scored."""
-    errors = [(item, image) for item, image in batch if isinstance(image, Exception)]
-    good = [(item, image) for item, image in batch if not isinstance(image, Exception)]
-    try:
-        verdicts = scorer.score([image for _, image in good], [item.spec for item, _ in good])
-    except ScoringError as error:
-        errors += [(item, one) for (item, _), one in zip(good, error.errors, strict=True) if one is not None]
-        verdicts = error.verdicts
-    return [(item, found) for (item, _), found in zip(good, verdicts, strict=True) if found is not None], errors
-
-
-def _load(item: ImageItem) -> torch.Tensor | Exception:
-    from geneval_reward.errors import ImageError
-    from geneval_reward.vision.images import load_image
-
-    try:
-        return load_image(item.path)
-    except ImageError as error:
-        return error
 
 
 def _print_problems(messages: Console, folder: ImageFolder | Source) -> None:

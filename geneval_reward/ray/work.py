@@ -14,8 +14,8 @@ import torch
 from geneval_reward.errors import GenEvalError, ImageError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.ray.shards import Sample, Shard
-from geneval_reward.results import FailedImage, ResultRow, ResultWriter, RunIdentity
-from geneval_reward.results.generation import selection_marks
+from geneval_reward.results import FailedImage, ResultWriter, RunIdentity
+from geneval_reward.results.scoring import make_row
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.service.isolation import score_separately
 from geneval_reward.support.read_ahead import read_ahead
@@ -75,18 +75,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                 if isinstance(answer, Exception)
             ]
             rows = [
-                ResultRow.from_verdict(
-                    verdict,
-                    sample.filename,
-                    index=sample.index,
-                    seed=sample.seed,
-                    rewritten=sample.rewritten,
-                    **selection_marks(sample.selected, scorer.name),
-                    generator=sample.generator,
-                    backend=scorer.name,
-                    fingerprint=identity.fingerprint,
-                    min_confidence=scorer.min_confidence,
-                )
+                make_row(sample, verdict, scorer, scorer.fingerprint_id)
                 for (sample, _), verdict in zip(good, answers, strict=True)
                 if isinstance(verdict, Verdict)
             ]

@@ -107,7 +107,7 @@ def test_summary_of_a_file_cut_in_a_line(run, results):
 
 
 def test_doctor_passes_with_lite(run):
-    result, code, _ = run("doctor", "--json", "--device", "cpu")
+    result, code, _ = run("doctor", "--format", "json", "--device", "cpu")
     assert code == 0
     report = json.loads(result.stdout)
     assert report["self_test"]["passed"] is True

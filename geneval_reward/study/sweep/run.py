@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geneval_reward.errors import ImageError, UsageError
+from geneval_reward.errors import UsageError
 from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, load_generator, plan_images, write_images
 from geneval_reward.generate.foreign import ForeignGenerator
 from geneval_reward.generate.generator import notes_of
 from geneval_reward.generate.identity import identify
 from geneval_reward.generate.write import write_json
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, ResultWriter, RunIdentity, read_results
-from geneval_reward.results.generation import read_generation, selection_marks
+from geneval_reward.results import GeneratorNotes, ResultRow, ResultWriter, RunIdentity, read_results
+from geneval_reward.results.layout import read_folder
+from geneval_reward.results.scoring import score_files
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.timing import note_batch
 from geneval_reward.support.files import read_json
@@ -182,53 +183,23 @@ class SweepRunner:
         return made
 
     def _score(self, root: Path, jobs: Sequence[ImageJob], report: Progress, notes: GeneratorNotes) -> dict[str, str]:
-        from geneval_reward.vision.images import load_image
-
-        names = {job: job.path.relative_to(root).as_posix() for job in jobs}
         path = root / RESULTS
+        names = {job.path.relative_to(root).as_posix() for job in jobs}
         if path.exists() and self._scorer is None:
             known = read_results(path)
-            if known.cut is None and not known.failed and set(names.values()) <= set(known.filenames):
+            if known.cut is None and not known.failed and names <= set(known.filenames):
                 report("score", len(jobs))
                 return {}
         scorer = self.scorer
-        found: dict[Path, dict[str, tuple[str, int]]] = {}
-
-        def selected(job: ImageJob) -> tuple[str, int] | None:
-            folder = job.path.parent.parent
-            if folder not in found:
-                found[folder] = read_generation(folder).selected
-            return found[folder].get(job.path.name)
-
         identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
         with ResultWriter(path, resume=path.exists(), identity=identity) as writer:
-            todo = [job for job in jobs if names[job] not in writer.done]
-            report("score", len(jobs) - len(todo))
-            for part in _parts(todo, scorer.batch_size):
-                images, good, rows = [], [], list[ResultRow | FailedImage]()
-                for job in part:
-                    try:
-                        images.append(load_image(job.path))
-                        good.append(job)
-                    except ImageError as error:
-                        rows.append(FailedImage(names[job], str(error)))
-                verdicts = scorer.score(images, [job.spec for job in good])
-                rows += [
-                    ResultRow.from_verdict(
-                        verdict,
-                        names[job],
-                        index=job.index,
-                        seed=job.seed,
-                        **selection_marks(selected(job), scorer.name),
-                        generator=notes,
-                        backend=scorer.name,
-                        fingerprint=scorer.fingerprint_id,
-                        min_confidence=scorer.min_confidence,
-                    )
-                    for job, verdict in zip(good, verdicts, strict=True)
-                ]
-                writer.write(rows)
-                report("score", len(part))
+            items = [item for item in read_folder(root).items if item.filename in names - writer.done]
+            done = len(jobs) - len(items)
+            report("score", done)
+            for _ in score_files(scorer, [replace(item, generator=notes) for item in items], writer):
+                now = len(writer.done & names) + len(writer.failed)
+                report("score", now - done)
+                done = now
             return dict(writer.failed)
 
 
@@ -264,8 +235,3 @@ def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: 
 
 def _loading_key(cell: Cell) -> str:
     return json.dumps(cell.arguments()[0], sort_keys=True, default=str)
-
-
-def _parts(items: Sequence[ImageJob], size: int) -> Iterator[Sequence[ImageJob]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
