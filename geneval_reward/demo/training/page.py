@@ -127,7 +127,7 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
     """Reward and held-out score of runs against images sampled and against seconds."""
     figure = new_figure(10, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds of wall time")):
+    for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds")):
         for run in runs:
             color = _COLORS[run.method]
             _line(axes, _smoothed(run.curve), name, "reward", color=color, lw=1, alpha=0.6)

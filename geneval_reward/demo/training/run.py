@@ -197,7 +197,7 @@ def train_pocket(
 def in_bf16(scorer: GenEvalScorer) -> GenEvalScorer:
     """The same judge in bfloat16 if it is `lite` on a CPU that computes in it, which halves its time; else the judge itself.
 
-    Rewards may come from it, since a verdict in a hundred or two differs; what is reported may not.
+    Rewards may come from it; what is reported does not.
     """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
