@@ -105,9 +105,31 @@ class MTGenEvalAccuracy(Metric):
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> None:
-        """Count translations; arguments as `mt_geneval_correct` takes them."""
-        self._count(mt_geneval_correct(preds, target, flipped))
+    def update(
+        self,
+        preds: Sequence[str],
+        target: Sequence[str],
+        flipped: Sequence[str],
+        counterparts: Sequence[str] | None = None,
+    ) -> None:
+        """Count translations; the first three arguments as `mt_geneval_correct` takes them.
+
+        Args:
+            preds: Translations.
+            target: References of the right gender.
+            flipped: References of the other gender.
+            counterparts: Translations of the sources of the other gender, for which `flipped` is right. A pair is right only if
+                both are.
+        """
+        correct = mt_geneval_correct(preds, target, flipped)
+        if counterparts is not None:
+            if len(counterparts) != len(preds):
+                raise UsageError(
+                    f"counterparts: expected {len(preds)} texts, one per translation, got {len(counterparts)}"
+                )
+            correct &= mt_geneval_correct(counterparts, flipped, target)
+        self.correct += correct.sum().to(self.correct.device)
+        self.total += len(correct)
 
     def update_pairs(
         self,
@@ -124,11 +146,7 @@ class MTGenEvalAccuracy(Metric):
             masculine: References of the former.
             feminine: References of the latter.
         """
-        first = mt_geneval_correct(masculine_preds, masculine, feminine)
-        second = mt_geneval_correct(feminine_preds, feminine, masculine)
-        if len(first) != len(second):
-            raise UsageError(f"feminine_preds: expected {len(first)} texts, one per masculine one, got {len(second)}")
-        self._count(first & second)
+        self.update(masculine_preds, masculine, feminine, feminine_preds)
 
     def compute(self) -> torch.Tensor:
         """The share of right translations and pairs, a scalar in [0, 1].
@@ -139,10 +157,6 @@ class MTGenEvalAccuracy(Metric):
         if not int(self.total):
             raise UsageError("preds: expected at least one translation before compute, got none; call update first")
         return self.correct.float() / self.total
-
-    def _count(self, correct: torch.Tensor) -> None:
-        self.correct += correct.sum().to(self.correct.device)
-        self.total += len(correct)
 
 
 @dataclass(frozen=True)

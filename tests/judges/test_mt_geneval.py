@@ -91,8 +91,8 @@ def test_bad_input_is_named():
         mt_geneval_accuracy("ab", ["a", "b"], ["a", "b"])
     with pytest.raises(UsageError, match="expected at least one translation"):
         mt_geneval_accuracy([], [], [])
-    with pytest.raises(UsageError, match="feminine_preds: expected 2 texts"):
-        MTGenEvalAccuracy().update_pairs(["a", "b"], ["a"], ["a", "b"], ["a"])
+    with pytest.raises(UsageError, match="counterparts: expected 2 texts"):
+        MTGenEvalAccuracy().update_pairs(["a", "b"], ["a"], ["a", "b"], ["a", "b"])
     with (
         pytest.warns(UserWarning, match="before the ``update`` method"),
         pytest.raises(UsageError, match="call update"),
