@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from geneval_reward.generate import seed_for
+from geneval_reward.generate.callable import as_pil
 from geneval_reward.reward import RewardBatch
 
 
@@ -55,7 +56,7 @@ def picture(value):
 
 
 def number(image):
-    red, green, blue = (int(channel) for channel in np.asarray(image)[0, 0])
+    red, green, blue = (int(channel) for channel in np.asarray(as_pil([image], 1)[0])[0, 0])
     return ((red << 16) + (green << 8) + blue) / (2**24 - 1) * 40 - 20
 
 
