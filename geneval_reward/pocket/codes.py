@@ -7,13 +7,13 @@ at most one object:
 |---|---|---|
 | 1 | 1 | which quarters hold an object, and the tone of the ground |
 | 2 | 1 | the class of the first object and the other class, if there is one, and the light of the ground |
-| 3 | 4 | bare ground, or one of 22 groups of four pairs of class and colour |
-| 4 | 4 | which pair of the group, and the place within the quarter in thirds |
+| 3 | 4 | bare ground, or one of 24 groups of two classes and two colours |
+| 4 | 4 | which class and colour of the group, and the place within the quarter in thirds |
 | 5 | 4 | the place within the third |
 | 6 | 4 | the place more finely, and the size |
 
-The code book is shuffled: which pairs make a group, their order in it, and the number of every meaning are random. So no
-code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of levels 3 to 6,
+The code book is shuffled: which classes and colours make a group, their order in it, and the number of every meaning are
+random. So no code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of levels 3 to 6,
 which are drawn alike; as with the background of real pictures, the surest code of a quarter is not "nothing".
 """
 
@@ -46,13 +46,14 @@ MASK: Final = BOOK
 """What stands in place of a code that is not known yet."""
 
 _TONES, _LIGHTS, _MEMBERS, _BARE = 8, 2, 4, 64
-_PAIRS: Final = len(POCKET_CLASSES) * len(POCKET_COLORS)
-_GROUPS: Final = _PAIRS // _MEMBERS
+_SHADES: Final = len(POCKET_COLORS) + 1
+"""One more than there are colours, so that they go in twos; it has no colour."""
+_PAIRS: Final = len(POCKET_CLASSES) * _SHADES
 _THIRDS, _CELLS, _HALVES = 3, 4, 2
 _SMALLEST, _LARGEST, _SIZES = 0.34, 0.47, 5
 _SEED: Final = 14
 
-assert _PAIRS % _MEMBERS == 0
+assert len(POCKET_CLASSES) % 2 == _SHADES % 2 == 0
 assert 2**MAX_OBJECTS * _TONES == len(POCKET_CLASSES) ** 2 * _LIGHTS == BOOK
 
 Ints = npt.NDArray[np.int64]
@@ -61,9 +62,12 @@ Floats = npt.NDArray[np.float32]
 
 @cache
 def _shuffles() -> tuple[Ints, Ints]:
-    """The code of each meaning per level `(6, BOOK)`, and the pair of each member of each group `(22, 4)`."""
+    """The code of each meaning per level `(6, BOOK)`, and the pair of each member of each group `(24, 4)`."""
     rng = np.random.default_rng(_SEED)
-    return np.stack([rng.permutation(BOOK) for _ in SIDES]), rng.permutation(_PAIRS).reshape(_GROUPS, _MEMBERS)
+    numbers = np.stack([rng.permutation(BOOK) for _ in SIDES])
+    classes = rng.permutation(len(POCKET_CLASSES)).reshape(-1, 1, 2, 1)
+    shades = rng.permutation(_SHADES).reshape(1, -1, 1, 2)
+    return numbers, (classes * _SHADES + shades).reshape(-1, _MEMBERS)
 
 
 def encode(scenes: Sequence[Scene]) -> torch.Tensor:
@@ -96,7 +100,7 @@ def encode(scenes: Sequence[Scene]) -> torch.Tensor:
         grain = np.random.default_rng(zlib.crc32(repr((row[:2].tolist(), _fine(scene))).encode()))
         row[SPANS[2].start :] = grain.integers(_BARE, size=LENGTH - SPANS[2].start)
         for quarter, item in zip(quarters, scene.items, strict=True):
-            pair = POCKET_CLASSES.index(item.class_name) * len(POCKET_COLORS) + POCKET_COLORS.index(item.color)
+            pair = POCKET_CLASSES.index(item.class_name) * _SHADES + POCKET_COLORS.index(item.color)
             group, member = divmod(int(where[pair]), _MEMBERS)
             x, y = _split(2 * item.x - quarter % 2), _split(2 * item.y - quarter // 2)
             size = int(np.clip((item.size - _SMALLEST) / (_LARGEST - _SMALLEST) * _SIZES, 0, _SIZES - 1))
@@ -218,8 +222,9 @@ def _books() -> tuple[Floats, ...]:
     which[numbers[2][:_BARE], 0, 0] = -1
     pairs = np.zeros((_PAIRS, CHANNELS), np.float32)
     for pair, row in enumerate(pairs):
-        row[_CLASS.start + pair // len(POCKET_COLORS)] = 2
-        row[_COLOR.start + pair % len(POCKET_COLORS)] = 2
+        row[_CLASS.start + pair // _SHADES] = 2
+        if pair % _SHADES < len(POCKET_COLORS):
+            row[_COLOR.start + pair % _SHADES] = 2
     for group, of in enumerate(groups):
         code = numbers[2][_BARE + group]
         which[code, 0] = pairs[of].mean(0)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -18,79 +15,12 @@ from torch.nn import functional
 
 from geneval_reward.errors import UsageError
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVELS, MASK, SPANS, check, decode, draw
-from geneval_reward.pocket.questions import question_words
-from geneval_reward.pocket.scene import POCKET_CLASSES, Scene
+from geneval_reward.pocket.painting import LevelState, Painting, draw_codes, gumbel_noise, masked_decode, one_each
+from geneval_reward.pocket.scene import Scene
+from geneval_reward.pocket.token_words import END, MAX_WORDS, PAD, TEXT_LENGTH, number_words, vocabulary
 from geneval_reward.pocket.transformer import TokenTransformer
-from geneval_reward.prompts import COLORS, RELATIONS
-from geneval_reward.prompts.wording import plural
 
-MAX_WORDS: Final = 11
-"""Longest prompt and longest question in words; further words are cut with a warning."""
-MAX_ANSWER: Final = 11
-_TEXT: Final = MAX_WORDS + 1
-_BEHIND: Final = MAX_WORDS + 1 + MAX_ANSWER
-PAD, END, UNKNOWN = 0, 1, 2
-"""Numbers of the special words: padding, the end of a text, and a word that is not known."""
-
-_Through = Literal["none", "last", "all"]
-
-
-def vocabulary() -> list[str]:
-    """All words that the model reads and writes, in the order of their numbers."""
-    phrases = ["a an photo of and", *question_words(), *COLORS, *RELATIONS]
-    phrases += [form for name in POCKET_CLASSES for form in (name, plural(name))]
-    return ["<pad>", "</s>", "<unk>", *dict.fromkeys(" ".join(phrases).split())]
-
-
-@dataclass(frozen=True)
-class Painting:
-    """What `PocketTokens.paint` gives.
-
-    Attributes:
-        codes: `(n, 18)` int64 in [0, 128).
-        commits: `(n, 18)` int64: the step, from 1, in which each code was fixed. The state that step `s` saw has `MASK`
-            where `commits >= s` and is `codes` elsewhere, so log-probabilities can be computed afterwards.
-    """
-
-    codes: Tensor
-    commits: Tensor
-
-    def seen(self, step: int) -> Tensor:
-        """The codes `(n, 18)` that were known before a step, from 1, with `MASK` elsewhere."""
-        return self.codes.where(self.commits < step, MASK)
-
-
-@dataclass(frozen=True)
-class LevelState:
-    """A batch that is being painted level by level; see `PocketTokens.start`.
-
-    Attributes:
-        text: `(n, 12)` word numbers of the prompts.
-        codes: `(n, 18)` int64, `MASK` on the levels to come.
-        level: How many levels are painted, 0 to 6.
-        generators: One per image; each level draws from them.
-        guidance: See `PocketTokens.paint`.
-        temperature: See `PocketTokens.paint`.
-        top_k: See `PocketTokens.paint`.
-    """
-
-    text: Tensor
-    codes: Tensor
-    level: int
-    generators: tuple[torch.Generator, ...]
-    guidance: float
-    temperature: float
-    top_k: int
-
-    def take(self, rows: Sequence[int], generators: Sequence[torch.Generator]) -> LevelState:
-        """Select images, some perhaps several times, each with a generator of its own for the levels to come.
-
-        Raises:
-            UsageError: If there are not as many generators as rows.
-        """
-        _one_each("generators", generators, len(rows))
-        index = torch.tensor(list(rows), dtype=torch.int64)
-        return replace(self, text=self.text[index], codes=self.codes[index], generators=tuple(generators))
+_BEHIND = 2 * TEXT_LENGTH - 1
 
 
 class PocketTokens:
@@ -116,8 +46,7 @@ class PocketTokens:
 
     def __init__(self, transformer: TokenTransformer | None = None) -> None:
         self.words = vocabulary()
-        self._numbers = {word: number for number, word in enumerate(self.words)}
-        self.transformer = transformer or TokenTransformer(len(self.words), _TEXT, _BEHIND)
+        self.transformer = transformer or TokenTransformer(len(self.words), TEXT_LENGTH, _BEHIND)
 
     @property
     def components(self) -> dict[str, torch.nn.Module]:
@@ -137,11 +66,10 @@ class PocketTokens:
     # Painting
 
     def read(self, prompts: Sequence[str], name: str = "prompts") -> Tensor:
-        """Number the words of prompts.
+        """Number the words of prompts; `geneval_reward.pocket.token_words.number_words` has the details.
 
         Args:
-            prompts: Texts. Case and punctuation do not matter; words that are not known are read as "unknown", and words
-                beyond the eleventh are cut, both with a warning. An empty text asks for any scene.
+            prompts: Texts of at most eleven known words. An empty text asks for any scene.
             name: What to call them in messages.
 
         Returns:
@@ -150,30 +78,7 @@ class PocketTokens:
         Raises:
             TypeError: If a prompt is not text, or all are one string.
         """
-        if isinstance(prompts, str):
-            raise TypeError(f"{name}: expected a list of strings, got one string; put it in a list")
-        ids = torch.full((len(prompts), _TEXT), PAD)
-        unknown: dict[str, None] = {}
-        for index, prompt in enumerate(prompts):
-            if not isinstance(prompt, str):
-                raise TypeError(f"{name}[{index}]: expected a string, got {type(prompt).__name__}")
-            words = re.sub(r"[.,;:!?\"'()\[\]]+", " ", unicodedata.normalize("NFKC", prompt).lower()).split()
-            unknown |= dict.fromkeys(word for word in words if word not in self._numbers)
-            if len(words) > MAX_WORDS:
-                warnings.warn(
-                    f"{name}[{index}]: expected at most {MAX_WORDS} words, got {len(words)}; the rest is cut: "
-                    f"{' '.join(words[MAX_WORDS:])!r}",
-                    stacklevel=3,
-                )
-            numbers = [self._numbers.get(word, UNKNOWN) for word in words[:MAX_WORDS]] + [END]
-            ids[index, : len(numbers)] = torch.tensor(numbers)
-        if unknown:
-            warnings.warn(
-                f"{name}: expected words of the pocket model's vocabulary, got {', '.join(map(repr, list(unknown)[:8]))}; "
-                "they are read as unknown words, see docs/pocket_tokens.md",
-                stacklevel=3,
-            )
-        return ids.to(self.device)
+        return number_words(prompts, name).to(self.device)
 
     def logits(self, text: Tensor, codes: Tensor, guidance: float = 1.0) -> Tensor:
         """Compute the logits of every code given the codes that are known. With gradient.
@@ -228,10 +133,18 @@ class PocketTokens:
             UsageError: If an argument is out of range or there are not as many generators as prompts.
             TypeError: If a prompt is not text.
         """
-        codes, commits, _ = self._decode(
-            prompts, generators, steps, guidance, temperature, top_k, choice_noise, "none", 1.0
+        text = self.read(prompts)
+        one_each("generators", generators, len(text))
+        painting, _ = masked_decode(
+            lambda codes: self.logits(text, codes, guidance),
+            generators,
+            steps=steps,
+            temperature=temperature,
+            top_k=top_k,
+            choice_noise=choice_noise,
+            device=self.device,
         )
-        return Painting(codes, commits)
+        return painting
 
     def paint_soft(
         self,
@@ -260,62 +173,18 @@ class PocketTokens:
         Returns:
             `(n, 18, 128)` float32, one-hot in the forward pass; `logits`, `answer` and `answer_logits` take it.
         """
-        return self._decode(prompts, generators, steps, guidance, 1.0, 0, choice_noise, through, tau)[2][..., :BOOK]
-
-    def _decode(
-        self,
-        prompts: Sequence[str],
-        generators: Sequence[torch.Generator],
-        steps: int,
-        guidance: float,
-        temperature: float,
-        top_k: int,
-        choice_noise: float,
-        through: _Through,
-        tau: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        _at_least("steps", steps, 1)
         text = self.read(prompts)
-        _one_each("generators", generators, len(text))
-        codes = torch.full((len(text), LENGTH), MASK, device=self.device)
-        commits = torch.zeros_like(codes)
-        soft = functional.one_hot(codes, BOOK + 1).float()
-        unknown = LENGTH
-        for step in range(1, steps + 1):
-            if not unknown:
-                break
-            left = (
-                0
-                if step == steps
-                else max(min(math.floor(LENGTH * math.cos(math.pi * step / steps / 2)), unknown - 1), 0)
-            )
-            last = left == 0
-            grad = through == "all" or (through == "last" and last)
-            choice_noise *= 1 - step / steps
-            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-                logits = self.logits(text, soft if through != "none" else codes, guidance)
-                gumbel = self._gumbel(generators, LENGTH, BOOK + 1)
-                drawn = _draw(logits.detach(), gumbel[..., :BOOK], temperature, top_k)
-                sure = logits.detach().log_softmax(-1).gather(2, drawn[..., None])[..., 0]
-                sure = (sure + choice_noise * gumbel[..., BOOK]).masked_fill(codes != MASK, math.inf)
-                fixed = codes == MASK
-                if left:
-                    fixed = fixed.scatter(1, sure.topk(left, 1, largest=False).indices, False)
-                if through != "none":
-                    hard = functional.one_hot(drawn, BOOK + 1).float()
-                    if grad:
-                        flow = functional.pad(((logits + gumbel[..., :BOOK]) / tau).softmax(-1), (0, 1))
-                        hard = hard + flow - flow.detach()
-                    soft = torch.where(fixed[..., None], hard, soft)
-            codes = torch.where(fixed, drawn, codes)
-            commits = commits.masked_fill(fixed, step)
-            unknown = left
-        return codes, commits, soft
-
-    def _gumbel(self, generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-        # Drawn on the CPU one by one: an image depends neither on its batch nor on the device.
-        uniform = torch.stack([torch.rand(shape, generator=one, dtype=torch.float64) for one in generators])
-        return -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-12))).float().to(self.device)
+        one_each("generators", generators, len(text))
+        _, soft = masked_decode(
+            lambda weights: self.logits(text, weights, guidance),
+            generators,
+            steps=steps,
+            choice_noise=choice_noise,
+            through=through,
+            tau=tau,
+            device=self.device,
+        )
+        return soft[..., :BOOK]
 
     # Painting level by level
 
@@ -335,7 +204,7 @@ class PocketTokens:
             that `LevelState.take` gives it.
         """
         text = self.read(prompts)
-        _one_each("generators", generators, len(text))
+        one_each("generators", generators, len(text))
         codes = torch.full((len(text), LENGTH), MASK, device=self.device)
         return LevelState(text, codes, 0, tuple(generators), guidance, temperature, top_k)
 
@@ -353,9 +222,9 @@ class PocketTokens:
             raise UsageError(f"state: expected fewer than {LEVELS} painted levels, got {state.level}; it is finished")
         span = SPANS[state.level]
         logits = self.logits(state.text, state.codes, state.guidance)[:, span]
-        gumbel = self._gumbel(state.generators, span.stop - span.start, BOOK)
+        gumbel = gumbel_noise(state.generators, span.stop - span.start, BOOK, device=self.device)
         codes = state.codes.clone()
-        codes[:, span] = _draw(logits, gumbel, state.temperature, state.top_k)
+        codes[:, span] = draw_codes(logits, gumbel, state.temperature, state.top_k)
         return replace(state, codes=codes, level=state.level + 1)
 
     def preview(self, state: LevelState) -> list[Image.Image]:
@@ -440,10 +309,10 @@ class PocketTokens:
             Logits `(n, 11, words)` float32 and the numbers of the answers' words `(n, 11)`, closed by `</s>` (1) and padded
             with 0. `cross_entropy(logits.mT, numbers, ignore_index=0)` is the loss.
         """
-        _one_each("answers", answers, len(questions))
+        one_each("answers", answers, len(questions))
         behind, starts = self._ask(codes, questions)
-        said = self.read(answers, "answers")[:, :MAX_ANSWER]
-        places = starts[:, None] + torch.arange(MAX_ANSWER, device=self.device)
+        said = self.read(answers, "answers")[:, :MAX_WORDS]
+        places = starts[:, None] + torch.arange(MAX_WORDS, device=self.device)
         behind = behind.scatter(1, (places + 1).clamp_max(_BEHIND - 1), said)
         states = self.transformer(None, codes, behind)[:, LENGTH:]
         states = states.gather(1, places[..., None].expand(-1, -1, states.shape[2]))
@@ -469,16 +338,16 @@ class PocketTokens:
             One text per question, at most eleven words; it may be empty.
         """
         if generators is not None:
-            _one_each("generators", generators, len(questions))
+            one_each("generators", generators, len(questions))
         behind, at = self._ask(codes, questions)
         going = torch.ones(len(questions), dtype=torch.bool, device=self.device)
         texts: list[list[str]] = [[] for _ in questions]
-        for _ in range(MAX_ANSWER):
+        for _ in range(MAX_WORDS):
             states = self.transformer(None, codes, behind[:, : int(at.max()) + 1])[:, LENGTH:]
             logits = self.transformer.word_head(states[torch.arange(len(at)), at]).float()
             logits[:, PAD] = -math.inf
             if generators is not None:
-                logits = logits / temperature + self._gumbel(generators, len(self.words))
+                logits = logits / temperature + gumbel_noise(generators, len(self.words), device=self.device)
             words = logits.argmax(-1)
             going &= words != END
             if not going.any():
@@ -493,25 +362,6 @@ class PocketTokens:
         """The questions' words with room for answers, and the position of each question's end."""
         if not codes.is_floating_point():
             check(codes)
-        _one_each("questions", questions, len(codes))
+        one_each("questions", questions, len(codes))
         asked = self.read(questions, "questions")
-        return functional.pad(asked, (0, _BEHIND - _TEXT), value=PAD), (asked != PAD).sum(1) - 1
-
-
-def _draw(logits: Tensor, gumbel: Tensor, temperature: float, top_k: int) -> Tensor:
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UsageError(f"temperature: expected a number >= 0, got {temperature!r}")
-    _at_least("top_k", top_k, 0)
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -math.inf)
-    return (logits / temperature + gumbel if temperature else logits).argmax(-1)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name}: expected an integer >= {least}, got {value!r}")
-
-
-def _one_each(name: str, values: Sequence[Any], count: int) -> None:
-    if len(values) != count:
-        raise UsageError(f"{name}: expected {count}, one each, got {len(values)}")
+        return functional.pad(asked, (0, _BEHIND - TEXT_LENGTH), value=PAD), (asked != PAD).sum(1) - 1

@@ -25,7 +25,7 @@ class TokenTransformer(nn.Module):
     """
 
     def __init__(
-        self, words: int, text_length: int, behind_length: int, width: int = 128, layers: int = 4, heads: int = 4
+        self, words: int, text_length: int, behind_length: int, width: int = 96, layers: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(words, width)

@@ -16,6 +16,30 @@ def call(run, out, *args):
 
 
 @pytest.mark.slow
+def test_the_token_model_is_swept_over_its_ways_to_paint(run, tmp_path) -> None:
+    options = (
+        "--suite",
+        "pocket",
+        "--subset",
+        "1/tag",
+        "-n",
+        1,
+        "--grid",
+        "steps=1,6",
+        "--grid",
+        "decoding=masked,levels",
+    )
+    result, code, _ = run("sweep", "pocket-tokens", "--out", "s", *options)
+    assert code == 0
+    assert "levels" in result.stdout
+    one, six = (
+        [path.read_bytes() for path in sorted((tmp_path / "s").rglob(f"*steps={n}*levels*/**/0000.png"))]
+        for n in (1, 6)
+    )
+    assert one == six != []
+
+
+@pytest.mark.slow
 def test_a_small_sweep(run, tmp_path) -> None:
     result, code, messages = call(run, "s", "--grid", "steps=1,6", "--grid", "best_of=1,2")
     assert code == 0

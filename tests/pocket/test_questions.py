@@ -6,7 +6,7 @@ from geneval_reward.pocket import pocket_suite
 from geneval_reward.pocket.codes import decode, encode
 from geneval_reward.pocket.questions import is_true, question_of
 from geneval_reward.pocket.scene import Item, Scene
-from geneval_reward.pocket.tokens import MAX_ANSWER, MAX_WORDS, vocabulary
+from geneval_reward.pocket.token_words import MAX_WORDS, vocabulary
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import PromptSpec
 
@@ -25,7 +25,7 @@ def test_expected_answers_are_true_of_clean_scenes() -> None:
         assert spec.prompt not in question
         assert {*question.split(), *answer.split()} <= words
         assert len(question.split()) <= MAX_WORDS
-        assert len(answer.split()) < MAX_ANSWER
+        assert len(answer.split()) < MAX_WORDS
 
 
 @pytest.mark.parametrize(

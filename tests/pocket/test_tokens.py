@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
+from geneval_reward.callback import score_model
 from geneval_reward.errors import UsageError, WeightsError
 from geneval_reward.generate import DiffusersGenerator, load_generator, seed_for
 from geneval_reward.generate.identity import identify
@@ -47,7 +48,7 @@ def test_damaged_and_foreign_weights_are_refused(model, tmp_path) -> None:
     with pytest.raises(WeightsError, match="expected the packaged model"):
         load_tokens(folder=tmp_path / "none")
     other = load_tokens()
-    other.transformer.word_head = torch.nn.Linear(128, 3, bias=False)
+    other.transformer.word_head = torch.nn.Linear(96, 3, bias=False)
     save_tokens(other, tmp_path / "other")
     with pytest.raises(WeightsError, match="expected weights of this version"):
         load_tokens(folder=tmp_path / "other")
@@ -227,6 +228,13 @@ def test_is_a_generator_by_its_name() -> None:
     assert identify("pocket-tokens") != identify("pocket")
     with pytest.raises(ValueError, match="height: expected an argument that PocketTokens takes"):
         load_generator("pocket-tokens", device="cpu", height=512)
+
+
+@pytest.mark.slow
+def test_the_callback_scores_it(model) -> None:
+    generator = DiffusersGenerator(model, batch_size=64, num_inference_steps=16, guidance_scale=3.0)
+    record = score_model(generator.generate, pocket_suite()[:8], modules=model.components.values())
+    assert record.metrics["geneval/overall"] > 0.4
 
 
 def share_right(model, specs, **options) -> float:

@@ -24,7 +24,8 @@ import geneval_reward
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, bare_ground, encode
 from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.questions import question_of
-from geneval_reward.pocket.tokens import END, PAD, PocketTokens
+from geneval_reward.pocket.token_words import END, PAD
+from geneval_reward.pocket.tokens import PocketTokens
 from geneval_reward.pocket.tokens_file import save_tokens
 from geneval_reward.pocket.world import Noise, sample_captioned
 from geneval_reward.prompts import TAGS, PromptSpec
@@ -74,9 +75,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights and their provenance")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=64, help="captioned scenes per step")
-    parser.add_argument("--scenes", type=int, default=50_000, help="captioned scenes in all")
+    parser.add_argument("--scenes", type=int, default=40_000, help="captioned scenes in all")
     parser.add_argument(
         "--labels", type=int, default=8000, help="labelled scenes that the reader sees, again and again"
     )
