@@ -45,7 +45,7 @@ def test_levels_go_from_coarse_to_fine(clean) -> None:
     right = [np.mean([fulfils(s, p) for s, p in zip(decode(codes, k), specs, strict=True)]) for k in range(LEVELS + 1)]
     assert right[0] == 0
     assert right == sorted(right)
-    assert right[1] < 0.1 < right[3] < 0.6
+    assert right[1] < 0.1 < right[3] < 0.8
     assert right[4] >= 0.95
 
 
@@ -71,8 +71,8 @@ def test_no_single_code_names_class_or_color(clean) -> None:
                 code = int(row[first + int(item.x >= 0.5) + 2 * int(item.y >= 0.5)])
                 classes.setdefault(code, set()).add(item.class_name)
                 colors.setdefault(code, set()).add(item.color)
-        assert np.mean([len(names) for names in classes.values()]) > 2.5
-        assert np.mean([len(names) for names in colors.values()]) > 2.5
+        assert np.mean([len(names) for names in classes.values()]) > 1.7
+        assert np.mean([len(names) for names in colors.values()]) > 1.7
 
 
 def test_any_codes_are_a_picture() -> None:

@@ -75,13 +75,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights and their provenance")
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--minutes", type=float, help="stop after so long at the latest, with the rates at 0 by then")
     parser.add_argument("--batch", type=int, default=64, help="captioned scenes per step")
-    parser.add_argument("--scenes", type=int, default=40_000, help="captioned scenes in all")
+    parser.add_argument("--scenes", type=int, default=20_000, help="captioned scenes in all")
     parser.add_argument(
-        "--labels", type=int, default=8000, help="labelled scenes that the reader sees, again and again"
+        "--labels", type=int, default=6000, help="labelled scenes that the reader sees, again and again"
     )
-    parser.add_argument("--questions", type=int, default=32, help="labelled scenes per step")
+    parser.add_argument("--questions", type=int, default=24, help="labelled scenes per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="of AdamW, for vectors and tables")
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="of Muon, for the blocks' matrices")
     parser.add_argument("--by-level", type=float, default=1 / 3, help="share of masks that hide whole levels")
@@ -99,17 +100,21 @@ def main() -> None:
     text = model.read([spec.prompt for spec in specs])
     asked, about = captioned(args.labels, args.seed + 1)
     questions, answers = zip(*(question_of(spec) for spec in asked), strict=True)
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.998)).requires_grad_(False)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995)).requires_grad_(False)
     matrices = [p for name, p in net.named_parameters() if name.startswith("blocks") and p.ndim == 2]
     rest = [p for p in net.parameters() if all(p is not q for q in matrices)]
     optimizers = [
         torch.optim.Muon(matrices, lr=args.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99)),
     ]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / 50, (args.steps - s) / args.steps))
-        for o in optimizers
-    ]
+
+    def rate(step: int) -> float:
+        done = step / args.steps
+        if args.minutes is not None:
+            done = max(done, (time.perf_counter() - started) / 60 / args.minutes)
+        return min((step + 1) / 50, max(1 - done, 0))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     bare = bare_ground()
     empty = torch.full((1, text.shape[1]), PAD)
     empty[0, 0] = END
@@ -126,6 +131,7 @@ def main() -> None:
             noise={name: getattr(NOISE, name) for name in NOISE.__slots__},
             mix=MIX,
             parameters=sum(p.numel() for p in net.parameters()),
+            steps=len(curve),
             seconds={"wall": round(time.perf_counter() - started), "cpu": round(time.process_time() - cpu)},
             loss_curve=[
                 {"to_step": int(part[-1]) + 1}
@@ -160,13 +166,16 @@ def main() -> None:
         net.zero_grad()
         average.update_parameters(net)
         curve.append((painted.item(), answered.item()))
-        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+        last = step + 1 == args.steps or rate(step + 1) == 0
+        if (step + 1) % 100 == 0 or last:
             recent = np.mean(curve[-100:], 0).round(4)
             print(
                 f"{step + 1} painter {recent[0]} reader {recent[1]} cpu {time.process_time() - cpu:.0f} s", flush=True
             )
-            if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            if (step + 1) % 500 == 0 or last:
                 save()
+        if last:
+            break
 
 
 if __name__ == "__main__":
