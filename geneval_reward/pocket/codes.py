@@ -13,8 +13,8 @@ at most one object:
 | 6 | 4 | the place more finely, and the size |
 
 The code book is shuffled: which classes and colours make a group, their order in it, and the number of every meaning are
-random. So no code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of levels 3 to 6,
-which are drawn alike; as with the background of real pictures, the surest code of a quarter is not "nothing".
+random. So no code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of
+levels 3 to 6, which are drawn alike; as with the background of real pictures, the surest code of a quarter is not "nothing".
 """
 
 from __future__ import annotations
