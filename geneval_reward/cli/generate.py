@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ from geneval_reward.cli.shared.options import (
     process_arguments,
 )
 from geneval_reward.cli.shared.suites import call_arguments
-from geneval_reward.cli.shared.tables import message_console
+from geneval_reward.cli.shared.tables import message_console, progress_bar
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Generator
@@ -131,26 +131,3 @@ def generate(
             for batch in write_images(generator, jobs):
                 bar.update(task, advance=len(batch.jobs))
     print_images_made(out, jobs, part)
-
-
-def progress_bar(messages: Any, what: str, *, note: bool = False, quiet: bool = False) -> Any:
-    """Make a progress bar with counts and times.
-
-    Args:
-        messages: Console to show it on.
-        what: Text before the bar.
-        note: Whether to show the field `note` of a task behind its count.
-        quiet: Whether to show nothing, because another process shows the bar.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    notes = [TextColumn("{task.fields[note]}")] if note else []
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *notes, TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=messages, disable=quiet)

@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
-from geneval_reward.cli.shared.tables import message_console, print_summary
+from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
 
 if TYPE_CHECKING:

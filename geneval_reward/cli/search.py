@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.image_folder import ImageFolderPlan, print_images_made
 from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
 from geneval_reward.cli.shared.suites import call_arguments
-from geneval_reward.cli.shared.tables import message_console
+from geneval_reward.cli.shared.tables import message_console, progress_bar
 from geneval_reward.errors import UsageError
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geneval_reward.cli.generate import progress_bar
 from geneval_reward.cli.shared.options import (
     Arguments,
     BatchSize,
@@ -24,7 +23,7 @@ from geneval_reward.cli.shared.options import (
     process_arguments,
 )
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
-from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes
+from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes, progress_bar
 from geneval_reward.errors import ResultsError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.generate import progress_bar
+from geneval_reward.cli.shared.tables import progress_bar
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores

@@ -1,4 +1,4 @@
-"""Printing what a command found, in the format that the user asked for."""
+"""Printing what a command found, in the format that the user asked for, and how far it has come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -68,3 +68,26 @@ def quiet_about_cut_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*the last line is cut off", UserWarning)
         yield
+
+
+def progress_bar(messages: Any, what: str, *, note: bool = False, quiet: bool = False) -> Any:
+    """Make a progress bar with counts and times.
+
+    Args:
+        messages: Console to show it on.
+        what: Text before the bar.
+        note: Whether to show the field `note` of a task behind its count.
+        quiet: Whether to show nothing, because another process shows the bar.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    notes = [TextColumn("{task.fields[note]}")] if note else []
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *notes, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=messages, disable=quiet)
