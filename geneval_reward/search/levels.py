@@ -12,7 +12,8 @@ from torch import Tensor
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket.codes import LEVELS, running_sum
-from geneval_reward.pocket.tokens import LevelState, PocketTokens
+from geneval_reward.pocket.painting import LevelState
+from geneval_reward.pocket.tokens import PocketTokens
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 The painter learns masked codes from captions that are partly wrong, as web captions are. Two thirds of the masks are
 random with the cosine schedule of Show-o, one third hides whole levels, so that the same weights paint level by level.
-The reader learns from few labels: questions whose answers are taken from the captions, wrong ones included.
+The reader learns from few labels of all compositions: questions whose answers are taken from the captions, wrong ones included.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import geneval_reward
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, bare_ground, encode
-from geneval_reward.pocket.prompts import training_specs
+from geneval_reward.pocket.prompts import pocket_suite, training_specs
 from geneval_reward.pocket.questions import question_of
 from geneval_reward.pocket.token_words import END, PAD
 from geneval_reward.pocket.tokens import PocketTokens
@@ -34,12 +35,11 @@ MIX = {"single_object": 1, "two_object": 2, "counting": 3, "colors": 2, "positio
 NOISE = Noise(displace=0.3)
 
 
-def captioned(count: int, seed: int) -> tuple[list[PromptSpec], Tensor]:
+def captioned(count: int, seed: int, pools: Mapping[str, Sequence[PromptSpec]]) -> tuple[list[PromptSpec], Tensor]:
     """Captions and the codes of their scenes."""
     rng = np.random.default_rng(seed)
     tags = [tag for tag in TAGS if MIX.get(tag)]
     shares = np.array([MIX[tag] for tag in tags], float)
-    pools = training_specs()
     drawn = [pools[tags[k]] for k in rng.choice(len(tags), size=count, p=shares / shares.sum())]
     specs = [pool[int(rng.integers(len(pool)))] for pool in drawn]
     return specs, encode([sample_captioned(spec, rng, NOISE) for spec in specs])
@@ -96,9 +96,12 @@ def main() -> None:
     generator = torch.Generator().manual_seed(args.seed)
     model = PocketTokens()
     net = model.transformer
-    specs, codes = captioned(args.scenes, args.seed)
+    pools = training_specs()
+    specs, codes = captioned(args.scenes, args.seed, pools)
     text = model.read([spec.prompt for spec in specs])
-    asked, about = captioned(args.labels, args.seed + 1)
+    # What the painter never painted must be readable: labels cover the compositions that its captions leave out.
+    everything = {tag: [*pools[tag], *(spec for spec in pocket_suite() if spec.tag == tag)] for tag in TAGS}
+    asked, about = captioned(args.labels, args.seed + 1, everything)
     questions, answers = zip(*(question_of(spec) for spec in asked), strict=True)
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995)).requires_grad_(False)
     matrices = [p for name, p in net.named_parameters() if name.startswith("blocks") and p.ndim == 2]
