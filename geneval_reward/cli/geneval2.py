@@ -10,7 +10,6 @@ import typer
 from geneval_reward.cli.shared.options import Checkpoint, Device, Precision
 from geneval_reward.cli.shared.tables import Format, print_document, print_notes
 from geneval_reward.errors import FileError, UsageError
-from geneval_reward.results.tables import Document, Table
 from geneval_reward.support.files import read_json
 
 
@@ -38,6 +37,7 @@ def geneval2(
     """
     from geneval_reward.judges import open_model
     from geneval_reward.judges.geneval2 import read_geneval2, score_geneval2
+    from geneval_reward.results.tables import Document, Table
 
     if checkpoint is None:
         raise UsageError(

@@ -228,7 +228,7 @@ def test_a_generator_that_guesses_sides_is_found_out_by_pairs(write, invoke, pai
             verdict = judge(spec, Detections(np.array(boxes, float), np.array([0.9, 0.9]), ids, (100, 100)))
             rows.append(ResultRow.from_verdict(verdict, f"{prompt:05}/samples/{index:04}.png"))
     path = write(rows)
-    found = summarize(read_results(path), draws=500)
+    found = summarize(read_results(path))
     assert found.scores.tags["position"].value == pytest.approx(score, abs=0.08)
     estimate = found.pairs["position"]
     assert estimate.value == pytest.approx(pairs, abs=0.08)
