@@ -27,7 +27,7 @@ class EpochCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str | None = None, keep_every: int = 0) -> None:
-        self.keep_every = keep_every
+        self.keep_every, self.last_step = keep_every, 0
         super().__init__(
             dirpath=dirpath,
             filename="last",
@@ -39,10 +39,15 @@ class EpochCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Save the last epoch, and separately the one that is kept."""
-        super().on_train_epoch_end(trainer, pl_module)
+        folder = Path(self.dirpath or trainer.default_root_dir)
+        if trainer.global_step == self.last_step:
+            # Lightning would leave out an epoch without an optimizer step, such as one in which no reward differs.
+            trainer.save_checkpoint(folder / "last.ckpt")
+        else:
+            super().on_train_epoch_end(trainer, pl_module)
+        self.last_step = trainer.global_step
         done = trainer.current_epoch + 1
         if self.keep_every and done % self.keep_every == 0:
-            folder = Path(self.dirpath or trainer.default_root_dir)
             trainer.save_checkpoint(folder / f"epoch-{done:05d}.ckpt")
 
 
