@@ -247,7 +247,7 @@ def share_right(model, specs, **options) -> float:
 def test_more_steps_and_guidance_help(model) -> None:
     specs = list(pocket_suite())
     two, many = (share_right(model, specs, num_inference_steps=steps) for steps in (2, 16))
-    assert two + 0.02 < many
+    assert two + 0.06 < many
     plain, guided = (share_right(model, specs, decoding="levels", guidance_scale=scale) for scale in (1.0, 3.0))
     assert plain + 0.05 < guided
 
@@ -260,4 +260,4 @@ def test_the_reader_is_neither_blind_nor_an_oracle(model) -> None:
     questions = [question_of(spec)[0] for spec in specs]
     answers = model.answer(encode(scenes), questions)
     right = [is_true(q, a, s) for q, a, s in zip(questions, answers, scenes, strict=True)]
-    assert 0.2 < np.mean(right) < 0.6
+    assert 0.45 < np.mean(right) < 0.8

@@ -75,14 +75,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights and their provenance")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="stop after so long at the latest, with the rates at 0 by then")
     parser.add_argument("--batch", type=int, default=64, help="captioned scenes per step")
     parser.add_argument("--scenes", type=int, default=20_000, help="captioned scenes in all")
     parser.add_argument(
         "--labels", type=int, default=6000, help="labelled scenes that the reader sees, again and again"
     )
-    parser.add_argument("--questions", type=int, default=24, help="labelled scenes per step")
+    parser.add_argument("--questions", type=int, default=32, help="labelled scenes per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="of AdamW, for vectors and tables")
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="of Muon, for the blocks' matrices")
     parser.add_argument("--by-level", type=float, default=1 / 3, help="share of masks that hide whole levels")
