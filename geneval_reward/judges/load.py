@@ -48,7 +48,8 @@ def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) 
         return GenEvalScorer.from_pretrained(backend, **options, **detector)
     if checkpoint is None:
         raise UsageError(
-            "checkpoint: expected the model of the vqa backend (a folder, a hub name or a server's address), got none"
+            "checkpoint: expected the model of the vqa backend (a folder, a hub name or a server's address), got none; "
+            "give it as --checkpoint"
         )
     kept = {name: value for name, value in options.items() if value not in (None, False)}
     if checkpoint.startswith(("http://", "https://")):

@@ -13,7 +13,7 @@ from geneval_reward.prompts import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.reward import Reward
 from geneval_reward.search.load import CREDIT, load_features, load_reward, load_steps
-from geneval_reward.search.plan import Plan, named_plan
+from geneval_reward.search.plan import Plan, check_method, named_plan
 from geneval_reward.search.run import Features, Found, search
 from geneval_reward.search.steps import Steps
 
@@ -119,16 +119,20 @@ def load_search(
     Raises:
         UsageError: If a name is unknown or the plan does not fit the model.
     """
+    check_method(method, lam)
+    name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
+    reward = load_reward(
+        reward, credit=credit, device=device
+    )  # before the model: a misspelled name is not to cost its loading
     steps = load_steps(model, device=device, **options)
     if prompts is None and isinstance(model, str) and model.startswith("pocket"):
         from geneval_reward.pocket import pocket_suite
 
         prompts = pocket_suite()
-    name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
     return SearchGenerator(
         steps,
         named_plan(method, n, steps.n_steps, lam=lam),
-        load_reward(reward, credit=credit, device=device),
+        reward,
         load_features(features, device=device),
         prompts=prompts or (),
         selected_by=name,

@@ -16,7 +16,7 @@ from geneval_reward.generate.lora import add_lora
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.reward import GenEvalReward, Reward, RewardBatch
 from geneval_reward.reward.inputs import prompt_texts
-from geneval_reward.reward.models import model_reward
+from geneval_reward.reward.models import MODEL_NAMES, model_reward
 from geneval_reward.reward.parts import accepted_arguments, as_column
 from geneval_reward.search.steps import Steps
 from geneval_reward.support.imports import import_object, is_import_path, require
@@ -185,6 +185,9 @@ def load_reward(reward: Any, *, credit: str = CREDIT, device: str = "auto") -> R
         return CreditReward(GenEvalReward(reward, device=device), names)
     if isinstance(reward, str):
         name = reward
+        if not is_import_path(name) and name not in MODEL_NAMES:
+            known = ", ".join((*BACKENDS, *MODEL_NAMES))
+            raise UsageError(f"reward: expected one of {known}, module:function, got {name!r}")
         reward = import_object(name, "reward") if is_import_path(name) else model_reward(name, device=device)
     if callable(getattr(reward, "submit", None)):
         ready: Reward = reward

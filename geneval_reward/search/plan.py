@@ -197,6 +197,14 @@ def feynman_kac(
 METHODS: Final = ("tts-var", "cluster", "resample", "random", "fk", "best-of-n", "importance")
 
 
+def check_method(method: str, lam: float | None = None) -> None:
+    """Raise a `UsageError` if there is no such method, or it does not use `lam`."""
+    if method not in METHODS:
+        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if lam is not None and method in ("best-of-n", "random", "cluster"):
+        raise UsageError(f"lam: expected it to be left out, got {lam}; {method} draws by no reward")
+
+
 def named_plan(method: str, n: int, n_steps: int, *, lam: float | None = None) -> Plan:
     """Make a plan by its name on the command line.
 
@@ -210,10 +218,7 @@ def named_plan(method: str, n: int, n_steps: int, *, lam: float | None = None) -
     Raises:
         UsageError: If there is no such method, or it does not use `lam`.
     """
-    if method not in METHODS:
-        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if lam is not None and method in ("best-of-n", "random", "cluster"):
-        raise UsageError(f"lam: expected it to be left out, got {lam}; {method} draws by no reward")
+    check_method(method, lam)
     sharp = 10.0 if lam is None else lam
     if method == "best-of-n":
         return best_of_n(n)

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 MODEL = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -49,7 +51,7 @@ def test_search_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path, ru
 
     _, code, message = search(method="fk")
     assert code == 2
-    assert "expected search {'method': 'tts-var'" in message
+    assert "expected search {'method': 'tts-var'}, got {'method': 'fk'}" in message
 
 
 def test_a_plain_folder_and_one_of_a_search_are_not_mixed(tmp_path, run) -> None:
@@ -72,10 +74,19 @@ def test_a_broken_reward_and_a_wrong_option_are_named(tmp_path, run) -> None:
     for more, text in (
         (["--method", "beam"], "method: expected one of tts-var"),
         (["--set", "height=3"], "--set: expected resolution"),
-        (["--reward", "beauty"], "name: expected one of clip_score"),
+        (["--reward", "beauty"], "reward: expected one of lite"),
         (["--guidance", "3"], "guidance: expected it to be left out"),
     ):
         _, code, message = run(*words, "-o", tmp_path / "none", *more)
         assert code == 2
         assert text in message
         assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--method", "beam"), ("--reward", "beauty")])
+def test_a_misspelled_name_is_told_before_the_model_is_loaded(tmp_path, run, option, value) -> None:
+    file = tmp_path / "toy.py"
+    file.write_text("def make():\n    raise RuntimeError('the model was loaded')\n")
+    _, code, message = run("search", f"{file}:make", "--subset", "6", "-o", tmp_path / "out", option, value)
+    assert code == 2
+    assert f"{option[2:]}: expected one of" in message

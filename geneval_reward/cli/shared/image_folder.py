@@ -219,8 +219,14 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                         f"--out: {out} holds images that were made with other weights: expected the {changed[0]} "
                         f"{setup[changed[0]]!r} as it was, got one whose files have changed; choose another folder"
                     )
+                expected, got = before.get(name), setup[name]
+                if isinstance(expected, dict) and isinstance(
+                    got, dict
+                ):  # what is alike in both would hide the difference
+                    keys = [key for key in expected | got if expected.get(key) != got.get(key)]
+                    expected, got = ({key: side.get(key) for key in keys} for side in (expected, got))
                 raise UsageError(
-                    f"--out: {out} holds images of another run: expected {name} {before.get(name)!r}, got {setup[name]!r}; "
+                    f"--out: {out} holds images of another run: expected {name} {expected!r}, got {got!r}; "
                     "choose another folder"
                 )
             setup = setup | {

@@ -21,7 +21,7 @@ from geneval_reward.reward.models.image_reward import ImageReward
 
 __all__ = ["HPS", "CLIPScoreReward", "ImageReward", "ModelReward", "PickScore", "model_reward"]
 
-_NAMES = ("clip_score", "pick_score", "hps_v2", "hps_v2.1", "image_reward")
+MODEL_NAMES = ("clip_score", "pick_score", "hps_v2", "hps_v2.1", "image_reward")
 
 
 def model_reward(name: str, **options: Any) -> ModelReward:
@@ -46,5 +46,5 @@ def model_reward(name: str, **options: Any) -> ModelReward:
         "image_reward": ImageReward,
     }
     if name not in kinds:
-        raise UsageError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}")
+        raise UsageError(f"name: expected one of {', '.join(MODEL_NAMES)}, got {name!r}")
     return kinds[name](**options)
