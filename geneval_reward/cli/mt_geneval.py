@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from geneval_reward.cli.shared.tables import Format, message_console, print_document
+from geneval_reward.cli.shared.tables import Format, print_document, print_notes
 from geneval_reward.errors import FileError
 
 
@@ -38,8 +39,8 @@ def mt_geneval(
     table, missing = translation_table(data, hypotheses, language or languages(data), split)
     if not table.values.rows:
         raise FileError(f"{hypotheses}: expected context.LANG or masculine.LANG and feminine.LANG, got none of them")
-    print_document(table, format)
-    for problem in missing:
-        message_console().print(f"note: {problem}")
+    print_document(replace(table, problems=()) if format is Format.table else table, format)
+    if format is not Format.json:
+        print_notes(missing)
     if missing:
         raise typer.Exit(1)

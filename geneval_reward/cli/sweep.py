@@ -23,7 +23,14 @@ from geneval_reward.cli.shared.options import (
     process_arguments,
 )
 from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
-from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes, progress_bar
+from geneval_reward.cli.shared.tables import (
+    Format,
+    message_console,
+    print_document,
+    print_notes,
+    progress_bar,
+    quiet_about_cut_lines,
+)
 from geneval_reward.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -139,9 +146,9 @@ def sweep(
                 what: bar.add_task(escape(f"{number}/{len(renderings)} {cell.name}: {what}"), total=count)
                 for what in ("generate", "score")
             }
-            with warnings.catch_warnings():
-                # A cut last line is mended; a bad setting may well be wrong in every image.
-                warnings.simplefilter("ignore", UserWarning)
+            with quiet_about_cut_lines():
+                # A bad setting may well be wrong in every image.
+                warnings.filterwarnings("ignore", "all .* images of a call are wrong", UserWarning)
                 failures = runner.run(cell, _reporter(bar, tasks))
             failed += len(failures)
             for name, reason in list(failures.items())[:3]:

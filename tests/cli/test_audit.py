@@ -3,12 +3,8 @@
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "judges"))
 from judge_fakes import Oracle, make_model
 
 from geneval_reward import judges

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from geneval_reward.cli import app
 from geneval_reward.cli.shared.tables import Format, print_document
 from geneval_reward.cli.sweep import _check_setup
 from geneval_reward.stats import Estimate, Interval
@@ -131,3 +133,25 @@ def test_bad_input(run, args, message) -> None:
     _, code, messages = run("sweep", *args, "--out", "s")
     assert code == 2
     assert message in " ".join(messages.replace("│", " ").split())
+
+
+def test_prompts_that_the_model_cannot_read_are_said(tmp_path, monkeypatch) -> None:
+    """A sweep over the official suite is no measure of the pocket models."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "sweep",
+        "pocket-tokens",
+        "--subset",
+        "6",
+        "-n",
+        "1",
+        "--grid",
+        "steps=1",
+        "--out",
+        "s",
+        "--device",
+        "cpu",
+    ]
+    with pytest.warns(UserWarning, match="expected words of the pocket model's vocabulary") as warned:
+        CliRunner().invoke(app, arguments)
+    assert not [one for one in warned if "of a call are wrong" in str(one.message)]

@@ -1,10 +1,6 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from judge_fakes import Oracle, make_model
 
 

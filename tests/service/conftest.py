@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import service_fakes
 
 from geneval_reward.service.server.app import State, make_app
 from geneval_reward.service.server.decode import decode_all
@@ -21,9 +22,6 @@ from geneval_reward.service.server.pool import Answer, PoolConfig, WorkerPool
 from geneval_reward.service.server.worker import answer_items, describe
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import service_fakes  # noqa: E402
 
 SMALL = Limits(max_pixels=10**6)
 
