@@ -41,12 +41,12 @@ class Recipe:
 
     @property
     def launch_lines(self) -> list[str]:
-        """How to start it with each configuration, in the folder that holds `recipes` and `configs`."""
-        return [
-            f"python recipes/{self.name}.py fit --config configs/{path.name}"
-            for path in self.configs
-            if path.suffix == ".yaml"
-        ]
+        """How to start it beside `recipes` and `configs`: with each configuration, or as the file itself says."""
+        started = f"python recipes/{self.name}.py"
+        if self.configs:
+            return [f"{started} fit --config configs/{path.name}" for path in self.configs if path.suffix == ".yaml"]
+        lines = [line.strip() for line in _docstring(self.path).splitlines()]
+        return [line.partition("#")[0].strip() for line in lines if line.startswith(started)]
 
 
 def list_recipes() -> dict[str, Recipe]:
@@ -112,7 +112,11 @@ def load_recipe(name: str) -> ModuleType:
 
 
 def _read(path: Path, configs: Path) -> Recipe:
-    title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    title = _docstring(path).partition("\n")[0]
     mine = [config for config in sorted(configs.glob("*.yaml")) if f"recipes/{path.name}" in config.read_text("utf-8")]
     named = {name for config in mine for name in _CONFIG.findall(config.read_text(encoding="utf-8"))}
     return Recipe(path.stem, path, title, tuple(sorted({*mine, *(configs / name for name in named)})))
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

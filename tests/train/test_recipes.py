@@ -19,6 +19,8 @@ def test_every_recipe_has_a_title_and_every_configuration_a_recipe():
     launched = {path.name for recipe in recipes.values() for path in recipe.configs}
     everything = {path.name for path in (ROOT / "configs").glob("*.yaml")} - {"pocket_train.yaml"}  # of tools/pocket
     assert everything <= launched
+    assert all(recipe.launch_lines for recipe in recipes.values())
+    assert "python recipes/tts_var.py --model pocket-tokens --n 2 --out runs/tts_var" in recipes["tts_var"].launch_lines
 
 
 def test_a_copy_has_everything_that_its_launch_lines_name(tmp_path):
