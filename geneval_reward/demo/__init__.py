@@ -1,1 +1,1 @@
-"""The demo: scenes that are judged, and a training that learns."""
+"""The demo: scenes to judge, and a training run that learns from the verdicts."""

@@ -1,7 +1,7 @@
-"""Sixteen composed scenes with a known truth: what the demo shows and a judge can be checked against.
+"""Sixteen composed scenes with known contents, which the demo shows and a judge can be checked against.
 
 All but one are composed of the packaged drawings; the cat and the cup are packaged photographs. Ten do
-what their prompt asks, six fail it on purpose: one object too many, a wrong colour, swapped places, a missing object.
+what their prompt asks; six fail on purpose: one object too many, a wrong colour, swapped positions, a missing object.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ SIZE = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DemoScene:
-    """An image whose truth is known.
+    """An image with known contents.
 
     Attributes:
         image: RGB, 512 x 512.
-        spec: What is asked of it.
+        spec: What it is meant to show.
         class_names: Class of each object drawn.
         boxes: Box `(x1, y1, x2, y2)` of each object in pixels.
         colors: Colour name of each object, None for the drawing's own colours.
         should_pass: Whether the image does what `spec` asks.
-        why: One line in plain words: what is to be seen.
+        why: One line that says what the image shows.
     """
 
     image: Image.Image
@@ -43,13 +43,13 @@ class DemoScene:
 
 
 def demo_scenes(seed: int = 0) -> list[DemoScene]:
-    """The scenes of the demo.
+    """Make the scenes of the demo.
 
     Args:
-        seed: Moves grounds and places a little; what is asked and what is drawn stay the same.
+        seed: Varies grounds and positions slightly; the prompts and the objects stay the same.
 
     Returns:
-        Sixteen scenes over all six tags, passing and failing ones mixed.
+        Sixteen scenes over all six tags, with passing and failing ones mixed.
 
     Examples:
         >>> scenes = demo_scenes()
@@ -61,14 +61,14 @@ def demo_scenes(seed: int = 0) -> list[DemoScene]:
     return [_scene(row, np.random.default_rng([seed, index])) for index, row in enumerate(_ROWS)]
 
 
-# Centre (x, y) and longer side are in percent of the image.
+# Centre (x, y) and longer side are percentages of the image.
 _LEFT, _RIGHT, _TOP, _BOTTOM = (26, 52, 40), (74, 52, 40), (50, 26, 38), (50, 74, 38)
 _FOUR = ((27, 27, 36), (73, 27, 36), (27, 73, 36), (73, 73, 36))
 _FIVE = ((22, 22, 30), (78, 22, 30), (22, 78, 30), (78, 78, 30), (50, 50, 30))
 _THREE = ((20, 50, 46), (50, 50, 46), (80, 50, 46))
 
 
-# In place of a colour: the object is on a photograph. Where on it (x1, y1, x2, y2), by class.
+# Used in place of a colour for an object from a photograph. Boxes (x1, y1, x2, y2) in the photograph, by class.
 _PHOTO = "photo"
 _ON_PHOTO = {"cat": ("chelsea", (30, 2, 430, 298)), "cup": ("coffee", (173, 21, 412, 242))}
 
@@ -224,7 +224,7 @@ def _scene(row: _Row, rng: np.random.Generator) -> DemoScene:
 
 
 def _paste_photo(image: Image.Image, name: str, box: Box) -> Box:
-    """Paste a photograph, fitted into a box; returns where the object on it lies."""
+    """Paste a photograph, fitted into a box; return the box of the object in it."""
     source, on_photo = _ON_PHOTO[name]
     whole = photo(source)
     scale = min((box[2] - box[0]) / whole.width, (box[3] - box[1]) / whole.height)

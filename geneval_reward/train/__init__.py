@@ -1,13 +1,13 @@
-"""What the recipes of reinforcement learning call by name; the methods themselves are the files in `recipes/`.
+"""Building blocks for the reinforcement learning recipes; the methods themselves are the files in `recipes/`.
 
 policy     a diffusers pipeline as a flow policy: SD3, FLUX and the pocket model
-weights    its weights in three roles (trained, old, reference), and their average
-data       prompts in groups, spread over ranks
-rewards    scores computed while images are being made
+weights    the policy's weights in three roles (trained, old, reference) and their average
+data       groups of prompts, split over ranks
+rewards    images scored while the next ones are sampled
 epoch      the batches of an epoch and their advantages
-ranks      errors, gradients and numbers to log over all ranks;  sharding  weights spread over ranks
+ranks      errors, gradients and logged numbers across ranks;  sharding  weights spread over ranks
 recipes    finds, lists, copies and loads the recipe files;  cli  their command line
-lora       exports what was trained;  audit  a second judge;  tiny  random pipelines for tests
+lora       exports trained adapters;  audit  a second judge;  tiny  random pipelines for tests
 """
 
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI

@@ -1,9 +1,9 @@
-"""A guard against reward hacking: a second judge that the policy is not trained on looks at the same images.
+"""A guard against reward hacking: a second judge, which gives no rewards, scores the same images.
 
-The second judge should be another detector (`nanodet` is in the package). A policy that learns scenes satisfies both; one
-that learns the weak spots of the rewarding judge satisfies that judge alone: the gap between the scores grows, and the
-second judge confirms fewer of the images that the first one passes. Where there is no other detector, the same one on
-mirrored and rescaled images finds out less.
+The second judge should be another detector (`nanodet` is in the package). A policy that learns to draw scenes satisfies
+both judges. One that exploits the weaknesses of the rewarding judge satisfies only that judge: the gap between the scores
+grows, and the second judge confirms fewer of the images that the first one passes. If there is no other detector, the same
+one can judge mirrored and rescaled images, which reveals less.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from geneval_reward.vision.images import as_images
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the second judge says.
+    """How the second judge's scores compare with the first one's.
 
     Attributes:
-        score: Share of images that the first judge finds right.
-        audit: Mean over images of the share of views in which the second judge finds them right.
-        confirmed: The same mean over the images that the first judge finds right; NaN if there are none. It does not rise
-            or fall with the score, as the gap does if the second judge misses a fixed share of good images.
+        score: Share of images that the first judge passes.
+        audit: Mean over images of the share of views that the second judge passes.
+        confirmed: The same mean over the images that the first judge passes; NaN if there are none. Unlike the gap, it does
+            not change with the score if the second judge misses a fixed share of good images.
         brightness: Mean of all pixels, in [0, 1]; a steady rise is the usual drift of RL on flow models.
         diversity: Mean distance between two images of one prompt (root mean square over pixels of 16 x 16 thumbnails, in
             [0, 1]); NaN if no prompt has two. Near 0, the policy draws one picture per prompt.
@@ -55,11 +55,11 @@ class AuditReport:
 
     @property
     def gap(self) -> float:
-        """How much better the first judge thinks of the images than the second one does."""
+        """The first judge's score minus the second one's."""
         return self.score - self.audit
 
     def log_dict(self) -> dict[str, float]:
-        """The numbers under the names that are logged."""
+        """The numbers by the names they are logged under."""
         return {
             "geneval/audit_gap": self.gap,
             "geneval/audit": self.audit,
@@ -79,12 +79,12 @@ def audit(
     scales: Sequence[float] = (0.75,),
     flip: bool = True,
 ) -> AuditReport:
-    """Let a second judge look at images that a first one has judged.
+    """Have a second judge score images that a first one has judged.
 
     Args:
         images: What `GenEvalScorer.score` takes.
         specs: One per image.
-        verdicts: The first judge's, one per image.
+        verdicts: The first judge's verdicts, one per image.
         judge: The second judge.
         scales: Show the images at these sizes; 1 shows them as they are, which is enough for another detector.
         flip: Show them mirrored as well.
@@ -137,16 +137,16 @@ def audit_policy(
     seed: int = 0,
     batch_size: int = 16,
 ) -> AuditReport:
-    """Sample with a module's `generate` and let both judges look.
+    """Sample with a module's `generate` and have both judges score the images.
 
-    Another judge sees the images as they are. If `second` is `judge`, it sees them mirrored and at 3/4 of their size, since
-    it would only repeat itself otherwise.
+    A different judge sees the images unchanged. If `second` is `judge`, it sees them mirrored and at 3/4 of their size;
+    otherwise it would only repeat itself.
 
     Args:
         module: An object with `generate(prompts, seeds) -> images`, such as a recipe.
-        judge: The first judge, the one that gives the rewards.
+        judge: The first judge, which gives the rewards.
         second: The second judge.
-        specs: What is asked.
+        specs: What the prompts ask for.
         images_per_prompt: At least 2, so that diversity can be measured.
         seed: Seed of the images' noise; the same seed gives the same noise every time.
         batch_size: Images per call of `generate`.
@@ -165,7 +165,7 @@ def audit_policy(
 
 
 def leave_out_classes(specs: Sequence[PromptSpec], classes: Sequence[str]) -> list[PromptSpec]:
-    """The specs that name none of some classes, for a judge that cannot see those.
+    """Drop the specs that name any of the given classes, for a judge that cannot detect them.
 
     Raises:
         UsageError: If a class is unknown, or nothing is left.
@@ -180,17 +180,17 @@ def leave_out_classes(specs: Sequence[PromptSpec], classes: Sequence[str]) -> li
 
 
 class AuditCallback(Callback):
-    """Samples with the module's `generate`, judges twice and logs `geneval/audit_gap` and its neighbours.
+    """Samples with the module's `generate`, judges the images twice and logs `geneval/audit_gap` and related numbers.
 
     Logged Metrics:
         The keys of `AuditReport.log_dict`, every `every_n_epochs` epochs.
 
     Args:
-        judge: The first judge, the one that gives the rewards: a scorer or the name of a backend.
-        second: The second judge: a scorer or the name of a backend, preferably another detector; None for the first one on
-            mirrored and rescaled images.
+        judge: The first judge, which gives the rewards: a scorer or the name of a backend.
+        second: The second judge: a scorer or the name of a backend, preferably another detector; None uses the first one
+            on mirrored and rescaled images.
         prompts: What `geneval_reward.train.PromptGroups` takes; at most 64 are used.
-        leave_out: Classes that the second judge does not see in these images; prompts that name one are left out.
+        leave_out: Classes that the second judge cannot detect in these images; prompts that name one are left out.
         images_per_prompt: At least 2, so that diversity can be measured.
         every_n_epochs: Epochs between audits.
         seed: Seed of the images' noise.
@@ -199,7 +199,7 @@ class AuditCallback(Callback):
         UsageError: If a number is out of range, a class is unknown, or no prompt is left.
     """
 
-    scores_with_geneval = True  # after every update of the weights, before what reads the numbers
+    scores_with_geneval = True  # run after all weight updates and before callbacks that read the numbers
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class AuditCallback(Callback):
         self.reports: list[AuditReport] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse strategies under which one process cannot sample alone; load judges that are given by name."""
+        """Refuse strategies under which one process cannot sample alone, and load judges given by name."""
         refuse_sharded(trainer.strategy)
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
@@ -234,7 +234,7 @@ class AuditCallback(Callback):
             self.second = GenEvalScorer.from_pretrained(self.second, device=trainer.strategy.root_device)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Audit on the first process alone; the others go on to the next epoch's first gathering and wait there."""
+        """Audit on the first process only; the others wait at the first gather of the next epoch."""
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
         report = audit_policy(

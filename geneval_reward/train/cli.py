@@ -1,4 +1,4 @@
-"""The command line of the recipes: LightningCLI with the Trainer settings that the methods need."""
+"""The recipes' command line: LightningCLI with the Trainer settings that the methods need."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lightning.pytorch.cli import LightningCLI
 from geneval_reward.train.data import PromptGroups
 
 TRAINER_DEFAULTS: Final[dict[str, Any]] = {
-    "use_distributed_sampler": False,  # groups come from our own sampler
+    "use_distributed_sampler": False,  # our own sampler makes the groups
     "log_every_n_steps": 1,  # a step is a whole rollout
     "default_root_dir": "runs",
 }
 
 
 class EpochCheckpoint(ModelCheckpoint):
-    """`last.ckpt` after every epoch, replaced as a whole: a run that is killed loses at most the epoch it was in.
+    """Replaces `last.ckpt` atomically after every epoch, so a killed run loses at most the current epoch.
 
     Args:
-        dirpath: The folder; None for that of the logger.
-        keep_every: Also keep the checkpoint of every so-many-th epoch, as `epoch-00030.ckpt`; 0 for none.
+        dirpath: The folder; None for the logger's.
+        keep_every: Also keep a checkpoint every this many epochs, such as `epoch-00030.ckpt`; 0 for none.
     """
 
     def __init__(self, dirpath: str | None = None, keep_every: int = 0) -> None:
@@ -38,10 +38,10 @@ class EpochCheckpoint(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Save the last epoch, and separately the one that is kept."""
+        """Save the last epoch, and a separate copy if it is one to keep."""
         folder = Path(self.dirpath or trainer.default_root_dir)
         if trainer.global_step == self.last_step:
-            # Lightning would leave out an epoch without an optimizer step, such as one in which no reward differs.
+            # Lightning would skip an epoch without an optimizer step, such as one in which all rewards are equal.
             trainer.save_checkpoint(folder / "last.ckpt")
         else:
             super().on_train_epoch_end(trainer, pl_module)
@@ -52,15 +52,15 @@ class EpochCheckpoint(ModelCheckpoint):
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with these defaults; the optimizer is the recipe's own."""
+    """LightningCLI with these defaults; the recipe makes its own optimizer."""
 
     def __init__(self, model: type[LightningModule], data: type[PromptGroups], args: list[str] | None = None) -> None:
         super().__init__(
             model,
             data,
             trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=False,  # noise has seeds of its own
+            seed_everything_default=False,  # noise has its own seeds
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes its configuration again
+            save_config_kwargs={"overwrite": True},  # a resumed run rewrites its configuration
             args=args,
         )

@@ -1,4 +1,4 @@
-"""Prompts in groups: a LightningDataModule whose one batch per epoch is a rank's share of the rollout."""
+"""Groups of prompts: a LightningDataModule whose single batch per epoch is a rank's share of the rollout."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RolloutBatch:
 
     Attributes:
         specs: One record per image.
-        slots: The group of each image, and its number within the group.
-        epoch: Epoch of the sampler, from which seeds are made.
+        slots: The group of each image, and its index within the group.
+        epoch: Epoch of the sampler, which enters the seeds.
         batch_size: Number of images to sample at once.
         seed: Seed of the run.
     """
@@ -41,16 +41,16 @@ class RolloutBatch:
     seed: int
 
     def split(self) -> Iterator[tuple[list[PromptSpec], list[Slot]]]:
-        """The records and slots of each batch of `batch_size` images."""
+        """Yield the records and slots of each batch of `batch_size` images."""
         for start in range(0, len(self.specs), self.batch_size):
             part = slice(start, start + self.batch_size)
             yield self.specs[part], self.slots[part]
 
     def generators(self, slots: Sequence[Slot]) -> list[torch.Generator]:
-        """One generator per image, seeded by the run, the epoch, the group and the image's number within the group.
+        """Make one generator per image, seeded by the run, the epoch, the group and the image's index within the group.
 
-        No other random state is read: neither the batch size nor the number of ranks changes what is sampled, and a
-        resumed run goes on as if it had never stopped.
+        No other random state is read, so neither the batch size nor the number of ranks changes the samples, and a
+        resumed run continues as if it had never stopped.
         """
         return [
             torch.Generator().manual_seed(seed_for(self.seed, f"{self.epoch}/{slot.group}", slot.repeat))
@@ -62,8 +62,8 @@ class PromptGroups(LightningDataModule):
     """Training prompts, each repeated, shuffled and split over the ranks.
 
     Args:
-        prompts: What `geneval_reward.prompts.read.read_prompts` takes. A number draws so many training prompts in all, none
-            of which means the same as one of the official suite; `pocket` names those of the packaged pocket model.
+        prompts: What `geneval_reward.prompts.read.read_prompts` takes. A number draws that many training prompts in all, none
+            of them equivalent to one of the official suite; `pocket` means those of the packaged pocket model.
         groups: Number of prompts per epoch (48 as released).
         group_size: Number of images per prompt (24 as released; with 12 or 6 training collapses on real models).
         batch_size: Number of images that a rank samples and trains at once.
@@ -87,7 +87,7 @@ class PromptGroups(LightningDataModule):
         self.groups, self.group_size, self.batch_size, self.seed = groups, group_size, batch_size, seed
 
     def train_dataloader(self) -> DataLoader[PromptSpec]:
-        """One batch per epoch; made after the process group, so that the sampler knows its rank."""
+        """Make a loader with one batch per epoch, after the process group exists, so that the sampler knows its rank."""
         sampler = DistributedKRepeatSampler(
             self.specs,
             group_size=self.group_size,
@@ -115,10 +115,10 @@ def read_training_prompts(prompts: Prompts, seed: int) -> list[PromptSpec]:
 
 
 def check_sampler(trainer: Any) -> None:
-    """Check that groups reach the recipe as they were made.
+    """Check that groups reach the recipe unchanged.
 
     Raises:
-        UsageError: If the training data come from another sampler.
+        UsageError: If the training data comes from another sampler.
     """
     sampler = getattr(trainer.train_dataloader, "sampler", None)
     if not isinstance(sampler, DistributedKRepeatSampler):

@@ -1,4 +1,4 @@
-"""Batches of one epoch on one rank: sampled, given their advantages, and split over optimizer steps."""
+"""Batches of one epoch on one rank: their samples, their advantages, and how they are split over optimizer steps."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Samples:
     """One batch of the rollout.
 
     Attributes:
-        specs: What was asked, (b,).
-        slots: Groups and numbers within them, (b,).
+        specs: What the prompts ask for, (b,).
+        slots: Groups and indices within them, (b,).
         conditions: The encoded prompts.
-        generators: One per sample, for the noise of training; they continue after the rollout.
-        latents: (b, C, H, W), final.
-        kept: What the method keeps of its rollout.
+        generators: One per sample, for the noise of training; they continue from the rollout.
+        latents: Final latents, (b, C, H, W).
+        kept: What the method keeps from its rollout.
         advantages: (b,), on the CPU; set by `deal_advantages`.
-        rows: Numbers of the samples to train on, (k,), on the CPU; set by `deal_advantages`.
-        total: How many samples all ranks train on in this batch; set by `deal_advantages`.
+        rows: Indices of the samples to train on, (k,), on the CPU; set by `deal_advantages`.
+        total: Number of samples that all ranks train on in this batch; set by `deal_advantages`.
     """
 
     specs: list[PromptSpec]
@@ -43,7 +43,7 @@ class Samples:
     total: int = 0
 
     def finite_rows(self) -> list[int]:
-        """Numbers of the samples whose latents are finite; the others have no reward and are not trained on."""
+        """Indices of the samples whose latents are finite; the others have no reward and are not trained on."""
         rows: list[int] = self.latents.flatten(1).isfinite().all(1).nonzero().flatten().tolist()
         return rows
 
@@ -53,9 +53,9 @@ def deal_advantages(samples: Sequence[Samples], advantages: Tensor, train: Tenso
 
     Args:
         samples: The batches of this rank, in the order of sampling.
-        advantages: (N,), of all ranks, rank after rank.
-        train: (N,), whether a sample is trained on. It must leave out those without a reward: one sample with NaN latents
-            would make the gradients of its whole batch NaN, even with weight 0.
+        advantages: (N,), from all ranks in rank order.
+        train: (N,), whether to train on a sample. It must be false for samples without a reward: one sample with NaN
+            latents would make the gradients of its whole batch NaN, even with weight 0.
     """
     sizes = [len(batch.slots) for batch in samples]
     advantages, train = advantages.cpu().view(world_size(), -1), train.cpu().view(world_size(), -1)
@@ -68,7 +68,7 @@ def split_evenly(samples: Sequence[Samples], updates: int) -> list[Sequence[Samp
     """Split batches into equal consecutive parts, one per optimizer step.
 
     Raises:
-        UsageError: If the batches do not divide by the updates.
+        UsageError: If the number of batches is not divisible by the number of updates.
     """
     if len(samples) % updates:
         raise UsageError(
@@ -79,7 +79,7 @@ def split_evenly(samples: Sequence[Samples], updates: int) -> list[Sequence[Samp
 
 
 def velocity_norm(velocity: Tensor) -> Tensor:
-    """Sum over samples of the root mean square of each one's velocity; its steady rise is a known drift of RL on flows.
+    """Sum each sample's root-mean-square velocity over the batch; a steady rise is a known drift of RL on flows.
 
     Args:
         velocity: (b, C, H, W).

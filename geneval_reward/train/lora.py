@@ -1,4 +1,4 @@
-"""The adapters of a checkpoint as a LoRA folder of PEFT, which PEFT and `geneval-reward generate --lora` read."""
+"""Export a checkpoint's adapters as a PEFT LoRA folder, which PEFT and `geneval-reward generate --lora` read."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def export_lora(
 
     Args:
         checkpoint: A checkpoint of a recipe, such as `last.ckpt`.
-        folder: Where to write; made if it is not there.
-        weights: `average`, which `generate` and `GenEvalCallback` score; or `trained`, as of the last step.
-        base_model: Name of the pipeline that they belong to, for the configuration file.
+        folder: Where to write; created if missing.
+        weights: `average`, which `generate` and `GenEvalCallback` score, or `trained`, the weights after the last step.
+        base_model: Name of the base pipeline, for the configuration file.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: If the file is no checkpoint of a recipe, or has no adapters.
+        UsageError: If the file is not a recipe's checkpoint, or has no adapters.
     """
     from peft import LoraConfig
 

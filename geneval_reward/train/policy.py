@@ -1,7 +1,7 @@
-"""`FlowPolicy`: what reinforcement learning needs of a diffusers pipeline: encode, velocity, decode, noise levels.
+"""`FlowPolicy`: what reinforcement learning needs from a diffusers pipeline: encode, velocity, decode, noise levels.
 
 The same code serves Stable Diffusion 3 and 3.5, FLUX and the packaged pocket model. Latents are always `(B, C, H, W)` and
-times lie in [0, 1]; what a transformer wants besides (timesteps up to 1000, packed tokens, position ids) stays in this file.
+times lie in [0, 1]. What else a transformer needs (timesteps up to 1000, packed tokens, position ids) stays in this file.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class Conditions:
         return Conditions(self.embeds[index], self.pooled[index])
 
 
-@final  # jsonargparse then takes its arguments in place of a class path: `--model.policy.pipeline`
+@final  # lets jsonargparse take its arguments without a class path: `--model.policy.pipeline`
 class FlowPolicy:
     """A text-to-image pipeline as a flow policy.
 
-    It is a plain object and no `nn.Module`, so that a LightningModule that holds one does not register text encoders and
-    decoder: they stay out of checkpoints, optimizers and DDP.
+    It is a plain object, not an `nn.Module`, so that a LightningModule that holds one does not register the text encoders
+    and the decoder: they stay out of checkpoints, optimizers and DDP.
 
     Args:
         pipeline: `pocket`, the packaged model; a name or folder that diffusers loads; `module:function`, a function without
-            arguments that makes a pipeline (such as `geneval_reward.train.tiny:tiny_sd3`); or a pipeline. It needs a
+            arguments that returns a pipeline (such as `geneval_reward.train.tiny:tiny_sd3`); or a pipeline. It needs a
             `transformer` of the SD3 or FLUX kind, a `vae`, `encode_prompt` and a `FlowMatchEulerDiscreteScheduler`.
-        dtype: What diffusers loads it in: `fp32`, `bf16` or `fp16`.
+        dtype: Precision in which diffusers loads it: `fp32`, `bf16` or `fp16`.
         resolution: Height and width of images in pixels; None for the pipeline's own.
-        guidance_scale: Classifier-free guidance for SD3 in sampling and in training (1 means none), or the embedded guidance
-            of FLUX.
-        max_sequence_length: Number of text tokens of the T5 encoder.
+        guidance_scale: Classifier-free guidance for SD3 in sampling and in training (1 means none), or FLUX's embedded
+            guidance.
+        max_sequence_length: Number of text tokens for the T5 encoder.
         gradient_checkpointing: Recompute the transformer's activations in the backward pass, to save memory.
 
     Raises:
@@ -109,7 +109,7 @@ class FlowPolicy:
             self.transformer.enable_gradient_checkpointing()
 
     def to(self, device: torch.device) -> FlowPolicy:
-        """Move text encoders and decoder; the transformer moves with the module that trains it."""
+        """Move the text encoders and the decoder; the transformer moves with the module that trains it."""
         self.device = device
         for part in self._frozen():
             part.to(device)
@@ -117,10 +117,10 @@ class FlowPolicy:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
-        """Encode prompts, equal ones once.
+        """Encode prompts, each distinct text once.
 
-        Autocast is off: T5 in fp16 keeps some of its weights in float32, since they overflow, and an autocast context
-        around a whole epoch would cast them down again.
+        Autocast is off: T5 in fp16 keeps some of its weights in float32 to avoid overflow, and an autocast context around
+        a whole epoch would cast them down again.
 
         Returns:
             `Conditions` with one row per prompt.
@@ -140,8 +140,8 @@ class FlowPolicy:
         return lambda x, t: self._velocity(transformer, x, t, conditions)
 
     def sigmas(self, steps: int) -> Tensor:
-        """The scheduler's own noise levels: (steps + 1,) on the CPU, from 1 or a little below to 0."""
-        # A copy: setting timesteps changes the scheduler that the pipeline goes on using.
+        """Return the scheduler's own noise levels: (steps + 1,) on the CPU, from 1 or slightly less down to 0."""
+        # Use a copy, because setting timesteps changes the scheduler that the pipeline keeps using.
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         options: dict[str, Any] = {}
         if scheduler.config.get("use_dynamic_shifting"):
@@ -160,11 +160,11 @@ class FlowPolicy:
         return decode_latents(self.pipeline.vae, latents)
 
     def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
-        """Channels, height and width of the latents for a resolution in pixels."""
+        """Compute channels, height and width of the latents for a resolution in pixels."""
         pipeline, config = self.pipeline, self.transformer.config
         channels, side = int(config.in_channels), int(getattr(config, "sample_size", None) or 0)
         factor = getattr(pipeline, "vae_scale_factor", None)
-        if factor is None:  # pictures of one size, such as the pocket model's
+        if factor is None:  # a model with one fixed size, such as the pocket model
             if resolution is not None and resolution != pipeline.vae.config.sample_size:
                 raise UsageError(
                     f"resolution: expected {pipeline.vae.config.sample_size} or None, got {resolution}; this model has one size"
@@ -174,7 +174,7 @@ class FlowPolicy:
         unit = factor * 2 if self.family == "flux" else factor * int(config.patch_size)
         if pixels % unit:
             raise UsageError(f"resolution: expected a multiple of {unit}, got {pixels}")
-        # FLUX's transformer takes 2 x 2 latents as one token.
+        # FLUX's transformer packs 2 x 2 latents into one token.
         return channels // 4 if self.family == "flux" else channels, pixels // factor, pixels // factor
 
     def _frozen(self) -> list[nn.Module]:
@@ -257,13 +257,13 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
 
     Args:
         vae: The autoencoder, in float32.
-        latents: (B, C, H, W), as the transformer or UNet has them.
+        latents: (B, C, H, W), as the transformer or UNet produces them.
 
     Returns:
         uint8 (B, 3, h, w).
 
     Raises:
-        ImageError: If a picture has NaN or infinite pixels, which as uint8 would pass for a black one.
+        ImageError: If an image has NaN or infinite pixels, which would pass for a black image as uint8.
     """
     scaling = getattr(vae.config, "scaling_factor", None) or 1.0
     shift = getattr(vae.config, "shift_factor", None) or 0.0
@@ -283,7 +283,7 @@ def _without_autocast(device: torch.device) -> torch.autocast:
 
 
 def _dynamic_shift(config: Any, tokens: int) -> float:
-    """FLUX's resolution-dependent shift: linear in the number of image tokens."""
+    """Compute FLUX's resolution-dependent shift, which is linear in the number of image tokens."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return float(base + (top - base) * (tokens - low) / (high - low))

@@ -1,6 +1,6 @@
-"""Where the recipe files are, in a clone or in the installed package: list, copy and load them.
+"""List, copy and load the recipe files, in a clone or in the installed package.
 
-A recipe is one file that holds a whole method, with configurations that open with their launch line.
+A recipe is one file that holds a whole method, with configurations that begin with their launch line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Recipe:
         name: Name of the file without its ending.
         path: The file.
         title: First sentence of the file.
-        configs: Configurations that are launched with it, and the files that these name.
+        configs: Its configurations, and the files that they refer to.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Recipe:
 
     @property
     def launch_lines(self) -> list[str]:
-        """How to start it beside `recipes` and `configs`: with each configuration, or as the file itself says."""
+        """Commands that start it next to `recipes` and `configs`: one per configuration, or those in its docstring."""
         started = f"python recipes/{self.name}.py"
         if self.configs:
             return [f"{started} fit --config configs/{path.name}" for path in self.configs if path.suffix == ".yaml"]
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def list_recipes() -> dict[str, Recipe]:
-    """Find all recipes by name.
+    """Find all recipes, keyed by name.
 
     Raises:
         UsageError: If the folders are neither in the package nor beside it.
@@ -76,14 +76,14 @@ def copy_recipe(name: str, folder: Path, *, force: bool = False) -> list[Path]:
 
     Args:
         name: Name of the recipe.
-        folder: Made if it is not there.
-        force: Whether to replace files that are there and differ.
+        folder: Created if missing.
+        force: Whether to replace existing files that differ.
 
     Returns:
-        The files, copied or equal already.
+        The files, whether copied or already identical.
 
     Raises:
-        UsageError: If there is no such recipe, or a file is there that differs; then nothing is copied.
+        UsageError: If there is no such recipe, or an existing file differs; then nothing is copied.
     """
     recipe = find_recipe(name)
     return copy_shipped([recipe.path, *recipe.configs], folder, force=force)
@@ -104,7 +104,7 @@ def load_recipe(name: str) -> ModuleType:
     """
     folder = find_recipe(name).path.parent
     if _MODULES not in sys.modules:
-        # In a clone the folder is beside the package; this makes a package of it under the name that it has in a wheel.
+        # In a clone the folder is next to the package; this registers it under the package name that it has in a wheel.
         spec = ModuleSpec(_MODULES, None, is_package=True)
         spec.submodule_search_locations = [str(folder)]
         sys.modules[_MODULES] = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Rewards of a rollout: scored batch by batch while the next one is sampled, then gathered from all ranks."""
+"""Rewards of a rollout: each batch is scored while the next one is sampled; then all ranks gather the rewards."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def find_reward(reward: Any, credit: Credit, trainer: Any) -> Reward:
 
     Args:
         reward: A `Reward`; the name of a backend; `module:attribute`; a function `reward(images=, prompts=, metadata=)`; or
-            None for that of the `GenEvalCallback` in the Trainer, so that rank and GPU load one judge and not two.
-        credit: The credit of a backend's reward. Weights of several are applied by `RewardQueue`.
+            None for that of the `GenEvalCallback` in the Trainer, so that each rank loads one judge instead of two.
+        credit: The credit of a backend's reward. `RewardQueue` applies weights of several credits.
         trainer: The Trainer of the run.
 
     Raises:
-        UsageError: If it is none of these, or it is left out and there is no callback.
+        UsageError: If it is none of these, or it is None and there is no callback.
     """
     name = credit if isinstance(credit, str) else "official"
     if reward is None:
@@ -69,21 +69,21 @@ def find_reward(reward: Any, credit: Credit, trainer: Any) -> Reward:
 
 
 class FunctionReward:
-    """A plain function as a reward, called in a thread of its own.
+    """A plain function as a reward, called in its own thread.
 
     Args:
-        function: `function(images=, prompts=, metadata=)`, which answers one number per image, or None where there is none.
+        function: `function(images=, prompts=, metadata=)`, which returns one number per image, or None where it has none.
     """
 
     def __init__(self, function: Callable[..., Sequence[float | None]]) -> None:
         self._function, self._worker = function, Worker("reward")
 
     def submit(self, images: Any, specs: Sequence[PromptSpec], /) -> Future[RewardBatch]:
-        """Call the function in the background; returns a future of its rewards, which have no verdicts."""
+        """Call the function in the background; return a future of its rewards, which have no verdicts."""
         return self._worker.submit(self._score, images, specs)
 
     def close(self) -> None:
-        """End the thread after what it has begun."""
+        """End the thread once it has finished its current work."""
         self._worker.close()
 
     def _score(self, images: Any, specs: Sequence[PromptSpec]) -> RewardBatch:
@@ -101,11 +101,11 @@ class RewardQueue:
 
     Args:
         reward: Scores the images.
-        credit: Weights of credits to take in place of the reward's own; a name is ignored, since the reward has it.
+        credit: Weights of credits to use in place of the reward's own credit; a name is ignored, since the reward has it.
 
     Attributes:
-        wait_seconds: What the caller spent waiting.
-        busy_seconds: What scoring took, hidden or not.
+        wait_seconds: Seconds that the caller spent waiting.
+        busy_seconds: Seconds that scoring took, whether or not sampling hid them.
     """
 
     def __init__(self, reward: Reward, credit: Credit = "official") -> None:
@@ -115,7 +115,7 @@ class RewardQueue:
         self._pending: list[tuple[list[int], Future[RewardBatch], float, list[float]]] = []
 
     def put(self, rows: Sequence[int], images: Tensor, specs: Sequence[PromptSpec]) -> None:
-        """Hand in images, one per row number and spec; does nothing for an empty batch."""
+        """Submit images, one per row number and spec; an empty batch does nothing."""
         if not rows:
             return
         begun, ended = time.monotonic(), list[float]()
@@ -127,13 +127,13 @@ class RewardQueue:
         """Wait for all scores.
 
         Args:
-            count: How many rows there are.
+            count: Number of rows.
 
         Returns:
             One reward per row, NaN where there is none; and the credits of each row by name.
 
         Raises:
-            RuntimeError: If scoring failed; with its message.
+            RuntimeError: If scoring failed; carries the message of the failure.
         """
         begun = time.monotonic()
         rewards = [math.nan] * count
@@ -151,8 +151,8 @@ class RewardQueue:
                 filled = credits.setdefault(name, [math.nan] * count)
                 for row, value in zip(rows, column, strict=True):
                     filled[row] = _number(value)
-            # A reward scores in order, so it was busy from the later of hand-in and the end of the one before. The future
-            # wakes us before it calls back, so the end may not have been noted yet.
+            # A reward scores in order, so it was busy from submission or the end of the previous batch, whichever is later.
+            # The future wakes us before its callbacks run, so the end may not have been noted yet.
             end = ended[0] if ended else time.monotonic()
             self.busy_seconds += max(end - max(submitted, last_end), 0.0)
             last_end = end
@@ -175,11 +175,11 @@ class RewardQueue:
 
 @dataclass(frozen=True)
 class Scores:
-    """The rewards of an epoch, of all ranks; columns of equal length, rank after rank in the order of sampling.
+    """The rewards of an epoch from all ranks: columns of equal length, in rank order and then in sampling order.
 
     Attributes:
         rewards: NaN where there is none.
-        groups: Number of the group, the key of its advantages.
+        groups: Group numbers, over which advantages are computed.
         tags: Tasks.
         credits: Every credit, or every part of a `CompositeReward`, by name; NaN where there is none.
     """
@@ -190,12 +190,12 @@ class Scores:
     credits: dict[str, list[float]]
 
     def gdpo_advantages(self, credit: Credit, reward: Any, *, clip: float) -> GroupAdvantages:
-        """Normalise several rewards within their groups each, then add them (GDPO, arXiv 2601.05242).
+        """Normalise each of several rewards within its groups, then add them (GDPO, arXiv 2601.05242).
 
         Args:
             credit: Weights of credits; with a name, the parts of a `CompositeReward` and its weights are used.
             reward: The reward.
-            clip: Bound of the absolute advantage.
+            clip: Bound on the absolute advantage.
 
         Raises:
             UsageError: If there is only one reward.
@@ -213,10 +213,10 @@ class Scores:
         return reward.advantages(self.credits, self.groups, clip=clip)[0]
 
     def metrics(self) -> dict[str, float]:
-        """Mean rewards by task, by credit and of each group's best, under the names that are logged.
+        """Compute mean rewards by task, by credit and of each group's best, by the names they are logged under.
 
-        `mean_reward_25` is the mean over groups of the mean of the rewards that are at least the group's 75th percentile,
-        ties included, as the released trainers log it.
+        `mean_reward_25` averages, over groups, the mean of the rewards at or above the group's 75th percentile, ties
+        included, as the released trainers log it.
         """
         numbers: dict[str, float] = {}
         for tag in sorted(set(self.tags)):
@@ -239,12 +239,12 @@ def gather_scores(queue: RewardQueue, specs: Sequence[PromptSpec], slots: Sequen
     """Wait for this rank's rewards and gather those of all ranks.
 
     Args:
-        queue: Has the rewards of this rank.
-        specs: What was asked of its images, in the order of rows.
+        queue: Holds the rewards of this rank.
+        specs: What its images were asked to show, in row order.
         slots: Their groups.
 
     Raises:
-        RuntimeError: On all ranks, if scoring failed on any, or no image of the epoch has a reward.
+        RuntimeError: On all ranks, if scoring failed on any of them or no image of the epoch has a reward.
     """
     with errors_together("reward"):
         rewards, credits = queue.rewards(len(slots))
@@ -283,16 +283,16 @@ def log_epoch(
     queue: RewardQueue,
     seconds: Mapping[str, float],
 ) -> None:
-    """Log an epoch: the numbers of its updates, rewards and groups, and how long its parts took.
+    """Log the numbers of an epoch's updates, rewards and groups, and how long its parts took.
 
-    All numbers but the times are the same on all ranks, so that nothing is left to be reduced.
+    All numbers except the times are the same on all ranks, so nothing needs reducing.
 
     Args:
         module: The recipe.
         metrics: Numbers of the updates and the run.
         scores: The rewards of the epoch.
         groups: Its advantages.
-        queue: Knows how long the reward took, and how much of that was waited for.
+        queue: Knows how long scoring took, and how much of that was spent waiting.
         seconds: Wall time of other parts, by name.
     """
     times = {"reward_wait": queue.wait_seconds, "reward_busy": queue.busy_seconds} | dict(seconds)
@@ -308,6 +308,6 @@ def _mean_of_known(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def _number(value: float | None) -> float:
-    """A reward as a number; None and infinities are no rewards."""
+    """Convert a reward to a number; None and infinities become NaN."""
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else math.nan

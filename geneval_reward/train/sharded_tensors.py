@@ -1,4 +1,4 @@
-"""Tensors that may be spread over ranks (DTensors), handled alike with those that are not."""
+"""Helpers that treat tensors spread over ranks (DTensors) and ordinary ones alike."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def place_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Put a tensor where another one is: on its device, and spread over the ranks as it is.
+    """Place a tensor like another one: on its device, and spread over the ranks in the same way.
 
     Args:
-        tensor: A whole tensor, the same on every rank, or one that is spread already.
-        reference: The tensor whose device and placement are taken.
+        tensor: A whole tensor, the same on every rank, or one that is already spread.
+        reference: The tensor whose device and placement are used.
 
     Returns:
         The tensor itself, a copy on the other device, or this rank's share of it.
@@ -43,8 +43,8 @@ def gather_whole(values: Mapping[Any, Any]) -> dict[Any, Any]:
         values: Tensors, and any other values, by name.
 
     Returns:
-        The same names and values. Tensors that were spread are on the CPU of rank 0, which writes checkpoints, and are left
-        out on the other ranks.
+        The same names and values. Tensors that were spread are on the CPU of rank 0, which writes checkpoints; other ranks
+        leave them out.
     """
     found = {}
     for name, value in values.items():

@@ -1,12 +1,12 @@
 """`strategy: fsdp2`: the transformer's weights spread over the ranks by PyTorch's `fully_shard` (FSDP2).
 
-With LoRA only the frozen weights are spread, which take most of the memory. Every rank keeps the small adapters whole, so
-that they can be switched within a step. In full fine-tuning the trained, old and reference weights are spread, and with
-them their average, gradients and AdamW's state. Checkpoints hold whole tensors, so that a run can go on with or without
+With LoRA, only the frozen weights are spread, which take most of the memory. Every rank keeps the small adapters whole, so
+that they can be switched within a step. In full fine-tuning, the trained, old and reference weights are spread, along with
+their average, gradients and AdamW's state. Checkpoints hold whole tensors, so a run can be resumed with or without
 sharding.
 
 All ranks must make the same forward and backward passes in the same order; `idle_passes` makes those that a rank without
-samples to train on would leave out.
+samples to train on would skip.
 
 Source: PyTorch's documentation of `torch.distributed.fsdp.fully_shard`.
 """
@@ -28,15 +28,15 @@ from geneval_reward.train.policy import Conditions, FlowPolicy
 from geneval_reward.train.sharded_tensors import gather_whole, place_like
 from geneval_reward.train.weights import PolicyWeights, Role
 
-_NEEDED: Final = "set_force_sum_reduction_for_comms"  # the youngest of the methods used here
+_NEEDED: Final = "set_force_sum_reduction_for_comms"  # the most recently added of the methods used here
 _OTHERS: Final = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
 class FSDP2Strategy(DDPStrategy):
-    """Like `ddp` in processes, checkpoints and results, but with the weights spread over all ranks.
+    """Like `ddp` in its processes, checkpoints and results, but with the weights spread over all ranks.
 
-    It is registered as `fsdp2`, so that `Trainer(strategy="fsdp2")` and `--trainer.strategy fsdp2` find it once
-    `geneval_reward.train` is imported. It is for recipes only, because it shards what their `weights` holds.
+    It is registered as `fsdp2`, so `Trainer(strategy="fsdp2")` and `--trainer.strategy fsdp2` find it once
+    `geneval_reward.train` is imported. It works with recipes only, because it shards their `weights`.
 
     Args:
         **kwargs: Arguments of Lightning's `DDPStrategy` that concern processes, such as `process_group_backend`.
@@ -45,7 +45,7 @@ class FSDP2Strategy(DDPStrategy):
     strategy_name = "fsdp2"
 
     def model_to_device(self) -> None:
-        """Spread the transformer block by block, so that no GPU holds all of it; then move the rest."""
+        """Spread the transformer block by block, so that no GPU ever holds all of it, then move the rest."""
         weights = getattr(self.lightning_module, "weights", None)
         if weights is None:
             raise UsageError(
@@ -56,15 +56,15 @@ class FSDP2Strategy(DDPStrategy):
         super().model_to_device()
 
     def configure_ddp(self) -> None:
-        """Wrap nothing: the transformer gathers its own weights."""
+        """Do nothing: the transformer gathers its own weights."""
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the state with whole tensors, on rank 0 alone."""
+        """Return the state with whole tensors, on rank 0 only."""
         state: dict[str, Any] = super().optimizer_state(optimizer)
         return state | {"state": {index: gather_whole(values) for index, values in state["state"].items()}}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load whole tensors, of which each rank takes its share."""
+        """Load whole tensors; each rank takes its share."""
         states = []
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -81,7 +81,7 @@ class FSDP2Strategy(DDPStrategy):
         super().load_optimizer_state_dict({"optimizer_states": states})
 
     def teardown(self) -> None:
-        """Leave shards on their device: moved away, they could not be gathered any more."""
+        """Leave shards on their device; they could not be gathered after a move."""
         module, optimizers = self._lightning_module, self.optimizers
         self._lightning_module, self.optimizers = None, []
         try:
@@ -99,8 +99,8 @@ def check_strategy(trainer: Any, weights: PolicyWeights) -> None:
     """Refuse a Trainer whose strategy or precision cannot work with these weights.
 
     Raises:
-        UsageError: If the strategy shards in a way that does not know of adapters switched within a step, or each rank
-            would choose a loss scale of its own.
+        UsageError: If the strategy shards in a way that does not support switching adapters within a step, or each rank
+            would choose its own loss scale.
     """
     name, sharded = type(trainer.strategy).__name__, isinstance(trainer.strategy, FSDP2Strategy)
     if not sharded and any(kind in name for kind in _OTHERS):
@@ -116,7 +116,7 @@ def check_strategy(trainer: Any, weights: PolicyWeights) -> None:
 
 
 def shard(weights: PolicyWeights, device_type: str) -> None:
-    """Spread a policy's weights over all ranks, in place; what is spread already stays as it is.
+    """Spread a policy's weights over all ranks, in place; weights that are already spread are left alone.
 
     Args:
         weights: The policy; its adapters stay whole.
@@ -132,7 +132,7 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
         raise UsageError(
             f"strategy: expected a PyTorch with FSDPModule.{_NEEDED} for fsdp2, got {torch.__version__}; use ddp"
         )
-    # Raised for diffusers' blocks that return a part of a tensor. Neither they nor we change that part in place.
+    # diffusers' blocks that return a view of a tensor cause this warning. Neither they nor we change it in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     for model in (weights.transformer, weights.old, weights.reference):
@@ -141,11 +141,11 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
         adapters = {p for name, p in model.named_parameters() if weights.lora and "lora_" in name}
         blocks = [block for part in model.children() if isinstance(part, nn.ModuleList) for block in part]
         for module in (*blocks, model):
-            # Given back after each forward pass, the outermost too: else its weights would be whole when they are averaged.
+            # Reshard after each forward pass, the root too; otherwise its weights would be whole when they are averaged.
             fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
         for module in model.modules():
             if isinstance(module, fsdp.FSDPModule):
-                # Losses are shares of the sum over all ranks; gloo has no other reduction than a plain sum.
+                # Losses are shares of the sum over all ranks, and gloo only supports a plain sum.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
 
@@ -153,18 +153,18 @@ def shard(weights: PolicyWeights, device_type: str) -> None:
 def idle_passes(
     trainer: Any, policy: FlowPolicy, weights: PolicyWeights, conditions: Conditions, steps: int, roles: Sequence[Role]
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield what `losses` yields of a batch without samples to train on.
+    """Yield the losses of a batch without samples to train on.
 
-    Under `fsdp2` these are losses with gradient 0, whose passes gather the weights as those of the other ranks do. Under
-    other strategies there is nothing to do.
+    Under `fsdp2` these have gradient 0, and their passes gather the weights along with the other ranks. Other strategies
+    yield nothing.
 
     Args:
         trainer: The Trainer of the run.
-        policy: Gives velocities.
+        policy: Computes velocities.
         weights: The policies.
         conditions: At least one row.
-        steps: How many losses the batch would have yielded.
-        roles: The forward passes of each loss, in order; `trained` is differentiated.
+        steps: Number of losses that the batch would have yielded.
+        roles: The forward passes of each loss, in order; only `trained` is differentiated.
     """
     if not isinstance(trainer.strategy, FSDP2Strategy):
         return

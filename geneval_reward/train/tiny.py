@@ -103,7 +103,7 @@ def _given(kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
 
 
 def _embed(prompts: list[str], tokens: int, width: int, pooled: int, device: Any) -> tuple[Tensor, Tensor]:
-    """A fixed random embedding per prompt, the same in every process."""
+    """Make a fixed random embedding per prompt, the same in every process."""
     generators = [
         torch.Generator().manual_seed(seed_for(0, hashlib.sha256(prompt.encode()).hexdigest(), 0)) for prompt in prompts
     ]

@@ -1,4 +1,4 @@
-"""What an optimizer step over all ranks needs: errors raised together, gradients summed once, numbers read once."""
+"""Helpers for an optimizer step over all ranks: errors raised together, gradients summed once, numbers read once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from geneval_reward.train.sharded_tensors import is_sharded
 
 @contextmanager
 def errors_together(what: str, trainer: Any = None) -> Iterator[None]:
-    """Raise on all ranks if there is an error within on any of them, so that none waits for one that is gone.
+    """Raise on all ranks if the block fails on any of them, so that no rank waits for one that is gone.
 
     Args:
-        what: What is done within, for the message on the other ranks.
-        trainer: The Trainer of the run. Under `fsdp2` the other ranks may be waiting for this rank's share of a weight and
-            not for its word: there the error is raised at once, and the launcher ends the other processes.
+        what: What the block does, for the message on the other ranks.
+        trainer: The Trainer of the run. Under `fsdp2` the other ranks may be waiting for this rank's share of a weight
+            instead of its status; the error is then raised at once, and the launcher ends the other processes.
 
     Raises:
         Exception: The error itself where it happened; a RuntimeError with its text on the other ranks.
@@ -28,7 +28,7 @@ def errors_together(what: str, trainer: Any = None) -> Iterator[None]:
     error: Exception | None = None
     try:
         yield
-    except Exception as caught:  # noqa: BLE001  the other ranks hear of it before it is raised
+    except Exception as caught:  # noqa: BLE001  the other ranks are notified before it is raised
         error = caught
     if error is not None and getattr(getattr(trainer, "strategy", None), "strategy_name", None) == "fsdp2":
         raise error
@@ -36,31 +36,32 @@ def errors_together(what: str, trainer: Any = None) -> Iterator[None]:
 
 
 def local_gradients(trainer: Any) -> AbstractContextManager[Any]:
-    """A context in which backward passes add up gradients on this rank alone.
+    """Return a context in which backward passes accumulate gradients on this rank only.
 
-    Gradients are then summed over ranks once (`sum_gradients`), and ranks may differ in their number of backward passes.
+    Gradients are summed over ranks once afterwards (`sum_gradients`), so ranks may make different numbers of backward
+    passes.
     """
     block: Callable[[], AbstractContextManager[Any]] | None = getattr(trainer.strategy, "block_backward_sync", None)
     return nullcontext() if block is None else block()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all ranks; those of sharded weights are sums already and stay as they are."""
+    """Sum the gradients of all ranks; those of sharded weights are already sums and are left alone."""
     ranks.sum_gradients([p for p in parameters if not is_sharded(p)])
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients down to a norm over all shards; returns the norm before."""
+    """Clip gradients to a norm over all shards; return the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
     whole: Tensor = norm.full_tensor() if is_sharded(norm) else norm  # type: ignore[attr-defined]
     return whole
 
 
 class MetricSums:
-    """Numbers to log, added up on their device while a rank trains and read once at the end.
+    """Numbers to log, summed on their device while a rank trains and read once at the end.
 
-    Reading a number from a GPU waits until everything that was launched has run. Done at each timestep, the GPU would idle
-    while the next passes are being launched.
+    Reading a number from a GPU waits until everything launched so far has run. Reading at each timestep would leave the GPU
+    idle while the next passes are launched.
     """
 
     def __init__(self) -> None:
@@ -68,17 +69,17 @@ class MetricSums:
         self._steps = 0
 
     def add(self, numbers: Mapping[str, Tensor]) -> None:
-        """Add one loss's share of each number; ranks and losses may know different names."""
+        """Add one loss's share of each number; ranks and losses may have different names."""
         for name, value in numbers.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def count_step(self) -> None:
-        """Note that an optimizer step was made: numbers are averaged over the steps."""
+        """Count an optimizer step; numbers are averaged over the steps."""
         self._steps += 1
 
     def over_ranks(self) -> dict[str, float]:
-        """Add up the sums of all ranks and divide them by the number of steps."""
+        """Add up the sums of all ranks and divide by the number of steps."""
         shares = ranks.gather({name: float(value) for name, value in self._sums.items()})
         names = sorted({name for share in shares for name in share})
         return {name: sum(share.get(name, 0.0) for share in shares) / max(self._steps, 1) for name in names}

@@ -1,6 +1,6 @@
 """The policies of a run as weights (trained, old and reference) and the average that is evaluated.
 
-With LoRA they are adapters of one transformer (`default`, `old`, none); full fine-tuning keeps copies.
+With LoRA, they are adapters of one transformer (`default`, `old`, none); full fine-tuning keeps copies.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class PolicyWeights(nn.Module):
 
     Args:
         transformer: A diffusers transformer.
-        lora_rank: Rank of the adapters, whose alpha is twice that, as released; 0 for full fine-tuning.
-        old: Whether an old policy is needed besides the trained one.
+        lora_rank: Rank of the adapters; their alpha is twice that, as released. 0 for full fine-tuning.
+        old: Whether an old policy is needed as well as the trained one.
         reference: Whether the untrained model is needed.
 
     Raises:
@@ -58,16 +58,16 @@ class PolicyWeights(nn.Module):
             transformer.requires_grad_(False)
             self._layers = _add_adapters(transformer, lora_rank, ["default", "old"] if old else ["default"])
         else:
-            # Half-precision weights would lose the small steps; autocast runs them in half precision where wanted.
+            # Half-precision weights would lose small updates; autocast still computes in half precision where wanted.
             transformer.float().requires_grad_(True)
         self.transformer = transformer
-        # Copied now: the first trained policy is the old one and the reference.
+        # Copy now: the initial policy is also the old one and the reference.
         self.old = copy.deepcopy(transformer).requires_grad_(False) if old and not self.lora else None
         self.reference = copy.deepcopy(transformer).requires_grad_(False) if reference and not self.lora else None
         self._has_old, self._has_reference = old, reference
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters in training, by name."""
+        """The trainable parameters by name."""
         if not self.lora:
             return dict(self.transformer.named_parameters())
         return {name: p for name, p in self.transformer.named_parameters() if ".default." in name and "lora_" in name}
@@ -83,7 +83,7 @@ class PolicyWeights(nn.Module):
 
     @contextmanager
     def role(self, role: Role) -> Iterator[nn.Module]:
-        """The transformer in a role; adapters are switched for the duration.
+        """Yield the transformer in a role; adapters are switched for the duration.
 
         Raises:
             UsageError: If `PolicyWeights` was made without this role.
@@ -97,7 +97,7 @@ class PolicyWeights(nn.Module):
             assert copied is not None
             yield copied
         else:
-            # The layers are known from the start: diffusers' own methods would walk thousands of modules at each switch.
+            # Use the known layers; diffusers' own methods would walk thousands of modules at each switch.
             for layer in self._layers:
                 if role == "old":
                     layer.set_adapter("old")
@@ -107,7 +107,7 @@ class PolicyWeights(nn.Module):
                 yield self.transformer
             finally:
                 for layer in self._layers:
-                    # This also gives the trained adapter its gradients back, which switching takes away.
+                    # This also re-enables the trained adapter's gradients, which switching disables.
                     layer.set_adapter("default")
                     if role == "reference":
                         layer.enable_adapters(True)
@@ -121,13 +121,13 @@ class PolicyWeights(nn.Module):
 class PolicyAverage:
     """A moving average of the trained weights in float32, for evaluation.
 
-    It is no module, so it is never trained or saved twice. `GenEvalCallback(weights="ema")` finds it as `pl_module.ema`.
+    It is not a module, so it is never trained or saved twice. `GenEvalCallback(weights="ema")` finds it as `pl_module.ema`.
 
     Args:
         weights: The policy whose trained parameters are averaged.
         max_decay: Ceiling of the warm-up `geneval_reward.rl.ema_decay`.
-        every: The average moves after each so-many-th optimizer step.
-        moves: How often it moves then.
+        every: Number of optimizer steps between updates of the average.
+        moves: How many times it is moved at each update.
     """
 
     def __init__(self, weights: PolicyWeights, max_decay: float = 0.9, *, every: int = 1, moves: int = 1) -> None:
@@ -139,8 +139,8 @@ class PolicyAverage:
         self.averages = {name: p.detach().float().clone() for name, p in weights.trained().items()}
 
     def update(self) -> None:
-        """Take in the weights after an optimizer step."""
-        # Counted first: the released code passes the number of steps that are done, this one included.
+        """Update the average after an optimizer step."""
+        # Count first: the released code passes the number of finished steps, this one included.
         self.num_updates += 1
         if (self.num_updates + 1) % self.every:
             return
@@ -152,11 +152,11 @@ class PolicyAverage:
 
     @contextmanager
     def average_parameters(self) -> Iterator[None]:
-        """The average in place of the trained weights; contexts may nest."""
+        """Use the average in place of the trained weights; contexts may nest."""
         trained = self._weights.trained()
         before = {name: p.detach().clone() for name, p in trained.items()}
         try:
-            # In place: sharded weights are gathered from the memory that they had from the first.
+            # Copy in place: sharded weights are gathered from the memory that they were first given.
             for name, p in trained.items():
                 p.detach().copy_(place_like(self.averages[name], p))
             yield
@@ -165,18 +165,18 @@ class PolicyAverage:
                 p.detach().copy_(before[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by name, and the number of updates; all ranks must call it."""
+        """Return averages by name, and the number of updates; all ranks must call it."""
         return {"averages": gather_whole(self.averages), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; names and shapes must fit (`check_same_tensors`)."""
+        """Restore a state; names and shapes must match (`check_same_tensors`)."""
         check_same_tensors(self.averages, state["averages"], "averages")
         self.averages = {name: state["averages"][name].float().clone() for name in self.averages}
         self.num_updates = int(state["num_updates"])
 
 
 def policy_state(weights: PolicyWeights, average: PolicyAverage) -> dict[str, Any]:
-    """What a checkpoint holds of a policy: trained and old weights by name, and their average. All ranks must call it."""
+    """Return a policy's checkpoint: trained and old weights by name, and their average. All ranks must call it."""
     return {
         "trained": gather_whole(weights.trained()),
         "old": gather_whole(weights.old_parameters()),
@@ -217,14 +217,14 @@ def check_same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]
 
 
 def _add_adapters(transformer: Any, rank: int, names: list[str]) -> list[Any]:
-    """Add equal adapters in float32, of which `default` is trained; returns the layers that have them."""
+    """Add identical adapters in float32, of which only `default` is trained; return the layers that have them."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=list(LORA_TARGETS))
-    # The same on all ranks and in every run, whatever random numbers were drawn before.
+    # Make the same adapters on all ranks and in every run, whatever random numbers were drawn before.
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what is wanted
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are intended
         torch.manual_seed(0)
         for name in names:
             transformer.add_adapter(config, adapter_name=name)

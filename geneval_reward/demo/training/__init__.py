@@ -1,6 +1,6 @@
-"""Train the packaged pocket model from the packaged detector's rewards, and tell what came of it; `geneval-reward demo` shows it.
+"""Train the packaged pocket model on the packaged detector's rewards and report the result, for `geneval-reward demo`.
 
-Needs the extras `lightning`, `diffusers` and, for the page, `report`.
+It needs the extras `lightning` and `diffusers`, and `report` for the page.
 """
 
 from geneval_reward.demo.training.clock import Progress

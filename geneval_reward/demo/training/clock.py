@@ -1,4 +1,4 @@
-"""A Lightning callback that tells where a run stands and ends it in time for the last measurement."""
+"""A Lightning callback that reports progress and ends training in time for the last measurement."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightning.pytorch import Callback
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a demo stands; given to its `progress` function.
+    """Progress of a demo, as passed to its `progress` function.
 
     Attributes:
         stage: `before`, `train` or `after`.
-        fraction: Share of the whole time that has passed, in [0, 1].
-        seconds: Since the beginning.
+        fraction: Share of the total time that has passed, in [0, 1].
+        seconds: Seconds since the start.
         epoch: Epochs trained.
         images: Images sampled for training.
-        reward: Share of right images in the last epoch's rollout; NaN before the first.
-        held_out: Score on held-out prompts if there was a look after this epoch, else NaN.
+        reward: Share of correct images in the last epoch's rollout; NaN before the first.
+        held_out: Score on held-out prompts if they were checked after this epoch, else NaN.
         audit_gap: The first judge's score minus the second's if there was an audit after this epoch, else NaN.
-        metrics: All that was logged in the last epoch.
+        metrics: Everything logged in the last epoch.
     """
 
     stage: Literal["before", "train", "after"]
@@ -39,18 +39,18 @@ class Progress:
 
 
 class Clock(Callback):
-    """Reports every epoch.
+    """Reports progress after every epoch and stops training in time.
 
     Args:
-        begun: `time.monotonic` at the beginning of the demo.
-        budget: Seconds that the whole may take.
+        begun: `time.monotonic` at the start of the demo.
+        budget: Seconds that the whole demo may take.
         reserve: Seconds kept for what comes after training.
-        check_every: Epochs between the looks of `GenEvalCallback`; 0 for none.
+        check_every: Epochs between checks by `GenEvalCallback`; 0 for none.
         audit_every: Epochs between audits; 0 for none.
-        tell: What is told.
+        tell: Called with each `Progress`.
     """
 
-    scores_with_geneval = True  # comes after the callbacks whose numbers it reads
+    scores_with_geneval = True  # run after the callbacks whose numbers it reads
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Clock(Callback):
         self.curve: list[Progress] = []
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to time the first epoch."""
+        """Start timing the first epoch."""
         self.epoch_start, self.longest = time.monotonic(), 0.0
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Tell; stop if another epoch like the last ones would be too late."""
+        """Report progress; stop if another epoch as long as the last ones would end too late."""
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -91,7 +91,7 @@ class Clock(Callback):
         )
         self.curve.append(point)
         self.tell(point)
-        # The longest of the last ones, forgotten slowly: epochs with a look take longer than those without.
+        # The longest recent epoch, with slow decay, because epochs with a check take longer than those without.
         self.longest = max(now - self.epoch_start, 0.9 * self.longest)
         self.epoch_start = time.monotonic()
         if now - self.begun + self.longest + self.reserve > self.budget:

@@ -1,4 +1,4 @@
-"""Scores of the held-out prompts, always with the same noise."""
+"""Scores on the held-out prompts, always with the same noise."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """Held-out images with their verdicts, in the order of prompts and, within one, of indices.
+    """Held-out images with their verdicts, ordered by prompt and then by image index.
 
     Attributes:
-        specs: What was asked, one spec per image.
+        specs: What was asked for, one spec per image.
         seeds: Seeds of the noise, one per image.
         images: uint8 (h, w, 3).
-        verdicts: The judge's.
+        verdicts: The judge's verdicts.
     """
 
     specs: list[PromptSpec]
@@ -39,24 +39,24 @@ class Measured:
 
     @property
     def correct(self) -> list[bool]:
-        """One an image."""
+        """Whether each image is correct."""
         return [verdict.correct for verdict in self.verdicts]
 
     def scores(self) -> ScoreIntervals:
-        """With intervals clustered by prompt."""
+        """Compute scores with intervals clustered by prompt."""
         return clustered_bootstrap(
             self.correct, [spec.prompt for spec in self.specs], [spec.tag for spec in self.specs]
         )
 
 
 def measure(module: Any, judge: GenEvalScorer, specs: Sequence[PromptSpec], per_prompt: int) -> Measured:
-    """Sample with the module's `generate` and judge.
+    """Sample with the module's `generate` and judge the images.
 
     Args:
         module: The recipe's module.
         judge: The first judge.
-        specs: What is asked.
-        per_prompt: Images of each.
+        specs: What the prompts ask for.
+        per_prompt: Images per prompt.
 
     Returns:
         `len(specs) * per_prompt` images with verdicts.

@@ -1,4 +1,4 @@
-"""DiffusionNFT as the demo runs it: rollouts by plain Euler steps, the first of them with guidance."""
+"""DiffusionNFT as the demo runs it: rollouts use plain Euler steps, the first of them with guidance."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ LIFT = 0.6
 
 
 def for_pocket(recipe: type[Any], guided_epochs: int) -> type[Any]:
-    """Derive a DiffusionNFT that learns the pocket model faster; its loss is that of the recipe.
+    """Derive a DiffusionNFT that trains the pocket model faster, with the recipe's loss.
 
-    Rollouts take Euler steps, the solver that the model is measured with: at eight steps they cost half of the recipe's
-    second-order ones, and their samples are nearer to the data (docs/rl_recipes.md has the figures).
+    Rollouts take Euler steps, as the measurements do: at eight steps they cost half as much as the recipe's second-order
+    ones, and their samples are closer to the data (docs/rl_recipes.md has the figures).
 
     The rollouts of the first epochs are sampled with guidance. DiffusionNFT trains on samples of any solver, but contrasts
-    them around the old policy, and guided samples are not the old policy's: at an advantage of 0 the contrast has no anchor. So
-    advantages are lifted, which pulls the policy towards what guidance makes while the rewards choose among it.
+    them around the old policy, and guided samples do not come from the old policy: at an advantage of 0 the contrast has no
+    anchor. So advantages are raised, which pulls the policy towards guided samples while the rewards choose among them.
 
     Args:
         recipe: The class `DiffusionNFT` of `recipes/diffusion_nft.py`.
-        guided_epochs: How many epochs are sampled with guidance.
+        guided_epochs: Number of epochs sampled with guidance.
 
     Returns:
         A subclass with the same arguments.

@@ -1,4 +1,4 @@
-"""The one-page report of a training run, beside other runs in the same folder."""
+"""The one-page report of a training run, compared with other runs in the same folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geneval_reward.study.figures import PALETTE, error_bars, new_figure, tidy
 from geneval_reward.study.report.page import Card, Part, Section, judged_page
 
 _SHOWN_PER_TAG = 3
-_SMOOTH = 5  # epochs; the share in one rollout of a dozen prompts says little
+_SMOOTH = 5  # epochs; the share in a single rollout of a dozen prompts is noisy
 _NAMES = {"nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
 _COLORS = dict(zip(_NAMES, PALETTE, strict=False))
 
@@ -30,19 +30,19 @@ AUDIT_NAMES = {
 
 
 def method_name(method: str) -> str:
-    """As its paper writes it."""
+    """Return the method's name as its paper spells it."""
     return _NAMES[method]
 
 
 def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
-    """The report.
+    """Write the report.
 
     Args:
         result: The run.
-        runs: It and others to be set beside it, one a method.
+        runs: This run and others to compare it with, one per method.
 
     Returns:
-        HTML, complete in itself.
+        A self-contained HTML page.
     """
     own = RunRecord.of(result)
     facts = [
@@ -103,7 +103,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
 
 
 def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Runs side by side: column names and rows."""
+    """Compare runs in a table; return its column names and rows."""
     columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at")
     rows: list[tuple[str, ...]] = []
     for run in runs:
@@ -124,7 +124,7 @@ def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tupl
 
 
 def curves(runs: Sequence[RunRecord]) -> Image.Image:
-    """Reward and held-out score of runs against images sampled and against seconds."""
+    """Plot reward and held-out score of runs against images sampled and against seconds."""
     figure = new_figure(10, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, name, label in ((left, "images", "images sampled"), (right, "seconds", "seconds")):
@@ -167,9 +167,9 @@ def _smoothed(curve: Sequence[Point]) -> list[Point]:
 
 
 def _half_way(run: RunRecord) -> Point | None:
-    """The first look in training that shows half of the rise."""
+    """Find the first check in training that shows half of the rise."""
     looks = [point for point in run.curve if point.held_out is not None]
-    half = (run.before[0] + run.after[0]) / 2 - 1e-9  # of binary fractions
+    half = (run.before[0] + run.after[0]) / 2 - 1e-9  # allow for rounding
     return next((p for p in looks if p.held_out >= half), None)  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""What a demo's run leaves in `training-<method>.json`: enough to set several methods side by side."""
+"""The record of a demo run in `training-<method>.json`, enough to compare several methods."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Point:
 
     Attributes:
         epoch: From 1.
-        images: Sampled for training until then.
-        seconds: Since the beginning of the demo.
-        reward: Share of right images in the epoch's rollout.
+        images: Images sampled for training so far.
+        seconds: Seconds since the start of the demo.
+        reward: Share of correct images in the epoch's rollout.
         held_out: Score on held-out prompts.
-        audit_gap: First judge minus second.
-        velocity_drift: How much longer velocities are than in the first epoch, as a share.
+        audit_gap: The first judge's score minus the second's.
+        velocity_drift: Relative increase in the length of velocities since the first epoch.
     """
 
     epoch: int
@@ -39,22 +39,22 @@ class Point:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run in numbers.
+    """The numbers of a run.
 
     Attributes:
         method: `nft` or `flow-grpo`.
         seed: Seed of the prompts and the noise in training.
-        minutes: That it was given.
+        minutes: Minutes that it was given.
         before: Overall held-out score with its 95 % interval: value, low, high.
         after: The same after training.
         difference: After minus before, paired by prompt and noise: value, low, high.
         tags: By task: before and after, each value, low, high.
-        images: Sampled for training.
+        images: Images sampled for training.
         train_seconds: Wall time of training.
-        total_seconds: Wall time of all.
+        total_seconds: Wall time of the whole demo.
         audit_before: Audit of the untrained model, by the names that are logged.
         audit_after: Audit of the trained model.
-        curve: One point an epoch.
+        curve: One point per epoch.
         versions: Versions of the packages that it ran on.
     """
 
@@ -75,7 +75,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, result: TrainingDemo) -> RunRecord:
-        """The numbers of a run."""
+        """Collect the numbers of a run."""
         import diffusers
         import lightning
         import torch
@@ -121,17 +121,17 @@ class RunRecord:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write `training-<method>.json`; an earlier run of the method is replaced."""
+        """Write `training-<method>.json`, replacing an earlier run of the method."""
         path = folder / f"training-{self.method}.json"
         write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
         return path
 
     @classmethod
     def load(cls, path: Path) -> RunRecord:
-        """Read one back.
+        """Read a record.
 
         Raises:
-            ResultsError: If the file is not one of these.
+            ResultsError: If the file is not such a record.
         """
         try:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ class RunRecord:
 
 
 def records_in(folder: Path) -> list[RunRecord]:
-    """All runs whose records are in a folder, by name of their method."""
+    """Read all records in a folder, in order of method name."""
     return [RunRecord.load(path) for path in sorted(folder.glob("training-*.json"))]
 
 

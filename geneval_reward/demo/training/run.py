@@ -1,7 +1,7 @@
-"""Measure, train, measure: the pocket model from the packaged detector's rewards.
+"""Train the pocket model on the packaged detector's rewards, and measure it before and after.
 
-The same prompts with the same noise are sampled before and after. They are the pocket suite, whose compositions are held out
-of the training prompts. A second judge, which gives no rewards, looks on.
+The same prompts with the same noise are sampled before and after. They are the pocket suite, whose compositions are held
+out of the training prompts. A second judge, which gives no rewards, audits the run.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from geneval_reward.vision.detectors.lite import LiteDetector
 
 @dataclass(frozen=True)
 class Pair:
-    """One held-out prompt with one noise, before and after.
+    """One held-out prompt with one noise seed, before and after training.
 
     Attributes:
-        spec: What was asked.
+        spec: What was asked for.
         seed: Seed of the noise.
         before: uint8 (h, w, 3).
         after: uint8 (h, w, 3).
@@ -61,23 +61,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class TrainingDemo:
-    """What came of it.
+    """The result of a demo run.
 
     Attributes:
         method: `nft` or `flow-grpo`.
         settings: What it was trained with.
-        curve: One entry an epoch.
+        curve: One entry per epoch.
         before: Scores on the held-out prompts, with intervals clustered by prompt.
         after: The same after training.
         difference: After minus before, paired by prompt and noise.
         pairs: Every held-out image.
-        audit_before: What the second judge said of the untrained model.
-        audit_after: And of the trained one.
+        audit_before: Audit of the untrained model by the second judge.
+        audit_after: Audit of the trained model.
         seed: Seed of the prompts and the noise in training.
         images_trained: Images sampled for training.
         train_seconds: Wall time of training.
-        total_seconds: Wall time of all.
-        launch_line: The same method on Stable Diffusion 3.5.
+        total_seconds: Wall time of the whole demo.
+        launch_line: Command that runs the same method on Stable Diffusion 3.5.
     """
 
     method: Method
@@ -108,18 +108,18 @@ def train_pocket(
     pipeline: Any = "pocket",
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainingDemo:
-    """Measure, train, measure.
+    """Measure the model, train it, and measure it again.
 
     Args:
         method: `nft` (DiffusionNFT) or `flow-grpo`.
-        quick: Two minutes in place of ten.
-        settings: In place of those of `quick`.
+        quick: Take two minutes instead of ten.
+        settings: Settings to use in place of those that `quick` chooses.
         seed: Seed of the prompts and the noise in training; held-out images always have the same noise.
         out: Folder for Lightning's CSV log, the last checkpoint and the callback's pictures; None keeps nothing.
         scorer: The judge; the `lite` backend if None.
-        second: The judge of the audit; the `nanodet` backend if None.
-        pipeline: What is trained.
-        progress: Told after each measurement and each epoch; an exception in it ends the run.
+        second: The audit's judge; the `nanodet` backend if None.
+        pipeline: The pipeline to train.
+        progress: Called after each measurement and each epoch; an exception in it ends the run.
 
     Returns:
         A `TrainingDemo`.
@@ -141,7 +141,7 @@ def train_pocket(
         kind = load_recipe("flow_grpo").FlowGRPO
     module = kind(FlowPolicy(pipeline), reward=GenEvalReward(in_bf16(scorer)), **chosen.module)
     suite = pocket_suite()
-    looked_at = suite[:: max(1, len(suite) // 48)]  # some of every task
+    looked_at = suite[:: max(1, len(suite) // 48)]  # some from every task
     audited = leave_out_classes(looked_at, chosen.not_audited)[::2]
     before = measure(module, scorer, suite, chosen.images_per_prompt)
     audit_before = audit_policy(module, scorer, second, audited, seed=SEED)
@@ -195,9 +195,9 @@ def train_pocket(
 
 
 def in_bf16(scorer: GenEvalScorer) -> GenEvalScorer:
-    """The same judge in bfloat16 if it is `lite` on a CPU that computes in it, which halves its time; else the judge itself.
+    """Return the same judge in bfloat16 if it is `lite` on a CPU that supports it, which halves its time; else the judge itself.
 
-    Rewards may come from it; what is reported does not.
+    It is used for rewards, never for reported scores.
     """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
@@ -259,7 +259,7 @@ def _pairs(before: Measured, after: Measured) -> list[Pair]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's hints at hardware and services have no place in a demo."""
+    """Silence Lightning's hints about hardware and services."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

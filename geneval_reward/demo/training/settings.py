@@ -1,4 +1,4 @@
-"""How long and with what the demo trains; the configurations `configs/*_pocket.yaml` hold the same numbers."""
+"""The demo's training settings; the configurations `configs/*_pocket.yaml` hold the same numbers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LAUNCH_LINES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and with what a demo trains.
+    """How long and with which arguments a demo trains.
 
     Attributes:
-        minutes: Wall time in all, in minutes, both measurements included.
-        groups: Prompts an epoch.
-        group_size: Images a prompt.
-        images_per_prompt: Images of each held-out prompt, before and after.
-        check_every: Epochs between looks at a part of the held-out prompts, which the callback takes; 0 for none.
-        audit_every: Epochs between audits; 0 for those before and after alone.
-        not_audited: Classes that the second judge does not see in pocket scenes (docs/second_detector.md).
-        guided_epochs: Epochs at the beginning whose rollouts DiffusionNFT samples with guidance.
+        minutes: Total wall time in minutes, both measurements included.
+        groups: Prompts per epoch.
+        group_size: Images per prompt.
+        images_per_prompt: Images per held-out prompt, before and after.
+        check_every: Epochs between the callback's checks of some of the held-out prompts; 0 for none.
+        audit_every: Epochs between audits; 0 for only those before and after.
+        not_audited: Classes that the second judge does not detect in pocket scenes (docs/second_detector.md).
+        guided_epochs: Number of first epochs whose rollouts DiffusionNFT samples with guidance.
         module: Arguments of the LightningModule.
     """
 
@@ -52,17 +52,17 @@ _COMMON: dict[str, Any] = {
     "credit": {"official": 1.0, "partial": 1.0},
 }
 _MODULES: dict[str, dict[str, Any]] = {
-    # Pictures are dear, since each is judged, and steps are cheap: four passes over each rollout, two of eight times in each.
+    # Images are expensive, since each is judged, and steps are cheap: four passes over each rollout, two of eight times in each.
     "nft": {
         "learning_rate": 3e-4,
         "passes": 4,
         "timestep_fraction": 0.25,
         "kl_weight": 0.0,
         "old_decay_rate": 0.02,
-        "beta": 0.4,  # the term that holds the policy to the old one goes with it: a smaller one moves further
+        "beta": 0.4,  # the term that keeps the policy near the old one scales with it: a smaller value moves further
     },
     # A log-probability is a mean over latent dimensions, so its spread falls with their square root: the released 1e-4 at
-    # 65,536 dimensions is .0026 at the pocket's 100. Without a clip that bites, or at thrice this rate, the policy collapses.
+    # 65,536 dimensions is .0026 at the pocket's 100. Without effective clipping, or at triple this rate, the policy collapses.
     "flow-grpo": {
         "learning_rate": 1e-4,
         "passes": 3,
