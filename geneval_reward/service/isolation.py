@@ -1,4 +1,4 @@
-"""Scoring in which one bad image harms no other."""
+"""Scoring in which one bad image does not affect the others."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from geneval_reward.scorer import Scorer
 _log = logging.getLogger(__name__)
 
 BROKEN_DEVICE: Final = 70
-"""Exit status of a worker whose device failed, so that every later call in its process would fail; a new process may work."""
+"""Exit status of a worker whose device failed: every later call in its process would fail, but a new process may work."""
 
 
 def score_separately(
     scorer: Scorer, images: Sequence[torch.Tensor], specs: Sequence[PromptSpec]
 ) -> list[Verdict | Exception]:
-    """A verdict or an error for each image, for worker processes that a supervisor can replace.
+    """Return a verdict or an error per image; for worker processes that a supervisor can replace.
 
-    A batch that fails is scored again one image at a time, so that only the image at fault gets the error. If the error says that
-    the CUDA device is broken, this process ends.
+    A batch that fails is scored again one image at a time, so that only the image at fault gets the error. If the error says
+    that the CUDA device is broken, this process exits.
 
     Args:
-        scorer: What judges.
+        scorer: The scorer.
         images: `(3, h, w)` uint8 each.
         specs: One per image.
 
@@ -58,7 +58,7 @@ def score_separately(
 
 def _score(scorer: Scorer, images: Sequence[torch.Tensor], specs: Sequence[PromptSpec]) -> list[Verdict]:
     with warnings.catch_warnings():
-        # Images of many callers in one batch say nothing about a single generator; the callers warn about their own.
+        # A batch mixes images from many callers, so it says nothing about one generator; each caller warns about its own.
         warnings.filterwarnings("ignore", message="all .* images of a call are wrong")
         return scorer.score(list(images), list(specs)) if images else []
 

@@ -47,7 +47,7 @@ ENCODINGS: Final = ("raw", "png", "webp")
 
 
 class EncodedItem(NamedTuple):
-    """One image as it is sent, with the record of what was asked."""
+    """An encoded image with the record of what it should show."""
 
     payload: ImagePayload
     data: bytes
@@ -57,18 +57,18 @@ class EncodedItem(NamedTuple):
 class Connection:
     """Sends requests to one server. Thread-safe.
 
-    A request is repeated only where that can help (no connection, 408, 429 and 5xx) and only within `timeout`; then one error
-    names the server and its last answer. A request that is too large for the server (413) is sent again in halves.
+    A request is retried only if that can help (no connection, 408, 429 or 5xx) and only within `timeout`. After that, one error
+    names the server and its last answer. A request that is too large for the server (413) is split in half and sent again.
 
     Args:
         url: Address of the server.
-        api_key: Key of the server, or None.
-        timeout: Seconds for a call, all attempts together.
-        verify: For https: False, or the file of a certificate authority.
+        api_key: The server's key, or None.
+        timeout: Seconds per call, over all attempts.
+        verify: For https, False or the path of a certificate authority's file.
         transport: Replaces the network in tests.
 
     Raises:
-        UsageError: If the address is not one of http or https.
+        UsageError: If the address is not an http or https URL.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Connection:
             raise UsageError(f"url: expected an address such as http://127.0.0.1:8321, got {url!r}")
         self.url = url.rstrip("/")
         self.timeout = timeout
-        # trust_env: a proxy from the environment would see the images and has no way to a server on loopback.
+        # trust_env: a proxy from the environment would see the images and cannot reach a server on loopback.
         self._options: dict[str, Any] = {
             "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             "verify": verify,
@@ -97,7 +97,7 @@ class Connection:
         self._judge: tuple[str, dict[str, JsonValue]] | None = None
 
     def info(self) -> InfoReply:
-        """What the server says about itself.
+        """Ask the server to describe itself.
 
         Raises:
             ServiceError: If it does not answer in time, or judges differently than before.
@@ -146,7 +146,7 @@ class Connection:
         *,
         may_halve: bool = False,
     ) -> httpx.Response:
-        """The first answer that is final: status 200, or 413 where the caller can send less."""
+        """Return the first final answer: status 200, or 413 if the caller can send less."""
         with self._lock:
             if self._client is None:
                 self._client = httpx.Client(**self._options)
@@ -167,7 +167,7 @@ class Connection:
                 if not may_succeed(response.status_code):
                     raise ServiceError(f"{self.url}: expected an answer to {method} {path}, got {last}")
                 asked = response.headers.get("retry-after", "")
-            # At random, so that not all clients return at the same moment.
+            # Randomised so that clients do not all retry at the same moment.
             rest = wait * random.uniform(0.5, 1.0)
             if asked.isascii() and asked.isdigit():
                 rest = max(rest, min(float(asked), 60.0) * random.uniform(1.0, 1.1))
@@ -198,7 +198,7 @@ class Connection:
 
 
 def may_succeed(status: int) -> bool:
-    """Whether the same request may be answered differently later.
+    """Return whether the same request may get a different answer later.
 
     Examples:
         >>> [status for status in (400, 408, 413, 429, 503) if may_succeed(status)]
@@ -215,7 +215,7 @@ def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
         encoding: `raw`, `png` or `webp`.
 
     Returns:
-        The description of the image and its bytes.
+        A description of the image, and its bytes.
 
     Examples:
         >>> payload, data = encode(torch.zeros(3, 4, 5, dtype=torch.uint8), "raw")
@@ -235,7 +235,7 @@ def encode(image: torch.Tensor, encoding: str) -> tuple[ImagePayload, bytes]:
 
 
 def _form(items: Sequence[EncodedItem], seconds: float) -> dict[str, Any]:
-    """What httpx sends: a form with the request as JSON and the images as bytes."""
+    """Build the form that httpx sends: the request as JSON and the images as bytes."""
     request = ScoreRequest.model_construct(
         images=[item.payload for item in items],
         prompts=[item.record for item in items],

@@ -1,4 +1,4 @@
-"""`RemoteScorer`: the scorer of a `geneval-reward serve`, used like one in this process."""
+"""`RemoteScorer`: the scorer of a `geneval-reward serve` process, used like a local one."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from geneval_reward.service.client.connection import ENCODINGS, Connection, Enco
 from geneval_reward.service.wire import InfoReply, ItemReply, ScoreReply
 from geneval_reward.vision.images import as_images
 
-_CHUNK_BYTES: Final = 32 * 2**20  # pixel bytes per request: half of what a server takes by default
-_SENDERS: Final = 4  # requests of one batch at the same time
+_CHUNK_BYTES: Final = 32 * 2**20  # pixel bytes per request: half of the server's default limit
+_SENDERS: Final = 4  # concurrent requests per batch
 
 
 class RemoteScorer:
     """A [`Scorer`][geneval_reward.scorer.Scorer] that asks a server.
 
-    Metric, reward and callback take it like a scorer in this process. Prompts are resolved here and sent as records, images are
-    sent without loss, and verdicts come back whole, with what was detected. A request is repeated only where that can help (no
-    connection, 408, 429 and 5xx) and only within `timeout`. The address may be that of a load balancer; all servers
-    behind it must have the same fingerprint and rules, since nobody would notice verdicts of two judges mixed.
+    The metric, reward and callback accept it like a local scorer. Prompts are resolved here and sent as records, images are
+    sent losslessly, and verdicts come back complete with their detections. A request is retried only if that can help (no
+    connection, 408, 429 or 5xx) and only within `timeout`. The address may be that of a load balancer; all servers behind it
+    must have the same fingerprint and rules, because mixed verdicts from two judges would go unnoticed.
 
-    It is thread-safe, `copy.deepcopy` returns the same object, and pickling keeps the settings but no connection.
+    It is thread-safe. `copy.deepcopy` returns the same object, and pickling keeps the settings but no connection.
 
     Args:
         url: Address of the server.
-        api_key: The server's key. None reads `GENEVAL_REWARD_API_KEY` from the environment, where it is set.
-        timeout: Seconds for a call, all attempts together.
-        chunk: Images per request, of 32 MiB of pixels together at most. A larger batch is sent as several requests at the same
-            time.
+        api_key: The server's key. None reads `GENEVAL_REWARD_API_KEY` from the environment, if it is set.
+        timeout: Seconds per call, over all attempts.
+        chunk: Images per request, which also holds at most 32 MiB of pixels. A larger batch is sent as concurrent requests.
         encoding: `raw` is fast; `png` and `webp` (lossless) need half or a third of the bytes, for slow networks.
-        verify: For https: False, or the file of a certificate authority.
+        verify: For https, False or the path of a certificate authority's file.
 
     Raises:
         UsageError: If an argument is not valid.
@@ -96,7 +95,7 @@ class RemoteScorer:
         return Rules.parse(self._server_info().rules)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the server's answers besides the rules; equal to that of the same scorer in this process.
+        """What determines the server's answers besides the rules; equal to the fingerprint of the same local scorer.
 
         Raises:
             ServiceError: If the server does not answer in time.
@@ -104,26 +103,26 @@ class RemoteScorer:
         return dict(self._server_info().fingerprint_details)
 
     def to(self, device: torch.device | str) -> RemoteScorer:
-        """Nothing to move: the weights are on the server."""
+        """Return self; the weights are on the server."""
         return self
 
     def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
         """Judge images on the server.
 
         Args:
-            images: What `geneval_reward.vision.images.as_images` takes.
+            images: Anything that `geneval_reward.vision.images.as_images` accepts.
             specs: One spec, record, JSON record or prompt text of the official suite per image.
 
         Returns:
             One verdict per image, in order.
 
         Raises:
-            ImageError: If an image is not valid; the message names its index and nothing is sent.
-            SpecError: If a spec is not valid or not known; the message names its index and nothing is sent.
+            ImageError: If an image is invalid; the message names its index and nothing is sent.
+            SpecError: If a spec is invalid or unknown; the message names its index and nothing is sent.
             ScoringError: If the server could not score some of the images; it carries the verdicts of the others.
-            ServiceError: If the server does not answer in time or refuses the request, or another judge answers than before.
+            ServiceError: If the server does not answer in time, refuses the request, or judges differently than before.
         """
-        # Copied from the device here: the caller's CUDA stream is this thread's and not that of the senders.
+        # Copied from the device here because the sender threads do not use the caller's CUDA stream.
         tensors = [image.cpu() for image in as_images(images)]
         parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
@@ -151,7 +150,7 @@ class RemoteScorer:
         return [verdict for verdict in verdicts if verdict is not None]
 
     def close(self) -> None:
-        """Close connections and end threads; the next call starts them again."""
+        """Close connections and stop threads; the next call starts them again."""
         with self._lock:
             senders, self._senders = self._senders, None
         if senders is not None:
@@ -192,7 +191,7 @@ class RemoteScorer:
 
 
 def split_into_requests(images: Sequence[torch.Tensor], chunk: int) -> list[list[int]]:
-    """Indices of the images of each request: at most `chunk`, and of bounded size, so that servers take them.
+    """Split a batch into requests of at most `chunk` images and bounded size; return the image indices of each.
 
     Examples:
         >>> split_into_requests([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 5, 2)
@@ -210,7 +209,7 @@ def split_into_requests(images: Sequence[torch.Tensor], chunk: int) -> list[list
 
 
 def _without_place(error: str | None) -> str:
-    """A server's error without the index that the image had in its request."""
+    """Strip the image's index within its request from a server's error."""
     text = error or "no answer"
     place, _, rest = text.partition("]: ")
     return rest if rest and place.startswith(("images[", "prompts[")) else text

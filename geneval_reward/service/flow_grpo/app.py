@@ -32,26 +32,26 @@ _log = logging.getLogger(__name__)
 
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 
-# The original pickles by Python's default, which was 4 from Python 3.8 to 3.13; every client since 3.4 reads it.
+# The original uses Python's default protocol, which was 4 from Python 3.8 to 3.13; every client since 3.4 reads it.
 _PROTOCOL: Final = 4
 
 
 class RequestError(GenEvalError, ValueError):
-    """A request that cannot be answered, however often it is sent."""
+    """A request that can never succeed, however often it is sent."""
 
 
 class FlowGRPO:
     """The endpoint for Flow-GRPO's client.
 
-    That client repeats a request a thousand times upon status 500, and unpickles whatever comes with another status. So a request
-    that can never succeed gets status 400, 408 or 413 with a pickle that raises the reason, as a `ValueError`, where it is
-    loaded; a busy server answers 503 with `Retry-After`, which the client obeys; and only failures of the server itself are a
-    500, with one line of text.
+    That client retries a request a thousand times on status 500, and unpickles the body of any other status. So a request that
+    can never succeed gets status 400, 408 or 413 with a pickle that raises the reason as a `ValueError` when it is loaded. A
+    busy server answers 503 with `Retry-After`, which the client obeys. Only failures of the server itself return 500, with one
+    line of text.
 
     Args:
         pool: The workers.
         check_ready: Raises `RefusedError` while the server is starting or draining.
-        credit: The credit to answer as `scores`, the value that is optimised; `flow_grpo` is the public one.
+        credit: The credit to return as `scores`, the value that is optimised; the public server uses `flow_grpo`.
 
     Raises:
         UsageError: If the credit is unknown.
@@ -66,7 +66,7 @@ class FlowGRPO:
         self._credit = credit
 
     async def score(self, request: Request) -> Response:
-        """Answer a batch."""
+        """Score a batch."""
         client = request.client.host if request.client else "an unnamed client"
         begun = time.monotonic()
         try:
@@ -78,7 +78,7 @@ class FlowGRPO:
             rows = [json.loads(answer.text) for answer in answers]
             failed = next((row["error"] for answer, row in zip(answers, rows, strict=True) if answer.failed), None)
             if failed is not None:
-                # Its image was tried alone, as often as an image is: the same request would fail again.
+                # The image was already retried alone, so the same request would fail again.
                 raise RequestError(failed)
             _log.info("flow-grpo: %d images of %s in %.2f s", len(rows), client, time.monotonic() - begun)
             return _pickled(reply_of(rows, only_strict=only_strict), 200)
@@ -90,13 +90,13 @@ class FlowGRPO:
             return PlainTextResponse(text, status_code=503, headers={"Retry-After": str(error.retry_after or 1)})
         except (RequestError, UnpickleError, SpecError) as error:
             return _complaint(client, 400, str(error))
-        except Exception:  # noqa: BLE001 - whatever broke, the client must get an answer and the log the reason
+        except Exception:  # noqa: BLE001 - the client must get an answer and the log the reason
             _log.exception("flow-grpo: a batch of %s failed", client)
             text = "geneval-reward: expected to score the batch, got an error of the server's own; see its log\n"
             return PlainTextResponse(text, status_code=500)
 
     def _read(self, data: bytes, deadline: float) -> tuple[list[Item | str], bool]:
-        """The items of a request. Its JPEGs are decoded in the workers only."""
+        """Read the items of a request. Its JPEGs are decoded only in the workers."""
         body = load_plain_data(data)
         if type(body) is not dict or not {"images", "meta_datas", "only_strict"} <= body.keys():
             raise RequestError("request: expected a dict with images, meta_datas and only_strict, got something else")
@@ -124,7 +124,7 @@ def _parse_record(record: Any, where: str) -> PromptSpec:
     if type(record) is not dict:
         raise RequestError(f"{where}: expected a dict, got {type(record).__name__}")
     try:
-        # Further keys are those of a data set's rows; the public server does not read them either.
+        # Other keys come from the data set's rows; the public server ignores them too.
         return PromptSpec.parse({key: record[key] for key in _RECORD_KEYS if key in record})
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from error
@@ -141,7 +141,7 @@ def _complaint(client: str, status: int, message: str) -> Response:
 
 
 class _Complaint:
-    """Pickles as a call of `float` with the message, which raises it in the client: the only way to tell it anything."""
+    """Pickles as a call of `float` with the message, which raises it in the client: the only way to report an error."""
 
     def __init__(self, message: str) -> None:
         self._message = message

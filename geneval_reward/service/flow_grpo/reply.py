@@ -1,4 +1,4 @@
-"""Flow-GRPO's numbers: what its public reward server answers for verdicts, and the detector as it is shown there.
+"""The numbers that Flow-GRPO's public reward server returns for verdicts, and its detector with red and blue swapped.
 
 Source: yifan123/reward-server `reward_server/gen_eval.py`.
 """
@@ -24,11 +24,11 @@ FLOW_GRPO: Final = "flow-grpo"
 """Name of the protocol."""
 
 NOT_THIS_TAG: Final = -10.0
-"""What a group's list holds for an image of another task; the client filters by it."""
+"""The entry of a group's list for an image of another task; the client filters by it."""
 
 
 def row_of(verdict: Verdict, credit: str) -> bytes:
-    """What the reply needs of one verdict, as JSON: `tag`, `score`, `correct` and `strict`, which does not read `exclude`."""
+    """Encode what the reply needs from a verdict as JSON: `tag`, `score`, `correct` and `strict` (which ignores `exclude`)."""
     strict = not any(finding.reason for finding in verdict.strict_findings if finding.kind != "exclude")
     row = {
         "tag": verdict.spec.tag,
@@ -40,15 +40,15 @@ def row_of(verdict: Verdict, credit: str) -> bytes:
 
 
 def reply_of(rows: Sequence[dict[str, Any]], *, only_strict: bool) -> dict[str, Any]:
-    """The public server's answer for a batch, as it pickles it.
+    """Build the public server's reply for a batch, before pickling.
 
     Args:
-        rows: What `row_of` made, one per image.
-        only_strict: Whether `rewards` and `group_rewards` stay 0, as the public server does to save time.
+        rows: One row from `row_of` per image.
+        only_strict: Whether `rewards` and `group_rewards` stay 0, as on the public server, which saves time this way.
 
     Returns:
         `scores`, `rewards` (official, 0.0 or 1.0) and `strict_rewards` (0.0 or 1.0), lists as long as the batch;
-        `group_rewards` and `group_strict_rewards`, one such list per tag with -10.0 at the images of other tags.
+        `group_rewards` and `group_strict_rewards`, one such list per tag with -10.0 for images of other tags.
     """
     tags = [row["tag"] for row in rows]
     rewards = [0.0 if only_strict else row["correct"] for row in rows]
@@ -70,10 +70,10 @@ def reply_of(rows: Sequence[dict[str, Any]], *, only_strict: bool) -> dict[str, 
 
 
 def with_red_and_blue_swapped(scorer: Scorer) -> Scorer:
-    """The scorer as the public server runs it: it hands RGB arrays to mmdet, which expects BGR.
+    """Return the scorer as the public server runs it, which passes RGB arrays to mmdet although it expects BGR.
 
-    Only detectors with the public server's weights (`paper`, `mmdet`) are shown red and blue swapped; other scorers come back
-    unchanged. The colour verifier sees the image as it is, there and here.
+    Only detectors with the public server's weights (`paper`, `mmdet`) get red and blue swapped; other scorers are returned
+    unchanged. The colour verifier sees the original image, as on the public server.
     """
     from geneval_reward.scorer import GenEvalScorer
 
@@ -94,7 +94,7 @@ def with_red_and_blue_swapped(scorer: Scorer) -> Scorer:
 
 @dataclass(eq=False)
 class _RedBlueSwapped:
-    """A detector that is shown red and blue swapped."""
+    """A detector whose images have red and blue swapped."""
 
     detector: Detector
     swap_rb = True

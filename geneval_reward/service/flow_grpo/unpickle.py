@@ -1,8 +1,8 @@
-"""Data out of a pickle, never code.
+"""Read plain data from a pickle without running code.
 
-Flow-GRPO's client sends pickles, and Python's unpickler calls whatever a pickle names. Here a walk over the opcodes comes first,
-which admits only those that build plain data and bounds what they may cost. Then Python's own unpickler reads the bytes,
-with a `find_class` that refuses every name.
+Flow-GRPO's client sends pickles, and Python's unpickler calls whatever a pickle names. So the opcodes are checked first: only
+those that build plain data are allowed, and their cost is bounded. Then Python's own unpickler reads the bytes, with a
+`find_class` that refuses every name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Final, NoReturn
 from geneval_reward.errors import GenEvalError
 
 MAX_OPERATIONS: Final = 200_000
-"""Opcodes of a pickle, and values of its result, where one that is named twice counts twice."""
+"""Opcodes of a pickle, and values in its result, where a value that is referenced twice counts twice."""
 
 MAX_DEPTH: Final = 16
-"""Containers within one another."""
+"""Depth of nested containers."""
 
 _MAX_NAMED_AGAIN: Final = 256 * 2**20
-"""Bytes of all strings that the memo brings back. Two equal ones may be compared byte for byte at every use as a key."""
+"""Bytes of all strings fetched from the memo. Equal strings may be compared byte for byte at every use as a key."""
 
 _MAX_INTEGER: Final = 64  # bytes
 
@@ -48,14 +48,14 @@ _PREFIXES: Final = {
 
 
 class UnpickleError(GenEvalError, ValueError):
-    """A pickle that is not plain data, or too much of it."""
+    """A pickle that is not plain data, or is too large."""
 
 
 def load_plain_data(data: bytes) -> Any:
     """Read a pickle of protocol 3, 4 or 5 that holds nothing but plain data.
 
-    That is None, bool, int, float, str, bytes, bytearray, list, tuple and dict. Nothing that the pickle names is imported or
-    called. The caller bounds the number of bytes.
+    Plain data is None, bool, int, float, str, bytes, bytearray, list, tuple and dict. Nothing that the pickle names is imported
+    or called. The caller must limit the number of bytes.
 
     Args:
         data: The pickle.
@@ -64,8 +64,7 @@ def load_plain_data(data: bytes) -> Any:
         The value.
 
     Raises:
-        UnpickleError: For anything else: other types, calls, cycles, a pickle that is cut off, or one that would take too much
-            time or memory.
+        UnpickleError: If the pickle holds other types, calls or cycles, is truncated, or would take too much time or memory.
 
     Examples:
         >>> import pickle
@@ -107,8 +106,8 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuse opcodes that reach outside, and pickles whose opcodes cost more than their bytes."""
-    weights: list[int] = []  # bytes that a comparison of each memo entry may look at
+    """Refuse opcodes that import or call, and pickles whose opcodes cost more than their bytes."""
+    weights: list[int] = []  # bytes that comparing each memo entry may read
     named_again = 0
     weight = 0  # of the value on top of the stack
     for count, (name, at, number, size) in enumerate(_opcodes(data)):
@@ -130,12 +129,12 @@ def _check_opcodes(data: bytes) -> None:
         elif name in _ATOMS:
             weight = size
         elif name in _CONTAINERS:
-            # Tuples that hold each other several times take exponential time as keys, so that none may be named again.
+            # Hashing a tuple that holds the same tuple several times takes exponential time, so none may be referenced again.
             weight = _MAX_NAMED_AGAIN + 1 if name.startswith("TUPLE") else 0
 
 
 def _opcodes(data: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Name, position, numeric argument and length of the string argument of each opcode, without copying any string."""
+    """Yield each opcode's name, position, numeric argument and string-argument length, without copying any string."""
     at = 0
     while True:
         code = data[at : at + 1]
@@ -160,7 +159,7 @@ def _opcodes(data: bytes) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _check_size(value: Any) -> None:
-    """Refuse what a walk over the result could not bear: cycles, depth, and references that multiply."""
+    """Refuse results that code could not safely traverse: cycles, deep nesting, and references that multiply."""
     waiting = [(value, 1)]
     count = 0
     while waiting:

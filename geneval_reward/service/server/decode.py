@@ -1,4 +1,4 @@
-"""Images of a request to pixels. Runs in worker processes only: a decoder that crashes or never ends costs a process."""
+"""Decode the images of a request. Runs only in worker processes, because a decoder that crashes or hangs costs a process."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from geneval_reward.errors import ImageError
 from geneval_reward.vision.images import as_image
 
 _MAX_SCANS: Final = 100
-"""Scans of a JPEG. Real progressive files have about ten; each costs a pass over the whole image."""
+"""Scans per JPEG. Real progressive files have about ten, and each takes a pass over the whole image."""
 
 _FORMATS: Final = {"png": "a PNG", "webp": "a WebP", "jpeg": "a JPEG"}
 
 
 def decode(image: dict[str, Any], data: bytes | memoryview, max_pixels: int, where: str = "image") -> torch.Tensor:
-    """The pixels of an image.
+    """Decode an image.
 
     Args:
-        image: `format` (`raw`, `png`, `webp` or `jpeg`), and for raw values `shape` and `layout`, as on the wire.
+        image: `format` (`raw`, `png`, `webp` or `jpeg`), and for `raw` also `shape` and `layout`, as on the wire.
         data: The image's bytes.
         max_pixels: Larger images are refused before they are decoded.
-        where: Name of the image in errors.
+        where: The image's name in error messages.
 
     Returns:
         `(3, h, w)` uint8.
 
     Raises:
-        ImageError: If the image is damaged, too large, or of another format.
+        ImageError: If the image is damaged, too large, or in another format.
     """
     kind = image["format"]
     if kind == "raw":
@@ -63,12 +63,12 @@ def decode(image: dict[str, Any], data: bytes | memoryview, max_pixels: int, whe
 
 
 def split_by_pixels(images: Sequence[dict[str, Any]], blobs: Sequence[bytes], most: int) -> list[slice]:
-    """Parts of a batch whose images have together at most so many pixels by their headers, or are one image.
+    """Split a batch into parts of at most `most` pixels, by the images' headers; a larger image is a part by itself.
 
     Args:
-        images: What `decode` takes.
-        blobs: Bytes of each.
-        most: Pixels of a part; bounds the memory of a worker.
+        images: As for `decode`.
+        blobs: Bytes of each image.
+        most: Pixels per part, which limits a worker's memory.
     """
     parts: list[slice] = []
     held = 0
@@ -86,16 +86,16 @@ def split_by_pixels(images: Sequence[dict[str, Any]], blobs: Sequence[bytes], mo
 def decode_all(
     images: Sequence[dict[str, Any]], blobs: Sequence[bytes], max_pixels: int, seconds: float
 ) -> tuple[list[torch.Tensor | str], bool]:
-    """Decode the images of a batch at the same time.
+    """Decode the images of a batch concurrently.
 
     Args:
-        images: What `decode` takes, with `where`.
-        blobs: Bytes of each.
+        images: As for `decode`, with `where`.
+        blobs: Bytes of each image.
         max_pixels: Larger images are refused.
-        seconds: Time for the batch. An image that takes longer gets an error, and its thread cannot be ended.
+        seconds: Time limit for the batch. An image that takes longer gets an error, and its thread cannot be stopped.
 
     Returns:
-        The pixels or the error of each image, and whether a thread was left behind, so that this process should be replaced.
+        Pixels or an error per image, and whether a thread is still running, in which case this process should be replaced.
     """
     found: list[torch.Tensor | str | None] = [None] * len(images)
 
@@ -105,7 +105,7 @@ def decode_all(
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             found[index] = str(error) or type(error).__name__
 
-    # A thread for each, so that one that never ends takes no other's place; raw values need none.
+    # One thread per image, so that a decoder that hangs does not hold up the others; raw values need none.
     threads = []
     for index, image in enumerate(images):
         if image["format"] == "raw":
@@ -142,9 +142,9 @@ def _raw(shape: Sequence[int], layout: str, data: bytes | memoryview, max_pixels
         raise ImageError(
             f"{where}: expected {3 * width * height:,} bytes for the shape {list(shape)}, got {len(data):,}"
         )
-    # A copy, since the bytes of a message cannot be written to and torch warns about such.
+    # Copied because the bytes of a message are read-only, and torch warns about read-only arrays.
     array = np.frombuffer(data, np.uint8).reshape(shape).copy()
-    # The layout is said, not guessed from the shape.
+    # The request states the layout; it is not guessed from the shape.
     tensor = torch.from_numpy(array)
     return tensor if layout == "chw" else tensor.permute(2, 0, 1).contiguous()
 
@@ -155,7 +155,7 @@ def _check_size(width: int, height: int, max_pixels: int, where: str) -> None:
 
 
 def _is_lossless(data: bytes | memoryview) -> bool:
-    """Whether a WebP's first image chunk is a lossless one (RFC 9649, sections 2.5 to 2.7)."""
+    """Return whether a WebP's first image chunk is lossless (RFC 9649, sections 2.5 to 2.7)."""
     offset = 12
     while offset + 8 <= len(data):
         kind = bytes(data[offset : offset + 4])
