@@ -1,4 +1,4 @@
-"""Scoring on a Ray cluster: a pool of actors as a scorer, and whole data sets by shards that can be resumed."""
+"""Scoring on a Ray cluster: a scorer backed by a pool of actors, and whole data sets in resumable shards."""
 
 from __future__ import annotations
 

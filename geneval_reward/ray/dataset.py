@@ -1,7 +1,7 @@
-"""`score_dataset`: a whole data set on a Ray cluster, resumable by shard.
+"""`score_dataset`: score a whole data set on a Ray cluster, resumable by shard.
 
-Each actor holds one scorer and writes one results file per shard, so that a killed actor, node or driver costs the batch in hand:
-Ray starts the actor again and repeats the shard, whose file says what is done.
+Each actor holds one scorer and writes one results file per shard, so that a killed actor, node or driver loses only the current
+batch. Ray restarts the actor and repeats the shard, whose file records what is done.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DatasetScores:
         failed: Number of images that could not be scored; `<name>.failed.jsonl` lists them with the reason.
         shards: Number of shards.
         taken: Number of shards that an earlier run had finished.
-        problems: What a folder lacks, one sentence each.
+        problems: What is missing from a folder, one sentence each.
     """
 
     path: Path
@@ -62,38 +62,38 @@ def score_dataset(
     progress: Callable[[ShardReport], None] | None = None,
     **options: Any,
 ) -> DatasetScores:
-    """Score a data set with one actor per GPU, or per CPU where there is none.
+    """Score a data set with one actor per GPU, or per CPU if there is no GPU.
 
     Args:
         source: A folder of images (the benchmark's layout, or flat with `metadata`); WebDataset tar files, whose samples hold
             an image (`png`, `jpg`, `webp`) and a `json` with the record, its prompt text, or either under `metadata`
             (or a `txt` with the text); parquet files with a column `image` of bytes, or `{"bytes": ...}`, and the record
-            in the column `metadata` or in `tag`, `include`, `exclude`, `prompt`. One file, a list of files, a folder of them,
-            or what `geneval_reward.ray.shards.open_source` returned. Paths must be the same on all nodes.
+            in the column `metadata` or in `tag`, `include`, `exclude`, `prompt`. Pass one file, a list of files, a folder of
+            them, or the result of `geneval_reward.ray.shards.open_source`. Paths must be the same on all nodes.
         out: The results file. The files of the shards are kept in `<out>.shards/`.
         scorer: The name of a backend, or a function that makes a scorer.
-        metadata: For a flat folder, see `geneval_reward.results.layout.read_folder`.
+        metadata: Records for a flat folder, as in `geneval_reward.results.layout.read_folder`.
         workers: Number of actors; None for as many as fit.
-        cpus_per_worker: CPUs of each.
-        gpus_per_worker: GPUs of each; None for one where there are any.
+        cpus_per_worker: CPUs per actor.
+        gpus_per_worker: GPUs per actor; None for one if the cluster has any.
         start_timeout: Seconds that the cluster may take to find room for the actors; loading is not counted.
-        shard_size: Number of images in a shard of a folder.
-        resume: Continue with what `<out>.shards/` holds.
+        shard_size: Number of images per shard of a folder.
+        resume: Continue from `<out>.shards/`.
         overwrite: Start over.
-        address: Address of a cluster, such as `auto`; None for that of this process, of `RAY_ADDRESS`, or a new one on this
-            machine.
-        progress: Called with the report of each shard when it is finished.
+        address: Address of a cluster, such as `auto`; None for that of this process, that of `RAY_ADDRESS`, or a new one on
+            this machine.
+        progress: Called with the report of each finished shard.
         **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Returns:
-        Counts and the results file. Rows are in the order of the data set, whichever worker scored them.
+        Counts and the results file. Rows are in the order of the data set, regardless of which worker scored them.
 
     Raises:
         DependencyError: Without the extra `geneval_reward[ray]`.
         FileExistsError: If results are there and neither `resume` nor `overwrite` is set.
         ResultsError: If there is nothing to score, or another scorer judged the shards of an earlier run.
         ServiceError: If Ray cannot be reached or started, or has no room for a worker in time.
-        GenEvalError: If a worker cannot make its scorer or score a shard; what the others have done is kept.
+        GenEvalError: If a worker cannot make its scorer or score a shard; the results of the others are kept.
     """
     import_ray()
     recipe = Recipe(scorer, options)
@@ -108,7 +108,7 @@ def score_dataset(
     for shard in todo:
         files[shard.name].with_suffix(".tries").unlink(missing_ok=True)
     if todo:
-        # A shard counts its deaths by place, so that Ray may repeat its call any number of times.
+        # Each shard counts the deaths at each place itself, so Ray may repeat its call any number of times.
         pool = ActorPool(recipe, asked, address, max_deaths=None, at_most=len(todo))
         try:
             for number, report in pool.map("score_shard", [(shard, files[shard.name].resolve()) for shard in todo]):
@@ -143,5 +143,5 @@ def _make_room(out: Path, folder: Path, *, resume: bool, overwrite: bool) -> Non
 
 
 def _is_done(path: Path) -> bool:
-    """Whether a shard is finished, and nothing in it is to be tried again."""
+    """Return whether a shard is finished and nothing in it should be retried."""
     return done_path(path).exists() and not failures_path(path).exists()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from geneval_reward.scorer import GenEvalScorer
 
 MAX_DEATHS: Final = 3
-"""Actors that one piece of a batch may kill before it is given up."""
+"""Number of actors that one piece of a batch may kill before the pool gives up on it."""
 
 
 class Description(NamedTuple):
@@ -37,14 +37,14 @@ class Description(NamedTuple):
 
 
 class ActorPool:
-    """A pool of actors. Ray starts one that dies again and repeats its call.
+    """A pool of actors. If an actor dies, Ray restarts it and repeats its call.
 
     Args:
         recipe: How each actor makes its scorer.
-        workers: How many actors, and with what.
-        address: Address of a cluster; None for that of this process, of `RAY_ADDRESS`, or a new one on this machine.
-        max_deaths: Actors that one call may kill; None for any number.
-        at_most: Number of actors that the work at hand can use.
+        workers: Number of actors and their resources.
+        address: Address of a cluster; None for that of this process, that of `RAY_ADDRESS`, or a new one on this machine.
+        max_deaths: Number of actors that one call may kill; None for no limit.
+        at_most: Number of actors that the current work can use.
 
     Raises:
         ServiceError: If Ray cannot be reached or started, or has no room for the actors in time.
@@ -75,7 +75,7 @@ class ActorPool:
             first_calls = [actor.process_id.remote() for actor in self._actors]
             enough = 1 if workers.count is None else granted.count
             ready = await_room(self._ray, first_calls, granted, workers.start_timeout, enough)
-            # Those without a place yet get work as soon as they have one.
+            # Actors that have not been placed yet get work as soon as they are.
             self._starting = {call: self._actors[i] for i, call in enumerate(first_calls) if i not in ready}
         except BaseException:
             self.close()
@@ -85,10 +85,10 @@ class ActorPool:
         return len(self._actors)
 
     def describe(self) -> Description:
-        """Ask the actors for a description of their scorers, which must be equal.
+        """Ask the actors to describe their scorers, which must be identical.
 
         Raises:
-            ServiceError: If one cannot make its scorer, or they differ.
+            ServiceError: If an actor cannot make its scorer, or the scorers differ.
         """
         calls = [actor.describe.remote() for actor in self._placed()]
         found: list[Description] = [self._result(call) for call in calls]
@@ -97,14 +97,14 @@ class ActorPool:
         return found[0]
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Call a method of whichever actor is free.
+        """Make each call on whichever actor is free.
 
         Args:
             method: Name of a method of `ScoringActor`.
             calls: Arguments of each call.
 
         Yields:
-            The number of each call with its result or its `ServiceError`, in the order in which the calls end.
+            The number of each call with its result or `ServiceError`, in the order in which the calls finish.
         """
         waiting = list(reversed(range(len(calls))))
         idle = self._placed()
@@ -125,11 +125,11 @@ class ActorPool:
                     yield number, error
 
     def process_ids(self) -> list[int]:
-        """Process ids of the actors."""
+        """Return the process ids of the actors."""
         return list(self._ray.get([actor.process_id.remote() for actor in self._placed()]))
 
     def close(self) -> None:
-        """End the actors, and the cluster if it was started for them."""
+        """Stop the actors, and the cluster if it was started for them."""
         if not self._ray.is_initialized():
             return
         for actor in self._actors:
@@ -157,10 +157,10 @@ class ActorPool:
 
 
 class ScoringActor:
-    """Holds a scorer in an actor.
+    """An actor that holds a scorer.
 
     Args:
-        recipe: How it makes its scorer.
+        recipe: How the actor makes its scorer.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -169,7 +169,7 @@ class ScoringActor:
 
     @property
     def scorer(self) -> GenEvalScorer:
-        """The scorer, made at the first use: errors of a constructor reach the driver only as the actor's death."""
+        """The scorer, made on first use because errors in an actor's constructor reach the driver only as its death."""
         if self._scorer is None:
             self._scorer = self._recipe.make()
         return self._scorer
@@ -179,7 +179,7 @@ class ScoringActor:
         return Description(self.scorer.name, self.scorer.rules, self.scorer.fingerprint(), self.scorer.batch_size)
 
     def score(self, pixels: Sequence[npt.NDArray[np.uint8]], specs: Sequence[PromptSpec]) -> list[Verdict | str]:
-        """Score images; returns a verdict or the text of an error per image."""
+        """Score images and return a verdict or an error message per image."""
         # Ray's arrays are read-only views of shared memory.
         images = [torch.from_numpy(np.array(image)) for image in pixels]
         return [
@@ -188,11 +188,11 @@ class ScoringActor:
         ]
 
     def score_shard(self, shard: Shard, path: Path) -> ShardReport:
-        """Score a shard into its results file."""
+        """Score a shard and write its results file."""
         from geneval_reward.ray.work import score_shard
 
         return score_shard(self.scorer, shard, path)
 
     def process_id(self) -> int:
-        """Id of this actor's process."""
+        """Return the id of this actor's process."""
         return os.getpid()

@@ -1,4 +1,4 @@
-"""Ray itself: its import, a cluster to run on, and how workers share it."""
+"""Importing Ray, connecting to a cluster, and dividing it among workers."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from geneval_reward.support.imports import require
 
 _log = logging.getLogger(__name__)
 
-_QUIET_SECONDS: Final = 10.0  # a worker's process takes a few seconds to start
+_QUIET_SECONDS: Final = 10.0  # a worker process takes a few seconds to start
 
 
 def import_ray() -> Any:
-    """Ray.
+    """Import Ray.
 
     Raises:
-        DependencyError: If it is not installed; the message says what to install.
+        DependencyError: If Ray is not installed; the message says what to install.
     """
     return require("ray", "ray", "ray")
 
 
 def connect(address: str | None = None) -> bool:
-    """Connect this process to a cluster, unless it is connected.
+    """Connect this process to a cluster, unless it is already connected.
 
     The cluster is the one at `address` or `RAY_ADDRESS`, or else a new one on this machine.
 
     Args:
-        address: Such as `auto` or `ray://head:10001`.
+        address: Address of the cluster, such as `auto` or `ray://head:10001`.
 
     Returns:
-        Whether a connection was made, which the caller then has to end by `ray.shutdown()`.
+        Whether a connection was made, which the caller must then end with `ray.shutdown()`.
 
     Raises:
         ServiceError: If there is no cluster at the address, or a new one does not start.
@@ -45,11 +45,11 @@ def connect(address: str | None = None) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
-    # Nothing may be set for a cluster that exists; a new one needs nothing but scoring.
+    # An existing cluster allows no settings; a new one needs only what scoring needs.
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
-    except Exception as error:  # Ray raises a dozen types here, each with a page of text
+    except Exception as error:  # Ray raises a dozen types here, each with a long message
         ray.shutdown()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         remedy = (
@@ -64,12 +64,12 @@ def connect(address: str | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers are asked for, and with what.
+    """Requested workers and their resources.
 
     Attributes:
-        count: Actors, each with one scorer; None for as many as fit.
-        cpus: CPUs of each.
-        gpus: GPUs of each, which may be a fraction; None for one where the cluster has any.
+        count: Number of actors, each with one scorer; None for as many as fit.
+        cpus: CPUs per actor.
+        gpus: GPUs per actor, which may be a fraction; None for one if the cluster has any.
         start_timeout: Seconds that the cluster may take to find room for them; loading is not counted.
 
     Raises:
@@ -94,12 +94,12 @@ class Workers:
 
 @dataclass(frozen=True)
 class Share:
-    """How workers share a cluster.
+    """Workers that a cluster has room for.
 
     Attributes:
-        count: Actors.
-        cpus: CPUs of each.
-        gpus: GPUs of each.
+        count: Number of actors.
+        cpus: CPUs per actor.
+        gpus: GPUs per actor.
     """
 
     count: int
@@ -108,12 +108,12 @@ class Share:
 
 
 def share(ray: Any, workers: Workers, at_most: int | None = None) -> Share:
-    """How many workers a cluster has room for, if it is otherwise empty.
+    """Compute how many workers a cluster has room for if it is otherwise idle.
 
     Args:
-        ray: The module, connected.
-        workers: What is asked for.
-        at_most: Number of workers that the work at hand can use.
+        ray: The connected `ray` module.
+        workers: The requested workers.
+        at_most: Number of workers that the current work can use.
 
     Raises:
         UsageError: If the cluster is too small for one worker.
@@ -135,24 +135,24 @@ def share(ray: Any, workers: Workers, at_most: int | None = None) -> Share:
 def await_room(
     ray: Any, first_calls: Sequence[Any], granted: Share, timeout: float, enough: int | None = None
 ) -> list[int]:
-    """Wait until actors have a place: the cluster is large enough, but others may hold it.
+    """Wait until actors are placed, since other jobs may be using a cluster that is large enough.
 
     Args:
-        ray: The module, connected.
+        ray: The connected `ray` module.
         first_calls: The first call to each actor.
-        granted: What the actors asked for.
+        granted: The resources that the actors requested.
         timeout: Seconds.
-        enough: Actors with which to go on when others have no place after ten seconds; None for all.
+        enough: Number of actors that suffices if the others are not placed after ten seconds; None for all.
 
     Returns:
-        Numbers of the actors that have a place.
+        Numbers of the actors that have been placed.
 
     Raises:
-        ServiceError: If fewer than `enough` have a place when the time is up.
+        ServiceError: If fewer than `enough` have been placed when the time is up.
     """
     calls = list(first_calls)
     enough = len(calls) if enough is None else enough
-    # `wait` returns calls to actors that died as well; the next call to them says what became of those.
+    # `wait` also returns calls to actors that died; the next call to one of them reports why.
     patience = min(_QUIET_SECONDS, timeout)
     placed, waiting = ray.wait(calls, num_returns=len(calls), timeout=patience)
     if waiting:
@@ -179,11 +179,11 @@ class Recipe:
     """How a worker makes its scorer.
 
     Attributes:
-        scorer: Name of a backend, or a function that makes a scorer; the nodes must be able to import it.
-        options: Passed to `GenEvalScorer.from_pretrained` with a name.
+        scorer: Name of a backend, or a function that makes a scorer, which the nodes must be able to import.
+        options: Passed to `GenEvalScorer.from_pretrained` if `scorer` is a name.
 
     Raises:
-        UsageError: If `scorer` is a ready scorer, or there are options for a function.
+        UsageError: If `scorer` is a scorer object, or options are given with a function.
     """
 
     scorer: str | Callable[[], GenEvalScorer] = "lite"
@@ -196,7 +196,7 @@ class Recipe:
             raise UsageError("scorer: expected a name or a function, got a scorer; each worker makes its own")
 
     def make(self) -> GenEvalScorer:
-        """A new scorer in this process."""
+        """Make a new scorer in this process."""
         if isinstance(self.scorer, str):
             return GenEvalScorer.from_pretrained(self.scorer, **self.options)
         return self.scorer()

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class RayScorer:
-    """A [`Scorer`][geneval_reward.scorer.Scorer] whose models live in Ray actors: one per GPU, or per CPU where there is none.
+    """A [`Scorer`][geneval_reward.scorer.Scorer] whose models live in Ray actors: one per GPU, or per CPU if there is no GPU.
 
-    Metric, reward and callback take it like a scorer in this process. The actors start at the first use. A batch is cut into
-    pieces that go to whichever actor is free. Ray starts an actor that dies again and repeats its piece, so that nothing is lost
-    or counted twice. `copy.deepcopy` returns the same object; pickling keeps the settings, and the copy starts a pool of its own.
+    The metric, reward and callback accept it like a local scorer. The actors start on first use. A batch is split into pieces
+    that go to whichever actor is free. If an actor dies, Ray restarts it and repeats its piece, so that nothing is lost or
+    counted twice. `copy.deepcopy` returns the same object; a pickled copy keeps the settings and starts its own pool.
 
     Args:
-        scorer: Name of a backend, or a function that makes a scorer; the nodes must be able to import it.
+        scorer: Name of a backend, or a function that makes a scorer, which the nodes must be able to import.
         workers: Number of actors; None for as many as fit.
-        cpus_per_worker: CPUs of each.
-        gpus_per_worker: GPUs of each; None for one where there are any. A fraction shares a GPU with the trainer.
-        piece: Most images in a piece; None for equal parts, one per actor, of at most the scorer's batch size.
-        address: Address of a cluster; None for that of this process, of `RAY_ADDRESS`, or a new one on this machine.
-        start_timeout: Seconds that the cluster may take to find room for the actors at the first use; loading is not counted.
+        cpus_per_worker: CPUs per actor.
+        gpus_per_worker: GPUs per actor; None for one if the cluster has any. A fraction shares a GPU with the trainer.
+        piece: Maximum images per piece; None for equal parts, one per actor, of at most the scorer's batch size.
+        address: Address of a cluster; None for that of this process, that of `RAY_ADDRESS`, or a new one on this machine.
+        start_timeout: Seconds that the cluster may take to find room for the actors on first use; loading is not counted.
         **options: Passed to `GenEvalScorer.from_pretrained`.
 
     Raises:
-        DependencyError: Without the extra `geneval_reward[ray]`; here, and not at the first batch.
-        UsageError: If an argument is not valid.
+        DependencyError: Without the extra `geneval_reward[ray]`; raised here and not at the first batch.
+        UsageError: If an argument is invalid.
 
     Examples:
         >>> from geneval_reward.ray import RayScorer
@@ -83,28 +83,28 @@ class RayScorer:
         return self._started()[1].rules
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers besides the rules; equal to that of the same scorer in this process."""
+        """What determines the answers besides the rules; equal to the fingerprint of the same local scorer."""
         return dict(self._started()[1].fingerprint)
 
     def to(self, device: torch.device | str) -> RayScorer:
-        """Nothing to move: the weights are in the actors."""
+        """Return self; the weights are in the actors."""
         return self
 
     def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
         """Judge images.
 
         Args:
-            images: What `geneval_reward.vision.images.as_images` takes.
+            images: Anything that `geneval_reward.vision.images.as_images` accepts.
             specs: One spec, record, JSON record or prompt text of the official suite per image.
 
         Returns:
             One verdict per image, in order.
 
         Raises:
-            ImageError: If an image is not valid; the message names its index.
-            SpecError: If a spec is not valid or not known; the message names its index.
+            ImageError: If an image is invalid; the message names its index.
+            SpecError: If a spec is invalid or unknown; the message names its index.
             ScoringError: If some of the images could not be scored; it carries the verdicts of the others.
-            ServiceError: If no actor can be started, or not one image could be scored.
+            ServiceError: If no actor can be started, or no image could be scored.
         """
         tensors = as_images(images)
         parsed = resolve_all(specs)
@@ -133,11 +133,11 @@ class RayScorer:
         return [verdict for verdict in verdicts if verdict is not None]
 
     def process_ids(self) -> list[int]:
-        """Process ids of the actors."""
+        """Return the process ids of the actors."""
         return self._started()[0].process_ids()
 
     def close(self) -> None:
-        """End the actors, and the cluster if it was started for them; the next use starts them again."""
+        """Stop the actors, and the cluster if it was started for them; the next use starts them again."""
         with self._lock:
             if self._running is not None:
                 self._running[0].close()

@@ -1,7 +1,7 @@
-"""Data sets as shards: a folder of images in pieces, WebDataset tar files, parquet files. No Ray here.
+"""Data sets as shards: parts of a folder of images, WebDataset tar files, parquet files. This module does not need Ray.
 
-A shard is small, can be sent to any node that sees the same paths, and always yields the same images under the same names:
-what makes scoring resumable.
+A shard is small, can be sent to any node that sees the same paths, and always yields the same images under the same names, which
+makes scoring resumable.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _IMAGE_COLUMNS: Final = ("image", "png", "jpg", "jpeg", "webp", "bytes")
 _NAME_COLUMNS: Final = ("filename", "file_name", "__key__")
 _ROWS_PER_READ: Final = 64
 _MAX_MEMBER: Final = 512 * 2**20
-"""Bytes of a tar member: a sparse or compressed one may claim a terabyte in a few bytes."""
+"""Limit on the bytes of a tar member, because a sparse or compressed one may claim a terabyte in a few bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image to score, not decoded.
+    """One image to score, not yet decoded.
 
     Attributes:
         filename: Name of the image in the results.
         image: The file, or its bytes.
-        spec: What the image was asked to show.
-        index: Number of the image within its prompt; None to count it when the shards are merged.
+        spec: What the image should show.
+        index: Number of the image within its prompt; None to assign it when the shards are merged.
         seed: The seed it was generated from, if known.
-        rewritten: The text that the generator got, where it was not the record's.
-        selected: The reward by which a search selected the image, and among how many candidates.
-        generator: What else must be known of the generator.
+        rewritten: The text given to the generator, if it was not the record's.
+        selected: The reward by which a search selected the image, and the number of candidates.
+        generator: Other settings of the generator that must be recorded.
     """
 
     filename: str
@@ -60,7 +60,7 @@ class Shard:
     """A part of a data set.
 
     Attributes:
-        name: Unique within the data set, the same as long as the data are the same; names the results file.
+        name: Unique within the data set, and constant while the data are unchanged; names the results file.
         kind: `folder`, `tar` or `parquet`.
         path: The folder or file.
         items: For a folder, the images of this shard.
@@ -72,7 +72,7 @@ class Shard:
     items: tuple[ImageItem, ...] = ()
 
     def samples(self) -> Iterator[Sample | FailedImage]:
-        """The images in order; what cannot be read comes as a failure that says why."""
+        """Yield the images in order; one that cannot be read becomes a failure that says why."""
         if self.kind == "folder":
             for item in self.items:
                 said = (item.index, item.seed, item.rewritten, item.selected, item.generator)
@@ -92,9 +92,9 @@ class Source:
 
     Attributes:
         shards: In the order in which results are merged.
-        problems: For a folder, what should be there and is not, one sentence each.
+        problems: For a folder, what is missing, one sentence each.
         ignored: For a folder, the number of files that do not belong to its layout.
-        subset: For a folder of generated images, the subset it is; see `geneval_reward.results.layout.ImageFolder`.
+        subset: For a folder of generated images, the subset it covers, as in `geneval_reward.results.layout.ImageFolder`.
     """
 
     shards: list[Shard]
@@ -102,7 +102,7 @@ class Source:
     ignored: int = 0
     subset: str | None = None
     notes: list[str] = field(default_factory=list)
-    """Sentences that a user should read, though nothing is wrong; of folders."""
+    """For a folder, sentences that a user should read although nothing is wrong."""
 
 
 def open_source(
@@ -115,21 +115,21 @@ def open_source(
     """List the shards of a data set.
 
     Args:
-        source: A folder of images as `geneval_reward.results.layout.read_folder` takes it; a `.tar` or `.parquet` file, a
-            folder of such files, or a list of them.
-        metadata: For a flat folder of images; see `read_folder`.
-        shard_size: Number of images in a shard of a folder.
-        limit: For a folder, take only the first so many images.
+        source: A folder of images as for `geneval_reward.results.layout.read_folder`; a `.tar` or `.parquet` file, a folder of
+            such files, or a list of them.
+        metadata: Records for a flat folder of images, as for `read_folder`.
+        shard_size: Number of images per shard of a folder.
+        limit: For a folder, the maximum number of images to take, from the first.
 
     Raises:
-        ResultsError: If there is nothing to score, or two files have one name.
+        ResultsError: If there is nothing to score, or two files have the same name.
         ValueError: If an argument does not fit the source.
     """
     if shard_size < 1:
         raise UsageError(f"shard_size: expected an integer >= 1, got {shard_size!r}")
     files = _files(source)
     if files is None:
-        # Workers may have another working folder.
+        # Workers may have a different working folder.
         folder = read_folder(Path(source).resolve(), metadata)  # type: ignore[arg-type]
         items = folder.items[:limit]
         pieces = [tuple(items[start : start + shard_size]) for start in range(0, len(items), shard_size)]
@@ -152,7 +152,7 @@ def open_source(
 
 
 def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
-    """Tar and parquet files that a source names; None if it is a folder of images."""
+    """List the tar and parquet files of a source; None if it is a folder of images."""
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
@@ -174,7 +174,7 @@ def _files(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
 
 
 def _digest(items: Sequence[ImageItem]) -> str:
-    """Changes with the names, records and files of the images, so that results of other images are not taken for theirs."""
+    """Hash the names, records and files of the images, so that results of other images are not mistaken for theirs."""
     text = "\n".join(f"{item.filename}\t{item.spec.to_json()}\t{_stamp(item.path)}" for item in items)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
@@ -189,7 +189,7 @@ def _stamp(file: Path) -> str:
 
 
 def _read_tar(path: Path) -> Iterator[Sample | FailedImage]:
-    """WebDataset's convention: files of one name up to the first dot, one after another, are one sample."""
+    """Read samples by WebDataset's convention: consecutive files with the same name up to the first dot form one sample."""
     seen = set[str]()
     with tarfile.open(path) as tar:
         for key, members in groupby(filter(_is_member, tar), key=_member_key):
@@ -218,7 +218,7 @@ def _read_tar(path: Path) -> Iterator[Sample | FailedImage]:
 
 
 def _is_member(member: tarfile.TarInfo) -> bool:
-    """Whether it belongs to a sample; macOS adds `._name` files and a folder `__MACOSX`."""
+    """Return whether a member belongs to a sample; macOS adds `._name` files and a folder `__MACOSX`."""
     folder, _, base = member.name.rpartition("/")
     return member.isfile() and not base.startswith(".") and "__MACOSX" not in folder.split("/")
 
@@ -230,7 +230,7 @@ def _member_key(member: tarfile.TarInfo) -> str:
 
 
 def _tar_sample(path: Path, key: str, parts: Mapping[str, bytes]) -> Sample | FailedImage:
-    # Others, such as 0.depth.png beside 0.png, are further data of the sample unless they are all there is.
+    # Other images, such as 0.depth.png next to 0.png, are additional data of the sample unless there is nothing else.
     found = [name for name in parts if f".{name.rpartition('.')[2]}" in SUFFIXES]
     images = [name for name in found if f".{name}" in SUFFIXES] or found
     suffix = images[0] if images else None
@@ -275,7 +275,7 @@ def _read_parquet(path: Path) -> Iterator[Sample | FailedImage]:
 def _parquet_sample(path: Path, number: int, row: dict[str, Any], column: str, names: set[str]) -> Sample | FailedImage:
     value = row.pop(column)
     name = next((row[name] for name in _NAME_COLUMNS if isinstance(row.get(name), str)), None)
-    # The form of Hugging Face data sets, {"bytes": ..., "path": ...}, where the path is a base name that may repeat.
+    # Hugging Face data sets use {"bytes": ..., "path": ...}, where the path is a base name that may repeat.
     if isinstance(value, Mapping):
         name = name or (f"{number:06d}-{value['path']}" if value.get("path") else None)
         value = value.get("bytes")

@@ -1,4 +1,4 @@
-"""`score_shard`: what a worker does with a shard. It does not need Ray."""
+"""`score_shard`: score one shard in a worker. This module does not need Ray."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from geneval_reward.service.isolation import score_separately
 from geneval_reward.support.read_ahead import read_ahead
 from geneval_reward.vision.images import load_image
 
-_TRIES: Final = 3  # deaths at one place of a shard, before it is the shard's fault and not the node's
+_TRIES: Final = 3  # deaths at one place of a shard before the shard is blamed and not the node
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What became of a shard.
+    """Outcome of scoring a shard.
 
     Attributes:
         name: Name of the shard.
         images: Number of images with a row in its results file.
-        scored: Number of images scored now, and not by an earlier run or worker.
+        scored: Number of images scored by this call, not by an earlier run or worker.
         failed: Number of images that could not be scored.
     """
 
@@ -45,12 +45,12 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
     """Score the images of a shard that have no row yet.
 
     Args:
-        scorer: What judges.
-        shard: What to score.
-        path: The shard's results file. If it exists, it is continued, since the worker that wrote it may have been killed.
+        scorer: The scorer.
+        shard: The shard.
+        path: The shard's results file. An existing file is continued, since the worker that wrote it may have been killed.
 
     Returns:
-        The report of the shard, which `<path>.done` holds on disk too.
+        The report of the shard, which is also stored in `<path>.done`.
 
     Raises:
         ResultsError: If another scorer wrote the file, or another worker has it open.
@@ -79,7 +79,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                 for (sample, _), verdict in zip(good, answers, strict=True)
                 if isinstance(verdict, Verdict)
             ]
-            # The number within the prompt is known only when all shards are there; see merge.
+            # The number within the prompt is known only when all shards are merged.
             unnumbered = {sample.filename for sample, _ in good if sample.index is None}
             kept = [replace(row, index=None) if row.filename in unnumbered else row for row in rows]
             writer.write([*failed, *kept])
@@ -90,18 +90,18 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
 
 
 def done_path(path: Path) -> Path:
-    """The file that marks a shard as finished, next to its results."""
+    """Return the path of the file next to a shard's results that marks it as finished."""
     return path.with_suffix(".done")
 
 
 def _todo(shard: Shard, done: set[str]) -> Iterator[Sample | FailedImage]:
-    # The writer adds to `done` as it goes; a name that comes twice must be refused and not look done.
+    # The writer adds to `done` as it goes, but a repeated name must be refused and not treated as done.
     before = frozenset(done)
     return (sample for sample in shard.samples() if sample.filename not in before)
 
 
 def _count_try(file: Path, shard: Shard, done: int) -> None:
-    """Note that a worker starts here, and stop when too many have started here and none got further."""
+    """Record that a worker starts here, and raise if too many have started here without getting further."""
     try:
         earlier = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The wire format: what a request and its reply look like. Server, client and OpenAPI page use the same classes.
+"""The wire format of requests and replies. Server, client and OpenAPI page use the same classes.
 
-`POST /score` takes a `ScoreRequest`, either as JSON (images in base64) or as a form (`multipart/form-data`): the
-part `request` is the same JSON, and each image without `data` takes the next part named `image`, in order, as bytes.
+`POST /score` takes a `ScoreRequest`, either as JSON (images in base64) or as a form (`multipart/form-data`). In a form, the part
+`request` is the same JSON, and each image without `data` takes the next part named `image`, in order, as bytes.
 The answer is a `ScoreReply`, or an `ErrorReply` with a status of 400 or above.
 """
 
@@ -62,7 +62,7 @@ class ImagePayload(_Model):
 class ScoreRequest(_Model):
     """A batch of images with what was asked of each."""
 
-    # FailFast, since a complaint takes two hundred times the bytes of what it is about.
+    # FailFast, because a validation error takes two hundred times the bytes of the value it is about.
     images: Annotated[list[ImagePayload], FailFast()] = Field(min_length=1, description="The images.")
     prompts: Annotated[list[Annotated[str, Field(max_length=MAX_PROMPT)] | dict[str, JsonValue]], FailFast()] = Field(
         min_length=1,
@@ -95,7 +95,7 @@ class DetectionsPayload(_Model):
 
     @classmethod
     def of(cls, detections: Detections) -> DetectionsPayload:
-        """Make the payload of detections; float32 values cross unchanged."""
+        """Make a payload from detections; float32 values are preserved exactly."""
         record = detections.to_dict()
         return cls.model_construct(
             xyxy=[tuple(box) for box in record["xyxy"]],
@@ -105,7 +105,7 @@ class DetectionsPayload(_Model):
         )
 
     def detections(self, image_size: tuple[int, int]) -> Detections:
-        """Make the arrays again.
+        """Rebuild the detections.
 
         Raises:
             UsageError: If the lists are not parallel or a class is unknown.
@@ -127,10 +127,10 @@ class VerdictPayload(_Model):
 
     @classmethod
     def of(cls, verdict: Verdict) -> VerdictPayload:
-        """Make it from a verdict.
+        """Make a payload from a verdict.
 
         Raises:
-            UsageError: If the verdict has no detections, from which the other side could judge again.
+            UsageError: If the verdict has no detections, which the other side needs to judge again.
         """
         if not verdict.has_detections:
             raise UsageError(
@@ -148,10 +148,10 @@ class VerdictPayload(_Model):
         )
 
     def verdict(self, spec: PromptSpec, rules: Mapping[str, Any]) -> Verdict:
-        """The same verdict, judged again from what was detected.
+        """Rebuild the verdict by judging its detections again.
 
         Raises:
-            UsageError: If the detections or rules are not valid.
+            UsageError: If the detections or rules are invalid.
         """
         return judge(spec, self.detections.detections(self.image_size), rules)
 
@@ -207,7 +207,7 @@ class InfoReply(_Model):
 
 
 def splice(head: ScoreReply, items: list[bytes]) -> bytes:
-    """The JSON text of a reply whose items are JSON texts already, as the workers made them."""
+    """Return the JSON text of a reply whose items are already JSON text from the workers."""
     text = head.model_copy(update={"items": []}).model_dump_json().encode()
     assert text.endswith(b'"items":[]}')
     return text[:-2] + b",".join(items) + b"]}"

@@ -40,10 +40,10 @@ _ERRORS: Final = {
 
 @dataclass
 class State:
-    """What the server is doing.
+    """State of the server.
 
     Attributes:
-        draining: Whether it finishes what it has and takes nothing more.
+        draining: Whether it is finishing requests in flight and refusing new ones.
     """
 
     draining: bool = False
@@ -58,15 +58,15 @@ def make_app(
     metrics: Metrics | None = None,
     flow_grpo_credit: str | None = None,
 ) -> Door:
-    """The ASGI application; it starts and stops the pool in its lifespan.
+    """Make the ASGI application, whose lifespan starts and stops the pool.
 
     Args:
         pool: The workers.
-        api_key: What clients must send; None if none is needed.
-        hosts: Names that the Host header may have, as `Door` takes them.
-        state: State that is shared with the code that runs the application.
-        metrics: Shared with the pool.
-        flow_grpo_credit: Answer Flow-GRPO's own client on the path `/` too, with this credit as `scores`.
+        api_key: The key that clients must send; None if none is needed.
+        hosts: Names allowed in the Host header, as for `Door`.
+        state: State shared with the code that runs the application.
+        metrics: Metrics shared with the pool.
+        flow_grpo_credit: Also answer Flow-GRPO's own client on the path `/`, with this credit as `scores`.
     """
     limits = pool.config.limits
     state = state or State()
@@ -190,7 +190,7 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _request_body() -> dict[str, Any]:
-    """Both forms of a request. FastAPI knows one body per path, and would read it before the bounds are checked."""
+    """Describe both forms of a request. FastAPI allows one body per path, and would read it before limits are checked."""
     schema = {"$ref": f"#/components/schemas/{ScoreRequest.__name__}"}
     form = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""What a request passes before the application sees it: host, key, request id, and the bounds of its body."""
+"""Checks before a request reaches the application: host, key, request id, and limits on its body."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS: Final = frozenset({"/health"})
-"""Paths that need no key: a load balancer has none, and they tell nothing."""
+"""Paths that need no key: a load balancer has none, and they reveal nothing."""
 
-_LINGER: Final = (
-    2.0  # seconds in which the rest of a refused body is thrown away, so that the client gets to read the answer
-)
+_LINGER: Final = 2.0  # seconds for discarding the rest of a refused body, so that the client can read the answer
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -40,9 +38,9 @@ class RefusedError(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: Status of the answer.
+        status: HTTP status.
         message: Message for the client.
-        retry_after: Seconds after which another attempt makes sense.
+        retry_after: Seconds after which a retry makes sense.
     """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
@@ -52,7 +50,7 @@ class RefusedError(Exception):
         self.retry_after = retry_after
 
     def response(self, request_id: str) -> Response:
-        """The answer, an `ErrorReply`."""
+        """Make the response, an `ErrorReply`."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -63,22 +61,22 @@ class RefusedError(Exception):
 
 
 class Door:
-    """ASGI middleware that lets through only requests that are allowed, and bounds what the application reads of a body.
+    """ASGI middleware that lets only permitted requests through and limits how much of a body the application reads.
 
-    The application finds `request_id` and `begun` (on `time.monotonic`) in `request.state`. Reading a body beyond the limits
-    raises `RefusedError` there.
+    The application finds `request_id` and `begun` (a `time.monotonic` time) in `request.state`. It gets a `RefusedError` when
+    it reads a body beyond the limits.
 
     Args:
         app: The application.
-        limits: Bounds of bodies and of their memory.
-        api_key: The key that `Authorization: Bearer` must name; None if none is needed.
-        keyless_paths: Further paths that are asked for no key, since their protocol has none.
-        hosts: Names that the Host header may have where no key is asked for, besides those of the loopback interface; None for
-            any. A web page in a browser on this machine can send requests to a loopback port; its Host or Origin differs.
-        on_refused: Called with the status of what is refused here.
+        limits: Limits on bodies and their memory.
+        api_key: The key that `Authorization: Bearer` must carry; None if none is needed.
+        keyless_paths: Additional paths that need no key, because their protocol has none.
+        hosts: Names allowed in the Host header where no key is needed, besides those of the loopback interface; None for any. A
+            web page in a browser on this machine can send requests to a loopback port, but its Host or Origin differs.
+        on_refused: Called with the status of each request refused here.
 
     Attributes:
-        memory: Bytes of all bodies at the moment.
+        memory: Current bytes of all bodies.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class Door:
             await self._app(scope, body.receive, tagged_send)
         except RefusedError as error:
             client = (scope.get("client") or ("?", 0))[0]
-            # The path is quoted: it may hold line breaks and terminal sequences.
+            # The path is quoted because it may hold line breaks and terminal sequences.
             path = ascii(scope["path"])[:100]
             _log.info("refused id=%s client=%s path=%s status=%d: %s", request_id, client, path, error.status, error)
             self._on_refused(error.status)
@@ -132,7 +130,7 @@ class Door:
 
     def _check(self, path: str, headers: Headers) -> None:
         if "content-length" in headers and "transfer-encoding" in headers:
-            # RFC 9112, 6.3: request smuggling lives on the doubt about which of the two counts.
+            # RFC 9112, 6.3: request smuggling exploits the ambiguity about which of the two applies.
             raise RefusedError(400, "body: expected Content-Length or Transfer-Encoding, got both; send one")
         if self._key is not None and path not in self._keyless_paths:
             scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -154,7 +152,7 @@ class Door:
 
 
 class _BoundedBody:
-    """A request's `receive` that counts what comes."""
+    """A request's `receive` that counts the bytes received."""
 
     def __init__(self, door: Door, limits: Limits, headers: Headers, receive: Receive) -> None:
         self._door = door
@@ -167,7 +165,7 @@ class _BoundedBody:
         self.size = 0
 
     async def receive(self) -> Message:
-        """The next part of the body, and when it is over, the client's leaving.
+        """Return the next part of the body, and after its end, the client's disconnect.
 
         Raises:
             RefusedError: 413 if the body is too large, 503 if there is no memory for it, 408 if it takes too long.
@@ -191,7 +189,7 @@ class _BoundedBody:
         count = len(message.get("body", b""))
         if self.size + count > limit:
             raise RefusedError(413, f"body: expected at most {limit:,} bytes, got more; send fewer images")
-        # What has come counts, not what was announced: an announcement costs its sender nothing.
+        # Count the bytes received, not those announced: announcing costs the sender nothing.
         if self._door.memory + count > self._limits.max_memory:
             raise RefusedError(503, "memory: expected room for the body, got a server that is full; try again", 1)
         self._door.memory += count
@@ -199,19 +197,19 @@ class _BoundedBody:
         return message
 
     async def discard_rest(self) -> None:
-        """Throw away what still comes of a refused body for a moment, so that the client reads the answer and not a reset."""
+        """Briefly discard the rest of a refused body, so that the client reads the answer instead of getting a reset."""
         try:
             async with asyncio.timeout(_LINGER):
                 while self._more:
                     message = await self._receive()
                     self._more = message["type"] == "http.request" and message.get("more_body", False)
-                    await asyncio.sleep(0)  # a body that is always there would keep the clock from being looked at
+                    await asyncio.sleep(0)  # a body that is always available would keep the timeout from firing
         except TimeoutError:
             pass
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address.
+    """Return whether only this machine can connect to an address.
 
     Examples:
         >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("localhost")

@@ -1,4 +1,4 @@
-"""`Limits`: the bounds of the server, in one place."""
+"""`Limits`: all limits of the server."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from geneval_reward.errors import UsageError
 
 DEFAULT_PORT: Final = 8321
 DEFAULT_COMPAT_PORT: Final = 18085
-"""Where Flow-GRPO's client looks for its server."""
+"""The port on which Flow-GRPO's client expects its server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the server. What is beyond one of them gets an answer that says so, and takes no memory.
+    """Limits of the server. Anything beyond one gets an error that names the limit, and uses no memory.
 
     Attributes:
-        max_body: Bytes of one request's body.
-        max_items: Images of one request.
-        max_pixels: Pixels of one image, read from its header before it is decoded.
-        max_queue: Images that wait for a worker, at least `max_items`; beyond, 429.
-        max_memory: Bytes of all bodies that are being received, wait or are scored; beyond, 503.
-        max_connections: Connections that are served; beyond, 503.
-        deadline: Seconds from a request's head to its answer, unless it asks for less.
-        upload_timeout: Seconds for a request's body.
+        max_body: Bytes per request body.
+        max_items: Images per request.
+        max_pixels: Pixels per image, read from its header before it is decoded.
+        max_queue: Images waiting for a worker, at least `max_items`; 429 beyond that.
+        max_memory: Bytes of all bodies being received, queued or scored; 503 beyond that.
+        max_connections: Open connections; 503 beyond that.
+        deadline: Seconds from a request's headers to its answer, unless the request asks for less.
+        upload_timeout: Seconds to receive a request's body.
         drain_timeout: Seconds that requests in flight get after SIGTERM.
-        decode_timeout: Seconds that the images of a batch may take to be decoded.
+        decode_timeout: Seconds to decode the images of a batch.
         stall_timeout: Seconds after which a worker that does not answer is killed and replaced.
-        max_attempts: Workers that may die with an image before it gets an error.
+        max_attempts: Workers that may die while holding an image before it gets an error.
 
     Raises:
-        UsageError: If one is not a positive number, or too small for another.
+        UsageError: If a limit is not a positive number, or is too small for another.
     """
 
     max_body: int = 64 * 2**20
@@ -58,7 +58,7 @@ class Limits:
                 f"max_memory: expected at least max_body ({self.max_body}), got {self.max_memory}; raise one or lower the other"
             )
         if self.max_queue < self.max_items:
-            # A request that never fits would be sent again for ever.
+            # Clients would retry a request that never fits for ever.
             raise UsageError(
                 f"max_queue: expected at least max_items ({self.max_items}), got {self.max_queue}; raise one or lower the other"
             )
@@ -90,5 +90,5 @@ class Limits:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The limits by name, for `/info`."""
+        """Return the limits by name, for `/info`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

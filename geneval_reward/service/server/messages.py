@@ -1,4 +1,4 @@
-"""Messages between the server and its worker processes: a JSON head, then blobs of bytes. Nothing is pickled."""
+"""Messages between the server and its workers: a JSON head followed by blobs of bytes. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PipeEnd = Connection
-"""An end of the pipe between the server and a worker."""
+"""One end of the pipe between the server and a worker."""
 
 
 def send(pipe: PipeEnd, head: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
@@ -19,7 +19,7 @@ def send(pipe: PipeEnd, head: dict[str, Any], blobs: Sequence[bytes] = ()) -> No
 
 
 def receive(pipe: PipeEnd) -> tuple[dict[str, Any], list[bytes]]:
-    """Receive a message; blocks until there is one.
+    """Receive a message; blocks until one arrives.
 
     Raises:
         EOFError, OSError: If the other side is gone.

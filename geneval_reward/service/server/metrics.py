@@ -1,4 +1,4 @@
-"""What `/metrics` reports, for Prometheus."""
+"""The Prometheus metrics of `/metrics`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own.
+    """Counters of one server, in their own registry.
 
     Attributes:
         content_type: Content type of `text`.
@@ -38,11 +38,11 @@ class Metrics:
         self._deaths = Counter("geneval_worker_deaths", "Workers that had to be replaced.", registry=registry)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a value that is looked up when somebody asks."""
+        """Add a gauge whose value is computed on each scrape."""
         Gauge(name, text, registry=self._registry).set_function(value)
 
     def request_done(self, status: int, seconds: float, images: int, failed: int) -> None:
-        """Count a request of `/score` with its images."""
+        """Count a `/score` request and its images."""
         self.request_refused(status)
         self._seconds.observe(seconds)
         self._images.labels("scored").inc(images - failed if status == 200 else 0)
@@ -53,14 +53,14 @@ class Metrics:
         self._requests.labels(status).inc()
 
     def batch_done(self, size: int, seconds: float) -> None:
-        """Count a batch that was scored."""
+        """Count a scored batch."""
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
     def worker_died(self) -> None:
-        """Count a worker that ended and should not have."""
+        """Count a worker that ended unexpectedly."""
         self._deaths.inc()
 
     def text(self) -> bytes:
-        """All values, in Prometheus' format."""
+        """Return all values in Prometheus format."""
         return generate_latest(self._registry)

@@ -1,8 +1,8 @@
-"""`WorkerPool`: worker processes that are fed from one queue, watched and replaced.
+"""`WorkerPool`: worker processes that share one queue, and are monitored and replaced.
 
-Batches are made across requests. An idle worker waits a few milliseconds for more images; a busy one gets one batch in
-advance, as soon as that is full, and decodes it meanwhile. Items of a worker that dies are tried again, each alone, so that the
-one that kills workers is found and harms no others.
+Batches mix images from several requests. An idle worker waits a few milliseconds for more images; a busy one gets one full batch
+in advance, which it decodes while it scores. Items of a worker that dies are retried one at a time, so that an item that kills
+workers is found and does not affect the others.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _log = logging.getLogger(__name__)
 
 _MIN_BACKOFF: Final = 0.1
 _MAX_BACKOFF: Final = 30.0
-_LONG_LIVED: Final = 60.0  # a worker that lived longer is replaced without delay
+_LONG_LIVED: Final = 60.0  # a worker that lived longer is replaced immediately
 
 
 class QueueFullError(Exception):
-    """No room for so many items."""
+    """The queue has no room for this many items."""
 
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """What the workers run.
+    """Configuration of the workers.
 
     Attributes:
-        devices: One worker for each entry; a device may be named more than once.
+        devices: One worker per entry; a device may be listed more than once.
         backend: Backend for `GenEvalScorer.from_pretrained`.
         options: The other arguments of `from_pretrained`, or those of `factory`; JSON-serialisable.
         factory: `module:function` that makes the scorer instead.
-        swap_rb: Show the `paper` and `mmdet` detectors red and blue swapped, as Flow-GRPO's public server does.
-        batch_size: Images per batch; None for the scorer's own.
+        swap_rb: Swap red and blue for the `paper` and `mmdet` detectors, as Flow-GRPO's public server does.
+        batch_size: Images per batch; None for the scorer's own batch size.
         max_wait: Seconds that an image waits for others to fill a batch.
-        threads: PyTorch threads of each worker; None for PyTorch's default.
-        limits: Bounds of the queue, of images and of time.
+        threads: PyTorch threads per worker; None for PyTorch's default.
+        limits: Limits on the queue, images and time.
         start_timeout: Seconds that a worker may take to load and test its scorer.
     """
 
@@ -60,7 +60,7 @@ class PoolConfig:
     start_timeout: float = 600.0
 
     def worker_config(self, device: str) -> dict[str, Any]:
-        """The first message to a worker."""
+        """Return the first message to a worker."""
         names = ("backend", "options", "factory", "swap_rb", "threads")
         return {name: getattr(self, name) for name in names} | {
             "device": device,
@@ -74,8 +74,8 @@ class Answer(NamedTuple):
     """The answer to an item.
 
     Attributes:
-        text: The JSON text of its answer.
-        failed: Whether that is an error.
+        text: The answer as JSON text.
+        failed: Whether it is an error.
     """
 
     text: bytes
@@ -84,15 +84,15 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Item:
-    """One image that waits for its verdict.
+    """One image waiting for its verdict.
 
     Attributes:
-        head: What the worker needs: `format, shape, layout, spec, credit, protocol, where`.
+        head: The worker's input: `format, shape, layout, spec, credit, protocol, where`.
         data: The image's bytes.
-        deadline: When the client stops waiting for it, on `time.monotonic`.
-        future: Gets the answer; cancelled when the client stops waiting.
-        since: When it arrived.
-        attempts: Workers that died with it.
+        deadline: The `time.monotonic` time at which the client stops waiting.
+        future: Receives the answer; cancelled when the client stops waiting.
+        since: When the item arrived.
+        attempts: Number of workers that died while holding the item.
     """
 
     head: dict[str, Any]
@@ -104,12 +104,12 @@ class Item:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a client still waits for it."""
+        """Return whether a client is still waiting."""
         return not self.future.cancelled() and time.monotonic() < self.deadline
 
 
 class _Place:
-    """A place for one worker after another: its process and the batches that this has."""
+    """A slot for successive workers: the current process and its batches."""
 
     def __init__(self, number: int, device: str) -> None:
         self.number = number
@@ -125,13 +125,13 @@ class WorkerPool:
     """Scores items in worker processes. Thread-safe.
 
     Args:
-        config: What to run.
-        metrics: Where batches and deaths are counted.
+        config: Configuration of the workers.
+        metrics: Counts batches and worker deaths.
 
     Attributes:
-        info: What the workers say about their scorer; None until the first one is ready.
-        fatal: Why no worker can ever start; None while there is hope.
-        started: Set when the first worker is ready, or none can be.
+        info: The workers' description of their scorer; None until the first worker is ready.
+        fatal: Why no worker can ever start; None unless that is known.
+        started: Set when the first worker is ready, or when none can start.
     """
 
     def __init__(self, config: PoolConfig, metrics: Metrics | None = None) -> None:
@@ -149,18 +149,18 @@ class WorkerPool:
 
     @property
     def waiting(self) -> int:
-        """Items that wait for a worker."""
+        """Number of items waiting for a worker."""
         return len(self._queue)
 
     @property
     def in_flight(self) -> int:
-        """Items that workers have."""
+        """Number of items held by workers."""
         with self._changed:
             return sum(len(batch) for place in self._places for _, batch in place.batches)
 
     @property
     def ready_workers(self) -> int:
-        """Workers that can score now."""
+        """Number of workers that can score now."""
         return sum(place.ready for place in self._places)
 
     def start(self) -> None:
@@ -173,7 +173,7 @@ class WorkerPool:
             thread.start()
 
     def stop(self) -> None:
-        """Kill the workers; what they have is lost."""
+        """Kill the workers; the items they hold are lost."""
         self._closing.set()
         with self._changed:
             for place in self._places:
@@ -183,7 +183,7 @@ class WorkerPool:
             thread.join()
 
     def submit(self, items: list[Item]) -> None:
-        """Queue all items or none; their futures get the answers.
+        """Queue all items or none; their futures receive the answers.
 
         Raises:
             QueueFullError: If there is no room for all of them.
@@ -197,7 +197,7 @@ class WorkerPool:
             self._changed.notify_all()
 
     def retry_after(self) -> int:
-        """Seconds until there will be room, by the length of the queue and the recent speed."""
+        """Estimate the seconds until there is room, from the queue's length and recent throughput."""
         seconds = (self.waiting + self.in_flight) * self._seconds_per_item / max(1, self.ready_workers)
         return int(min(60, max(1, seconds)))
 
@@ -215,7 +215,7 @@ class WorkerPool:
                     self.fatal = str(error)
                     self.started.set()
                     return
-            except Exception:  # noqa: BLE001 - whatever the error was, the worker must be replaced
+            except Exception:  # noqa: BLE001 - the worker must be replaced after any error
                 _log.exception(
                     "worker %d on %s: expected an answer or its end, got an error", place.number, place.device
                 )
@@ -227,7 +227,7 @@ class WorkerPool:
             backoff = min(_MAX_BACKOFF, backoff * 2)
 
     def _run_worker(self, place: _Place) -> None:
-        """Start a worker and take its answers until it fails."""
+        """Start a worker and process its answers until it fails."""
         process = WorkerProcess()
         feeder = threading.Thread(target=self._feed, args=(place, process), daemon=True)
         try:
@@ -272,7 +272,7 @@ class WorkerPool:
             try:
                 process.send(head, [item.data for item in batch])
             except OSError:
-                return  # the thread that receives learns why
+                return  # the receiving thread finds out why
 
     def _next_batch(self, place: _Place) -> list[Item] | None:
         """Wait for a batch; None when the worker is gone."""
@@ -286,7 +286,7 @@ class WorkerPool:
                     continue
                 batch = self._pop_batch()
                 if batch:
-                    # Noted before it is sent: if the worker dies of it or on the way, these items are known as lost.
+                    # Recorded before sending, so that these items can be rescued if the worker dies during or after sending.
                     place.count += 1
                     if not place.batches:
                         place.busy_since = time.monotonic()
@@ -295,7 +295,7 @@ class WorkerPool:
             return None
 
     def _patience(self, place: _Place) -> float | None:
-        """Seconds until a worker should take what waits; None if something must change first."""
+        """Return the seconds until a worker should take the waiting items; None if something must change first."""
         if not self._queue or len(place.batches) > 1:
             return None
         first = self._queue[0]
@@ -310,7 +310,7 @@ class WorkerPool:
         return self.config.batch_size or (self.info or {}).get("batch_size", 1)
 
     def _pop_batch(self) -> list[Item]:
-        """Wanted items of the queue; one that a worker died with comes alone."""
+        """Take wanted items from the queue; one that a worker died with is taken alone."""
         batch: list[Item] = []
         while self._queue and len(batch) < self._batch_size:
             if batch and self._queue[0].attempts:
@@ -336,14 +336,14 @@ class WorkerPool:
         self._metrics.batch_done(len(batch), head["seconds"])
 
     def _rescue_items(self, place: _Place) -> None:
-        """Queue again what a dead worker had, or give it up."""
+        """Requeue a dead worker's items, or give up on them."""
         with self._changed:
             lost = [item for _, batch in place.batches for item in batch]
             place.batches.clear()
             for item in lost:
                 item.attempts += 1
             again = [item for item in lost if item.attempts < self.config.limits.max_attempts and item.is_wanted]
-            # Before all others; they were taken once and always fit.
+            # At the front, and regardless of the queue's limit, since they were accepted before.
             self._queue.extendleft(reversed(again))
             self._changed.notify_all()
         for item in lost:

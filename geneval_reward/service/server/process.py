@@ -14,14 +14,14 @@ from typing import Any, Final
 from geneval_reward.service.server.messages import PipeEnd, receive, send
 
 API_KEY_VARIABLE: Final = "GENEVAL_REWARD_API_KEY"
-_GOODBYE: Final = 2.0  # seconds in which a worker whose pipe is closed should have ended
+_GOODBYE: Final = 2.0  # seconds within which a worker should exit once its pipe is closed
 
 
 class WorkerFailedError(Exception):
     """A worker that cannot start, died or hangs.
 
     Attributes:
-        hopeless: Whether another attempt will fail in the same way, since the worker itself gave the reason.
+        hopeless: Whether another attempt would fail in the same way, because the worker itself gave the reason.
     """
 
     def __init__(self, message: str, *, hopeless: bool = False) -> None:
@@ -41,9 +41,9 @@ class WorkerProcess:
         try:
             self._pipe, theirs = multiprocessing.Pipe()
             with contextlib.closing(theirs):
-                # -P: no module is taken from the folder in which the server was started.
+                # -P: no module is imported from the folder in which the server was started.
                 command = [sys.executable, "-P", "-m", "geneval_reward.service.server.worker", str(theirs.fileno())]
-                # What it prints goes to our stderr, since stdout is for data.
+                # Its output goes to our stderr, because stdout is for data.
                 self._process = subprocess.Popen(
                     command,
                     pass_fds=[theirs.fileno()],
@@ -56,21 +56,21 @@ class WorkerProcess:
 
     @property
     def process_id(self) -> int:
-        """Id of the process."""
+        """The process id."""
         return self._process.pid
 
     def start(self, config: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Wait until it has loaded and tested its scorer.
+        """Wait until the worker has loaded and tested its scorer.
 
         Args:
-            config: What `geneval_reward.service.server.worker.load_scorer` takes.
+            config: The configuration for `geneval_reward.service.server.worker.load_scorer`.
             timeout: Seconds.
 
         Returns:
-            What it says about its scorer.
+            The worker's description of its scorer.
 
         Raises:
-            WorkerFailedError: If it cannot.
+            WorkerFailedError: If it cannot load its scorer in time.
         """
         try:
             send(self._pipe, config)
@@ -87,21 +87,21 @@ class WorkerProcess:
         """Send a batch.
 
         Raises:
-            OSError: If it is gone; `receive` says how.
+            OSError: If the worker is gone; `receive` says why.
         """
         send(self._pipe, head, blobs)
 
     def receive(
         self, stall_timeout: float, busy_since: Callable[[], float | None]
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Wait for its next answer.
+        """Wait for the worker's next answer.
 
         Args:
-            stall_timeout: Seconds that it may be busy without an answer.
-            busy_since: Since when it works on its present batch, on `time.monotonic`; None if it has none.
+            stall_timeout: Seconds that the worker may be busy without answering.
+            busy_since: The `time.monotonic` time at which it began its current batch; None if it has none.
 
         Raises:
-            WorkerFailedError: If it has died or hangs.
+            WorkerFailedError: If the worker has died or hangs.
         """
         try:
             while not self._pipe.poll(min(1.0, stall_timeout)):
@@ -113,11 +113,11 @@ class WorkerProcess:
             raise WorkerFailedError(f"expected it to live, got {self._how_it_ended()}") from None
 
     def kill(self) -> None:
-        """Kill it; threads that send or receive get an error."""
+        """Kill the worker; threads that are sending or receiving get an error."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kill it, wait until it is gone, and close the pipe, which no other thread may use any more."""
+        """Kill the worker, wait for it to exit, and close the pipe, which no other thread may use any more."""
         self.kill()
         self._process.wait()
         self._pipe.close()
@@ -132,6 +132,6 @@ class WorkerProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the paths that this process imports from, and without the key that only the server needs."""
+    """Copy our environment, adding this process's import paths and removing the key, which only the server needs."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE} | {"PYTHONPATH": path}

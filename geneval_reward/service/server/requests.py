@@ -1,4 +1,4 @@
-"""A request's way to the workers and back: body to items, items to the pool, answers in order."""
+"""Turning request bodies into items, passing them to the pool, and collecting the answers in order."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from geneval_reward.service.server.pool import Answer, Item, QueueFullError, Wor
 from geneval_reward.service.wire import IMAGE_PART, REQUEST_PART, ItemReply, ScoreRequest
 
 _VALUES_PER_ITEM: Final = 512  # JSON values; a record with its image takes about 30
-_MAX_ERROR: Final = 400  # characters; an error quotes what came, and what came may be long
+_MAX_ERROR: Final = 400  # characters; an error quotes the input, which may be long
 
 
 async def read_request(request: Request, limits: Limits) -> tuple[ScoreRequest, list[bytes]]:
-    """Read and check a request: JSON, or a form whose part `request` is that JSON.
+    """Read and check a request, which is JSON or a form whose part `request` is that JSON.
 
     Args:
-        request: The request; its body is bounded by the door.
-        limits: How many images and JSON values it may have.
+        request: The request, whose body size `Door` limits.
+        limits: Limits on the number of images and JSON values.
 
     Returns:
-        The request and the bytes of each image part of the form.
+        The request, and the bytes of each image part of the form.
 
     Raises:
-        RefusedError: 415 or 422 if it is not a request, 413 if it is too large.
+        RefusedError: 415 or 422 if the request is invalid, 413 if it is too large.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     chunks = deque([chunk async for chunk in request.stream()])
@@ -50,7 +50,7 @@ async def read_request(request: Request, limits: Limits) -> tuple[ScoreRequest, 
         raise RefusedError(415, f"Content-Type: expected application/json or multipart/form-data, got {kind[:80]!r}")
     _check_values(text, limits.max_items)
     try:
-        # In a thread, so that other requests are served meanwhile.
+        # In a thread, so that other requests are not held up.
         asked = await asyncio.to_thread(ScoreRequest.model_validate_json, text)
     except ValidationError as error:
         raise RefusedError(422, _explain(error)) from error
@@ -65,7 +65,7 @@ async def read_request(request: Request, limits: Limits) -> tuple[ScoreRequest, 
 
 
 async def _read_form(headers: Headers, chunks: deque[bytes], limits: Limits) -> tuple[bytes, list[bytes]]:
-    # Chunks are given up as they are parsed, so that the body is not held twice.
+    # Chunks are freed as they are parsed, so that the body is not held twice.
     async def parts_of_body() -> AsyncGenerator[bytes, None]:
         while chunks:
             yield chunks.popleft()
@@ -75,7 +75,7 @@ async def _read_form(headers: Headers, chunks: deque[bytes], limits: Limits) -> 
         parser = MultiPartParser(
             headers, parts_of_body(), max_files=most, max_fields=most, max_part_size=limits.max_body
         )
-        # The body is bounded; nothing of it goes to a disk.
+        # The body's size is limited, so nothing is written to disk.
         parser.spool_max_size = limits.max_body
         form = await parser.parse()
     except MultiPartException as error:
@@ -98,8 +98,8 @@ async def _read_form(headers: Headers, chunks: deque[bytes], limits: Limits) -> 
 
 
 def _check_values(body: bytes, max_items: int) -> None:
-    """Refuse JSON with more values than so many images need: each becomes an object while all threads stand still."""
-    # Every value but the first comes after one of these bytes. Base64 has none of them, and texts have few.
+    """Refuse JSON with more values than `max_items` images need: creating an object for each blocks all threads."""
+    # Every value but the first follows one of these bytes. Base64 contains none of them, and text few.
     values = 1 + sum(map(body.count, (b",", b"[", b"{")))
     most = _VALUES_PER_ITEM * (max_items + 1)
     if values > most:
@@ -109,12 +109,12 @@ def _check_values(body: bytes, max_items: int) -> None:
 
 
 def make_items(asked: ScoreRequest, parts: list[bytes], deadline: float) -> list[Item | str]:
-    """The items of a request, or for each image why it cannot be scored.
+    """Make an item per image of a request, or an error message for an image that cannot be scored.
 
     Args:
         asked: The request.
-        parts: Bytes of the images that came as form parts.
-        deadline: When the client stops waiting, on `time.monotonic`.
+        parts: Bytes of the images sent as form parts.
+        deadline: The `time.monotonic` time at which the client stops waiting.
     """
     rest = iter(parts)
     items: list[Item | str] = []
@@ -132,12 +132,12 @@ def make_items(asked: ScoreRequest, parts: list[bytes], deadline: float) -> list
 
 
 async def collect_answers(pool: WorkerPool, items: list[Item | str], deadline: float) -> list[Answer]:
-    """The answers of the workers, in order; an error stands where there is no item.
+    """Return the workers' answers in order, with an error where there is no item.
 
     Args:
         pool: The workers.
-        items: What `make_items` made.
-        deadline: On `time.monotonic`.
+        items: The result of `make_items`.
+        deadline: The `time.monotonic` time at which to give up.
 
     Raises:
         RefusedError: 413 if the queue can never hold the items, 429 if it is full, 504 if the deadline passes.
@@ -155,7 +155,7 @@ async def collect_answers(pool: WorkerPool, items: list[Item | str], deadline: f
         raise RefusedError(429, "queue: expected room, got a full one; try again", pool.retry_after()) from None
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            # A wait that ends early cancels the futures: workers need not score what no client waits for.
+            # Ending the wait early cancels the futures, so that workers skip images that no client is waiting for.
             found = iter(await asyncio.gather(*(asyncio.wrap_future(item.future) for item in ready)))
     except TimeoutError:
         done = len(items) - len(ready) + sum(item.future.done() and not item.future.cancelled() for item in ready)
@@ -166,10 +166,10 @@ async def collect_answers(pool: WorkerPool, items: list[Item | str], deadline: f
 
 
 async def wait_unless_gone(request: Request, work: Any) -> Any:
-    """The result of a coroutine, which is given up when the client hangs up.
+    """Return the result of a coroutine, which is cancelled if the client disconnects.
 
     Raises:
-        RefusedError: 499 if the client hangs up first.
+        RefusedError: 499 if the client disconnects first.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_leaving(request))
@@ -190,7 +190,7 @@ async def _leaving(request: Request) -> None:
 
 
 def shorten(text: str) -> str:
-    """A message of bounded length."""
+    """Shorten a message to a limited length."""
     return text if len(text) <= _MAX_ERROR else text[: _MAX_ERROR - 3] + "..."
 
 
@@ -215,7 +215,7 @@ def _resolve(prompt: str | Mapping[str, Any], where: str) -> PromptSpec:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first complaints, without what was sent: it may be long, or not JSON."""
+    """Describe the first validation errors without quoting the input, which may be long or not JSON."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     shown = [f"{'.'.join(str(part) for part in entry['loc']) or 'request'}: {entry['msg']}" for entry in found[:3]]
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""

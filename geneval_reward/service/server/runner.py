@@ -1,4 +1,4 @@
-"""`serve`: the application on a socket until a signal, upon which it finishes what is in flight."""
+"""`serve`: run the application on a socket until a signal, then finish the requests in flight."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _KEEP_ALIVE = 30  # seconds that an idle connection stays open
 
 
 def check_address(host: str, api_key: str | None, *, flow_grpo: bool = False) -> None:
-    """Refuse to serve strangers.
+    """Refuse to serve other machines without a key.
 
     Args:
         host: Address to listen on.
         api_key: The key that clients must send, if any.
-        flow_grpo: Whether Flow-GRPO's client is served, which cannot send a key.
+        flow_grpo: Whether to serve Flow-GRPO's client, which cannot send a key.
 
     Raises:
-        UsageError: If others can connect and need no key, or a key is too short.
+        UsageError: If other machines could connect without a key, or a key is too short.
     """
     if api_key is not None and len(api_key) < 16:
         raise UsageError(
@@ -52,7 +52,7 @@ def check_address(host: str, api_key: str | None, *, flow_grpo: bool = False) ->
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Raises:
         ServiceError: If the address is not available.
@@ -72,7 +72,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server: a signal sets `state.draining` and ends it with status 0, and a second one ends it at once."""
+    """uvicorn's server, which on a signal sets `state.draining` and exits with status 0, and on a second exits at once."""
 
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
@@ -102,14 +102,14 @@ def serve(
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        config: What the workers run.
-        host: Address to listen on; any but loopback needs a key.
+        config: Configuration of the workers.
+        host: Address to listen on; any address but loopback needs a key.
         port: Port, or 0 for a free one.
-        api_key: What clients must send.
-        flow_grpo_credit: Answer Flow-GRPO's own client on the path `/` too, with this credit as `scores`.
-        tls: Files of a certificate and its key.
+        api_key: The key that clients must send.
+        flow_grpo_credit: Also answer Flow-GRPO's own client on the path `/`, with this credit as `scores`.
+        tls: Paths of a certificate and its key.
         on_listening: Called with the address.
-        on_ready: Called with what is known about the scorer, once a worker has passed its self-test.
+        on_ready: Called with a description of the scorer once a worker has passed its self-test.
 
     Raises:
         UsageError: If the address needs a key.

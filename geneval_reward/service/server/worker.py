@@ -33,21 +33,21 @@ from geneval_reward.vision.photos import PHOTOS, photo
 _log = logging.getLogger(__name__)
 
 _STUCK: Final = 71
-"""Exit status after a batch with an image whose decoder does not end."""
+"""Exit status after a batch with an image whose decoder hangs."""
 
 
 _PART_PIXELS: Final = 2**24  # one image of the largest size by default: decoding it takes about 150 MB
 
 
 class Part(NamedTuple):
-    """A part of a batch that is decoded.
+    """A decoded part of a batch.
 
     Attributes:
         number: Number of the batch.
         heads: The head of each item.
         images: Pixels or an error per item.
-        stuck: Whether a decoder still runs, so that this process should be replaced.
-        is_last: Whether the batch ends with it.
+        stuck: Whether a decoder is still running, in which case this process should be replaced.
+        is_last: Whether this is the last part of the batch.
     """
 
     number: int
@@ -58,7 +58,7 @@ class Part(NamedTuple):
 
 
 def main(fd: int) -> int:
-    """Serve batches until the server is gone.
+    """Score batches until the server is gone.
 
     Args:
         fd: File descriptor of this process's end of the pipe.
@@ -66,7 +66,7 @@ def main(fd: int) -> int:
     Returns:
         The exit status.
     """
-    # Signals to the whole process group (Ctrl-C, supervisors, Slurm) are the server's to answer: it drains, then closes the pipe.
+    # The server handles signals to the whole process group (Ctrl-C, supervisors, Slurm): it drains, then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe = PipeEnd(fd)
@@ -108,14 +108,14 @@ def main(fd: int) -> int:
 
 
 def load_scorer(config: dict[str, Any]) -> Scorer:
-    """The scorer that a configuration asks for, after a test.
+    """Make the configured scorer and test it.
 
     Args:
         config: `backend` with `options` for `GenEvalScorer.from_pretrained`, or `factory`, the `module:function` that makes a
             scorer from the `options`; `device`, `threads`, and `swap_rb` for Flow-GRPO's numbers.
 
     Raises:
-        SelfTestError: If it does not judge a packaged photograph as it must.
+        SelfTestError: If it judges a packaged photograph wrongly.
     """
     if config["threads"]:
         torch.set_num_threads(config["threads"])
@@ -123,7 +123,7 @@ def load_scorer(config: dict[str, Any]) -> Scorer:
     if config["factory"] is None:
         scorer = GenEvalScorer.from_pretrained(config["backend"], device=config["device"], **config["options"])
     else:
-        # Last, so that a file of the working folder never takes the place of an installed module.
+        # Last, so that a file in the working folder never shadows an installed module.
         sys.path.append(os.getcwd())
         scorer = import_object(config["factory"], "scorer")(**config["options"])
     check_scorer(scorer, known=config["factory"] is None)
@@ -135,10 +135,10 @@ def check_scorer(scorer: Scorer, *, known: bool) -> None:
 
     Args:
         scorer: The scorer to test.
-        known: Whether it is one of the package's backends, whose verdicts are known; others need only answer.
+        known: Whether it is one of the package's backends, whose verdicts are known; others only have to answer.
 
     Raises:
-        SelfTestError: If it does not answer, or a backend answers wrongly.
+        SelfTestError: If it does not answer, or one of the package's backends answers wrongly.
     """
     shot = PHOTOS["chelsea"]
     verdicts = scorer.score([photo("chelsea")] * 2, [shot.record, shot.false_record])
@@ -150,7 +150,7 @@ def check_scorer(scorer: Scorer, *, known: bool) -> None:
 
 
 def describe(scorer: Scorer, device: str) -> dict[str, Any]:
-    """What the server says about its scorer."""
+    """Describe the scorer to the server."""
     return {
         "backend": scorer.name,
         "fingerprint": fingerprint_id(scorer),
@@ -167,9 +167,9 @@ def answer_items(
     """Answer the items of a batch.
 
     Args:
-        scorer: What judges.
+        scorer: The scorer.
         heads: `spec`, `credit` and `protocol` of each item.
-        images: Pixels of each, or why there are none.
+        images: Pixels or an error per item.
 
     Returns:
         The JSON text of each answer, and whether it is an error.
@@ -218,5 +218,5 @@ def _receive_batches(pipe: PipeEnd, ready: queue.Queue[Part | None], config: dic
 if __name__ == "__main__":
     status = main(int(sys.argv[1]))
     sys.stderr.flush()
-    # Threads that decode must not keep the process.
+    # Decoding threads must not keep the process alive.
     os._exit(status)
