@@ -152,7 +152,7 @@ def test_rewards_by_name(make_reward) -> None:
     assert load_reward(asked).submit(pictures, [bench, "any text"]).result().rewards == [len(bench.prompt) + 1, None]
     with pytest.raises(TypeError, match="expected a callable of images"):
         load_reward(lambda pixels: [])
-    with pytest.raises(UsageError, match="reward: expected one of lite, nanodet, .*clip_score"):
+    with pytest.raises(UsageError, match=r"reward: expected one of lite, nanodet, .*clip_score"):
         load_reward("beauty")
     with pytest.raises(UsageError, match="nonsense"):
         load_reward("lite", credit="nonsense")
