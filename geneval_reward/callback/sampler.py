@@ -1,4 +1,4 @@
-"""Where the images come from: the module's `generate`, a function, a generator, or a diffusers pipeline it holds."""
+"""Sampling images from the module's `generate`, a function, a generator, or a diffusers pipeline that the module holds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SampleFn = Callable[[Any, Sequence[str], Sequence[int]], Any]
 
 
 class Sampler:
-    """Makes images with the module in training.
+    """Makes images with the module being trained.
 
     Args:
         pl_module: The module.
         sample_fn: A `SampleFn`, or an object with `generate(prompts, seeds)`; None for `pl_module.generate`, or
-            else the one diffusers pipeline that the module holds.
-        kwargs: Passed on with every call, for example `num_inference_steps`.
-        batch_size: Images a call of the pipeline, at most.
+            otherwise the only diffusers pipeline that the module holds.
+        kwargs: Passed to every call, for example `num_inference_steps`.
+        batch_size: Maximum images per call of the pipeline.
 
     Raises:
         ValueError: If there is nothing to sample with, or more than one pipeline.
@@ -48,13 +48,13 @@ class Sampler:
         self._call = self._resolve(sample_fn)
 
     def modules(self) -> list[nn.Module]:
-        """The module, and what its pipelines hold besides (text encoders, decoders)."""
+        """The module, and the other modules of its pipelines (text encoders, decoders)."""
         parts = [part for pipeline in self.pipelines for part in pipeline.components.values()]
         return [self._module, *(part for part in parts if isinstance(part, nn.Module))]
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Modules in eval mode; pipelines silent, with a copy of the scheduler, whose steps a training step may be using."""
+        """Put modules in eval mode, silence pipelines and copy their schedulers, whose state a training step may be using."""
         before = [(pipe, pipe.scheduler, getattr(pipe, "_progress_bar_config", None)) for pipe in self.pipelines]
         for module in self.modules():
             module.eval()
@@ -69,18 +69,18 @@ class Sampler:
                 pipe.set_progress_bar_config(**(bar or {}))
 
     def sample(self, prompts: list[str], seeds: list[int], device: torch.device) -> list[torch.Tensor]:
-        """Images of prompts, checked.
+        """Sample images for prompts and check them.
 
         Args:
             prompts: Texts.
             seeds: One per prompt.
-            device: Where the module is; images may be there or on the CPU.
+            device: The module's device; images may be there or on the CPU.
 
         Returns:
             uint8 RGB tensors `(3, h, w)`.
 
         Raises:
-            ImageError: If these are not as many images as prompts, or not images in range; the message names the index.
+            ImageError: If there is not one valid image in range per prompt; the message names the index.
         """
         return sample("sample_fn", self._call, prompts, seeds, device)
 
@@ -109,7 +109,7 @@ class Sampler:
 
 
 def _pipelines(pl_module: nn.Module) -> list[Any]:
-    """Diffusers pipelines among the module's attributes. If diffusers was never imported, there are none."""
+    """Find diffusers pipelines among the module's attributes. If diffusers was never imported, there are none."""
     diffusers = sys.modules.get("diffusers")
     if diffusers is None:
         return []
@@ -124,10 +124,10 @@ def sample(
     seeds: list[int],
     device: torch.device | None,
 ) -> list[torch.Tensor]:
-    """Call a function of prompts and seeds, and check its images as `check_images` does.
+    """Call a function of prompts and seeds, and check its images with `check_images`.
 
     Raises:
-        ImageError: If the images are not in order, or the function made integers of NaN: those pictures would be black.
+        ImageError: If the images are invalid, or the function converted NaN to integers, which would give black pictures.
     """
     with refuse_invalid_casts(name):
         images = function(prompts, seeds)
@@ -135,19 +135,19 @@ def sample(
 
 
 def check_images(images: Any, count: int, device: torch.device | None, name: str) -> list[torch.Tensor]:
-    """Check what a sampler made.
+    """Check a sampler's images.
 
     Args:
         images: Images, or a pipeline's output object with `images`.
-        count: How many there must be.
-        device: Where they may be besides the CPU; None for anywhere.
-        name: How errors call the sampler.
+        count: The expected number of images.
+        device: A device on which they may be besides the CPU; None for any.
+        name: The sampler's name in errors.
 
     Returns:
         uint8 RGB tensors `(3, h, w)`.
 
     Raises:
-        ImageError: If these are not `count` images in range; the message names the index.
+        ImageError: If there are not `count` valid images in range; the message names the index.
     """
     images = getattr(images, "images", images)
     got = str(len(images)) if hasattr(images, "__len__") else type(images).__name__

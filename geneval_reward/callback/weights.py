@@ -1,4 +1,4 @@
-"""Which weights are scored: those in training, or their moving average, swapped in for the round."""
+"""Choosing the weights to score: the training weights, or their moving average, swapped in for the round."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import nn
 
 from geneval_reward.errors import UsageError
 
-# Names under which averages offer "with the average in place": torch_ema and CompVis latent-diffusion.
+# Names of context managers that put the average in place: torch_ema and CompVis latent-diffusion.
 _SWAP_CONTEXTS: Final = ("average_parameters", "ema_scope")
 _ATTRIBUTES: Final = ("ema", "ema_model", "model_ema")
 _WRAPPERS: Final = ("_orig_mod", "_checkpoint_wrapped_module")
-# How averages count their updates: torch_ema and latent-diffusion, diffusers.
+# Names of update counters: torch_ema and latent-diffusion, diffusers.
 _COUNTERS: Final = ("num_updates", "optimization_step", "n_averaged")
 
 
 def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> AbstractContextManager[None]:
-    """The context in which the wanted weights are in the module.
+    """Return a context in which the module holds the chosen weights.
 
-    For `ema` the average is looked for among the trainer's callbacks, the module and its attributes `ema`,
-    `ema_model` and `model_ema`: Lightning's `WeightAveraging`; any object with a context manager
-    `average_parameters()` (as torch_ema) or `ema_scope()` (as latent-diffusion); or diffusers' `EMAModel`.
+    For `ema` the average is searched for among the trainer's callbacks, the module and its attributes `ema`, `ema_model` and
+    `model_ema`. It may be Lightning's `WeightAveraging`, any object with a context manager `average_parameters()` (as in
+    torch_ema) or `ema_scope()` (as in latent-diffusion), or diffusers' `EMAModel`.
 
     Raises:
         ValueError: If there is no average or more than one.
-        RuntimeError: If it has not been updated yet: it would be scored as a model of its own, which it is not.
+        RuntimeError: If the average has not been updated yet, so that scoring it would be misleading.
     """
     if weights == "current":
         return nullcontext()
@@ -46,7 +46,7 @@ def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> Abstra
         if model is None or int(model.n_averaged) == 0:
             _refuse_fresh(average)
         return _data_swapped(model.module, pl_module)
-    # latent-diffusion has the context on the module and the counter on its attribute.
+    # latent-diffusion has the context manager on the module and the counter on its attribute.
     owners = [average, *(getattr(average, name, None) for name in _ATTRIBUTES)]
     counts = [getattr(owner, name, None) for owner in owners for name in _COUNTERS]
     if any(count is not None and int(count) == 0 for count in counts):
@@ -59,7 +59,7 @@ def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> Abstra
 
 
 def averaged_modules(trainer: Any, pl_module: nn.Module) -> list[nn.Module]:
-    """Modules that hold averages, so that they too can be given back as they were."""
+    """List the modules that hold averages, so that they can be restored too."""
     held = []
     for average in _averages(trainer, pl_module):
         model = getattr(average, "_average_model", average)
@@ -90,7 +90,7 @@ def _is_ema_model(item: Any) -> bool:
 
 
 def _is_weight_averaging(item: Any) -> bool:
-    # By name: the class exists once under each of Lightning's two names.
+    # By name, because the class exists separately in each of Lightning's two packages.
     return any(kind.__name__ == "WeightAveraging" for kind in type(item).__mro__)
 
 
@@ -103,7 +103,7 @@ def _refuse_fresh(average: Any) -> None:
 
 @contextmanager
 def _data_swapped(source: nn.Module, target: nn.Module) -> Iterator[None]:
-    """The source's values in the target, by exchanging memory and not by copying: exact, and undone by handing it back."""
+    """Give the target the source's values by swapping memory instead of copying, which is exact and easily undone."""
     averages = {_plain_name(n): t for n, t in chain(source.named_parameters(), source.named_buffers())}
     missing = [name for name, _ in target.named_parameters() if _plain_name(name) not in averages]
     if missing:
@@ -124,13 +124,13 @@ def _data_swapped(source: nn.Module, target: nn.Module) -> Iterator[None]:
 
 
 def _plain_name(name: str) -> str:
-    """A tensor's name without the wrappers that `torch.compile` and activation checkpointing put into it."""
+    """Remove the prefixes that `torch.compile` and activation checkpointing add to a tensor's name."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @contextmanager
 def _stored(average: Any, pl_module: nn.Module) -> Iterator[None]:
-    """diffusers' `EMAModel`, over as many parameters as it averages."""
+    """Put the average of diffusers' `EMAModel` in place of the parameters that it averages."""
     shadow = list(average.shadow_params)
     trained = [p for p in pl_module.parameters() if p.requires_grad]
     every = list(pl_module.parameters())

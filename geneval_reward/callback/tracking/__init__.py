@@ -1,4 +1,4 @@
-"""What a logger can show of a round of scores: W&B, TensorBoard, MLflow, CSV, none; files on disk always."""
+"""Showing a round of scores in W&B, TensorBoard, MLflow, CSV or no logger, and always as files on disk."""
 
 from geneval_reward.callback.tracking.disk import run_folder, write_round
 from geneval_reward.callback.tracking.record import TABLE_COLUMNS, Sample, ScoreRecord

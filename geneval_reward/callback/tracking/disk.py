@@ -1,4 +1,4 @@
-"""The round on disk: results, pictures as they were judged, and pictures with boxes."""
+"""Writing a round to disk: results, the judged pictures, and the same pictures with boxes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from geneval_reward.results.drawing import draw_verdict
 
 
 def run_folder(trainer: Any, name: str, resumed: str | None = None) -> Path:
-    """The folder of a run's rounds, which no other run has.
+    """Choose a folder for a run's rounds that no other run uses.
 
-    It is below the first logger's own folder for the run, as that of `ModelCheckpoint`: `log_dir` where the logger has one,
-    else `<save_dir>/<name>/<version>`. Without a logger it is below `trainer.default_root_dir`, and is numbered if rounds of
-    an earlier run are there.
+    As with `ModelCheckpoint`, it is below the first logger's folder for the run: `log_dir` if the logger has one, else
+    `<save_dir>/<name>/<version>`. Without a logger it is below `trainer.default_root_dir`, and is numbered if it already
+    holds rounds of an earlier run.
 
     Args:
         trainer: The Lightning trainer.
         name: Name of the folder.
-        resumed: What the folder was called before the run was resumed; None for a new run.
+        resumed: The folder's name before the run was resumed; None for a new run.
     """
     if not trainer.loggers:
         root = Path(trainer.default_root_dir)
@@ -35,19 +35,19 @@ def run_folder(trainer: Any, name: str, resumed: str | None = None) -> Path:
     logger = trainer.loggers[0]
     if isinstance(log_dir := getattr(logger, "log_dir", None), str):
         return Path(log_dir) / name
-    _ = logger.experiment  # a run's id is known when it has begun
+    _ = logger.experiment  # starts the run, which determines its id
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / name
 
 
 def write_round(record: ScoreRecord, folder: Path) -> Path:
-    """Write `results.jsonl` (all images), `summary.json`, the shown pictures, and the same with boxes under `boxes/`.
+    """Write `results.jsonl` (all images), `summary.json`, the shown pictures, and the same pictures with boxes in `boxes/`.
 
-    The pictures lie in the benchmark's layout with their records, so that `geneval-reward score FOLDER` judges them again.
+    The pictures are stored in the benchmark's layout with their records, so `geneval-reward score FOLDER` can judge them again.
 
     Args:
         record: The round.
-        folder: Made if it is not there; an earlier round of the same step is replaced.
+        folder: Created if missing; an earlier round of the same step is replaced.
 
     Returns:
         The results file.
@@ -65,7 +65,7 @@ def write_round(record: ScoreRecord, folder: Path) -> Path:
             (folder / "boxes" / sample.filename.replace("/samples/", "_"), draw_verdict(sample.image, sample.verdict)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Lossless all the same, and four times as fast as the default; training waits for it.
+            # Training waits for this; the setting is still lossless and four times as fast as the default.
             picture.save(path, compress_level=1)
         record_file = folder / Path(sample.filename).parts[0] / "metadata.jsonl"
         record_file.write_text(sample.verdict.spec.to_json() + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from geneval_reward.results import ResultRow
 from geneval_reward.results.drawing import Box, boxes
 
 TABLE_COLUMNS: Final = ("prompt", "tag", "image", "correct", "reason", "detections", "step", "seed")
-"""What a table of samples has, in every tracker that can show one."""
+"""Columns of the table of samples, in every tracker that can show one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Sample:
     """One judged image.
 
     Attributes:
-        verdict: What the scorer said.
-        filename: Its name within the round's folder.
-        index: Which image of its prompt.
+        verdict: The scorer's verdict.
+        filename: Name within the round's folder.
+        index: Number of the image within its prompt.
         seed: The seed it was made from.
-        image: The picture, for those that are shown; else None.
+        image: The picture if it is shown; else None.
     """
 
     verdict: Verdict
@@ -43,10 +43,10 @@ class ScoreRecord:
         name: Prefix of all keys, such as `geneval`.
         step: Number of optimizer steps.
         metrics: Scalars by full key, such as `geneval/overall`.
-        samples: All images, of which those with a picture are shown.
+        samples: All images; those with a picture are shown.
         backend: Name of the scorer's backend.
-        fingerprint: What decides the scorer's answers.
-        fingerprint_id: Its short form.
+        fingerprint: What determines the scorer's answers.
+        fingerprint_id: Short form of `fingerprint`.
     """
 
     name: str
@@ -59,11 +59,11 @@ class ScoreRecord:
 
     @property
     def shown(self) -> list[Sample]:
-        """Samples that have a picture."""
+        """Return the samples that have a picture."""
         return [sample for sample in self.samples if sample.image is not None]
 
     def rows(self) -> list[ResultRow]:
-        """All samples as lines of a results file."""
+        """Return all samples as rows of a results file."""
         return [
             ResultRow.from_verdict(
                 sample.verdict,
@@ -77,7 +77,7 @@ class ScoreRecord:
         ]
 
     def table(self) -> list[list[Any]]:
-        """Shown samples by `TABLE_COLUMNS`; the image as a PIL image."""
+        """Return the shown samples with the columns `TABLE_COLUMNS`; images are PIL images."""
         return [
             [
                 sample.verdict.spec.prompt,
@@ -87,22 +87,22 @@ class ScoreRecord:
                 sample.verdict.reason,
                 describe_detections(sample.verdict),
                 self.step,
-                str(sample.seed),  # as text: trackers show integers of 63 bits rounded
+                str(sample.seed),  # as text, because trackers round 63-bit integers
             ]
             for sample in self.shown
         ]
 
 
 def shown_boxes(verdict: Verdict) -> list[Box]:
-    """The detections that are worth a look, as pictures show them, most confident first within a class."""
+    """Return the detections that pictures show, most confident first within a class."""
     return sorted(boxes(verdict), key=lambda box: (box.order, -box.confidence))
 
 
 def label(box: Box) -> str:
-    """Class and confidence of a detection, with its colour where one was asked."""
+    """Return the class and confidence of a detection, with its colour if the prompt asks for one."""
     return f"{box.name} {box.confidence:.2f}" + ("" if box.color is None else f" {box.color}")
 
 
 def describe_detections(verdict: Verdict) -> str:
-    """What was seen of what was asked, in one line."""
+    """Describe the shown detections in one line."""
     return ", ".join(map(label, shown_boxes(verdict))) or "nothing"

@@ -1,4 +1,4 @@
-"""What a logger can show, asked by capability and not by name; what it cannot show is on disk."""
+"""Trackers that show as much as a logger can, chosen by capability and not by name; the rest is on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tracker(Protocol):
 
 
 class ScalarTracker:
-    """For loggers that take scalars only, such as CSV.
+    """Tracker for loggers that accept only scalars, such as CSV.
 
     Args:
         logger: A Lightning logger.
@@ -45,15 +45,15 @@ class ScalarTracker:
 
 
 class TensorBoardTracker(ScalarTracker):
-    """Scalars, pictures with boxes, and a table as text, where the experiment is a TensorBoard `SummaryWriter`."""
+    """Shows scalars, pictures with boxes and a text table, if the experiment is a TensorBoard `SummaryWriter`."""
 
     @staticmethod
     def fits(experiment: Any) -> bool:
-        """Whether it can do what a `SummaryWriter` can."""
+        """Return whether the experiment has the methods of a `SummaryWriter`."""
         return all(callable(getattr(experiment, name, None)) for name in ("add_image", "add_text"))
 
     def show(self, record: ScoreRecord, results: Path | None) -> None:
-        """Log scalars, one picture a shown sample under a key that stays the same, and the table in Markdown."""
+        """Log scalars, one picture per shown sample under a constant key, and the table in Markdown."""
         super().show(record, results)
         writer = self.logger.experiment
         for sample in record.shown:
@@ -66,15 +66,15 @@ class TensorBoardTracker(ScalarTracker):
 
 
 class MLFlowTracker(ScalarTracker):
-    """Scalars, pictures with boxes, a table and the results file, where the experiment is an `MlflowClient`."""
+    """Shows scalars, pictures with boxes, a table and the results file, if the experiment is an `MlflowClient`."""
 
     @staticmethod
     def fits(experiment: Any) -> bool:
-        """Whether it can do what an `MlflowClient` can."""
+        """Return whether the experiment has the methods of an `MlflowClient`."""
         return all(callable(getattr(experiment, name, None)) for name in ("log_image", "log_table", "log_artifact"))
 
     def show(self, record: ScoreRecord, results: Path | None) -> None:
-        """Log scalars; everything else as artifacts in a folder of the step."""
+        """Log scalars, and everything else as artifacts in a folder per step."""
         super().show(record, results)
         client, run = self.logger.experiment, self.logger.run_id
         folder = f"{record.name}/step-{record.step:08d}"
@@ -93,7 +93,7 @@ class MLFlowTracker(ScalarTracker):
 
 
 def tracker_for(logger: Any) -> Tracker:
-    """The tracker that shows most in a logger, by what its `experiment` can do."""
+    """Choose the tracker that shows the most in a logger, by the capabilities of its `experiment`."""
     experiment = getattr(logger, "experiment", None)
     for kind in (WandbTracker, TensorBoardTracker, MLFlowTracker):
         if kind.fits(experiment):
@@ -102,10 +102,10 @@ def tracker_for(logger: Any) -> Tracker:
 
 
 class Tracking:
-    """Shows rounds on disk and in every logger; each gets its turn even if another fails.
+    """Shows rounds on disk and in every logger, even if one of them fails.
 
-    What a logger cannot show is no reason to end a run whose score was computed: it is warned of, once per logger. Each logger
-    gets one tracker, so that what is said once (such as W&B's metric definitions) is said once.
+    A logger's failure does not end a run whose score was computed; it causes one warning per logger. Each logger keeps one
+    tracker, so that one-time set-up (such as W&B's metric definitions) is done once.
     """
 
     def __init__(self) -> None:
@@ -113,21 +113,21 @@ class Tracking:
         self._warned: set[int] = set()
 
     def show(self, record: ScoreRecord, loggers: Sequence[Any], folder: Path | None) -> None:
-        """Show a round. On rank 0 only.
+        """Show a round. Call this on rank 0 only.
 
         Args:
             record: The round.
             loggers: Lightning loggers; may be empty.
-            folder: Where its files go; None to write none.
+            folder: Folder for the round's files; None to write none.
 
         Raises:
-            RuntimeError: If the files could not be written. All loggers have had their turn.
+            RuntimeError: If the files could not be written; raised after all loggers were tried.
         """
         results, failure = None, None
         if folder is not None:
             try:
                 results = write_round(record, folder)
-            except Exception as error:  # noqa: BLE001  the loggers must have their turn
+            except Exception as error:  # noqa: BLE001  the loggers come next
                 failure = error
         for logger in loggers:
             try:
@@ -156,7 +156,7 @@ class Tracking:
 
 
 def markdown(record: ScoreRecord) -> str:
-    """The table of samples without pictures, as Markdown."""
+    """Format the table of samples without pictures as Markdown."""
     columns = [name for name in TABLE_COLUMNS if name != "image"]
     picked = [TABLE_COLUMNS.index(name) for name in columns]
     rows = [[str(row[at]).replace("\n", "; ") for at in picked] for row in record.table()]

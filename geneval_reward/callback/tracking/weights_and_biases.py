@@ -1,4 +1,4 @@
-"""A round in W&B: scalars with a summary, pictures with boxes, a table, and an artifact."""
+"""Showing a round in W&B: scalars with a summary, pictures with boxes, a table, and an artifact."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 
 _STEP: Final = "trainer/global_step"
-# Not better for being larger, so the run's summary keeps the last.
+# Larger is not better for these, so the run's summary keeps the last value.
 _PLAIN: Final = ("n", "seconds", "half_width")
 
-# W&B keeps one set of labels for all images under a key, so each image has the whole set.
+# W&B keeps one set of labels for all images under a key, so each image gets the whole set.
 _LABELS: Final = dict(enumerate(CLASS_NAMES))
 
 
 class WandbTracker:
-    """Shows rounds in the run that a W&B logger has; it never starts one of its own.
+    """Shows rounds in a W&B logger's run; it never starts a run itself.
 
     Args:
         logger: The logger; its `experiment` is a W&B run.
@@ -33,11 +33,11 @@ class WandbTracker:
 
     @staticmethod
     def fits(experiment: Any) -> bool:
-        """Whether it can do what a W&B run can."""
+        """Return whether the experiment has the methods of a W&B run."""
         return all(callable(getattr(experiment, name, None)) for name in ("define_metric", "log_artifact", "log"))
 
     def show(self, record: ScoreRecord, results: Path | None) -> None:
-        """Log a round, in one line of the run's history."""
+        """Log a round as one entry of the run's history."""
         import wandb
 
         self._define(record)
@@ -56,7 +56,7 @@ class WandbTracker:
             rows = record.table()
             for row, image in zip(rows, images, strict=True):
                 row[TABLE_COLUMNS.index("image")] = image
-            media = re.sub(r"[^\w./ -]", "-", record.name)  # W&B makes artifacts of tables, and names them by their key
+            media = re.sub(r"[^\w./ -]", "-", record.name)  # W&B turns tables into artifacts named after their key
             content[f"{media}/images"] = images
             content[f"{media}/samples"] = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._logger.log_metrics(content, record.step)
@@ -91,7 +91,7 @@ class WandbTracker:
 
 
 def boxes(verdict: Verdict) -> dict[str, Any]:
-    """A verdict's detections as W&B takes boxes: fractions of the image (its "percent" domain), with class labels."""
+    """Convert a verdict's detections to W&B boxes, in fractions of the image (its "percent" domain) with class labels."""
     detections = verdict.detections
     width, height = detections.image_size
     data = []
@@ -109,7 +109,7 @@ def boxes(verdict: Verdict) -> dict[str, Any]:
 
 
 def masks(verdict: Verdict) -> dict[str, Any] | None:
-    """Masks as one image of class numbers (0: nothing, else class + 1), more confident objects on top; None without any."""
+    """Merge masks into one image of class numbers (0 is none, else class + 1), most confident on top; None without masks."""
     detections = verdict.detections
     if detections.mask is None:
         return None
