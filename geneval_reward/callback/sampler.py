@@ -31,7 +31,7 @@ class Sampler:
         batch_size: Maximum images per call of the pipeline.
 
     Raises:
-        ValueError: If there is nothing to sample with, or more than one pipeline.
+        UsageError: If there is nothing to sample with, or more than one pipeline.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> Abstra
     torch_ema) or `ema_scope()` (as in latent-diffusion), or diffusers' `EMAModel`.
 
     Raises:
-        ValueError: If there is no average or more than one.
+        UsageError: If there is no average or more than one.
         RuntimeError: If the average has not been updated yet, so that scoring it would be misleading.
     """
     if weights == "current":

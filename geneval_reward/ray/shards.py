@@ -123,7 +123,7 @@ def open_source(
 
     Raises:
         ResultsError: If there is nothing to score, or two files have the same name.
-        ValueError: If an argument does not fit the source.
+        UsageError: If an argument does not fit the source.
     """
     if shard_size < 1:
         raise UsageError(f"shard_size: expected an integer >= 1, got {shard_size!r}")

@@ -1,4 +1,4 @@
-"""Intervals, paired comparison and planning, all clustered by prompt. Needs numpy and scipy, but no model and no file."""
+"""Intervals, paired comparisons and planning, all clustered by prompt. Needs numpy and scipy, but no models or files."""
 
 from geneval_reward.stats.bootstrap import ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.intervals import Estimate, Interval, pass_at_k, wilson

@@ -1,6 +1,6 @@
 """Scores of one run with intervals clustered by prompt: overall, per tag, over all images, and pass@k.
 
-The benchmark prints one number. The intervals say how far another draw of prompts and noise could have moved it.
+The benchmark prints one number. The intervals show how far another draw of prompts and noise could have moved it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from geneval_reward.stats.sums import Floats, PromptSums, check_draws, check_lev
 Method = Literal["auto", "bootstrap", "wilson"]
 
 ENOUGH = 30.0
-"""Number of effective successes and failures from which the percentile bootstrap is used. With fewer, its intervals are too
-narrow (at 99 % accuracy, only .63 of them hold the truth; see docs/measurement.md), and Wilson's interval is used instead."""
+"""Minimum number of effective successes and failures for the percentile bootstrap. With fewer, its intervals are too narrow
+(at 99 % accuracy, only .63 of them contain the true value; see docs/measurement.md), and Wilson's interval is used instead."""
 
 PRIOR = 0.1
 """Weight of two pseudo-prompts, one all correct and one all wrong, that are added to a tag's variance for Wilson's interval,
 because a handful of failures says little about how they cluster. Without them, at 98 % accuracy and a correlation of .6, only
-.90 of the intervals hold the truth."""
+.90 of the intervals contain the true value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class ScoreIntervals:
         pass_at_k: Unbiased pass@k by k, as `geneval_reward.stats.pass_at_k` defines it.
         icc: Correlation of two images of one prompt within tags, at most 1 and possibly below 0; NaN if no prompt has two images
             or all scores of a tag are equal.
-        rerun_standard_error: Standard error of `overall` from image noise alone, which is what new seeds on the *same* prompts
-            would change. Two runs of one model differ by more than 2.8 times this value in 5 % of cases. NaN if unknown.
+        rerun_standard_error: Standard error of `overall` from image noise alone, which is all that new seeds on the *same*
+            prompts would change. Two runs of one model differ by more than 2.8 times this value in 5 % of cases. NaN if unknown.
     """
 
     overall: Estimate
@@ -73,8 +73,8 @@ def clustered_bootstrap(
     `method` says otherwise.
 
     Args:
-        correct: `(n,)` verdicts on the images, or any other finite scores of theirs.
-        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        correct: `(n,)` verdicts on the images, or any other finite scores.
+        prompt_ids: `(n,)` hashable ids; equal ids mean the same prompt.
         tags: `(n,)` tag names; every prompt has one tag.
         draws: Number of resamples, >= 100.
         seed: Seed of the resampling. Equal input, in any order, gives equal intervals.
@@ -86,7 +86,7 @@ def clustered_bootstrap(
         All scores with intervals.
 
     Raises:
-        UsageError: If an argument is out of range or the arrays do not fit one another.
+        UsageError: If an argument is out of range or the arrays do not match.
 
     Examples:
         >>> correct = [1, 1, 0, 1, 0, 0, 1, 1]
@@ -179,7 +179,7 @@ def _choose_k(sums: PromptSums, pass_k: Sequence[int] | None) -> list[int]:
 
 
 class _Resampled:
-    """Resamples once, and then turns any weighted mean of tag means into an estimate."""
+    """Resamples once, then estimates any weighted mean of tag means."""
 
     def __init__(self, sums: PromptSums, columns: Floats, draws: int, seed: int, level: float, method: Method) -> None:
         self.sums, self.columns, self.level, self.method = sums, columns, level, method
@@ -203,7 +203,7 @@ class _Resampled:
         images = np.bincount(self.sums.tag, self.sums.images, len(weights))[used]
         df = float(prompts.sum() - used.sum())
         share = min(max(value, 0.0), 1.0)
-        # Without any spread little is known about the next prompt, so prompts are counted and not images.
+        # Without any spread, little is known about the next prompt, so prompts are counted instead of images.
         trials = images if statistic == 0 else prompts
         own = self.value[used, statistic]
         prior = float((weights[used] ** 2) @ (PRIOR * (own**2 + (1 - own) ** 2) / prompts**2))

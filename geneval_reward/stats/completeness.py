@@ -1,4 +1,4 @@
-"""What a set of scored images lacks, or has too much of, beside the prompt suite that it should cover."""
+"""Comparing a set of scored images with the prompt suite that it should cover."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Completeness:
 
     Attributes:
         suite: What the images are compared with: `official`, `custom` (no suite) or `given`.
-        prompts: Number of different prompts that have images, whether or not they belong to the suite.
-        expected: Number of prompts in the suite; for `custom` those that have images.
+        prompts: Number of distinct prompts that have images, whether or not they belong to the suite.
+        expected: Number of prompts in the suite; for `custom`, the number that have images.
         images_per_prompt: The most frequent number of images per prompt.
         missing: Texts of the suite's prompts that have no images.
         foreign: Texts of prompts that are not in the suite.
-        short: Texts of prompts with fewer images than `images_per_prompt`, with their number of images.
-        double: Texts of prompts with more, with their number of images.
+        short: Texts of prompts with fewer images than `images_per_prompt`, with their image counts.
+        double: Texts of prompts with more images, with their image counts.
         missing_tags: Tags without images.
     """
 
@@ -49,7 +49,7 @@ class Completeness:
         return not (self.missing or self.foreign or self.short or self.double or self.missing_tags)
 
     def problems(self) -> list[str]:
-        """List what is wrong, one sentence for each kind, naming prompts; empty if the set is complete."""
+        """List the problems, one sentence per kind, naming prompts; empty if the set is complete."""
         lines = []
         if self.missing_tags:
             lines.append(f"no images for {', '.join(self.missing_tags)}: the overall is over the other tags only")
@@ -73,12 +73,12 @@ def completeness(
     """Compare scored images with a suite.
 
     Args:
-        specs: The record of each image, repeated as often as it has images; or the number of images of each record.
-        suite: What should be there. None means the official suite if at least half of the prompts belong to it, and otherwise
-            no suite (`custom`), where only the number of images per prompt can be uneven.
+        specs: One record per image, or the number of images of each record.
+        suite: The expected records. None means the official suite if at least half of the prompts belong to it, and otherwise
+            no suite (`custom`), where the only possible problem is an uneven number of images per prompt.
 
     Returns:
-        What is missing, foreign, or has too few or too many images.
+        The prompts that are missing, foreign, or have too few or too many images.
     """
     counts = Counter(specs)
     name = "given"

@@ -46,8 +46,8 @@ class Estimate:
         value: The score as the benchmark computes it.
         interval: The interval of the score.
         standard_error: Standard error, clustered by prompt; NaN if it cannot be known (a tag with a single prompt).
-        images: Number of images behind it.
-        prompts: Number of prompts behind it.
+        images: Number of images it is based on.
+        prompts: Number of prompts it is based on.
     """
 
     value: float
@@ -57,9 +57,9 @@ class Estimate:
     prompts: int
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Return value and interval, rounded to six digits, with the numbers of images and prompts.
+        """Return the value and interval, rounded to six digits, with the numbers of images and prompts.
 
-        Ends of an interval that are not known become None.
+        Unknown ends of an interval become None.
 
         Examples:
             >>> Estimate(0.5, Interval(math.nan, math.nan, 0.95, "none"), 0.1, 4, 1).to_dict()
@@ -71,7 +71,7 @@ class Estimate:
 
 
 def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.inf) -> Interval:
-    """Compute Wilson's score interval of a proportion.
+    """Compute Wilson's score interval for a proportion.
 
     Args:
         successes: Number of successes, 0..n.
@@ -111,12 +111,12 @@ def wilson(successes: float, n: float, level: float = 0.95, *, df: float = math.
 def pass_at_k(correct: npt.ArrayLike, images: npt.ArrayLike, k: int) -> Floats:
     """Estimate for each prompt, without bias, the chance that at least one of `k` images is correct.
 
-    For `c` correct of `n` images this is `1 - C(n - c, k) / C(n, k)`, the average over all ways to take k of the n images. The
-    benchmark's own "% correct prompts" is the case k = n.
+    For `c` correct of `n` images this is `1 - C(n - c, k) / C(n, k)`, the average over all ways to choose k of the n images.
+    The benchmark's own "% correct prompts" is the case k = n.
 
     Args:
-        correct: `(p,)` number of correct images of each prompt.
-        images: `(p,)` number of images of each prompt, each >= k.
+        correct: `(p,)` number of correct images per prompt.
+        images: `(p,)` number of images per prompt, each >= k.
         k: Number of images that are drawn, >= 1.
 
     Returns:

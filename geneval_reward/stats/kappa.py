@@ -1,4 +1,4 @@
-"""Cohen's kappa of two yes/no judges, with an interval that respects the prompts."""
+"""Cohen's kappa of two yes/no judges, with an interval clustered by prompt."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def cohen_kappa(
     *,
     draws: int = 10_000,
 ) -> tuple[float, float, float]:
-    """Compute Cohen's kappa: agreement beyond what the two rates of yes give by chance.
+    """Compute Cohen's kappa, the agreement beyond what the two judges' rates of yes give by chance.
 
-    Where all draws agree, as they do on a few images without a disagreement, the interval is unknown (NaN) and not a point.
+    If all draws agree, as with a few images and no disagreement, the interval is unknown (NaN), not a single point.
 
     Args:
         a: `(n,)` answers of one judge.
@@ -32,7 +32,7 @@ def cohen_kappa(
         draws: Bootstrap draws.
 
     Returns:
-        Kappa and the ends of its 95 % percentile interval; NaN where it is not defined.
+        Kappa and the ends of its 95 % percentile interval; NaN where undefined.
 
     Raises:
         UsageError: If the lengths differ.
@@ -48,7 +48,7 @@ def cohen_kappa(
         raise UsageError(f"a, b, prompts, tags: expected equal lengths, got {[*map(len, (a, b, prompts, tags))]}")
     if not len(a):
         return float("nan"), float("nan"), float("nan")
-    # Per prompt: images, both say yes, the one says yes, the other says yes.
+    # Per prompt: images, both say yes, the first says yes, the second says yes.
     table: dict[tuple[Hashable, Hashable], Floats] = {}
     for key, one, other in zip(zip(prompts, tags, strict=True), a, b, strict=True):
         row = np.array([1.0, one and other, one, other], np.float64)

@@ -40,8 +40,8 @@ class Counts:
 
     Attributes:
         both: Number of images that are correct in both runs.
-        only_a: Number of images that are only correct in the first run.
-        only_b: Number of images that are only correct in the second run.
+        only_a: Number of images that are correct only in the first run.
+        only_b: Number of images that are correct only in the second run.
         neither: Number of images that are wrong in both runs.
     """
 
@@ -63,13 +63,13 @@ class Difference:
         standard_error: Standard error, clustered by prompt; never 0, as `compare_paired` explains.
         p_value: Two-sided p-value of "no difference", from flipping the signs of the prompts' differences.
         p_holm: The same p-value, corrected over the tags; for the overall difference it equals `p_value`.
-        detectable: The smallest true difference that this comparison shows with a power of 80 %; infinite if even the
-            largest difference that scores in [0, 1] can have would not be shown.
+        detectable: The smallest true difference that this comparison shows with a power of 80 %; infinite if it would not
+            even show the largest difference possible for scores in [0, 1].
         images: Number of images of each run (the smaller number if they differ).
         prompts: Number of prompts.
         counts: Verdicts on the same images; None unless paired by image with 0/1 scores.
         p_mcnemar: P-value of the mid-p McNemar test on `counts`. It treats the images of a prompt as independent, which they are
-            not; it is there because others report it. Decide by `p_value`.
+            not; it is included because others report it. Use `p_value` for decisions.
     """
 
     a: float
@@ -93,14 +93,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Two runs compared.
+    """Comparison of two runs.
 
     Attributes:
         overall: Difference between the means of the task means.
         micro: Difference between the shares of correct images.
         tags: Difference between the scores of each task.
-        pairing: `image`: same prompt and same index; `prompt`: same prompts, other images; `none`.
-        unpaired_standard_error: What the overall's standard error would be without pairing.
+        pairing: `image` (same prompt and same index), `prompt` (same prompts, different images) or `none`.
+        unpaired_standard_error: The standard error that `overall` would have without pairing.
         level: Nominal level of the intervals.
     """
 
@@ -112,7 +112,7 @@ class PairedComparison:
     level: float
 
     def figures(self) -> dict[str, Difference]:
-        """Every difference by name: the tags, `overall`, and `all images`."""
+        """Return every difference by name: the tags, `overall`, and `all images`."""
         return {**self.tags, "overall": self.overall, "all images": self.micro}
 
 
@@ -126,25 +126,25 @@ def compare_paired(
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedComparison:
-    """Compare two runs image by image: row i of both is the same prompt and the same image index (best: the same seed).
+    """Compare two runs image by image: row i of both is the same prompt and image index (ideally also the same seed).
 
     The interval is a bootstrap of the prompts within their tags; the test flips the sign of each prompt's difference. Both
-    hold however much the images of a prompt resemble one another. If fewer than 30 prompts differ at all, the bootstrap would be
-    too narrow, and a t interval on the differences with two pseudo-prompts (one image better, one worse) is used. The
-    same adjusted standard error gives `detectable`, so that two runs that agree everywhere do not claim that any difference
-    would have been seen.
+    are valid however much the images of a prompt resemble one another. If fewer than 30 prompts differ at all, the bootstrap
+    would be too narrow, and a t interval on the differences with two pseudo-prompts (one image better, one worse) is used. The
+    same adjusted standard error gives `detectable`, so that a comparison of runs that agree everywhere does not claim that it
+    would have shown any difference.
 
     Args:
         a: `(n,)` verdicts or finite scores of the first run.
         b: `(n,)` those of the second, in the same order.
-        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        prompt_ids: `(n,)` hashable ids; equal ids mean the same prompt.
         tags: `(n,)` tag names; every prompt has one tag.
         draws: Number of resamples and of sign flips, >= 100.
         seed: Seed of the resamples and the sign flips.
         level: Nominal coverage of the intervals.
 
     Raises:
-        UsageError: If an argument is out of range or the arrays do not fit one another.
+        UsageError: If an argument is out of range or the arrays do not match.
 
     Source:
         The pseudo-prompts follow A. Agresti & Y. Min 2005 and D. Bonett & R. Price 2012 (adjusted interval of a
@@ -197,12 +197,12 @@ def compare_by_prompt(
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedComparison:
-    """Compare two runs on the same prompts whose images do not correspond, because of other seeds or another number of images.
+    """Compare two runs on the same prompts whose images do not correspond, because seeds or numbers of images differ.
 
     Arguments and result are those of `compare_paired`, with one set of arrays per run.
 
     Raises:
-        UsageError: If the prompts of the two differ, besides the cases of `compare_paired`.
+        UsageError: If the prompts of the runs differ, or in the cases of `compare_paired`.
     """
     sums_a, sums_b = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
     place = {prompt: index for index, prompt in enumerate(sums_b.prompts)}
@@ -235,12 +235,12 @@ def compare_unpaired(
     *,
     level: float = 0.95,
 ) -> PairedComparison:
-    """Compare two runs as if nothing linked them, which is all that can be done if the prompts differ.
+    """Compare two runs as independent samples, which is all that can be done if the prompts differ.
 
     The interval and the test are Wald's, from the two standard errors, each clustered by prompt.
 
     Raises:
-        UsageError: If the tags of the two differ, besides the cases of `compare_paired`.
+        UsageError: If the tags of the runs differ, or in the cases of `compare_paired`.
     """
     check_level("level", level)
     sums = sum_by_prompt(a, prompt_ids_a, tags_a), sum_by_prompt(b, prompt_ids_b, tags_b)
@@ -331,7 +331,7 @@ def _compare(
 
 
 def _limit(interval: Interval, detectable: float, runs: Sequence[PromptSums]) -> tuple[Interval, float]:
-    """Keep what is said of a difference of scores in [0, 1] to the differences that such scores can have."""
+    """Limit the interval and detectable difference to what is possible for scores in [0, 1]."""
     if not all(one.bounded for one in runs):
         return interval, detectable
     limited = replace(interval, low=max(interval.low, -1.0), high=min(interval.high, 1.0))
@@ -356,7 +356,7 @@ def _standard_error(influence: Floats) -> float:
     count = len(influence)
     if count < 2:
         return 0.5
-    # No spread in `count` prompts does not prove that there is none. This is the spread if half of one more prompt had differed.
+    # No spread among `count` prompts does not prove that there is none. This is the spread if half of one more had differed.
     return math.sqrt(max(float((influence**2).sum()), 0.25 / count**2) * count / (count - 1))
 
 

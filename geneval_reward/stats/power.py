@@ -1,7 +1,7 @@
 """How small a difference a measurement can show, and how many images a given difference takes.
 
 There are two sources of variance: prompts differ (`between`), and images of one prompt differ (`within`). More images per prompt
-only reduce the second. If the first alone hides a difference, it takes more prompts.
+reduce only the second. If the first alone hides a difference, more prompts are needed.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class VarianceComponents:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A number of images that shows a difference.
+    """A number of images that suffices to show a difference.
 
     Attributes:
         prompts: Number of prompts, spread evenly over the tags.
         images_per_prompt: Number of images per prompt in each run.
         images: Number of images per run.
-        detectable: The smallest difference that the plan shows with the power asked for; at most the one asked for.
+        detectable: The smallest difference that the plan shows with the requested power; at most the requested difference.
     """
 
     prompts: int
@@ -73,14 +73,14 @@ def variance_components(
 
     Args:
         scores: `(n,)` verdicts, scores, or differences `b - a` image by image.
-        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        prompt_ids: `(n,)` hashable ids; equal ids mean the same prompt.
         tags: `(n,)` tag names.
 
     Returns:
         The analysis-of-variance estimates; a negative estimate of `between` becomes 0.
 
     Raises:
-        UsageError: If no prompt has two images, so that the two cannot be told apart.
+        UsageError: If no prompt has two images, so that the components cannot be separated.
     """
     between, within = components(sum_by_prompt(scores, prompt_ids, tags))
     if math.isnan(within):
@@ -91,13 +91,13 @@ def variance_components(
 def assumed_components(
     accuracy: float, icc: float, *, prompt_correlation: float = 0.8, noise_correlation: float = 0.0
 ) -> VarianceComponents:
-    """Compute the components of the paired difference between two runs from assumptions, before there is data.
+    """Compute the components of the paired difference between two runs from assumptions, before there are data.
 
     Args:
         accuracy: Share of correct images of both runs, in [0, 1].
-        icc: Correlation of two images of one prompt in one run, in [0, 1]; .3 to .6 is usual (docs/measurement.md).
+        icc: Correlation of two images of one prompt in one run, in [0, 1]; typically .3 to .6 (docs/measurement.md).
         prompt_correlation: Correlation of the prompts' difficulties in the two runs; 0 for unpaired runs.
-        noise_correlation: Correlation of the two images from one seed beyond that of the prompt; 0 for unpaired runs.
+        noise_correlation: Correlation of the two images from one seed beyond that due to the prompt; 0 for unpaired runs.
 
     Examples:
         >>> parts = assumed_components(0.6, 0.4)
@@ -156,8 +156,8 @@ def required_images(
     Args:
         difference: The true difference to show, > 0, as a share (0.01 is one point).
         parts: Components of the *paired difference*, from `variance_components` or `assumed_components`.
-        prompts: Number of prompts (553 for the official suite), if the number of images per prompt is asked for.
-        images_per_prompt: Number of images per prompt, if the number of prompts is asked for. Give exactly one of the two.
+        prompts: Number of prompts (553 for the official suite), to compute the number of images per prompt.
+        images_per_prompt: Number of images per prompt, to compute the number of prompts. Give exactly one of the two.
         power: Probability of showing the difference.
         level: 1 minus the level of the test.
 
@@ -165,8 +165,8 @@ def required_images(
         The smallest plan.
 
     Raises:
-        UsageError: If neither or both are fixed, or no number of images per prompt suffices because the prompts alone
-            vary more than that; the message says how many prompts would be enough.
+        UsageError: If neither or both are given, or if no number of images per prompt suffices because the prompts alone vary
+            too much; the message says how many prompts would be enough.
 
     Examples:
         >>> plan = required_images(0.02, assumed_components(0.6, 0.4), images_per_prompt=4)

@@ -15,13 +15,13 @@ TINY = 1e-13
 
 
 def mcnemar(only_a: int, only_b: int, *, mid_p: bool = True) -> float:
-    """Compute the two-sided exact McNemar test of whether discordant pairs go one way as often as the other.
+    """Compute the two-sided exact McNemar test of whether discordant pairs are equally likely to go either way.
 
     Args:
         only_a: Pairs that only the first run got right, >= 0.
         only_b: Pairs that only the second run got right, >= 0.
         mid_p: Whether to count only half of the probability of the observed outcome, which brings the test near its nominal
-            level; the exact test is too cautious.
+            level; the exact test is too conservative.
 
     Source:
         Q. McNemar 1947; mid-p: M. W. Fagerland et al. 2013, BMC Med. Res. Methodol. 13:91.
@@ -61,7 +61,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def sign_flip(parts: Floats, rng: np.random.Generator, draws: int) -> float:
-    """Compute the two-sided p-value of a sum if the sign of every part were random.
+    """Compute the two-sided p-value of a sum under random signs of its parts.
 
     Args:
         parts: `(p,)` contribution of each prompt to the difference.

@@ -1,6 +1,6 @@
-"""Scores of images summed by prompt, which is what every interval and test in this package works on.
+"""Image scores summed by prompt, on which every interval and test in this package is based.
 
-Images of one prompt resemble one another, because a prompt is easy or hard. So the prompt, and not the image, is the unit that is
+Images of one prompt resemble one another, because a prompt is easy or hard. So the prompt, not the image, is the unit that is
 resampled, flipped and counted in degrees of freedom.
 """
 
@@ -45,7 +45,7 @@ class PromptSums:
     bounded: bool
 
     def rows(self, tag: int) -> Integers:
-        """Return the indices of the prompts of a tag."""
+        """Return the indices of a tag's prompts."""
         return np.flatnonzero(self.tag == tag)
 
     def strata(self) -> Iterator[tuple[str, Integers]]:
@@ -61,11 +61,11 @@ class PromptSums:
 
 
 def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike) -> Floats:
-    """Average task scores as the benchmark's overall does: every task with images counts alike.
+    """Average task scores as the benchmark's overall score does, giving every task with images equal weight.
 
     Args:
-        total: `(..., t)` sum of the scores of each task.
-        images: `(t,)` number of images of each task.
+        total: `(..., t)` sum of scores per task.
+        images: `(t,)` number of images per task.
 
     Returns:
         `(...)` float64; NaN where no task has images.
@@ -90,11 +90,11 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
 
     Args:
         scores: `(n,)` booleans or finite numbers, one per image.
-        prompt_ids: `(n,)` hashable ids; equal ids are one prompt.
+        prompt_ids: `(n,)` hashable ids; equal ids mean the same prompt.
         tags: `(n,)` tag names.
 
     Raises:
-        UsageError: If there is nothing to sum, lengths differ, a score is not finite, or a prompt has two tags.
+        UsageError: If there are no scores, lengths differ, a score is not finite, or a prompt has two tags.
     """
     values = check_scores("scores", scores)
     codes, prompts = factorize(prompt_ids)
@@ -173,7 +173,7 @@ def check_level(name: str, value: float) -> None:
 
 
 def check_draws(draws: int) -> None:
-    """Refuse so few draws that the ends of an interval would be noise."""
+    """Refuse too few draws, for which the ends of an interval would be mostly noise."""
     if draws < 100:
         raise UsageError(f"draws: expected at least 100, got {draws!r}; 10,000 take a fraction of a second")
 
@@ -187,11 +187,11 @@ def multinomial_rows(rng: np.random.Generator, columns: Floats, draws: int) -> t
 
     Args:
         rng: Source of the draws.
-        columns: `(p, c)` sums of each prompt, p >= 2.
+        columns: `(p, c)` sums per prompt, p >= 2.
         draws: Number of resamples.
 
     Returns:
-        Counts `(draws, d)` and the distinct rows `(d, c)`; the rows are sorted, so that the order of the prompts does not matter.
+        Counts `(draws, d)` and the distinct rows `(d, c)`, which are sorted so that the order of the prompts does not matter.
     """
     distinct, counts = np.unique(columns, axis=0, return_counts=True)
     return rng.multinomial(len(columns) - 1, counts / len(columns), size=draws), distinct
