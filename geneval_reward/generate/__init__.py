@@ -1,4 +1,4 @@
-"""Generators: the protocol, its adapters, seeds per (prompt, index), and folders of images made with them."""
+"""Generators: the protocol, its adapters, seeds per (prompt, index), and folders of generated images."""
 
 from geneval_reward.generate.callable import CallableGenerator
 from geneval_reward.generate.diffusers import DiffusersGenerator

@@ -39,7 +39,7 @@ class CallableGenerator:
             array or tensor of such with a leading batch dimension.
         batch_size: Largest number of images per call, >= 1; always 1 with `seeding="global"`.
         seeding: `given` or `global`.
-        notes: What must be known of the model to read its score.
+        notes: What a reader of its score must know about the model.
 
     Raises:
         TypeError: If `function` cannot be called.
@@ -88,8 +88,8 @@ class CallableGenerator:
             One RGB image per prompt, in order.
 
         Raises:
-            UsageError: If there are not as many seeds as prompts, or the function gives another number of images or
-                something that is no image.
+            UsageError: If there are not as many seeds as prompts, or the function returns the wrong number of images or
+                something that is not an image.
             ImageError: If an image has NaN or infinite values.
             TypeError: If a prompt is not text.
         """
@@ -104,7 +104,7 @@ class CallableGenerator:
                 with refuse_invalid_casts(f"function{describe(0)}" if len(prompts) == 1 else "function"):
                     images = self.function(prompts, seeds)
             except ValueError as error:
-                # NumPy, Lightning and transformers each say it in other words, and all name the bound.
+                # NumPy, Lightning and transformers word it differently, but all name the bound.
                 if any(bound in str(error) for bound in ("2**32", "4294967295")):
                     raise UsageError(
                         f"function: expected one that takes seeds of up to 63 bits, got {error}; hand seed % 2**32 to what "
@@ -141,13 +141,13 @@ def as_pil(
 
     Args:
         images: Images in any form that `CallableGenerator` takes.
-        count: Number of images that are expected.
+        count: Expected number of images.
         name: Name of what made them, for messages.
-        describe: Function that describes, for messages, what the image at an index was made from, such as prompt and seed.
+        describe: Describes what the image at an index was made from, such as prompt and seed, for messages.
 
     Raises:
-        ImageError: If an image has NaN or infinite values, which as uint8 would pass for a black picture.
-        UsageError: If there is another number of images, or something that is no image; the message names the index.
+        ImageError: If an image has NaN or infinite values, which would pass for a black image as uint8.
+        UsageError: If the number of images is wrong, or something is not an image; the message names the index.
 
     Examples:
         >>> as_pil(torch.ones(1, 3, 4, 6), 1)[0].size

@@ -1,4 +1,4 @@
-"""`Child`: a process that answers JSON lines, which always ends with this one."""
+"""`Child`: a subprocess that answers in JSON lines and always ends with this process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _LONGEST: Final = 300
 
 
 class Child:
-    """Starts a process and exchanges JSON objects with it, one a line, over its standard input and output.
+    """Starts a process and exchanges JSON objects with it, one per line, over its standard input and output.
 
-    It has a session and a group of its own: a Ctrl-C in the terminal reaches this process alone, which then ends the
-    whole group. So does anything else that goes wrong, because an answer that comes late would be taken for the next.
+    It has its own session and process group: a Ctrl-C in the terminal reaches only this process, which then ends the
+    whole group. Any other failure ends it too, because a late answer would be taken for the next one.
 
     Args:
         command: The program and its arguments.
-        name: What messages call the process.
+        name: Name of the process in messages.
         cwd: Its working folder.
         env: Its environment variables.
 
     Attributes:
-        numbers: Numbers for requests, each once.
+        numbers: Yields a unique number for each request.
 
     Raises:
         GeneratorError: If the program cannot be started.
@@ -60,7 +60,7 @@ class Child:
             raise GeneratorError(f"{name}: expected to start {command[0]}, got {error}") from error
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._tail: deque[str] = deque(maxlen=_TAIL)
-        # The threads must not hold the object, or it would never be collected, and its process would stay.
+        # The threads must not hold the object, or it would never be collected and its process would stay alive.
         threads = [
             threading.Thread(target=_queue_lines, args=(self._process.stdout, self._lines), daemon=True),
             threading.Thread(target=_keep_lines, args=(self._process.stderr, self._tail), daemon=True),
@@ -72,17 +72,17 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not been ended from here."""
+        """Whether the process has not been ended by this object."""
         return self._kill.alive
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Send a request and wait for the answer of the same `id`.
+        """Send a request and wait for the answer with the same `id`.
 
         Raises:
-            GeneratorError: As `receive`.
+            GeneratorError: As for `receive`.
         """
         assert self._process.stdin is not None
-        # If the process has ended, reading says so, and why.
+        # If the process has ended, reading reports that and why.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -98,8 +98,8 @@ class Child:
             timeout: Seconds.
 
         Raises:
-            GeneratorError: If there is none in time, the process ends, or the line is no JSON object. The process is then
-                gone.
+            GeneratorError: If no line comes in time, the process ends, or the line is not a JSON object. The process has
+                then been ended.
         """
         try:
             line = self._lines.get(timeout=timeout)
@@ -125,7 +125,7 @@ class Child:
         return found
 
     def failure(self, expected: str, got: str, do: str = "") -> GeneratorError:
-        """End the process, and make an error that has the last lines of its standard error."""
+        """End the process, and make an error that includes the last lines of its standard error."""
         self.kill()
         self._stderr.join(timeout=2)
         lines = "".join(f"\n  | {line}" for line in self._tail)
@@ -133,7 +133,7 @@ class Child:
         return GeneratorError(f"{self.name}: expected {expected}, got {got}" + (f"; {do}" if do else "") + tail)
 
     def kill(self) -> None:
-        """End the process and all that it started."""
+        """End the process and everything it started."""
         self._kill()
 
     def _how_it_ended(self) -> str:
@@ -164,7 +164,7 @@ def _keep_lines(stream: IO[str], tail: deque[str]) -> None:
 def _end(process: subprocess.Popen[str], owner: int) -> None:
     """Kill a process and its group, and reap it."""
     if os.getpid() != owner:
-        return  # in a fork of the process that started it, such as a worker of a data loader
+        return  # in a fork of the process that started it, such as a data loader worker
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

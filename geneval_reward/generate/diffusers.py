@@ -21,17 +21,17 @@ _OURS: Final = ("prompt", "generator", "num_images_per_prompt", "output_type", "
 class DiffusersGenerator:
     """Makes images with any text-to-image pipeline of diffusers.
 
-    Each image starts from noise of its own seed, drawn on the CPU, so that an image does not depend on the batch, the
-    number of processes or the kind of GPU it is made on (except for the rounding of the network's arithmetic). Schedulers that
-    draw noise in every step take it from the same generators.
+    Each image starts from noise drawn on the CPU from its own seed, so it does not depend on the batch, the number of
+    processes or the kind of GPU (apart from rounding in the network). Schedulers that draw noise in every step use the same
+    generators.
 
-    GLM-Image draws tokens before it denoises, from torch's global generator, which it seeds with the seed of the one generator
-    that it takes. It gets one image per call.
+    GLM-Image draws tokens before it denoises, from torch's global generator, which it seeds with the seed of the only
+    generator that it accepts. It makes one image per call.
 
     If memory runs out, the batch is halved for good, and the images are made again from the same seeds.
 
     Args:
-        pipe: The pipeline. It is used as it is: device, precision and adapters are the caller's.
+        pipe: The pipeline, used as it is; the caller sets device, precision and adapters.
         batch_size: Images per call of the pipeline, >= 1.
         **call_kwargs: Passed with every call, such as `num_inference_steps`, `guidance_scale`, `height`.
 
@@ -105,7 +105,7 @@ class DiffusersGenerator:
             return f" (prompt {prompts[index]!r}, seed {seeds[index]})"
 
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        # Floats, because NaN becomes 0 in uint8: a model that diverged would pass for one that paints black pictures.
+        # Use floats, because NaN becomes 0 in uint8: a model that diverged would seem to paint black images.
         with _finite_decoder(self.pipe, describe(0) if len(prompts) == 1 else f" (prompts {prompts[0]!r} and more)"):
             if self._draws_tokens:
                 with global_seed(seeds[0]):
@@ -124,7 +124,7 @@ class DiffusersGenerator:
 
 @contextmanager
 def _finite_decoder(pipe: Any, origin: str) -> Iterator[None]:
-    """Raise where the decoder's output is infinite: the pipeline clamps it to [0, 1], where it passes for black or white."""
+    """Raise if the decoder's output is infinite, which the pipeline would clamp to black or white."""
     decoder = getattr(getattr(pipe, "vae", None), "decoder", None)
     if not isinstance(decoder, torch.nn.Module):
         yield

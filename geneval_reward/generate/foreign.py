@@ -1,4 +1,4 @@
-"""`ForeignGenerator`: a model that runs in a process of its own, under its own Python, as a generator."""
+"""`ForeignGenerator`: a generator whose model runs in a separate process under its own Python."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ WORKER: Final = Path(worker_module.__file__)
 """The file that runs in the other Python."""
 PROTOCOL: Final = worker_module.PROTOCOL
 
-# What names the interpreter and the ranks of this process means nothing, or something else, in the other one.
+# Variables that describe the interpreter and ranks of this process would mislead the other one.
 _NOT_INHERITED: Final = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NOT_INHERITED_PREFIXES: Final = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignModel:
-    """What the other process says of its model.
+    """What the other process reports about its model.
 
     Attributes:
         python: Version of its Python.
         versions: Versions of its packages by name.
         seeding: `given` or `global`; see `geneval_reward.generate.worker`.
-        batch_size: Largest number of images per call that it asks for.
-        settings: What is in effect, such as steps and guidance.
+        batch_size: Largest number of images per call that it accepts.
+        settings: Settings in effect, such as steps and guidance.
         notes: Template, negative prompt, and whether it was trained on the benchmark's wording.
     """
 
@@ -53,30 +53,30 @@ class ForeignModel:
     notes: GeneratorNotes
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, without `notes`, which stand elsewhere, and `batch_size`, which changes no image."""
+        """Convert to JSON values, without `notes`, which are stored elsewhere, and `batch_size`, which changes no image."""
         return {name: getattr(self, name) for name in ("python", "versions", "seeding", "settings")}
 
 
 class ForeignGenerator:
-    """Makes images with a model in another Python, where nothing of this package is installed.
+    """Makes images with a model in another Python, where this package need not be installed.
 
-    The process starts when it is first needed and stays. It ends with `close`, with this process however that ends, and
-    with an error or a Ctrl-C while it works; the next call then starts another. The docs page "Models in a Python of their
-    own" describes the model's file, the module `geneval_reward.generate.worker` the protocol.
+    The process starts when first needed and keeps running. It ends on `close`, when this process ends for any reason, and
+    on an error or Ctrl-C while it works; the next call then starts another. The docs page "Models in a Python of their
+    own" describes the model's file; the module `geneval_reward.generate.worker` describes the protocol.
 
-    If memory runs out there, the batch is halved for good, and the images are made again from the same seeds.
+    If the model runs out of memory, the batch is halved for good, and the images are made again from the same seeds.
 
     Args:
         model: `file.py:NAME` or `module:NAME`, imported in the other Python, or the name of a file of `recipes/generators`.
         python: Its interpreter: a path or the name of a command.
-        options: Arguments of NAME, of types that JSON has.
-        cwd: The folder where the process runs and imports from, such as the model's repository; None: the present one.
-        env: Further environment variables. `PYTHONPATH` and the variables of `torchrun` are not inherited.
+        options: Arguments of NAME, as JSON values.
+        cwd: The folder where the process runs and imports from, such as the model's repository; None: the current one.
+        env: Additional environment variables. `PYTHONPATH` and the variables of `torchrun` are not inherited.
         worker: Another copy of the worker, for an environment that cannot read the one in this package.
         batch_size: Largest number of images per call, >= 1; None takes the model's own. A model with global seeding gets
             one image per call.
-        timeout: Seconds to wait for one answer, the loading of the model included.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`: the process sees GPU N only. Under `torchrun`, `auto` is the local rank's GPU.
+        timeout: Seconds to wait for one answer, including loading the model.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`: the process sees only GPU N. Under `torchrun`, `auto` is the local rank's GPU.
 
     Raises:
         UsageError: If there is no such interpreter, file or folder, or an argument is not valid.
@@ -126,7 +126,7 @@ class ForeignGenerator:
             raise UsageError(
                 f"python: expected an interpreter, got {str(python)!r}, which is no program that can be run"
             )
-        # Not resolved: the interpreter of a virtual environment is a link, and its place says which environment it is.
+        # Do not resolve links: a virtual environment's interpreter is a link whose location identifies the environment.
         self.python = os.path.abspath(found)
         if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
             raise UsageError(f"batch_size: expected an integer >= 1 or None, got {batch_size!r}")
@@ -144,7 +144,7 @@ class ForeignGenerator:
 
     @property
     def about(self) -> ForeignModel:
-        """What the other process says of its model; starts it if need be."""
+        """What the other process reports about its model; starts the process if needed."""
         if self._about is None:
             self._start()
         assert self._about is not None
@@ -152,7 +152,7 @@ class ForeignGenerator:
 
     @property
     def notes(self) -> GeneratorNotes:
-        """What must be known of the model to read its score; starts the process if need be."""
+        """What a reader of its score must know about the model; starts the process if needed."""
         return self.about.notes
 
     @property
@@ -171,8 +171,8 @@ class ForeignGenerator:
             One RGB image per prompt, in order.
 
         Raises:
-            GeneratorError: If the process cannot start, ends, does not answer in time, or gives something else than RGB
-                images in PNG files. The message has the last lines of its standard error.
+            GeneratorError: If the process cannot start, ends, does not answer in time, or writes anything but RGB images in
+                PNG files. The message includes the last lines of its standard error.
             UsageError: If there are not as many seeds as prompts.
             TypeError: If a prompt is not text.
             torch.OutOfMemoryError: If memory runs out with a single image.
@@ -180,7 +180,7 @@ class ForeignGenerator:
         return self._working_batches().run(prompts, seeds)
 
     def close(self) -> None:
-        """End the process and those that it started. A later call of `generate` starts another."""
+        """End the process and those that it started; a later call of `generate` starts another."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -192,7 +192,7 @@ class ForeignGenerator:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, as Lightning's spawning makes of a callback for each rank, starts a process of its own.
+        # A copy, such as Lightning makes of a callback for each spawned rank, starts its own process.
         return self.__dict__ | {"_child": None}
 
     def _working_batches(self) -> Batches:
@@ -275,7 +275,7 @@ def child_environment(device: str, env: Mapping[str, str]) -> dict[str, str]:
         env: Variables that are set last.
 
     Raises:
-        UsageError: If the device is another, or not there.
+        UsageError: If the device is unknown or not available.
     """
     result = {
         name: value

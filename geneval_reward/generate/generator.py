@@ -1,4 +1,4 @@
-"""What makes images from prompts: the protocol that callbacks, recipes and the command line ask for."""
+"""`Generator`: the protocol for making images from prompts that callbacks, recipes and the command line use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Generator(Protocol):
 
 
 def notes_of(generator: object) -> GeneratorNotes:
-    """Read what a generator says of itself in `notes`, or in `template`, `negative_prompt` and `trained_on_template`."""
+    """Read a generator's notes from its `notes`, or from `template`, `negative_prompt` and `trained_on_template`."""
     notes = getattr(generator, "notes", None)
     if isinstance(notes, GeneratorNotes):
         return notes

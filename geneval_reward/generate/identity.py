@@ -1,4 +1,4 @@
-"""What a model's name stands for now, so that images of other weights under the same name are noticed."""
+"""Digests of the weights that a model's name currently stands for, to notice different weights under one name."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", 
 
 
 def identify(name: str) -> str:
-    """Return a digest of what a name of a model or of LoRA weights stands for.
+    """Return a digest of what the name of a model or of LoRA weights stands for.
 
     Args:
         name: What `load_generator` takes as `model` or `lora`.
 
     Returns:
-        For `pocket` and `pocket-tokens`, a folder or a file, the SHA-256 of its weights and configurations, wherever it lies; for
-        `module:function`, `file.py:function` or a name of `recipes/generators`, that of the source file; for a name on a model
-        hub, the commit in the local cache. Empty if none of these can be found.
+        For `pocket`, `pocket-tokens`, a folder or a file: the SHA-256 of its weights and configurations, independent of where
+        they are stored. For `module:function`, `file.py:function` or a name in `recipes/generators`: that of the source file.
+        For a name on a model hub: the commit in the local cache. Empty if none of these can be found.
 
     Examples:
         >>> len(identify("pocket"))
@@ -52,7 +52,7 @@ def identify(name: str) -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    # Unlike rglob, os.walk can follow links: pipelines are often put together from linked folders.
+    # Unlike rglob, os.walk can follow links: pipelines are often assembled from linked folders.
     found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
     return sorted(file for file in found if file.suffix in _SUFFIXES and file.is_file())
 

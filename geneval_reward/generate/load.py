@@ -1,4 +1,4 @@
-"""A generator or a pipeline from what a command line or a YAML file can name."""
+"""Load a generator or a pipeline by a name from a command line or a YAML file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from geneval_reward.vision.backends import resolve_device
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 POCKET: Final = "pocket"
-# By import path, because this room lies below the pocket models' and must not import it.
+# Given as import paths, because this package is a layer below the pocket models and must not import them.
 _PACKAGED: Final = {
     POCKET: "geneval_reward.pocket:load_pipeline",
     "pocket-tokens": "geneval_reward.pocket:load_tokens",
@@ -52,19 +52,19 @@ def load_generator(
     """Load a generator by its name.
 
     Args:
-        model: What `load_pipeline` takes. A function may also return an object with `generate(prompts, seeds)`; it gets those
-            of `arguments` that it names.
-        device: A torch device, or `auto`: CUDA where there is one, and under torchrun the local rank's.
-        dtype: See `load_pipeline`; a dtype that is named here also holds for the pocket models and for what a function
-            makes.
+        model: What `load_pipeline` takes. A function may also return an object with `generate(prompts, seeds)`; it gets the
+            `arguments` that it has parameters for.
+        device: A torch device, or `auto`: CUDA if available, and under torchrun the local rank's GPU.
+        dtype: See `load_pipeline`; a dtype other than `auto` also applies to the pocket models and to what a function
+            returns.
         batch_size: Largest number of images per call; None: 64 for the pocket models, else 8.
         lora: File or folder of LoRA weights, or their name on a model hub; see `geneval_reward.generate.lora.add_lora`.
         lora_scale: Strength of the LoRA; 1.0 as trained.
-        process: For a model that runs in another Python: `python` and other arguments of `ForeignGenerator`.
+        process: `python` and other arguments of `ForeignGenerator`, for a model that runs in another Python.
         **arguments: Passed with every call of the pipeline; see `DiffusersGenerator`.
 
     Raises:
-        UsageError: If nothing of that name can be loaded, or an option does not fit it.
+        UsageError: If nothing of that name can be loaded, or an option does not apply to it.
         DependencyError: If a package that it needs is not installed; the message names the extra.
 
     Examples:
@@ -98,7 +98,7 @@ def load_generator(
     if dtype != "auto" and (model in _PACKAGED or is_import_path(model)):
         for part in getattr(pipe, "components", {}).values():
             if isinstance(part, torch.nn.Module):
-                # Not pipe.to(dtype): diffusers warns of layers to be kept in float32, of which a small model may have none.
+                # Avoid pipe.to(dtype): diffusers warns about layers to keep in float32, and a small model may have none.
                 torch.nn.Module.to(part, dtype=DTYPES[dtype])
     if lora is not None:
         add_lora(pipe, lora, lora_scale)
@@ -118,10 +118,10 @@ def load_pipeline(
 
     Args:
         source: `pocket` or `pocket-tokens` (inside the package); a folder that a diffusers pipeline was saved in; the name of
-            one on a model hub, `owner/name`; `module:function` or `file.py:function` that makes one; or a pipeline, which is
-            returned as it is.
+            one on a model hub, `owner/name`; `module:function` or `file.py:function` that returns one; or a pipeline, which is
+            returned unchanged.
         dtype: `fp32`, `fp16`, `bf16`, or `auto`: each part in the precision that its weights were saved in, because a model
-            that was trained in bf16 may overflow in fp16. The pocket models are fp32, and what a function makes stays as it is.
+            trained in bf16 may overflow in fp16. The pocket models are fp32, and what a function returns is left unchanged.
         float32: Names of parts, such as `vae`, that stay in float32.
         arguments: Passed to the function that `source` names.
 
@@ -146,7 +146,7 @@ def load_pipeline(
 
 
 def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Select those arguments that a function names."""
+    """Select the arguments that a function has parameters for."""
     try:
         names = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -161,13 +161,13 @@ def _ready_made(
         f"{model!r}, which makes its generator itself", dtype, lora, batch_size=batch_size, **arguments
     )
     if getattr(generator, "seeding", "given") == "global" and not isinstance(generator, CallableGenerator):
-        # A model's file as `ForeignGenerator` takes it, which leaves seeding to its caller.
+        # A model file for `ForeignGenerator`, which leaves seeding to its caller.
         return CallableGenerator(generator.generate, seeding="global", notes=notes_of(generator))
     return generator
 
 
 def _refuse_own_settings(model: str, dtype: str, lora: str | None, **others: Any) -> None:
-    """Raise if an option was given that only a pipeline can follow."""
+    """Raise if an option was given that only applies to a pipeline."""
     given = {"dtype": None if dtype == "auto" else dtype, "lora": lora} | others
     extra = [name for name, value in given.items() if value is not None]
     if extra:
@@ -175,7 +175,7 @@ def _refuse_own_settings(model: str, dtype: str, lora: str | None, **others: Any
 
 
 def choose_device(device: str) -> torch.device:
-    """Find a device by its name; `auto` is CUDA where there is one, and under torchrun the local rank's."""
+    """Find a device by name; `auto` is CUDA if available, and under torchrun the local rank's GPU."""
     if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return resolve_device(device)
@@ -195,10 +195,10 @@ def _from_diffusers(model: str, dtype: torch.dtype | None, float32: Sequence[str
             folder = Path(kind.download(model))
         name = read_json(folder / "model_index.json").get("_class_name")
         if name in _OWN_CLASSES:
-            # It is not one of diffusers' own, which would not find it by its name.
+            # diffusers would not find this class by name, since it is not one of its own.
             kind = import_object(_OWN_CLASSES[name], "model")
         with warnings.catch_warnings():
-            # Newer versions of diffusers call the argument dtype; all until 1.0 take this name.
+            # Newer versions of diffusers call the argument dtype, but all before 1.0 accept this name.
             warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
             dtypes = saved_dtypes(folder) if dtype is None else {"default": dtype}
             dtypes |= dict.fromkeys(float32, torch.float32)
@@ -210,13 +210,13 @@ def _from_diffusers(model: str, dtype: torch.dtype | None, float32: Sequence[str
 
 
 def saved_dtypes(folder: Path) -> dict[str, torch.dtype]:
-    """Read in which precision each part of a saved pipeline was saved.
+    """Read the precision in which each part of a pipeline was saved.
 
     Args:
         folder: The folder of a diffusers pipeline.
 
     Returns:
-        The dtype of most of the weights by part, and `default` for parts without safetensors, which is float32.
+        The most common dtype of the weights by part, and `default`, float32, for parts without safetensors.
     """
     from safetensors import safe_open
 

@@ -1,4 +1,4 @@
-"""LoRA weights for a diffusers pipeline: files of diffusers, and folders of PEFT as RL trainers save them."""
+"""LoRA weights for a diffusers pipeline: diffusers files, and PEFT folders as RL trainers save them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _PEFT_PREFIX: Final = "base_model.model."
 
 
 def add_lora(pipe: Any, lora: str, scale: float = 1.0) -> None:
-    """Load LoRA weights into a pipeline, and check that all of them arrived and that they do something.
+    """Load LoRA weights into a pipeline, and check that all of them were loaded and have an effect.
 
     Args:
-        pipe: The pipeline, which is changed.
-        lora: A file or folder that `pipe.load_lora_weights` takes; a folder of PEFT (`adapter_config.json` and
-            `adapter_model.safetensors`), or one that holds it as `lora`, which is how Flow-GRPO and DiffusionNFT save
+        pipe: The pipeline, which is modified.
+        lora: A file or folder that `pipe.load_lora_weights` takes; a PEFT folder (`adapter_config.json` and
+            `adapter_model.safetensors`), or one with such a subfolder `lora`, which is how Flow-GRPO and DiffusionNFT save
             their checkpoints; or a name on a model hub.
         scale: Strength; 1.0 as trained.
 
     Raises:
-        UsageError: If the weights cannot be loaded, only a part of them fits the pipeline, or all of them are zero, so that
-            the images would be those of the base model.
+        UsageError: If the weights cannot be loaded, only some of them fit the pipeline, or all are zero, which would give
+            the base model's images.
         DependencyError: If peft is not installed.
     """
     require("peft", "diffusers", "lora")
@@ -93,7 +93,7 @@ def _load_diffusers(pipe: Any, lora: str) -> int:
 
 
 def _modules_of(state: Mapping[str, Any]) -> int:
-    """Count the layers that LoRA weights are for: the names before `.lora_A`, `.lora.down`, `_lora.up` and their like."""
+    """Count the layers that LoRA weights are for: the names before `.lora_A`, `.lora.down`, `_lora.up` and the like."""
     return len({re.split(r"[._]lora[._]", key)[0] for key in state if re.search(r"[._]lora[._]", key)})
 
 

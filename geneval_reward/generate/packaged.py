@@ -1,4 +1,4 @@
-"""The files of models that run in a Python of their own, `recipes/generators`: list and find them by name."""
+"""List and find the model files in `recipes/generators`, for models that run in their own Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ModelFile:
     Attributes:
         name: Name of the file without its ending.
         path: The file.
-        title: First line of its docstring, which goes on with set-up, licence and published scores.
+        title: First line of its docstring; the rest covers set-up, licence and published scores.
         kind: Name of the class in it.
     """
 
@@ -28,21 +28,21 @@ class ModelFile:
 
     @property
     def source(self) -> str:
-        """What `ForeignGenerator` takes: `file.py:NAME`."""
+        """The argument for `ForeignGenerator`: `file.py:NAME`."""
         return f"{self.path}:{self.kind}"
 
 
 def list_generators() -> dict[str, ModelFile]:
-    """Find all files of models by name.
+    """Find all model files, keyed by name.
 
     Raises:
-        UsageError: If the recipes are neither in the package nor beside it.
+        UsageError: If the recipes are neither in the package nor next to it.
     """
     return {path.stem: _read(path) for path in sorted((shipped_root() / "recipes" / "generators").glob("*.py"))}
 
 
 def find_generator(name: str) -> ModelFile:
-    """Find the file of a model.
+    """Find a model file.
 
     Raises:
         UsageError: If there is none of this name.

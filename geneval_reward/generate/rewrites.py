@@ -1,4 +1,4 @@
-"""Rewritten prompts: the generator gets another text, and the judge the same record."""
+"""Rewritten prompts: the generator gets a different text, while the judge keeps the original record."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def read_rewrites(path: str | Path, specs: Sequence[PromptSpec]) -> dict[PromptS
 
     Args:
         path: JSON lines, each either `{"prompt": the record's text, "rewritten": the new text}` or a whole record whose
-            `prompt` is the new text (as the files of BAGEL and others have it; matched by tag and clauses).
-        specs: The prompt set. Every prompt needs a line, so that no score is a mixture.
+            `prompt` is the new text (as in the files of BAGEL and others; matched by tag and clauses).
+        specs: The prompt set. Every prompt needs a line, so that a score never mixes rewritten and original prompts.
 
     Returns:
-        New text by record, without those that equal the record's own.
+        New text by record, without texts that equal the record's own.
 
     Raises:
-        SpecError: If the file is missing, a line is neither of the two or belongs to no prompt, or a prompt has no line or
-            two; the message names file and line.
+        SpecError: If the file is missing, a line has neither form or matches no prompt, or a prompt has no line or two; the
+            message names file and line.
     """
     path = Path(path)
     try:

@@ -9,9 +9,9 @@ from geneval_reward.errors import UsageError
 
 
 def seed_for(base_seed: int, prompt: str, index: int) -> int:
-    """The seed of the `index`-th image of a prompt.
+    """Compute the seed of the `index`-th image of a prompt.
 
-    It depends on nothing but its arguments: not on Python's hash seed, the machine, or the versions of libraries.
+    It depends only on its arguments, not on Python's hash seed, the machine, or library versions.
 
     Args:
         base_seed: Seed of the whole run, any integer.
@@ -34,7 +34,7 @@ def seed_for(base_seed: int, prompt: str, index: int) -> int:
     base, number = operator.index(base_seed), operator.index(index)
     if number < 0:
         raise UsageError(f"index: expected an integer >= 0, got {number}")
-    # The length in front keeps (seed, prompt, index) apart from any other split of the same characters.
+    # The length prefix distinguishes (seed, prompt, index) from any other split of the same characters.
     text = f"geneval-reward\0{base}\0{number}\0{len(prompt)}\0{prompt}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1

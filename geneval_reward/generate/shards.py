@@ -1,4 +1,4 @@
-"""`Shard`: the part of the prompts that a process generates."""
+"""`Shard`: the share of the prompts that a process generates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Shard:
         """Read `i/n`.
 
         Raises:
-            ValueError: If it is not that.
+            ValueError: If it is not of this form.
         """
         found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
         if found is None:
@@ -54,8 +54,8 @@ class Shard:
     def current(cls, text: str | None = None, environment: Mapping[str, str] | None = None) -> Shard:
         """Return the part of this process, from `--shard`, torchrun's `RANK` and `WORLD_SIZE`, or both together.
 
-        `RANK` and `WORLD_SIZE` are often set in containers and old shells too. They are read only if `LOCAL_RANK` or
-        `TORCHELASTIC_RUN_ID` is set as well, which a launcher does for each process.
+        `RANK` and `WORLD_SIZE` are often left over in containers and shells, so they are read only if `LOCAL_RANK` or
+        `TORCHELASTIC_RUN_ID` is also set, as a launcher does for each process.
 
         Args:
             text: `i/n`, or None.
@@ -84,5 +84,5 @@ class Shard:
         return cls(shard.index * world + rank, shard.count * world)
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """Select every `count`-th item, so that neighbours, which are prompts of one task, go to different processes."""
+        """Select every `count`-th item, so that neighbouring prompts, which share a task, go to different processes."""
         return list(items[self.index :: self.count])

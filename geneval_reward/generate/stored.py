@@ -1,4 +1,4 @@
-"""`FolderGenerator`: a generator that returns images of a folder."""
+"""`FolderGenerator`: a generator that returns stored images from a folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from geneval_reward.vision.images import load_image
 
 
 class FolderGenerator:
-    """Returns the stored images of a folder for the prompts and seeds that they were made from.
+    """Returns a folder's stored images for the prompts and seeds that they were made from.
 
-    With it, whatever takes a generator (a sweep, a callback, a comparison) can be run on images of any origin.
+    It lets anything that takes a generator (a sweep, a callback, a comparison) run on images of any origin.
 
-    Images whose seed is recorded, such as those of `geneval-reward generate`, are found by it. For others, image `i` of a
-    prompt (the number in its file name, see `geneval_reward.results.layout.ImageItem`) has the seed
+    Images with a recorded seed, such as those of `geneval-reward generate`, are found by that seed. Otherwise, image `i` of
+    a prompt (the number in its file name, see `geneval_reward.results.layout.ImageItem`) has the seed
     `seed_for(base_seed, prompt, i)`, which everything in this package asks for.
 
     Args:
         root: A folder in the benchmark's layout or, with `metadata`, any folder of images; see
             `geneval_reward.results.layout.read_folder`.
         metadata: File of JSON lines with records and file names, for a flat folder.
-        base_seed: Seed of the whole set, for images whose own is not recorded.
+        base_seed: Seed of the whole set, for images whose own seed is not recorded.
 
     Attributes:
         root: The folder.
         prompts: Texts of the records, in order of appearance, each once.
-        problems: One sentence for each thing that is wrong with the folder.
+        problems: One sentence for each problem with the folder.
 
     Raises:
         ResultsError: If the folder is missing or holds no image with a record.
@@ -79,13 +79,13 @@ class FolderGenerator:
             One RGB image per prompt, in order.
 
         Raises:
-            ResultsError: If there is no image of a prompt, or none of that seed; the message says which are there.
+            ResultsError: If there is no image of a prompt, or none with that seed; the message lists those that exist.
             ImageError: If a file cannot be read.
             ValueError: If there are not as many seeds as prompts.
             TypeError: If a prompt is not text.
         """
         texts, numbers = check_request(prompts, seeds)
-        # All are looked up before the first is read, so that a missing image is reported at once.
+        # Look up all images before reading the first, so that a missing one is reported at once.
         items = [
             self._find(prompt, seed, index) for index, (prompt, seed) in enumerate(zip(texts, numbers, strict=True))
         ]
@@ -97,7 +97,7 @@ class FolderGenerator:
             return item
         items = self._items.get(prompt)
         if items is None:
-            shown = prompt[:300]  # difflib takes many times the memory of a long text
+            shown = prompt[:300]  # difflib uses many times the memory of a long text
             near = difflib.get_close_matches(shown, self._items, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ResultsError(
@@ -118,7 +118,7 @@ class FolderGenerator:
 
 
 def _numbers(prompt: str, items: Sequence[ImageItem], problems: list[str]) -> list[int]:
-    """Number a prompt's images by their names, or by their order if two folders of one text give a number twice."""
+    """Number a prompt's images by file name, or by order if two folders with the same text repeat a number."""
     own: dict[int, ImageItem] = {}
     for item in items:
         if item.seed is None and own.setdefault(item.index, item) is not item:
@@ -142,5 +142,5 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _read(path: Path) -> Image.Image:
-    # As the judge reads files, so that a rotated or 16-bit picture is the same here and in `score`.
+    # Read files as the judge does, so that a rotated or 16-bit image is the same here and in `score`.
     return Image.fromarray(load_image(path).permute(1, 2, 0).numpy())

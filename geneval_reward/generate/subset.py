@@ -1,4 +1,4 @@
-"""Stratified subsets of a prompt set, and how exact a score on one can be."""
+"""Stratified subsets of a prompt set, and how precise a score on one can be."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ASSUMED_ICC = 0.4
 
 @dataclass(frozen=True)
 class Subset:
-    """Part of a prompt set, the same number of prompts per task.
+    """Part of a prompt set with the same number of prompts per task.
 
     Attributes:
         specs: The prompts, in the order of the whole set.
         numbers: Their numbers in the whole set.
         whole: Number of prompts in the whole set.
-        seed: Seed of the choice.
+        seed: Seed of the selection.
     """
 
     specs: tuple[PromptSpec, ...]
@@ -58,8 +58,8 @@ class Subset:
 def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int = 0) -> Subset:
     """Choose the same number of prompts from every task, or all prompts of a task that has fewer.
 
-    The overall score is a mean of task means, so equal numbers give it the smallest standard error if tasks vary alike. The
-    choice depends on the seed and the records alone. A smaller subset is part of a larger one of the same seed.
+    The overall score is a mean of task means, so equal numbers minimise its standard error if tasks vary equally. The
+    choice depends only on the seed and the records. A smaller subset is part of a larger one with the same seed.
 
     Args:
         specs: The whole set.
@@ -97,7 +97,7 @@ def subset_standard_error(
             assumed for each task from the accuracy of FLUX.1-dev and a correlation of `ASSUMED_ICC`.
 
     Returns:
-        The standard error as a share (0.01 is one point), for another draw of prompts and noise.
+        The standard error as a share (0.01 is one point), over draws of prompts and noise.
 
     Raises:
         ValueError: If a number is < 1 or there is no task.
@@ -118,7 +118,7 @@ def subset_standard_error(
 
 
 def assumed_parts(tag: str, icc: float = ASSUMED_ICC) -> VarianceComponents:
-    """Assume the variance components of a run in one task, before there is data."""
+    """Assume the variance components of a run in one task before there is data."""
     accuracy = TYPICAL_ACCURACY.get(tag, 0.5)
     total = accuracy * (1 - accuracy)
     return VarianceComponents(icc * total, (1 - icc) * total)

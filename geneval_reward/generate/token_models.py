@@ -1,4 +1,4 @@
-"""`TokenGenerator`: models of `transformers` that write an image as tokens, one seed per image."""
+"""`TokenGenerator`: `transformers` models that generate an image as tokens, with one seed per image."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from geneval_reward.support.imports import require
 class TokenGenerator:
     """Makes images with Janus, Janus-Pro or Emu3, in batches, each from its own seed.
 
-    `transformers` samples with one global generator, so that an image made in a batch is another than one made alone. Here
-    guidance comes first, then what the model may write at this place, then `SeededTokens`; decoding is greedy.
+    `transformers` samples with one global generator, so an image made in a batch differs from one made alone. Here, guidance
+    is applied first, then the restriction to tokens allowed at this position, then `SeededTokens`; decoding is greedy.
 
-    If memory runs out, the batch is halved for good, and the images are made again from the same seeds. In half precision
-    the logits of a batch differ in the last bits from those of one image, and where two tokens are almost equally likely
-    the other one may be drawn; in float32 images do not depend on the batch.
+    If memory runs out, the batch is halved for good, and the images are made again from the same seeds. In half precision,
+    the logits of a batch differ from those of a single image in the last bits, which can change the draw between two almost
+    equally likely tokens; in float32, images do not depend on the batch.
 
     Args:
         model: A `JanusForConditionalGeneration` or `Emu3ForConditionalGeneration`.
         processor: The model's processor.
-        guidance: Scale of classifier-free guidance, > 1; None takes what the authors' scripts use: 5 for Janus, 3 for Emu3.
-        temperature: Temperature of the sampling, > 0.
+        guidance: Scale of classifier-free guidance, > 1; None uses that of the authors' scripts: 5 for Janus, 3 for Emu3.
+        temperature: Sampling temperature, > 0.
         top_k: Number of the most likely tokens that can be drawn, 0 for all; None takes 0 for Janus and 2048 for Emu3.
         template: The text around every prompt, with `{prompt}`; Emu3's script adds ` masterpiece, film grained, best quality.`
-        negative_prompt: The text that guidance leads away from; Emu3 only. Empty if not given: its own script has one.
+        negative_prompt: The text that guidance steers away from; Emu3 only. Empty by default, although Emu3's script has one.
         batch_size: Largest number of images per call, >= 1.
-        **image: For Emu3, `ratio` and `image_area` of its processor; `ratio="1:1", image_area=518400` are its own.
+        **image: For Emu3, `ratio` and `image_area` of its processor; its defaults are `ratio="1:1", image_area=518400`.
 
     Raises:
         UsageError: If the model is of another kind, or an argument is not valid.
@@ -117,7 +117,7 @@ class TokenGenerator:
         mean, std = (
             torch.tensor(value, device=pixels.device).view(1, 3, 1, 1) for value in (shown.image_mean, shown.image_std)
         )
-        # Not the processor's own conversion, which makes black pictures of NaN.
+        # The processor's own conversion would turn NaN into black images.
         images = (pixels.float() * std + mean).clamp(0, 1)
         return as_pil(images, len(prompts), "model", lambda index: f" (prompt {prompts[index]!r}, seed {seeds[index]})")
 
@@ -128,7 +128,7 @@ def _draw_janus(generator: TokenGenerator, texts: list[str], sample: SeededToken
 
     model, processor = generator.model, generator.processor
     if not hasattr(model.generation_config, "generation_kwargs"):
-        # Checkpoints that were saved again may have lost it.
+        # Checkpoints that were re-saved may have lost it.
         begin = processor.tokenizer.convert_tokens_to_ids(processor.image_start_token)
         model.generation_config.generation_kwargs = {"boi_token_id": begin}
     chats = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in texts]
@@ -139,7 +139,7 @@ def _draw_janus(generator: TokenGenerator, texts: list[str], sample: SeededToken
         attention_mask=inputs["attention_mask"],
         generation_mode="image",
         do_sample=False,
-        # Its own guidance would come after the noise; 1 turns it off.
+        # The model's own guidance would come after the noise; 1 turns it off.
         guidance_scale=1.0,
         logits_processor=LogitsProcessorList([ClassifierFreeGuidanceLogitsProcessor(generator.guidance), sample]),
     )
@@ -170,7 +170,7 @@ def _draw_emu3(generator: TokenGenerator, texts: list[str], sample: SeededTokens
         guidance_scale=generator.guidance,
         max_new_tokens=height * (width + 1) + 3,
         do_sample=False,
-        # `generate` puts its guidance before these.
+        # `generate` applies its guidance before these.
         logits_processor=LogitsProcessorList([Emu3Layout(model, processor, ids.shape[1], height, width), sample]),
     )
     pixels: Tensor = model.decode_image_tokens(image_tokens=tokens[:, ids.shape[1] :], height=height, width=width)
@@ -178,11 +178,11 @@ def _draw_emu3(generator: TokenGenerator, texts: list[str], sample: SeededTokens
 
 
 class Emu3Layout:
-    """A logits processor that allows what Emu3 may write at a place: rows of image tokens with line ends, then three end marks.
+    """A logits processor that enforces Emu3's layout: rows of image tokens with line ends, then three end marks.
 
     Args:
-        model: Whose vocabulary it is.
-        processor: Whose tokenizer knows the marks.
+        model: The model, for its vocabulary.
+        processor: The processor, whose tokenizer knows the marks.
         start: Number of tokens before the image.
         height: Rows of image tokens.
         width: Image tokens per row.
@@ -197,7 +197,7 @@ class Emu3Layout:
         self.ends = [int(tokenizer.convert_tokens_to_ids(name)) for name in names]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Set what may not be written to minus infinity; `(rows, vocabulary)` scores."""
+        """Set the scores `(rows, vocabulary)` of tokens that are not allowed to minus infinity."""
         place = input_ids.shape[1] - self.start
         after = place - self.height * (self.width + 1)
         if after >= 0:
@@ -221,10 +221,10 @@ IMAGE_ARGUMENTS: Final = ("ratio", "image_area")
 
 
 def token_model_type(name: str) -> str | None:
-    """Tell which of `TOKEN_MODELS` a folder or a name on a model hub holds; None for anything else.
+    """Find which of `TOKEN_MODELS` a folder or a name on a model hub holds; None for anything else.
 
     Args:
-        name: A folder with `config.json`, or `owner/name`, of which only that file is fetched.
+        name: A folder with `config.json`, or `owner/name`, from which only that file is fetched.
     """
     file: Path | str | None = Path(name) / "config.json"
     if not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -249,8 +249,8 @@ def load_token_model(
 
     Args:
         name: A folder, or a name on a model hub, such as `deepseek-community/Janus-Pro-1B` or `BAAI/Emu3-Gen-hf`.
-        device: Where it goes.
-        dtype: Its precision; None takes that in which the weights were saved.
+        device: Where to load it.
+        dtype: Its precision; None keeps that of the saved weights.
         **arguments: See `TokenGenerator`.
     """
     taken = inspect.signature(TokenGenerator.__init__).parameters

@@ -1,4 +1,4 @@
-"""`SeededTokens`: sampling of image tokens from one seed per image, inside `transformers`' own `generate`."""
+"""`SeededTokens`: sampling image tokens with one seed per image, inside the `generate` of `transformers`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from geneval_reward.errors import UsageError
 class SeededTokens:
     """A logits processor that turns greedy decoding into sampling from one seed per row.
 
-    `transformers` samples with one global generator, so an image made in a batch of eight is another than one made
-    alone. This adds to row i Gumbel noise drawn from `seeds[i]`; the largest entry is then an exact sample of the softmax.
+    `transformers` samples with one global generator, so an image made in a batch of eight differs from one made alone.
+    This adds Gumbel noise drawn from `seeds[i]` to row i, so that the largest entry is an exact sample of the softmax.
     Pass it last in `logits_processor`, after guidance, with `do_sample=False`. It holds the state of the generators, so
     every call of `generate` needs a new one.
 
@@ -47,7 +47,7 @@ class SeededTokens:
             raise UsageError(f"top_k: expected an integer >= 0, got {top_k!r}")
         self.temperature = temperature
         self.top_k = top_k
-        # On the CPU, so that the noise is the same on every device.
+        # Draw on the CPU, so that the noise is the same on every device.
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class SeededTokens:
             `(rows, vocabulary)` float32, whose largest entry per row is the token drawn.
 
         Raises:
-            ValueError: If there are not as many rows as seeds: guidance still to come, or several images a prompt.
+            ValueError: If there are not as many rows as seeds: guidance is yet to come, or there are several images per prompt.
         """
         if len(scores) != len(self._generators):
             raise UsageError(

@@ -1,12 +1,12 @@
 """A process that makes images with a model in the model's own Python, for `ForeignGenerator`.
 
-This one file runs under any Python >= 3.8, needs the standard library and, to write images, the Pillow of the model's
-environment; it imports nothing of `geneval_reward`. `geneval-reward generate --print-worker` prints it. It is started as
+This single file runs under any Python >= 3.8. It needs only the standard library and, to write images, Pillow in the
+model's environment; it imports nothing from `geneval_reward`. `geneval-reward generate --print-worker` prints it. Start it as
 
     python worker.py [--own-group]
 
-and reads and writes one JSON object per line, on what were its standard input and output when it started. Before the model
-is imported, both are moved aside: what the model prints goes to standard error, and what it reads is empty.
+It reads and writes one JSON object per line on its original standard input and output. Before the model is imported, both
+are redirected: what the model prints goes to standard error, and what it reads is empty.
 
     worker  {"protocol": 1, "python": "3.10.4"}
     host    {"id": 0, "load": "unilip.py:UniLIP", "options": {"path": "/models/UniLIP-3B"}}
@@ -16,28 +16,28 @@ is imported, both are moved aside: what the model prints goes to standard error,
     worker  {"id": 1, "seconds": 3.1}
     worker  {"id": 1, "error": "memory", "message": "CUDA out of memory. Tried to allocate ..."}
 
-`error` is `memory` if fewer images at a time might do, else `failed`; the traceback goes to standard error. The worker
-ends when its standard input does, in the middle of an image too, or when the process that started it is gone; with
-`--own-group` it then takes the processes that it started along.
+`error` is `memory` if fewer images at a time might work, else `failed`; the traceback goes to standard error. The worker
+ends when its standard input closes, even in the middle of an image, or when the process that started it is gone; with
+`--own-group` it also ends the processes that it started.
 
-What is loaded is a class or function of a file or module, called with the options. It returns an object with
+The worker calls a class or function from a file or module with the options. It returns an object with
 `generate(prompts, seeds)`, which returns as many PIL images or `(height, width, 3)` uint8 arrays, and optionally:
 
     seeding          "global" (the default): `generate` draws from the global generators of `random`, NumPy and torch. It then
-                     gets one prompt a call, after all three are seeded.
+                     gets one prompt per call, after all three are seeded.
                      "given": image i depends on `seeds[i]` alone, whatever the other images are. Seeds are below 2**63.
     batch_size       With "given": the largest number of prompts per call; 1 if not set.
-    settings         A dict of what is in effect: steps, guidance, size, precision.
-    template         The text around every prompt, such as "Generate an image: {prompt}". `generate` puts it there itself.
-    negative_prompt  The text that guidance leads away from, if there is one.
-    trained_on_template  Whether the training data held prompts in GenEval's own wording.
+    settings         A dict of the settings in effect: steps, guidance, size, precision.
+    template         The text around every prompt, such as "Generate an image: {prompt}". `generate` adds it itself.
+    negative_prompt  The text that guidance steers away from, if there is one.
+    trained_on_template  Whether the training data contained prompts in GenEval's own wording.
 """
 
 from __future__ import annotations
 
 import sys
 
-# The folder of this file is no place to import from: beside its original lies a diffusers.py that is not the library.
+# Do not import from this file's folder: it contains a diffusers.py that is not the library.
 if __name__ == "__main__":
     sys.path[0] = ""
 
@@ -83,7 +83,7 @@ def load(path: str, options: dict[str, Any]) -> Any:
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """Collect what the host should know of a model that has been loaded."""
+    """Collect what the host should know about a loaded model."""
     modules = {name: sys.modules[name] for name in _PACKAGES if name in sys.modules}
     versions = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
     cuda = getattr(getattr(modules.get("torch"), "version", None), "cuda", None)
@@ -135,7 +135,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def serve(requests: Callable[[], str], reply: Callable[[dict[str, Any]], None]) -> None:
-    """Answer requests for ever; the thread that reads them ends the process."""
+    """Answer requests forever; the thread that reads them ends the process."""
     model: Any = None
     reply({"protocol": PROTOCOL, "python": "{}.{}.{}".format(*sys.version_info[:3])})
     while True:
@@ -149,11 +149,11 @@ def serve(requests: Callable[[], str], reply: Callable[[dict[str, Any]], None]) 
             else:
                 make_images(model, request["prompts"], request["seeds"], request["paths"])
                 answer["seconds"] = time.perf_counter() - begin
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the host must know
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the host must learn of any error
             traceback.print_exc()
             kind = "memory" if is_out_of_memory(error) else "failed"
             answer.update(error=kind, message=f"{type(error).__name__}: {error}")
-        # Outside of `except`, where the error would keep the tensors of the failed batch alive.
+        # Done outside `except`, where the error would keep the tensors of the failed batch alive.
         if answer.get("error") == "memory":
             gc.collect()
             if "torch" in sys.modules:
@@ -164,14 +164,14 @@ def serve(requests: Callable[[], str], reply: Callable[[dict[str, Any]], None]) 
 
 
 def end(own_group: bool) -> None:
-    """End the process at once, whatever its other threads do, and with `own_group` all that it started."""
+    """End the process at once, whatever its other threads do, and with `own_group` everything it started."""
     if own_group and hasattr(os, "killpg"):
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(0)
 
 
 def main() -> None:
-    """Move the protocol's channels aside, watch the host, and serve."""
+    """Redirect the protocol's channels, watch the host, and serve."""
     own_group = "--own-group" in sys.argv[1:]
     channel_in = os.fdopen(os.dup(0), "r", encoding="utf-8")
     channel_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -186,7 +186,7 @@ def main() -> None:
         end(own_group)
 
     def watch() -> None:
-        # Another process may have inherited the other end of the pipe, which then stays open when the host is killed.
+        # Another process may have inherited the other end of the pipe, which then stays open after the host is killed.
         while os.getppid() == host:
             time.sleep(1)
         end(own_group)

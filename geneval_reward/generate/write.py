@@ -1,4 +1,4 @@
-"""Generate the images of a prompt set into a folder: list them, and make those that are missing."""
+"""List the images of a prompt set in a folder, and generate those that are missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImageJob:
         spec: The record of its prompt.
         text: The text that the generator gets: the record's, or a rewritten one.
         seed: The seed.
-        index: Number among the images of the prompt, from 0.
+        index: Index among the prompt's images, from 0.
     """
 
     path: Path
@@ -54,27 +54,27 @@ def plan_images(
     rewrites: Mapping[PromptSpec, str] | None = None,
     notes: GeneratorNotes = NO_NOTES,
 ) -> list[ImageJob]:
-    """Make the prompts' folders with their records, and list the images that go into them.
+    """Create the prompts' folders with their records, and list the images that go into them.
 
-    Beside each `metadata.jsonl` goes a `generation.json` with the text that the generator gets, whether it was rewritten,
-    what else must be known of the generator, and the seed of each image; `score` takes them from there.
+    Next to each `metadata.jsonl`, a `generation.json` records the text that the generator gets, whether it was rewritten,
+    notes on the generator, and the seed of each image; `score` reads them from there.
 
     Args:
         root: The folder of the whole set.
         specs: Records.
         images_per_prompt: Images per prompt, >= 1.
-        base_seed: Seed of the whole set. The seed of an image is `seed_for` of it, the *record's* text and the image's
-            number, so that a run with rewritten prompts starts from the same noise.
+        base_seed: Seed of the whole set. The seed of an image is `seed_for` of this seed, the *record's* text and the image's
+            index, so a run with rewritten prompts starts from the same noise.
         numbers: Numbers of the folders; None for 0, 1, 2, ...
         rewrites: New text by record.
-        notes: What must be known of the generator to read the score; see `geneval_reward.generate.generator.notes_of`.
+        notes: What a reader of the score must know about the generator; see `geneval_reward.generate.generator.notes_of`.
 
     Returns:
         One job per image, whether it exists or not.
 
     Raises:
-        UsageError: If a folder holds images of another record, text or seed, which would be taken for images of this one.
-        FileError: If the record that is there cannot be read.
+        UsageError: If a folder holds images of another record, text or seed, which would be mistaken for images of this one.
+        FileError: If an existing record cannot be read.
     """
     rewrites = {} if rewrites is None else rewrites
     jobs = []
@@ -96,7 +96,7 @@ def plan_images(
 
 
 def image_path(root: str | Path, number: int, index: int) -> Path:
-    """The file of an image by the numbers of its prompt and of itself."""
+    """Return an image's file from the number of its prompt and its index."""
     return Path(root) / f"{number:05d}" / "samples" / f"{index:04d}.png"
 
 
@@ -118,11 +118,11 @@ def _refuse_images_of_others(folder: Path, spec: PromptSpec) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MadeBatch:
-    """Images that were just made and are on disk.
+    """Images that were just made and written to disk.
 
     Attributes:
         jobs: Their jobs.
-        seconds: Seconds that the generator took, without writing.
+        seconds: Seconds that the generator took, excluding writing.
     """
 
     jobs: tuple[ImageJob, ...]
@@ -130,22 +130,22 @@ class MadeBatch:
 
 
 def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[MadeBatch]:
-    """Make the images that are missing, batch by batch.
+    """Make the missing images, batch by batch.
 
-    Each image is written beside its place and renamed, so that an interruption leaves no half image behind.
+    Each image is written to a temporary file and renamed, so an interruption leaves no partial image behind.
 
     Args:
-        generator: Makes the images; its `batch_size`, if it has one, is the size of a batch, also when it shrinks. If it has
-            `records`, one mapping per image of its last call, they go into `generation.json` before the images are written,
-            so that no image is without its own.
-        jobs: All images; those that exist are left as they are.
+        generator: Makes the images. Its `batch_size`, if it has one, sets the size of each batch, even if it shrinks. If it
+            has `records`, one mapping per image of its last call, they go into `generation.json` before the images are
+            written, so that every image has its record.
+        jobs: All images; existing ones are left alone.
 
     Yields:
-        Each batch when it is on disk.
+        Each batch once it is on disk.
 
     Raises:
-        ValueError: If the generator gives another number of images than it was asked for, or something that is no image.
-            Nothing of that batch is written.
+        ValueError: If the generator returns the wrong number of images, or something that is not an image. Nothing of that
+            batch is written.
     """
     todo = [job for job in jobs if not job.path.exists()]
     while todo:
@@ -154,7 +154,7 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
         start = time.perf_counter()
         images = generator.generate([job.text for job in part], [job.seed for job in part])
         seconds = time.perf_counter() - start
-        # All of them before the first is written: an image that stands at another's place would never be made again.
+        # Check all of them before writing the first: an image in another one's place would never be made again.
         checked = as_pil(images, len(part), f"{type(generator).__name__}.generate")
         for job, record in zip(part, getattr(generator, "records", ()), strict=False):
             _add_records(job.path, record)
@@ -164,26 +164,26 @@ def write_images(generator: Generator, jobs: Sequence[ImageJob]) -> Iterator[Mad
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     write_whole(path, buffer.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def _add_records(image: Path, records: Mapping[str, Any]) -> None:
-    """Add what is known of an image to its prompt's `generation.json`: under each kind, by the name of the image."""
+    """Add an image's records to its prompt's `generation.json`, grouped by kind and keyed by image name."""
     path = image.parent.parent / GENERATION
     before = read_json(path)
     write_json(path, before | {kind: before.get(kind, {}) | {image.name: one} for kind, one in records.items()})
 
 
 def _update(path: Path, record: dict[str, Any]) -> None:
-    """Write a prompt's `generation.json`, keeping the seeds of images beyond those asked for now."""
+    """Write a prompt's `generation.json`, keeping the seeds of images beyond those requested now."""
     if path.exists():
         before = read_json(path)
         if not isinstance(before, dict) or not isinstance(before.get("seeds"), dict):
