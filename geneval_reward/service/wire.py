@@ -31,7 +31,7 @@ class _Model(BaseModel):
 
 
 class ImagePayload(_Model):
-    """One image, lossless: a changed pixel may change a verdict."""
+    """One image, sent losslessly because a changed pixel may change a verdict."""
 
     format: Literal["png", "webp", "raw"] = Field(
         description="png, webp (lossless only), or raw: uint8 RGB values without a header, whose shape is given."
@@ -60,7 +60,7 @@ class ImagePayload(_Model):
 
 
 class ScoreRequest(_Model):
-    """A batch of images with what was asked of each."""
+    """A batch of images, each with what it should show."""
 
     # FailFast, because a validation error takes two hundred times the bytes of the value it is about.
     images: Annotated[list[ImagePayload], FailFast()] = Field(min_length=1, description="The images.")
@@ -84,7 +84,7 @@ class ScoreRequest(_Model):
 
 
 class DetectionsPayload(_Model):
-    """What was detected, as parallel lists."""
+    """Detections as parallel lists."""
 
     xyxy: list[tuple[float, float, float, float]]
     confidence: list[float]
@@ -114,7 +114,7 @@ class DetectionsPayload(_Model):
 
 
 class VerdictPayload(_Model):
-    """A whole verdict, which can be judged again under other rules without a model."""
+    """A complete verdict, which can be judged again under other rules without a model."""
 
     correct: bool
     reason: str
@@ -157,7 +157,7 @@ class VerdictPayload(_Model):
 
 
 class ItemReply(_Model):
-    """One image: a verdict, or why there is none."""
+    """The verdict on one image, or why there is none."""
 
     reward: float | None = Field(default=None, description="The credit that was asked for.")
     verdict: VerdictPayload | None = None
@@ -177,14 +177,14 @@ class ScoreReply(_Model):
 
 
 class ErrorReply(_Model):
-    """Why a whole request was refused."""
+    """The reason why a whole request was refused."""
 
     error: str
     request_id: str | None = None
 
 
 class HealthReply(_Model):
-    """Whether the server takes requests."""
+    """Whether the server accepts requests."""
 
     status: Literal["ready", "starting", "draining", "failed"]
     workers_ready: int
@@ -193,7 +193,7 @@ class HealthReply(_Model):
 
 
 class InfoReply(_Model):
-    """What the server runs."""
+    """Versions, scorer and limits of the server."""
 
     version: str
     backend: str
