@@ -1,7 +1,7 @@
-"""Better images from the same model: candidates are made side by side, looked at on the way, and the best go on.
+"""Better images from the same model: make candidates side by side, judge them on the way, and keep the best.
 
-steps    the protocol that a generator must have
-latents  it for diffusers pipelines: flows (SD3, FLUX, pocket) and DDIM (SD 1.5, SDXL, PixArt);  levels  for pocket-tokens
+steps    the protocol that a generator must implement
+latents  its implementation for flows (SD3, FLUX, pocket) and DDIM (SD 1.5, SDXL, PixArt);  levels  for pocket-tokens
 select   selections: random, top, resample, cluster, Feynman-Kac
 plan     numbers of candidates and selections; TTS-VAR, best-of-N, importance sampling, Feynman-Kac by name
 run      `search`, with lineage and cost

@@ -1,4 +1,4 @@
-"""A search as a generator: one prompt and one seed in, the image that the plan found out."""
+"""A search as a generator: from one prompt and one seed to the best image that the plan finds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class SearchGenerator:
         steps: The generator that is searched.
         plan: Numbers of candidates and selections.
         reward: Scores candidates; None for plans that need none.
-        features: What candidates are clustered by; None for the model's own.
-        prompts: Specs whose texts `generate` knows besides the official suite. The reward gets the text of other prompts.
+        features: Features to cluster candidates by; None for the model's own.
+        prompts: Specs whose texts `generate` knows, as well as the official suite. For other prompts the reward gets the text.
         selected_by: Name of the reward in results.
 
     Attributes:
-        found: What the last call of `generate` found, image by image.
+        found: The searches of the last call of `generate`, one per image.
 
     Examples:
         >>> generator = load_search("pocket", method="best-of-n", n=2, steps=2)
@@ -40,7 +40,7 @@ class SearchGenerator:
         2
     """
 
-    batch_size = 1  # a search is a batch
+    batch_size = 1  # a search is itself a batch
 
     def __init__(
         self,
@@ -60,16 +60,16 @@ class SearchGenerator:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Lineage, cost and mark of the images of the last call, which `write_images` keeps in `generation.json`."""
+        """Lineage, cost and mark of the last call's images, which `write_images` stores in `generation.json`."""
         mark = {"n": self.plan.n, "selected_by": self.selected_by}
         return [{"search": mark | found.to_record()} for found in self.found]
 
     def add_prompts(self, specs: Mapping[str, PromptSpec]) -> None:
-        """Tell what further texts ask for; a rewritten text stands for its record."""
+        """Register the specs of additional texts; a rewritten text stands for its record."""
         self._specs |= specs
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """Make one image per prompt, each from a search of its own; see `geneval_reward.generate.Generator`.
+        """Make one image per prompt, each from its own search; see `geneval_reward.generate.Generator`.
 
         Raises:
             SearchError: If the reward failed for all candidates of an image.
@@ -102,14 +102,14 @@ def load_search(
 ) -> SearchGenerator:
     """Load a generator, a reward and a plan by name.
 
-    `geneval_reward.search:load_search` is also a model for `geneval-reward sweep`, whose axes can then be `n` or `method`.
+    `geneval_reward.search:load_search` also works as a model for `geneval-reward sweep`, with axes such as `n` or `method`.
 
     Args:
         model: What `load_steps` takes.
         method: One of `geneval_reward.search.METHODS`.
         n: Finalists, particles or candidates.
         reward: What `load_reward` takes.
-        credit: As in `load_reward`.
+        credit: What `load_reward` takes.
         features: What `load_features` takes.
         lam: Sharpness; None for 10.
         prompts: Specs known by their text; None for the pocket suite where the model is pocket's.
@@ -123,7 +123,7 @@ def load_search(
     name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
     reward = load_reward(
         reward, credit=credit, device=device
-    )  # before the model: a misspelled name is not to cost its loading
+    )  # before loading the model, so that a misspelled name fails fast
     steps = load_steps(model, device=device, **options)
     if prompts is None and isinstance(model, str) and model.startswith("pocket"):
         from geneval_reward.pocket import pocket_suite

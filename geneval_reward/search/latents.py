@@ -1,4 +1,4 @@
-"""`Steps` of diffusers pipelines: flows by their velocity, and models with a DDIM scheduler."""
+"""`Steps` for diffusers pipelines: flow models, and models with a DDIM scheduler."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LatentState:
 
 
 class LatentSteps(ABC):
-    """What all diffusers pipelines share: noise from seeds, batches that shrink, previews of the predicted clean latents."""
+    """Shared by all diffusers pipelines: noise from seeds, shrinking batches, previews of the predicted clean latents."""
 
     n_steps: int
     stochastic: bool
@@ -52,11 +52,11 @@ class LatentSteps(ABC):
 
     @abstractmethod
     def step(self, x: Tensor, step: int, prompt: Any, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Take a step; returns the next latents and the clean latents that it predicted, both float32."""
+        """Take a step; return the next latents and the clean latents that it predicted, both float32."""
 
     @torch.no_grad()
     def start(self, prompt: str, seeds: Sequence[int]) -> LatentState:
-        """Draw the first noise of each candidate on the CPU, as `DiffusersGenerator` does."""
+        """Draw each candidate's initial noise on the CPU, as `DiffusersGenerator` does."""
         if not isinstance(prompt, str):
             raise TypeError(f"prompt: expected a string, got {type(prompt).__name__}")
         x = self._noise(seeds).to(self.device)
@@ -64,7 +64,7 @@ class LatentSteps(ABC):
 
     @torch.no_grad()
     def advance(self, state: LatentState, step: int) -> LatentState:
-        """Do a step for all candidates, in batches that fit."""
+        """Take a step for all candidates, in batches that fit in memory."""
         seeds = [seed_for(seed, "noise of a step", step) for seed in state.seeds]
 
         def run(part: slice) -> list[tuple[Tensor, Tensor]]:
@@ -76,15 +76,15 @@ class LatentSteps(ABC):
         return replace(state, x=x, x0=x0)
 
     def preview(self, state: LatentState) -> list[Tensor]:
-        """Decode the clean latents that the last step predicted: uint8 images (3, h, w). A mean, not a sample."""
+        """Decode the clean latents that the last step predicted (a mean, not a sample): uint8 images (3, h, w)."""
         return self._decode(state.x0)
 
     def features(self, state: LatentState) -> Tensor:
-        """The clean latents that the last step predicted, flattened: (n, d)."""
+        """Return the clean latents that the last step predicted, flattened: (n, d)."""
         return state.x0.flatten(1)
 
     def take(self, state: LatentState, rows: Sequence[int], seeds: Sequence[int]) -> LatentState:
-        """Gather candidates; the prompt is one row for all, and the samplers have no history."""
+        """Gather candidates; the prompt is one row shared by all, and the samplers keep no history."""
         index = torch.as_tensor(list(rows), dtype=torch.long, device=state.x.device)
         return replace(state, x=state.x[index], x0=state.x0[index], seeds=tuple(seeds))
 
@@ -109,7 +109,7 @@ class LatentSteps(ABC):
 class FlowSteps(LatentSteps):
     """Steps of a flow pipeline: Stable Diffusion 3 and 3.5, FLUX, the pocket model.
 
-    The SDE's last step is taken without noise, which would stay in the image; CPS has none there by itself.
+    The SDE's last step is taken without noise, which would stay in the image; CPS adds none there anyway.
 
     Args:
         policy: The pipeline as a policy.
@@ -167,7 +167,7 @@ class DiffusionSteps(LatentSteps):
         pipeline: The pipeline; its scheduler is replaced by a DDIM scheduler of the same noise levels.
         steps: Number of steps, >= 2.
         guidance: Classifier-free guidance; 1 for none.
-        eta: Noise of DDIM: 1 as Feynman-Kac steering takes it, 0 for none.
+        eta: Noise of DDIM: 1 as in Feynman-Kac steering, 0 for none.
         resolution: Height and width in pixels; None for the pipeline's own.
         batch_size: Candidates per pass; halved when memory runs out.
 
@@ -200,7 +200,7 @@ class DiffusionSteps(LatentSteps):
             )
         self.pipeline, self.guidance, self.eta = pipeline, guidance, eta
         self.network: Any = network
-        # Latents are not within [-1, 1], to which some configurations would clip them.
+        # Some configurations would clip to [-1, 1], but latents exceed that range.
         self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
         self.scheduler.set_timesteps(steps)
         self.n_steps, self.batch_size, self.stochastic = steps, batch_size, eta > 0
@@ -251,7 +251,7 @@ class DiffusionSteps(LatentSteps):
         return taken.prev_sample, taken.pred_original_sample
 
     def _size(self, rows: int) -> dict[str, Tensor | None]:
-        if int(self.network.config.sample_size) != 128:  # only the models of 1024 pixels are told a size
+        if int(self.network.config.sample_size) != 128:  # only the 1024-pixel models take a size
             return {"resolution": None, "aspect_ratio": None}
         size = torch.tensor([[self.side, self.side]] * rows, dtype=self.network.dtype, device=self.device)
         return {"resolution": size, "aspect_ratio": torch.ones(rows, 1, dtype=self.network.dtype, device=self.device)}

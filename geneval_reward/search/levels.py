@@ -1,4 +1,4 @@
-"""`Steps` of the pocket token model: one step per level, coarse to fine, with a running sum that can be drawn at any level."""
+"""`Steps` for the pocket token model: one step per level, coarse to fine; the running sum can be drawn at any level."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SeededLevels:
 class LevelSteps:
     """Steps of `PocketTokens`.
 
-    The model runs over its whole sequence at every level and has no cache, so there are only codes to gather and all levels
-    cost the same. `docs/search.md` says what a model with a key-value cache gathers.
+    The model runs over its whole sequence at every level and has no cache, so only codes are gathered and all levels cost the
+    same. `docs/search.md` says what a model with a key-value cache must gather.
 
     Args:
         model: The token model.
@@ -52,12 +52,12 @@ class LevelSteps:
         self.model, self.guidance = model, guidance
 
     def start(self, prompt: str, seeds: Sequence[int]) -> SeededLevels:
-        """Begin with no level painted."""
+        """Start with no level painted."""
         state = self.model.start([prompt] * len(seeds), _generators(seeds, 0), guidance=self.guidance)
         return SeededLevels(state, tuple(seeds))
 
     def advance(self, state: SeededLevels, step: int) -> SeededLevels:
-        """Paint a level of all candidates."""
+        """Paint one level of all candidates."""
         ready = state.model.take(range(len(state.seeds)), _generators(state.seeds, step))
         return replace(state, model=self.model.advance(ready))
 
@@ -66,11 +66,11 @@ class LevelSteps:
         return self.model.preview(state.model)
 
     def features(self, state: SeededLevels) -> Tensor:
-        """The running sum, flattened: (n, 100)."""
+        """Return the running sum, flattened: (n, 100)."""
         return running_sum(state.model.codes, state.model.level).flatten(1)
 
     def take(self, state: SeededLevels, rows: Sequence[int], seeds: Sequence[int]) -> SeededLevels:
-        """Gather candidates; the levels to come draw from the seeds."""
+        """Gather candidates; the remaining levels draw from the seeds."""
         return SeededLevels(state.model.take(rows, _generators(seeds, 0)), tuple(seeds))
 
     def images(self, state: SeededLevels) -> Any:

@@ -1,4 +1,4 @@
-"""Generators, rewards and features of a search by their names on the command line."""
+"""Load a search's generators, rewards and features by their names on the command line."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def load_steps(
     lora: str | None = None,
     lora_scale: float = 1.0,
 ) -> Steps:
-    """Load a generator to be searched.
+    """Load a generator to search with.
 
     Args:
         model: What `geneval_reward.generate.load_pipeline` takes: `pocket`, `pocket-tokens`, a folder or hub name, a pipeline, or
-            `module:function`, which may also make `Steps` of your own.
+            `module:function`, which may also return your own `Steps`.
         steps: Sampling steps; None for the pipeline's own.
         guidance: Guidance scale; None for the pipeline's own.
         sampler: `cps` (the default), `sde` or `ode` for flow models; `ddim` for diffusion models.
@@ -58,7 +58,7 @@ def load_steps(
         lora_scale: Strength of the LoRA.
 
     Raises:
-        UsageError: If the model is of no known kind, or an option does not fit it.
+        UsageError: If the model is of an unknown kind, or an option does not apply to it.
         DependencyError: If a package that it needs is not installed.
     """
     pipe = load_pipeline(model, dtype)
@@ -119,8 +119,8 @@ class CreditReward:
     """A `GenEvalReward` that adds several credits of one verdict.
 
     Args:
-        reward: Judges.
-        credits: Names of credits.
+        reward: The reward that judges the images.
+        credits: Names of the credits to add.
     """
 
     def __init__(self, reward: GenEvalReward, credits: tuple[str, ...]) -> None:
@@ -129,7 +129,7 @@ class CreditReward:
             GenEvalReward(reward.lazy_scorer.source, name)  # raises if there is no such credit
 
     def submit(self, images: Any, specs: Any, /) -> Future[RewardBatch]:
-        """Judge and add; returns a future that is done."""
+        """Judge the images and add the credits; return a finished future."""
         batch = self.reward.submit(images, specs).result()
         sums = [None if one is None else sum(one.credit(name) for name in self.credits) for one in batch.verdicts]
         done: Future[RewardBatch] = Future()
@@ -142,7 +142,7 @@ class CreditReward:
 
 
 class FunctionReward:
-    """A function of images, and optionally of prompts and metadata, as a reward; such as those of `reward.models`.
+    """A function of images, and optionally of prompts and metadata, as a reward, such as those of `reward.models`.
 
     Args:
         function: Returns one number per image; None or NaN for none.
@@ -155,7 +155,7 @@ class FunctionReward:
         self.function, self.takes = function, accepted_arguments("reward", function)
 
     def submit(self, images: Any, specs: Any, /) -> Future[RewardBatch]:
-        """Call the function; returns a future that is done, without verdicts."""
+        """Call the function; return a finished future, without verdicts."""
         records = [spec.to_record() if isinstance(spec, PromptSpec) else None for spec in specs]
         given = {"images": images, "prompts": prompt_texts(specs, None), "metadata": records}
         answer = self.function(**{name: given[name] for name in self.takes})
@@ -174,8 +174,8 @@ def load_reward(reward: Any, *, credit: str = CREDIT, device: str = "auto") -> R
     Args:
         reward: A backend (`lite`, `nanodet`, `paper`, `mmdet`); a name of `geneval_reward.reward.models`, such as `pick_score`;
             `module:function`; a function of images, prompts and metadata; or a `Reward`.
-        credit: Credits of a backend's verdict to add, with `+` between them.
-        device: Where it is loaded.
+        credit: Credits of a backend's verdict to add, joined by `+`.
+        device: Where to load it.
 
     Raises:
         UsageError: If it is none of these.
@@ -199,9 +199,9 @@ def load_features(features: str | Callable[[Any], Any] | None, *, device: str = 
     """Load features for clustering.
 
     Args:
-        features: None for the model's own; a folder or hub name of a DINOv2 model, as TTS-VAR takes it
+        features: None for the model's own; a folder or hub name of a DINOv2 model, as in TTS-VAR
             (`facebook/dinov2-with-registers-large`); `module:function`; or a function of images.
-        device: Where the model is loaded.
+        device: Where to load the model.
     """
     if features is None or callable(features):
         return features

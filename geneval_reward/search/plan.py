@@ -1,4 +1,4 @@
-"""Plans: how many candidates there are and which selections they pass, and the published ones by name."""
+"""Plans: numbers of candidates and the selections among them, and the published plans by name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SCALES, _SELECTIONS = 13, (2, 5, 6, 9)
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole search for one image.
+    """The plan of a search for one image.
 
     Attributes:
         n: Candidates at the start, >= 1.
-        selections: `{step: (keep, select)}`: after step number `step`, from 0, `select` keeps so many. Batches never grow.
-        finish: Chooses the image among the finalists; the others follow it in the order of their rewards.
+        selections: `{step: (keep, select)}`: after step `step`, from 0, `select` keeps `keep` candidates. Batches never grow.
+        finish: Chooses the image among the finalists; the others follow in order of reward.
 
     Raises:
         UsageError: If a number is < 1 or a batch would grow.
@@ -49,7 +49,7 @@ class Plan:
             now = keep
 
     def sizes(self, n_steps: int) -> list[int]:
-        """Candidates in each step, as executed: a selection after step s acts on the steps behind it."""
+        """Number of candidates in each step, as executed: a selection after step s affects the later steps."""
         now, found = self.n, []
         for step in range(n_steps):
             found.append(now)
@@ -66,16 +66,16 @@ class Plan:
         return chosen or (now > 1 and self.finish.needs == "rewards")
 
     def passes(self, steps: Steps) -> float:
-        """What the steps cost, as executed, in units of one plain image; previews, decodes and rewards come on top."""
+        """Cost of the steps, as executed, in units of one plain image, excluding previews, decodes and rewards."""
         return sum(steps.cost(step, size) for step, size in enumerate(self.sizes(steps.n_steps)))
 
     def check(self, steps: Steps, *, reward: bool, features: bool) -> None:
-        """Refuse what cannot be done with a generator.
+        """Refuse a plan that a generator cannot carry out.
 
         Args:
             steps: The generator.
             reward: Whether there is a reward.
-            features: Whether there is a function of features.
+            features: Whether there is a function that computes features.
 
         Raises:
             UsageError: If a selection is at a step that does not exist, looks at previews of a model that has none, copies
@@ -113,7 +113,7 @@ def best_of_n(n: int) -> Plan:
 
 
 def importance_sampling(n: int, *, lam: float = 10.0) -> Plan:
-    """Finish all candidates and draw one with chances `~ exp(lam * reward)`."""
+    """Finish all candidates and draw one with probability `~ exp(lam * reward)`."""
     return Plan(n, finish=Resample(lam, relative=False))
 
 
@@ -127,16 +127,16 @@ def tts_var(
     potential: Potential = "value",
     at: tuple[int, int, int, int] | None = None,
 ) -> Plan:
-    """The schedule of TTS-VAR: 8n candidates are clustered to 6n and 4n, then resampled to 2n and n; the best is the image.
+    """Make TTS-VAR's plan: cluster 8n candidates to 6n and 4n, resample to 2n and n, and choose the best.
 
     Args:
-        n: Finalists; the search begins with 8n candidates.
+        n: Finalists; the search starts with 8n candidates.
         n_steps: Steps of the generator.
         clustering: False drops candidates at random at the first two selections.
         resampling: False drops candidates at random at the last two.
-        lam: Sharpness of the resampling in units of the group's spread.
+        lam: Sharpness of the resampling, relative to the group's spread.
         potential: See `Resample`.
-        at: Steps after which to select; None takes 2, 5, 6 and 9 of 13 as published, and the nearest places for other numbers.
+        at: Steps after which to select; None uses 2, 5, 6 and 9 of 13 as published, or the nearest steps for other numbers.
 
     Raises:
         UsageError: If the model has fewer than five steps.
@@ -172,7 +172,7 @@ def feynman_kac(
     adaptive: bool = False,
     draw: bool = False,
 ) -> Plan:
-    """Feynman-Kac steering: n particles are resampled after a fifth, two, three and four fifths of the steps, and at the end.
+    """Make a Feynman-Kac plan: resample n particles after one, two, three and four fifths of the steps, and at the end.
 
     Args:
         n: Particles.
@@ -180,7 +180,7 @@ def feynman_kac(
         lam: Sharpness in units of 1 / reward.
         potential: See `FeynmanKac`.
         adaptive: Resample only where the effective sample size has fallen.
-        draw: Take one of the particles as they were drawn, a sample of the tilted law, and not the best of them.
+        draw: Return one of the particles as drawn, a sample of the tilted law, rather than the best of them.
 
     Raises:
         UsageError: If there are fewer than two steps.
@@ -209,8 +209,8 @@ def named_plan(method: str, n: int, n_steps: int, *, lam: float | None = None) -
     """Make a plan by its name on the command line.
 
     Args:
-        method: `tts-var`; `cluster`, `resample` or `random`, which are its parts and its control on the same schedule, with
-            candidates dropped at random in place of what is left out; `fk`; `best-of-n`; or `importance`.
+        method: `tts-var`; `cluster`, `resample` or `random`, which are its parts and its control on the same schedule, dropping
+            candidates at random in place of the omitted parts; `fk`; `best-of-n`; or `importance`.
         n: Finalists, particles or candidates.
         n_steps: Steps of the generator.
         lam: Sharpness; None for 10 as published.

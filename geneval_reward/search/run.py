@@ -1,4 +1,4 @@
-"""`search`: the image of a prompt that a plan finds with a generator and a reward."""
+"""`search`: find the best image for a prompt with a plan, a generator and a reward."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Features = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Check:
-    """One selection, as it happened.
+    """The record of one selection.
 
     Attributes:
-        step: After which step, from 0; the number of steps for the choice among the finalists.
+        step: The step that it followed, from 0; the number of steps for the choice among the finalists.
         method: Name of the selection.
-        rewards: Rewards of the candidates before it, None for one without; None if it looked at no rewards.
-        rows: Which candidates went on, by their place before it.
+        rewards: Rewards of the candidates before it, None for one without; None if it used no rewards.
+        rows: Which candidates were kept, by their index before it.
     """
 
     step: int
@@ -43,13 +43,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search did.
+    """The work that a search did.
 
     Attributes:
-        passes: Steps of all candidates, as executed, in units of one plain image. Guidance is in both.
+        passes: Steps of all candidates, as executed, in units of one plain image. Both include guidance.
         decodes: Images decoded, previews included; a plain image takes one.
-        rewards: Images that the reward saw.
-        features: Images of which features were computed, unless the model gave them itself.
+        rewards: Images that the reward scored.
+        features: Images whose features were computed, unless the model provided them.
     """
 
     passes: float
@@ -58,7 +58,7 @@ class Cost:
     features: int
 
     def in_images(self, *, decode: float, reward: float, features: float = 0.0) -> float:
-        """The whole cost in units of one plain image, from what a decode, a reward and features of one image cost in it.
+        """Compute the whole cost in units of one plain image, given the relative cost of a decode, a reward and features.
 
         Args:
             decode: Share of a plain image's time that its decoding takes, in [0, 1]; its steps take the rest.
@@ -74,14 +74,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         images: The finalists; the first is the result.
         rewards: Their rewards; None where there is none.
         lineage: Every selection in order; the last is the choice among the finalists.
-        cost: What it took.
-        errors: What the reward raised for single candidates, one sentence each.
+        cost: The work that it did.
+        errors: Errors that the reward raised for single candidates, one sentence each.
     """
 
     images: list[Image.Image]
@@ -92,18 +92,18 @@ class Found:
 
     @property
     def image(self) -> Image.Image:
-        """The result."""
+        """The chosen image."""
         return self.images[0]
 
     def ancestors(self) -> list[int]:
-        """Places at the start of the candidates that the finalists come from, in the order of `images`."""
+        """Initial indices of the candidates that the finalists descend from, in the order of `images`."""
         rows = list(range(len(self.images)))
         for check in reversed(self.lineage):
             rows = [check.rows[row] for row in rows]
         return rows
 
     def to_record(self) -> dict[str, Any]:
-        """Lineage, cost and rewards as plain values."""
+        """Convert lineage, cost and rewards to plain values."""
         return {
             "rewards": self.rewards,
             "ancestors": self.ancestors(),
@@ -125,23 +125,23 @@ def search(
 ) -> Found:
     """Search for the best image of a prompt.
 
-    The first candidate is the image that the same sampler makes from `seed` without a search, and a plan for fewer candidates
-    begins with the first ones of a plan for more, so results of different plans are paired. A candidate that is kept once
-    goes on with its noise; further copies of it get new noise.
+    The first candidate is the image that the same sampler makes from `seed` without a search, and a plan with fewer candidates
+    starts with the first ones of a larger plan, so results of different plans are paired. The first copy of a kept candidate
+    keeps its noise; further copies get new noise.
 
     Args:
         steps: The generator.
         plan: Numbers of candidates and selections; see `named_plan`.
         reward: Scores previews and images. A candidate without a finite reward is never preferred to one that has one; if
             none has one, candidates are drawn with equal chances.
-        features: What candidates are clustered by; None for the model's own features.
+        features: Features to cluster candidates by; None for the model's own.
         prompt: What the generator gets.
         spec: What the reward gets; None for the prompt.
         seed: Seed of the whole search.
 
     Raises:
         UsageError: If the plan does not fit the generator.
-        SearchError: If the reward raised for every candidate of a check; it carries what was found until then.
+        SearchError: If the reward raised for every candidate of a check; it carries the results so far.
 
     Examples:
         >>> from geneval_reward.reward import GenEvalReward
@@ -168,7 +168,7 @@ def search(
 
 
 class _Run:
-    """The books of one search."""
+    """The state of a running search."""
 
     def __init__(
         self, steps: Steps, reward: Reward | None, features: Features | None, spec: PromptSpec | str, n: int
@@ -184,7 +184,7 @@ class _Run:
         self.rewards: Floats | None = None
 
     def select(self, step: int, state: Any, keep: int, select: Select, rng: np.random.Generator) -> list[int]:
-        """Look at unfinished candidates as far as the selection needs it, and choose."""
+        """Compute what the selection needs of the unfinished candidates, and choose."""
         count = len(self.log_weights)
         rewards = features = None
         if count > 1:
@@ -199,7 +199,7 @@ class _Run:
         return self._choose(step, select, Group(rewards, self.history, self.log_weights, features), keep, rng)
 
     def finish(self, state: Any, plan: Plan, rng: np.random.Generator) -> None:
-        """Decode the finalists, do the selection at the last step if there is one, and put the result first."""
+        """Decode the finalists, apply the selection at the last step if there is one, and put the result first."""
         last = self.steps.n_steps - 1
         images = self.images = as_pil(
             self._decoded(self.steps.images(state), len(self.log_weights)), len(self.log_weights)
@@ -224,7 +224,7 @@ class _Run:
         self._order(order)
 
     def found(self) -> Found:
-        """What there is now."""
+        """Return the results so far."""
         rewards = list(self._plain(self.rewards) or [None] * len(self.images))
         cost = Cost(self.passes, self.decodes, self.scored, self.featured)
         return Found(self.images, rewards, tuple(self.lineage), cost, tuple(self.errors))
@@ -253,7 +253,7 @@ class _Run:
         return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, np.float64)
 
     def _score(self, images: Any) -> Floats:
-        """Rewards `(n,)`, NaN where there is none; one by one if the batch cannot be scored."""
+        """Compute rewards `(n,)`, NaN where there is none; score one by one if the batch fails."""
         self.scored += len(images)
         try:
             return self._submit(images)
@@ -278,7 +278,7 @@ class _Run:
     def _submit(self, images: Any) -> Floats:
         assert self.reward is not None
         with warnings.catch_warnings():
-            # Of a hard prompt all candidates are often wrong, which is no sign of broken weights here.
+            # All candidates of a hard prompt are often wrong, which is no sign of broken weights here.
             warnings.filterwarnings("ignore", message=r"all \d+ (rewards|images) of")
             batch = self.reward.submit(list(images), [self.spec] * len(images)).result()
         if len(batch.rewards) != len(images):
@@ -292,7 +292,7 @@ class _Run:
 
 
 def _child_seeds(seeds: Sequence[int], rows: Sequence[int], step: int) -> list[int]:
-    """Seeds of the candidates that go on: the first copy keeps its parent's, the others get new ones."""
+    """Choose seeds for the kept candidates: the first copy keeps its parent's, the others get new ones."""
     copies: dict[int, int] = {}
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Selections: which candidates of a prompt go on, from their rewards or their features."""
+"""Selections: choose which candidates of a prompt to keep, by rewards or features."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Group:
     """The candidates of one prompt as a selection sees them.
 
     Attributes:
-        rewards: `(n,)`, NaN where a candidate has none; None if the plan asks for no rewards here.
-        history: `(k, n)` rewards at the k earlier checks, of the candidates' ancestors; oldest first.
-        log_weights: `(n,)` logarithms of the weights that Feynman-Kac has not yet spent in a draw.
-        features: `(n, d)`, or `(n, p, d)` for p patches; None if no selection asks for them.
+        rewards: `(n,)`, NaN where a candidate has none; None if the plan needs no rewards here.
+        history: `(k, n)` rewards of the candidates' ancestors at the k earlier checks, oldest first.
+        log_weights: `(n,)` log weights that Feynman-Kac has not yet used in a draw.
+        features: `(n, d)`, or `(n, p, d)` for p patches; None if no selection needs them.
         last: Whether the candidates are finished images.
     """
 
@@ -43,7 +43,7 @@ class Group:
 
     @property
     def known(self) -> Floats:
-        """The rewards, which must be there."""
+        """The rewards, which must not be None."""
         if self.rewards is None:
             raise UsageError("rewards: expected one per candidate for this selection, got none; give search a reward")
         return self.rewards
@@ -74,7 +74,7 @@ class Select(Protocol):
 
 @dataclass(frozen=True)
 class First:
-    """The first candidates: a choice that looks at nothing."""
+    """Chooses the first candidates, without looking at anything."""
 
     name: ClassVar[str] = "first"
     needs: ClassVar[str] = ""
@@ -87,7 +87,7 @@ class First:
 
 @dataclass(frozen=True)
 class Random:
-    """Candidates at random, without repetition: the control of every other selection."""
+    """Chooses candidates at random without repetition: the control for all other selections."""
 
     name: ClassVar[str] = "random"
     needs: ClassVar[str] = ""
@@ -100,7 +100,7 @@ class Random:
 
 @dataclass(frozen=True)
 class Top:
-    """The candidates with the highest rewards, best first; of equals the first. Those without a reward come last."""
+    """Chooses the highest rewards, best first; ties go to the earlier one. Candidates without a reward come last."""
 
     name: ClassVar[str] = "top"
     needs: ClassVar[str] = "rewards"
@@ -114,11 +114,11 @@ class Top:
 
 @dataclass(frozen=True)
 class Resample:
-    """A draw with replacement, `p ~ exp(lam * potential)`: a selection, not a sample of a tilted law.
+    """Draws with replacement, `p ~ exp(lam * potential)`: a selection, not a sample of a tilted law.
 
     Attributes:
-        lam: Sharpness: of the potential in units of its standard deviation over the group, or with `relative=False` of the
-            potential itself. The released code takes 10 with ImageReward, whose values vary by about 1.
+        lam: Sharpness: multiplies the potential in units of its standard deviation over the group or, with
+            `relative=False`, the potential itself. The released code uses 10 with ImageReward, whose values vary by about 1.
         potential: `value`, the reward now; `difference` from the check before; `max` or `sum` over all checks so far.
         relative: See `lam`. With it, candidates whose potentials are all equal are drawn with equal chances.
 
@@ -140,7 +140,7 @@ class Resample:
         scores = potential_of(self.potential, np.vstack([group.history, group.known]))
         if self.relative:
             spread = float(np.nanstd(scores)) if np.isfinite(scores).any() else 0.0
-            # A spread that is only rounding is none.
+            # Treat a spread that is only rounding as none.
             largest = float(np.nanmax(np.abs(scores), initial=0.0))
             scores = (
                 scores / spread if spread > 1e-9 * max(largest, 1e-300) else np.where(np.isnan(scores), np.nan, 0.0)
@@ -150,14 +150,14 @@ class Resample:
 
 @dataclass(frozen=True)
 class FeynmanKac:
-    """A draw with replacement by particle weights whose product over all checks is `exp(lam * final reward)`.
+    """Draws with replacement by particle weights whose product over all checks is `exp(lam * final reward)`.
 
     At the last step the weight is divided by the product of those before, so that the finalists are a weighted sample of the
     model's law tilted by `exp(lam * reward)`, whatever the potential on the way.
 
     Attributes:
         lam: Sharpness, in units of 1 / reward.
-        potential: As `Resample`; `sum` is called ADD in the released code.
+        potential: As for `Resample`; `sum` is called ADD in the released code.
         adaptive: Draw only if the effective sample size has fallen below half of the candidates; otherwise they keep their
             weights until the next check. At the last step this rule always holds.
 
@@ -176,7 +176,7 @@ class FeynmanKac:
         _check(self.lam, self.potential)
 
     def log_potentials(self, rewards: Floats, last: bool) -> Floats:
-        """Logarithms of the weights of every check, `(k, n)`; NaN where there is no reward.
+        """Compute the log weights of every check, `(k, n)`; NaN where there is no reward.
 
         Args:
             rewards: `(k, n)`, oldest first.
@@ -202,11 +202,11 @@ class FeynmanKac:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One candidate from each of `keep` clusters of the features, the one nearest its centre (k-means++); no reward.
+    """Keeps the candidate nearest the centre of each of `keep` feature clusters (k-means++); uses no reward.
 
-    Features with patches are reduced to a vector per image first: the projections of its patches on their first principal
+    Features with patches are first reduced to a vector per image: the projections of its patches on their first principal
     component. The component's sign is fixed (its largest entry is positive); the released code leaves it to the solver, which
-    can flip the vectors of alike images.
+    can flip the vectors of similar images.
 
     Source: TTS-VAR (arXiv 2507.18537).
     """
@@ -232,15 +232,15 @@ class Cluster:
         rows: list[int] = []
         for centre in centres:
             distances = ((points - centre) ** 2).sum(1)
-            distances[rows] = np.inf  # two centres may be nearest to one candidate
+            distances[rows] = np.inf  # one candidate may be the nearest to two centres
             rows.append(int(distances.argmin()))
         return np.sort(np.array(rows, np.int64)), np.zeros(keep)
 
 
 def spread_points(points: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Choose `count` of the points `(n, d)` as first centres: each next one with chances as its squared distance (k-means++).
+    """Choose `count` of the points `(n, d)` as initial centres, with probability proportional to squared distance (k-means++).
 
-    Where fewer points are distinct, the rest is drawn with equal chances.
+    If fewer points are distinct, the rest are drawn with equal probability.
     """
     rows = [int(rng.integers(len(points)))]
     while len(rows) < count:
@@ -276,7 +276,7 @@ def potential_of(potential: Potential, rewards: Floats) -> Floats:
 
 
 def chances(log_weights: Floats) -> Floats:
-    """Probabilities from log weights `(n,)`: 0 for NaN and -infinity, and equal ones where nothing else is left."""
+    """Convert log weights `(n,)` to probabilities: 0 for NaN and -infinity, and uniform if nothing else is left."""
     logs = np.where(np.isnan(log_weights), -np.inf, log_weights)
     if not np.isfinite(logs).any():
         return np.full(len(logs), 1 / len(logs))
