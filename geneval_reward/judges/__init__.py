@@ -1,6 +1,6 @@
 """Second opinions: questions about a record, judges that answer them, and a metric for translation.
 
-Nothing here is heavy to import; a name's file is loaded when the name is first used.
+The package is light to import: the file behind a name is loaded when the name is first used.
 """
 
 from __future__ import annotations

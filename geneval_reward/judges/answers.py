@@ -1,4 +1,4 @@
-"""What an open answer says: objects with their numbers, colours and places, graded part by part. No language model."""
+"""Parse open answers into objects with numbers, colours and positions, and grade them part by part, without a language model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SKIPPED: Final = frozenset(("the", "a", "an", "pair", "pairs", "head", "heads",
 
 @dataclass(eq=False)
 class _Mention:
-    """An object that an answer speaks of."""
+    """An object that an answer mentions."""
 
     class_name: str
     number: int | None
@@ -42,12 +42,12 @@ class _Mention:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What an answer is worth.
+    """The grade of an answer.
 
     Attributes:
         credits: 1.0 or 0.0 for each part of the question, in order.
-        parsed: Whether the answer says anything that could be read: an object, a colour or a number. What cannot be read
-            counts as wrong, and callers count how often that happens.
+        parsed: Whether anything in the answer could be read: an object, a colour or a number. An unreadable answer counts
+            as wrong, and callers count how often that happens.
     """
 
     credits: tuple[float, ...]
@@ -55,7 +55,7 @@ class Grade:
 
     @property
     def mean(self) -> float:
-        """The share of parts that are right; 1.0 exactly for a right answer, 0.0 for a question without parts."""
+        """The share of correct parts; exactly 1.0 for a correct answer, 0.0 for a question without parts."""
         return sum(self.credits) / len(self.credits) if self.credits else 0.0
 
 
@@ -64,11 +64,11 @@ def grade_answer(qa: QA, answer: str) -> Grade:
 
     Objects are read with the words around them: number and colour before the class, a colour after "is" or "are", relations
     to the next class, and "no" or "not" before it. A bare colour or number counts for a question about one class. A relation
-    may be told from either side.
+    may be stated from either side.
 
     Args:
-        qa: What `geneval_reward.judges.qa_for` made.
-        answer: Text of a model.
+        qa: A question from `geneval_reward.judges.qa_for`.
+        answer: A model's answer.
 
     Examples:
         >>> from geneval_reward.prompts import PromptSpec
@@ -106,7 +106,7 @@ def _credit(part: Part, mentions: Sequence[_Mention]) -> float:
 
 
 def _read(answer: str, *, color_asked: bool) -> tuple[list[_Mention], list[int | str]]:
-    """Read the objects of an answer, and the numbers and colours that stand at no object."""
+    """Read the objects of an answer, and the numbers and colours that belong to no object."""
     text = answer.lower().replace("grey", "gray")
     words = re.findall(r"[a-z']+|[0-9]+|[.;!?]", text)
     mentions: list[_Mention] = []
@@ -167,7 +167,7 @@ def _class_at(words: Sequence[str], at: int) -> tuple[str | None, int]:
 
 
 def _is_color_use(words: Sequence[str], at: int, color_asked: bool) -> bool:
-    """Whether "orange" is the colour here: before a class, after "is" or "are", or alone if a colour was asked for."""
+    """Whether "orange" is a colour here: before a class, after "is" or "are", or alone if a colour was asked for."""
     if words[at] != "orange":
         return False
     if len(words) == 1:

@@ -1,4 +1,4 @@
-"""Correct English for GenEval's class names, where the benchmark's own prompts are not ("three benchs", "a skis")."""
+"""Correct English for GenEval's class names, unlike the benchmark's own prompts ("three benchs", "a skis")."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from geneval_reward.prompts.vocabulary import CLASS_NAMES, COCO_ALIASES
 from geneval_reward.prompts.wording import article, number_word, plural
 
 _PLURALS: Final = {"person": "people", "knife": "knives", "sheep": "sheep", "computer mouse": "computer mice"}
-# These are counted by a measure: "a pair of scissors", "three heads of broccoli".
+# These are counted with a measure word: "a pair of scissors", "three heads of broccoli".
 _MEASURES: Final = {"skis": "pair", "scissors": "pair", "broccoli": "head"}
 
 
 def several(name: str) -> str:
-    """Write more than one of a class.
+    """Write the plural of a class.
 
     Examples:
         >>> several("bench"), several("knife"), several("scissors"), several("tv")
@@ -27,7 +27,7 @@ def several(name: str) -> str:
 
 
 def single(name: str) -> str:
-    """Write one of a class without its article.
+    """Write the singular of a class without an article.
 
     Examples:
         >>> single("dog"), single("skis")
@@ -59,7 +59,7 @@ def phrase(name: str, count: int = 1, color: str | None = None) -> str:
 
 
 def _forms() -> dict[tuple[str, ...], str]:
-    """Map every way to write a class, as words, to its name."""
+    """Map every way to write a class, as a tuple of words, to its name."""
     other = {"people": "person", "persons": "person", "ski": "skis", "mice": "computer mouse"}
     for name in CLASS_NAMES:
         other |= dict.fromkeys((name, plural(name), several(name), single(name)), name)

@@ -1,8 +1,8 @@
-"""GenEval 2 by its own file: Soft-TIFA of a folder of images, by skill and by number of atoms.
+"""GenEval 2 from its own data file: Soft-TIFA of a folder of images, by skill and by number of atoms.
 
-The file is CC BY-NC 4.0 and is read from a path of yours; it is not part of this package.
+The file is CC BY-NC 4.0 and not part of this package; you give the path to your copy.
 
-Source: GenEval 2, arXiv 2512.16853; the form of `geneval2_data.jsonl` and the means: facebookresearch/GenEval2@a6e82d2.
+Source: GenEval 2, arXiv 2512.16853; format of `geneval2_data.jsonl` and the means: facebookresearch/GenEval2@a6e82d2.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AtomicPrompt:
         prompt: The text.
         atoms: Its number of atoms, 3 to 10.
         questions: Its questions.
-        skills: The skill that each asks for: `object`, `count`, `attribute`, `position` or `verb`.
+        skills: The skill that each question tests: `object`, `count`, `attribute`, `position` or `verb`.
     """
 
     prompt: str
@@ -46,11 +46,11 @@ class GenEval2Scores:
     Attributes:
         arithmetic: Mean over prompts of the arithmetic mean over questions.
         geometric: The same with the geometric mean; the benchmark's number.
-        hard: Mean over questions of whether the likeliest answer is right.
-        skills: Arithmetic mean over all questions of a skill.
-        atomicity: Geometric score of the prompts with so many atoms.
+        hard: Share of questions whose most likely answer is correct.
+        skills: Arithmetic mean over all questions of each skill.
+        atomicity: Geometric score by number of atoms.
         prompts: Number of prompts that were scored.
-        failed: Why others were not, by prompt.
+        failed: Reasons why the others were not, by prompt.
     """
 
     arithmetic: float
@@ -66,7 +66,7 @@ def read_geneval2(path: str | Path) -> list[AtomicPrompt]:
     """Read `geneval2_data.jsonl`.
 
     Raises:
-        FileError: If a line is not of its form; the message names it.
+        FileError: If a line is malformed; the message names it.
     """
     found = []
     for number, line in read_lines(path):
@@ -92,15 +92,15 @@ def score_geneval2(
 ) -> GenEval2Scores:
     """Ask a model the questions of GenEval 2.
 
-    Scores are those of the benchmark's own script only with `LocalModel(..., forms="released")` and its model.
+    Scores match the benchmark's own script only with `LocalModel(..., forms="released")` and its model.
 
     Args:
-        model: What answers.
-        prompts: What `read_geneval2` returned.
+        model: The model that answers.
+        prompts: Prompts from `read_geneval2`.
         images: An image for each prompt: a file, or `(3, h, w)` uint8.
 
     Raises:
-        GenEvalError: If not one prompt could be scored.
+        GenEvalError: If no prompt could be scored.
     """
     answers: dict[int, list[Answered]] = {}
     failed: dict[str, str] = {}

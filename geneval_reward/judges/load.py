@@ -1,4 +1,4 @@
-"""Judges by name: what the command line and options call them."""
+"""Load judges by their names on the command line and in options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_model(name: str, *, cache: str | Path | None = None, **options: Any) ->
     """Open an image-text model.
 
     Args:
-        name: A folder or hub name of a model of transformers, or a server's address, optionally with the model's name:
+        name: A folder or hub name of a transformers model, or a server's address, optionally with the model's name:
             `http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct`.
         cache: Folder for a server's answers.
         **options: Arguments of `LocalModel.from_pretrained` or of `ServerModel`.
@@ -38,10 +38,10 @@ def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) 
     Args:
         backend: The name.
         checkpoint: With `vqa` the model, as `open_model` takes it; else the detector's checkpoint.
-        **options: As `GenEvalScorer.from_pretrained` takes them. `vqa` reads `device`, `precision` and `cache`.
+        **options: Options of `GenEvalScorer.from_pretrained`. `vqa` takes `device`, `precision` and `cache`.
 
     Raises:
-        UsageError: If `vqa` lacks its model, or gets an option that it has no use for.
+        UsageError: If `vqa` has no model, or gets an option that it does not take.
     """
     if backend != "vqa":
         detector: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
@@ -53,7 +53,7 @@ def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) 
         )
     kept = {name: value for name, value in options.items() if value not in (None, False)}
     if checkpoint.startswith(("http://", "https://")):
-        # Where a server computes, and how, is its own affair.
+        # A server decides its own device and precision.
         kept = {
             name: value for name, value in kept.items() if not (name in ("device", "precision") and value == "auto")
         }

@@ -1,4 +1,4 @@
-"""`LocalModel`: any image-text model of transformers in this process. One vision pass per image, no sampling."""
+"""`LocalModel`: any transformers image-text model in this process, with one vision pass per image and no sampling."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _DTYPES: Final = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.fl
 class LocalModel:
     """An image-text model with its processor.
 
-    All questions about an image share one pass over the image and the text before them: the keys and values of this beginning
-    are kept, and the questions follow as one batch. Their ends are padded and never looked at, so every answer is what the
-    question gives alone.
+    All questions about an image share one pass over the image and the text before them: the keys and values of this prefix
+    are cached, and the questions follow as one batch. Padding at their ends is never attended to, so every answer is the
+    same as if the question were asked alone.
 
     Args:
         model: A model of `AutoModelForImageTextToText`.
         processor: Its processor, whose chat template puts the image before the text.
-        name: What the fingerprint calls it.
-        forms: Which tokens count as an answer. `corrected`: the distinct first tokens of the ways to write it, without those
+        name: Its name in the fingerprint.
+        forms: Which tokens count as an answer. `corrected`: the distinct first tokens of the ways to write it, except those
             that are blank or begin another answer. `released`: all of them, as GenEval 2's script sums them; a digit after a
             blank then adds the probability of the blank itself.
-        template: For a model without a chat template: its prompt with the image's mark and `{}` for the question.
+        template: For a model without a chat template: its prompt with the image token and `{}` for the question.
         batch_size: Questions, or requests, per forward pass.
-        max_tokens: The longest text that `write` writes.
+        max_tokens: Maximum number of tokens that `write` generates.
 
     Raises:
         UsageError: If there is no chat template, or it does not put the image before the question.
@@ -75,7 +75,7 @@ class LocalModel:
             **options: Arguments of the class.
 
         Raises:
-            WeightsError: If the model cannot be loaded from there.
+            WeightsError: If the model cannot be loaded.
         """
         require("transformers", "judges", "judge")
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -96,7 +96,7 @@ class LocalModel:
     def probabilities(
         self, image: torch.Tensor, questions: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Ask all questions about one image, as `ImageTextModel.probabilities` says."""
+        """Ask all questions about one image; see `ImageTextModel.probabilities`."""
         wanted = [self._tokens(tuple(words)) for words in choices]
         with self._lock, torch.inference_mode(), no_autocast():
             logits = self._logits(image, questions)
@@ -104,7 +104,7 @@ class LocalModel:
         return [[float(row[ids].sum()) for ids in tokens] for row, tokens in zip(rows, wanted, strict=True)]
 
     def write(self, requests: Sequence[tuple[Sequence[torch.Tensor], str]], system: str = "") -> list[str]:
-        """Answer requests greedily, left-padded in batches, as `ImageTextModel.write` says."""
+        """Answer requests greedily, in left-padded batches; see `ImageTextModel.write`."""
         found: list[str] = []
         for start in range(0, len(requests), self.batch_size):
             part = requests[start : start + self.batch_size]
@@ -119,7 +119,7 @@ class LocalModel:
         return found
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, class, precision and token forms."""
+        """Return name, class, precision and token forms."""
         return {
             "name": self.name,
             "class": type(self.model).__name__,
@@ -128,7 +128,7 @@ class LocalModel:
         }
 
     def to(self, device: torch.device | str) -> LocalModel:
-        """Move the weights; returns the model."""
+        """Move the weights; return the model."""
         with self._lock:
             self.model.to(device)
         return self
@@ -137,7 +137,7 @@ class LocalModel:
         return f"LocalModel({self.name!r})"
 
     def _logits(self, image: torch.Tensor, questions: Sequence[str]) -> torch.Tensor:
-        """The logits after each question, `(n, vocabulary)`."""
+        """Compute the logits after each question, `(n, vocabulary)`."""
         inputs = self.processor(text=[self.head], images=[to_pil_image(image)], return_tensors="pt")
         begun = self.model(**inputs.to(self.model.device, self.model.dtype), use_cache=True)
         tokenizer = self.processor.tokenizer
@@ -150,13 +150,13 @@ class LocalModel:
             tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self.model.device)
             cache = copy.deepcopy(begun.past_key_values)
             cache.batch_repeat_interleave(len(rows))
-            # No attention mask: attention is causal, and what pads a question stands behind its last token.
+            # No attention mask is needed: attention is causal, and padding follows a question's last token.
             logits = self.model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
             parts.append(logits[torch.arange(len(rows)), [len(row) - 1 for row in rows]])
         return torch.cat(parts)
 
     def _frame(self) -> tuple[str, str]:
-        """What stands before and after a question in the model's prompt."""
+        """Return the text before and after a question in the model's prompt."""
         whole = self._chat(_MARK, 1)
         head, mark, tail = whole.partition(_MARK)
         image = getattr(self.processor, "image_token", None)
@@ -199,7 +199,7 @@ class LocalModel:
         )
 
     def _tokens(self, words: tuple[str, ...]) -> list[list[int]]:
-        """The tokens that count for each answer."""
+        """Return the tokens that count for each answer."""
         tokenizer = self.processor.tokenizer
         firsts = [
             [tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in surface_forms(word)]
@@ -222,7 +222,7 @@ class LocalModel:
 
 
 def surface_forms(word: str) -> list[str]:
-    """The ways to write an answer: the word, capitalised, both after a blank, and for numbers the digits likewise.
+    """List the ways to write an answer: the word, capitalised, both after a blank, and for numbers the digits likewise.
 
     Examples:
         >>> surface_forms("yes")

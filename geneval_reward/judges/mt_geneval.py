@@ -1,8 +1,8 @@
-"""MT-GenEval: gender accuracy of translations, as a torchmetrics metric with its functional twin and a reader of its files.
+"""MT-GenEval: gender accuracy of translations, as a torchmetrics metric, as functions, and with a reader for its files.
 
-The files are CC BY-SA 3.0 and are read from a folder of yours; none is bundled.
+The files are CC BY-SA 3.0 and not bundled; you give the folder of your copy.
 
-Source: arXiv 2211.01355; the form of the files and the rule of a decision: amazon-science/machine-translation-gender-eval@c77132c
+Source: arXiv 2211.01355; file format and decision rule: amazon-science/machine-translation-gender-eval@c77132c
 `accuracy_metric.py`.
 """
 
@@ -27,22 +27,22 @@ Split = Literal["dev", "test"]
 
 
 def mt_geneval_correct(preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> torch.Tensor:
-    """Decide for each translation whether its gender is right.
+    """Decide for each translation whether its gender is correct.
 
-    A translation is wrong if it holds any word that the reference of the other gender has and the right reference lacks; else
-    it is right, also if it holds no gendered word at all. Words are lower case, and only ASCII punctuation is taken off them,
-    as published: Arabic commas, dandas and guillemets stay.
+    A translation is wrong if it contains any word that is in the reference of the other gender but not in the correct one;
+    otherwise it is correct, even without any gendered word. Words are lower-cased and stripped of ASCII punctuation only, as
+    published: Arabic commas, dandas and guillemets stay.
 
     Args:
         preds: Translations.
-        target: References of the right gender.
+        target: References of the correct gender.
         flipped: The same references in the other gender.
 
     Returns:
         `(n,)` bool.
 
     Raises:
-        UsageError: If these are not lists of text of one length.
+        UsageError: If these are not lists of strings of equal length.
     """
     for name, texts in (("preds", preds), ("target", target), ("flipped", flipped)):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
@@ -59,9 +59,9 @@ def mt_geneval_correct(preds: Sequence[str], target: Sequence[str], flipped: Seq
 
 
 def mt_geneval_accuracy(preds: Sequence[str], target: Sequence[str], flipped: Sequence[str]) -> torch.Tensor:
-    """Compute the share of translations whose gender is right; arguments as `mt_geneval_correct` takes them.
+    """Compute the share of translations whose gender is correct, with the arguments of `mt_geneval_correct`.
 
-    An untranslated source scores .85 to 1.00, because it holds no word of the target language: show BLEU beside it.
+    An untranslated source scores .85 to 1.00, because it contains no word of the target language, so report BLEU as well.
 
     Returns:
         A scalar in [0, 1].
@@ -79,8 +79,8 @@ def mt_geneval_accuracy(preds: Sequence[str], target: Sequence[str], flipped: Se
 class MTGenEvalAccuracy(Metric):
     """Gender accuracy of translations, contextual and counterfactual.
 
-    `update` takes translations with references of the right and of the other gender. `update_pairs` takes the two translations
-    of a sentence's masculine and feminine form; such a pair is right only if both are, and counts once.
+    `update` takes translations with references of the correct and of the other gender. `update_pairs` takes translations of a
+    sentence's masculine and feminine forms; such a pair is correct only if both are, and counts once.
 
     Examples:
         >>> metric = MTGenEvalAccuracy()
@@ -112,14 +112,14 @@ class MTGenEvalAccuracy(Metric):
         flipped: Sequence[str],
         counterparts: Sequence[str] | None = None,
     ) -> None:
-        """Count translations; the first three arguments as `mt_geneval_correct` takes them.
+        """Count translations.
 
         Args:
             preds: Translations.
-            target: References of the right gender.
+            target: References of the correct gender.
             flipped: References of the other gender.
-            counterparts: Translations of the sources of the other gender, for which `flipped` is right. A pair is right only if
-                both are.
+            counterparts: Translations of the sources of the other gender, for which `flipped` is correct. A pair is correct
+                only if both are.
         """
         correct = mt_geneval_correct(preds, target, flipped)
         if counterparts is not None:
@@ -138,18 +138,18 @@ class MTGenEvalAccuracy(Metric):
         masculine: Sequence[str],
         feminine: Sequence[str],
     ) -> None:
-        """Count pairs of translations of sentences that differ in gender alone.
+        """Count pairs of translations of sentences that differ only in gender.
 
         Args:
             masculine_preds: Translations of the masculine sources.
             feminine_preds: Translations of the feminine sources.
-            masculine: References of the former.
-            feminine: References of the latter.
+            masculine: References of the masculine sources.
+            feminine: References of the feminine sources.
         """
         self.update(masculine_preds, masculine, feminine, feminine_preds)
 
     def compute(self) -> torch.Tensor:
-        """The share of right translations and pairs, a scalar in [0, 1].
+        """Compute the share of correct translations and pairs, a scalar in [0, 1].
 
         Raises:
             UsageError: If nothing was counted.
@@ -166,9 +166,9 @@ class TranslationSet:
     Attributes:
         language: Its code.
         kind: `contextual` or `counterfactual`.
-        source: English sources; of a contextual set the sentence alone, without the one before it.
-        target: References of the right gender; masculine ones of a counterfactual set.
-        flipped: References of the other gender; feminine ones of a counterfactual set.
+        source: English sources; for a contextual set, the sentence without the one before it.
+        target: References of the correct gender; for a counterfactual set, the masculine ones.
+        flipped: References of the other gender; for a counterfactual set, the feminine ones.
         feminine_source: The feminine sources of a counterfactual set; empty for a contextual one.
     """
 
@@ -180,7 +180,7 @@ class TranslationSet:
     feminine_source: tuple[str, ...] = ()
 
     def cut(self, hypotheses: Sequence[str]) -> list[str]:
-        """Cut hypotheses of two sentences to the second: what follows the separator, where a hypothesis kept it."""
+        """Cut two-sentence hypotheses to the second sentence: the text after the separator, if a hypothesis kept it."""
         return [text.rpartition(SEPARATOR)[2].strip() for text in hypotheses]
 
 
@@ -204,7 +204,7 @@ def read_contextual(folder: str | Path, language: str, split: Split = "test") ->
 
 
 def read_counterfactual(folder: str | Path, language: str, split: Split = "test") -> TranslationSet:
-    """Read the counterfactual files of a language; arguments and errors as of `read_contextual`."""
+    """Read the counterfactual files of a language; arguments and errors are those of `read_contextual`."""
     place = Path(folder) / "sentences" / split
     names = [f"geneval-sentences-{gender}-{split}.en_{language}" for gender in ("masculine", "feminine")]
     source = _read(place / f"{names[0]}.en", folder)
@@ -216,7 +216,7 @@ def read_counterfactual(folder: str | Path, language: str, split: Split = "test"
 
 
 def languages(folder: str | Path) -> list[str]:
-    """The languages that a `data` folder holds contextual or counterfactual files of.
+    """List the languages for which a `data` folder holds contextual or counterfactual files.
 
     Raises:
         FileError: If it holds none.

@@ -1,9 +1,9 @@
-"""`PairJudge`: two images side by side under one criterion, in the form of UFEval, always asked in both orders.
+"""`PairJudge`: compares two images by one criterion in UFEval's format, always in both orders.
 
-UFEval (FRABench, arXiv 2505.12795; was "GenEval" in its first version) is a Qwen2-VL that reads a criterion and two images and
-writes feedback and two integers from 1 to 5. The names of its aspects are theirs; the definitions and the request are ours,
-because its repository has no licence. Agreement with people on image generation is 62 to 66 %, the lowest of its tasks: it is
-made for an audit or for breaking ties, not for a main reward.
+UFEval (FRABench, arXiv 2505.12795; called "GenEval" in its first version) is a Qwen2-VL that reads a criterion and two images
+and writes feedback and two integers from 1 to 5. The names of the aspects are UFEval's; the definitions and the request are
+ours, because its repository has no licence. Agreement with people on image generation is 62 to 66 %, the lowest of its tasks:
+use it for an audit or to break ties, not as a main reward.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Answer in this form: [Feedback]: (your feedback), [Result]: (the two scores, sep
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the judge says of two images a and b in both orders.
+    """The judge's answers about two images a and b in both orders.
 
     Attributes:
         shown: 1 if it prefers a, -1 if it prefers b, 0 for a tie, when a is shown first; None if there are no two scores.
@@ -80,14 +80,14 @@ class Comparison:
 
     @property
     def preference(self) -> int | None:
-        """What both orders say; 0 if they disagree, because the order decided; None if an answer cannot be read."""
+        """The preference in both orders; 0 if they disagree, because order decided it; None if an answer cannot be read."""
         if self.shown is None or self.swapped is None:
             return None
         return self.shown if self.shown == self.swapped else 0
 
     @property
     def consistent(self) -> bool:
-        """Whether both answers can be read and say the same."""
+        """Whether both answers can be read and agree."""
         return self.shown is not None and self.shown == self.swapped
 
 
@@ -96,12 +96,12 @@ Pair = tuple[torch.Tensor, torch.Tensor, str, str]
 
 
 class PairJudge:
-    """Compares images pair by pair.
+    """Compares pairs of images.
 
     Args:
         model: An image-text model with a chat template that takes two images.
-        request: The text of a request with `{criterion}` and `{description}`, such as UFEval's own from its repository; None
-            for ours.
+        request: The request's text with `{criterion}` and `{description}`, such as UFEval's own from its repository; None for
+            ours.
     """
 
     def __init__(self, model: ImageTextModel, *, request: str | None = None) -> None:
@@ -147,19 +147,19 @@ class PairJudge:
 
 
 class PairReward:
-    """Win rates within groups, as a reward for RL or as a part of a `CompositeReward`.
+    """Win rates within groups, as a reward for RL or as part of a `CompositeReward`.
 
-    Images of one prompt in a call are a group. Each meets a few others, and its reward is the share of comparisons that it wins,
-    a tie counting half. With `base`, only images of equal base reward meet, and their win rate breaks the tie.
+    Images of one prompt in a call form a group. Each is compared with a few others, and its reward is the share of comparisons
+    that it wins; a tie counts half. With `base`, only images with equal base rewards are compared, to break the tie.
 
     Args:
-        judge: Compares.
-        opponents: How many others each image meets, an even number; all others if the group is no larger.
+        judge: The judge that compares images.
+        opponents: Number of opponents per image, an even number; all others if the group is no larger.
         base: A reward `(images, prompts) -> values` whose ties are broken; None for the win rate alone.
-        weight: With `base`, how much a win rate of 1 or 0 adds or takes, half of it each way. It should be smaller than the
-            steps of the base reward.
-        aspect: A name of `ASPECTS`; None takes that of the prompt's task.
-        seed: Seed of who meets whom.
+        weight: With `base`, a win rate of 1 adds half of it and one of 0 subtracts half. It should be smaller than the steps
+            of the base reward.
+        aspect: A name of `ASPECTS`; None uses that of the prompt's task.
+        seed: Seed of the pairing.
 
     Examples:
         >>> reward = PairReward(PairJudge(model), opponents=4)  # doctest: +SKIP
@@ -188,7 +188,7 @@ class PairReward:
         """How many comparisons could not be read so far."""
 
     def __call__(self, images: Any, prompts: Sequence[Prompt]) -> list[float | None]:
-        """Reward a batch; None for an image of which no comparison could be read, or which is alone without a base reward."""
+        """Reward a batch; None for an image without a readable comparison, or a lone image without a base reward."""
         tensors, specs = as_images(images), resolve_all(prompts)
         if len(tensors) != len(specs):
             raise UsageError(f"prompts: expected {len(tensors)}, one per image, got {len(specs)}")
@@ -216,7 +216,7 @@ class PairReward:
         ]
 
     def _meetings(self, rows: Sequence[int]) -> list[tuple[int, int]]:
-        """Seat a group in a random circle, where everyone meets the next few: all have equally many opponents."""
+        """Pair each image with the next few in a random circle, so that all have equally many opponents."""
         if len(rows) <= self.opponents + 1:
             return [(a, b) for place, a in enumerate(rows) for b in rows[place + 1 :]]
         circle = self._rng.permutation(rows).tolist()
@@ -225,7 +225,7 @@ class PairReward:
 
 
 def preference_of(text: str) -> int | None:
-    """Read a judge's answer: 1 if the first score is larger, -1 if the second is, 0 if equal; None without two scores.
+    """Read a judge's answer: 1 if the first score is larger, -1 if the second is, 0 if they are equal; None without two scores.
 
     Examples:
         >>> preference_of("[Feedback]: 5 dogs. [Result]: 4 2"), preference_of("[Result]: (3, 3)"), preference_of("both")

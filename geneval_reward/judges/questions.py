@@ -1,7 +1,7 @@
-"""Questions about a record: one per check for judges that answer yes or no, and one open question with its answer.
+"""Questions about a record: one per check for judges that answer in one word, and one open question with its answer.
 
-Pure functions of the record, which need no model and no image. The wording is our own. `wording="unirl"` gives the question
-and the answer that UniRL used, for parity (showlab/UniRL@66ee484 `validation_prompts/evaluation_metadata_qa.jsonl`).
+These are pure functions of the record and need no model or image. The wording is our own. `wording="unirl"` gives the
+question and answer that UniRL used, for parity (showlab/UniRL@66ee484 `validation_prompts/evaluation_metadata_qa.jsonl`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Question:
     Attributes:
         text: The question.
         answer: `yes`, `no` or a number word.
-        kind: The kind of check that it asks for, as `geneval_reward.judge.Finding` names it.
+        kind: The kind of check that it covers, as `geneval_reward.judge.Finding` names it.
         index: Index of the clause in `include`, or in `exclude` for the kind `exclude`.
     """
 
@@ -41,12 +41,12 @@ class Question:
 
     @property
     def number(self) -> int | None:
-        """The number that is the answer; None for a question of yes or no."""
+        """The answer as a number; None for a yes-or-no question."""
         return NUMBERS.index(self.answer) if self.answer in NUMBERS else None
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The answers among which a judge chooses: yes and no, or the numbers from zero to ten, or further if need be."""
+        """The answers that a judge chooses from: yes and no, or the numbers from zero to ten, or higher if needed."""
         return ("yes", "no") if self.number is None else NUMBERS[: max(11, self.number + 1)]
 
 
@@ -58,7 +58,7 @@ class Part:
         kind: `presence`, `count`, `color` or `position`.
         class_name: The class that it is about.
         value: Nothing, the number, the colour or the relation.
-        target: The class to which the relation holds; empty for other kinds.
+        target: The class that the relation refers to; empty for other kinds.
     """
 
     kind: Literal["presence", "count", "color", "position"]
@@ -73,8 +73,8 @@ class QA:
 
     Attributes:
         question: The question; it does not give away the prompt.
-        answer: The true answer if the image is right.
-        parts: What the answer says, part by part, as `geneval_reward.judges.grade_answer` grades it.
+        answer: The true answer if the image is correct.
+        parts: The parts of the answer that `geneval_reward.judges.grade_answer` grades.
     """
 
     question: str
@@ -83,10 +83,10 @@ class QA:
 
 
 def questions_of(spec: PromptSpec) -> tuple[Question, ...]:
-    """Ask for every check of a record: presence or number, colour, relations, and what must not be there.
+    """Make a question for every check of a record: presence or number, colour, relations, and what must be absent.
 
     A number is asked for where a clause wants more than one object, or `exclude` bounds its class. An exclude clause that the
-    number settles is not asked again.
+    number already covers gets no question.
 
     Args:
         spec: Any record.
@@ -144,7 +144,7 @@ def qa_for(spec: PromptSpec, wording: Wording = "plain") -> QA:
             its article ("a oven") and the benchmark's plurals.
 
     Raises:
-        SpecError: If the wording is `unirl` and the record is not of one of the six forms of the benchmark.
+        SpecError: If the wording is `unirl` and the record does not have one of the benchmark's six forms.
         UsageError: For another wording.
 
     Examples:
@@ -156,7 +156,7 @@ def qa_for(spec: PromptSpec, wording: Wording = "plain") -> QA:
         raise UsageError(f"wording: expected 'plain' or 'unirl', got {wording!r}")
     parts: list[Part] = []
     for item in spec.include:
-        # UniRL's answer to the question for a colour is the colour alone.
+        # UniRL's answer to a question about a colour is the colour alone.
         if wording == "plain" or spec.tag != "colors":
             parts.append(Part("presence", item.class_name))
         if item.count > 1:

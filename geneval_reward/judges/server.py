@@ -26,17 +26,17 @@ _MAX_TOKENS: Final = 512
 class ServerModel:
     """A model on a server.
 
-    The server returns the probabilities of the likeliest tokens only. An answer that is not among them counts as probability 0,
-    which is at most the smallest listed one; if no answer of a question is among them, the image cannot be judged.
+    The server returns probabilities only for the most likely tokens. An answer that is not among them counts as probability 0;
+    its true value is at most the smallest listed one. If none of a question's answers is listed, the image cannot be judged.
 
     Args:
         url: Base address, such as `http://localhost:8000/v1`.
         model: The model's name on the server; None for the only one that it serves.
-        key: The server's key, if it wants one.
+        key: The server's API key, if it requires one.
         cache: Folder in which answers are kept; None for none. A request that was answered once is not sent again.
         timeout: Seconds to wait for an answer.
-        retries: How often a failed request is sent again, with growing pauses.
-        concurrency: Requests at a time.
+        retries: How many times a failed request is retried, with increasing pauses.
+        concurrency: Number of concurrent requests.
 
     Raises:
         ServiceError: If the server cannot be reached, or serves several models and none is named.
@@ -60,14 +60,14 @@ class ServerModel:
         self._cache: Any = {}
         if cache is not None:
             diskcache = require("diskcache", "judges", "judge")
-            # Its default disk unpickles what it reads; this one reads JSON.
+            # The default disk class unpickles what it reads; this one reads JSON.
             self._cache = diskcache.Cache(str(cache), disk=diskcache.JSONDisk)
         self.name = model or self._only_model()
 
     def probabilities(
         self, image: torch.Tensor, questions: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Ask all questions about one image, as `ImageTextModel.probabilities` says."""
+        """Ask all questions about one image; see `ImageTextModel.probabilities`."""
         picture = _picture(image)
         bodies = [self._body([picture], text, 1, logprobs=True, top_logprobs=_LISTED) for text in questions]
         with ThreadPoolExecutor(self.concurrency) as pool:
@@ -75,13 +75,13 @@ class ServerModel:
         return [_probabilities(answer, words, self.url) for answer, words in zip(answers, choices, strict=True)]
 
     def write(self, requests: Sequence[tuple[Sequence[torch.Tensor], str]], system: str = "") -> list[str]:
-        """Answer requests greedily, as `ImageTextModel.write` says."""
+        """Answer requests greedily; see `ImageTextModel.write`."""
         bodies = [self._body([_picture(one) for one in images], text, _MAX_TOKENS, system) for images, text in requests]
         with ThreadPoolExecutor(self.concurrency) as pool:
             return [str(answer["message"].get("content") or "") for answer in pool.map(self._send, bodies)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model's name. What the server runs under that name is not known here."""
+        """Return the model's name; what the server runs under that name is unknown."""
         return {"name": self.name, "class": "server"}
 
     def to(self, device: torch.device | str) -> ServerModel:

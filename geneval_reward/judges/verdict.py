@@ -1,4 +1,4 @@
-"""`AnsweredVerdict`: the verdict of a judge that answered questions instead of finding boxes."""
+"""`AnsweredVerdict`: the verdict of a judge that answers questions instead of detecting boxes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ANSWER_CREDITS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a judge answered to one question.
+    """A judge's answer to one question.
 
     Attributes:
         question: The question.
         raw: Probability of the expected answer among all tokens, in [0, 1]: `P(yes)`, as VQAScore and Soft-TIFA take it.
-        share: The same among the answers of the question alone, in [0, 1]: `P(yes) / (P(yes) + P(no))`, or against the
+        share: The same relative to the question's choices only, in [0, 1]: `P(yes) / (P(yes) + P(no))`, or relative to the
             other numbers.
-        chosen: The most likely of these answers.
+        chosen: The most likely of these choices.
     """
 
     question: Question
@@ -45,10 +45,10 @@ class Answered:
 
     @classmethod
     def of(cls, question: Question, probabilities: Sequence[float]) -> Answered:
-        """Make it from the probabilities of the question's choices.
+        """Build from the probabilities of the question's choices.
 
         Raises:
-            UsageError: If not one choice has a probability above 0, so that there is no answer.
+            UsageError: If no choice has a probability above 0, so that there is no answer.
         """
         total = sum(probabilities)
         if not (math.isfinite(total) and total > 0):
@@ -81,7 +81,7 @@ class Answered:
         )
 
     def credit(self) -> float:
-        """1 for the right answer; for numbers, the share by which the answer misses taken off, as Flow-GRPO counts."""
+        """1 for the correct answer; a number loses the share by which it misses, as in Flow-GRPO's count credit."""
         required = self.question.number
         if required is None or self.right:
             return float(self.right)
@@ -90,18 +90,18 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class AnsweredVerdict(Verdict):
-    """What a judge that answers questions says of one image.
+    """The verdict on one image from a judge that answers questions.
 
-    It serves wherever a `Verdict` does. It holds no detections, so it cannot be judged again under other rules.
+    It can be used wherever a `Verdict` can. It has no detections, so it cannot be rejudged under other rules.
 
     - `correct` and `strict`: every answer is the expected one. Numbers are exact in both.
     - `partial` and `flow_grpo`: the mean over questions, where a wrong number earns what Flow-GRPO's count credit gives.
     - `dense`: Soft-TIFA, the mean of the raw probabilities, arithmetic or geometric as `mean` says.
 
     Attributes:
-        answers: What was answered, one by one.
+        answers: The answers, one per question.
         whole: The answer to whether the image shows the whole prompt (VQAScore).
-        mean: The mean of `dense`.
+        mean: The mean that `dense` uses.
 
     Source:
         Soft-TIFA: GenEval 2, arXiv 2512.16853. VQAScore: arXiv 2404.01291.
@@ -124,7 +124,7 @@ class AnsweredVerdict(Verdict):
         mean: Mean = "arithmetic",
         rules: Rules | None = None,
     ) -> AnsweredVerdict:
-        """Make the verdict of an image of this size, `(width, height)`."""
+        """Build the verdict for an image of this size, `(width, height)`."""
         findings = tuple(one.finding() for one in answers)
         return cls(spec, Detections.empty(image_size), rules or Rules(), findings, tuple(answers), whole, mean)
 
@@ -135,12 +135,12 @@ class AnsweredVerdict(Verdict):
 
     @cached_property
     def partial(self) -> float:
-        """The mean of the questions' credits, each at least 0."""
+        """The mean of the questions' credits, each bounded below by 0."""
         return _arithmetic([max(0.0, one.credit()) for one in self.answers])
 
     @cached_property
     def dense(self) -> float:
-        """Soft-TIFA by the mean that `mean` names."""
+        """Soft-TIFA with the mean that `mean` names."""
         return self.credit("soft_tifa_am" if self.mean == "arithmetic" else "soft_tifa_gm")
 
     @cached_property
@@ -171,7 +171,7 @@ class AnsweredVerdict(Verdict):
         return {name: self.credit(name) for name in self.names}
 
     def rejudge(self, rules: object) -> Never:
-        """Refuse: there are no detections.
+        """Raise, because there are no detections.
 
         Raises:
             UsageError: Always.

@@ -1,4 +1,4 @@
-"""`VQAScorer`: an image-text model that is asked the questions of a record, as a scorer for every host."""
+"""`VQAScorer`: a scorer that asks an image-text model the questions of a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = 'Does this image show "{}"?'
 
 
 class ImageTextModel(Protocol):
-    """What answers: `geneval_reward.judges.LocalModel`, `geneval_reward.judges.ServerModel` or a class of your own."""
+    """An image-text model: `geneval_reward.judges.LocalModel`, `geneval_reward.judges.ServerModel` or your own class."""
 
     def probabilities(
         self, image: torch.Tensor, questions: Sequence[str], choices: Sequence[Sequence[str]]
@@ -33,7 +33,7 @@ class ImageTextModel(Protocol):
         Args:
             image: `(3, h, w)` uint8.
             questions: Texts.
-            choices: For each question, the words among which the answer is sought.
+            choices: For each question, the words that the answer is chosen from.
 
         Returns:
             For each question, the probability of each choice among all tokens, each in [0, 1].
@@ -41,11 +41,11 @@ class ImageTextModel(Protocol):
         ...
 
     def write(self, requests: Sequence[tuple[Sequence[torch.Tensor], str]], system: str = "") -> list[str]:
-        """Answer requests, each of images and a text that follows them, in free text and without sampling."""
+        """Answer requests, each made of images and a text after them, in free text and without sampling."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers, JSON-serialisable."""
+        """Return what determines the answers, JSON-serialisable."""
         ...
 
     def to(self, device: torch.device | str) -> Any:
@@ -58,9 +58,9 @@ class VQAScorer:
 
     Args:
         model: A `LocalModel`, a `ServerModel`, or what `open_model` takes: a folder or hub name, or a server's address.
-        mean: The mean of Soft-TIFA that the credit `dense` takes.
+        mean: The mean that the credit `dense` uses for Soft-TIFA.
         whole: Whether to ask about the whole prompt as well, for the credit `vqascore`.
-        **options: Arguments of `open_model`, such as `device`; only where `model` is a text.
+        **options: Arguments of `open_model`, such as `device`; only if `model` is a string.
 
     Examples:
         >>> scorer = VQAScorer("Qwen/Qwen2.5-VL-7B-Instruct", device="cuda", precision="bf16")  # doctest: +SKIP
@@ -86,13 +86,13 @@ class VQAScorer:
         self.rules = Rules()
 
     def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
-        """Judge images; arguments as `Scorer.score` takes them.
+        """Judge images; the arguments are those of `Scorer.score`.
 
         Returns:
             One `AnsweredVerdict` per image, in order.
 
         Raises:
-            ScoringError: If some images could not be judged, such as one whose answers are none of the choices.
+            ScoringError: If some images could not be judged, for example because an answer is none of the choices.
         """
         tensors, parsed = as_images(images), resolve_all(specs)
         if len(tensors) != len(parsed):
@@ -111,7 +111,7 @@ class VQAScorer:
         return [verdict for verdict in verdicts if verdict is not None]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers: the model, the wording, versions. JSON-serialisable."""
+        """Return what determines the answers (model, wording, versions), JSON-serialisable."""
         return {
             "backend": self.name,
             "model": self.model.fingerprint(),
@@ -121,7 +121,7 @@ class VQAScorer:
         }
 
     def to(self, device: torch.device | str) -> VQAScorer:
-        """Move the weights if they are in this process; returns the scorer."""
+        """Move the weights if they are in this process; return the scorer."""
         self.model.to(device)
         return self
 

@@ -1,4 +1,4 @@
-"""Grids of generator arguments, generated and scored: which settings are worth their seconds."""
+"""Sweeps: generate and score over grids of generator arguments, to find which settings are worth their time."""
 
 from geneval_reward.study.sweep.grid import Cell, make_cells, parse_axis, read_config
 from geneval_reward.study.sweep.run import Sweep, SweepRunner, choose_best_of

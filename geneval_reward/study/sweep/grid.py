@@ -1,4 +1,4 @@
-"""Grids of generator arguments: which cells there are, and which argument goes where."""
+"""Grids of generator arguments: their cells, and where each argument goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from geneval_reward.errors import UsageError
 
-# Short names for what everyone sweeps; diffusers' own names do as well.
+# Short names for common axes; diffusers' own names work as well.
 _ALIASES: Final = {
     "steps": ("num_inference_steps",),
     "guidance": ("guidance_scale",),
@@ -31,14 +31,14 @@ class Cell:
     """One setting of a sweep.
 
     Attributes:
-        values: The value of each axis by the name that the grid gives it, in the grid's order; `best_of` may be one of them.
+        values: The value of each axis by its name in the grid, in the grid's order; `best_of` may be one of them.
     """
 
     values: tuple[tuple[str, Any], ...]
 
     @property
     def best_of(self) -> int:
-        """Number of candidates among which the metric chooses each image; 1 if it chooses none."""
+        """Number of candidates that the metric chooses each image from; 1 for no choice."""
         return int(dict(self.values).get(_BEST_OF, 1))
 
     @property
@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def rendering(self) -> Cell:
-        """The same setting without `best_of`: cells that differ in nothing else share their images."""
+        """The same setting without `best_of`; cells that differ only in `best_of` share their images."""
         return Cell(tuple((name, value) for name, value in self.values if name != _BEST_OF))
 
     @property
@@ -113,7 +113,7 @@ def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | Non
 def parse_axis(text: str) -> tuple[str, list[Any]]:
     """Read `steps=4,8,16`.
 
-    Numbers, true, false and null are read as JSON has them; everything else is text.
+    Numbers, true, false and null are read as JSON; everything else is text.
 
     Raises:
         UsageError: If there is no name or no value.

@@ -1,4 +1,4 @@
-"""A sweep as a picture: score against seconds per image, with intervals. Needs matplotlib (extra `report`)."""
+"""Plot a sweep: score against seconds per image, with intervals. Needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LABELS: Final = 40
 def plot(table: SweepTable) -> Figure:
     """Draw a sweep.
 
-    Settings are coloured by the last axis that has few values. A hollow mark says that the metric chose the images. A ring marks
-    the best of several settings; beside it stands what that choice scores on prompts that had no part in it.
+    Settings are coloured by the last axis that has few values. A hollow mark means that the metric chose the images. A ring
+    marks the best of several settings; its label is the score of that choice on prompts that played no part in it.
 
     Returns:
         A matplotlib figure.
@@ -53,7 +53,7 @@ def plot(table: SweepTable) -> Figure:
     axes.set_title(title, loc="left", fontsize=10)
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        # Two rows of equal length where they fit.
+        # Use two rows of equal length where they fit.
         columns = len(handles) if len(handles) < 4 else min(4, (len(handles) + 1) // 2)
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Making and scoring the images of every cell of a sweep, resumed image by image."""
+"""Make and score the images of every cell of a sweep, resuming image by image."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Sweep:
         model: Model for cells that name none, as `geneval_reward.generate.load_generator` takes it.
         cells: The settings; the others are compared with the first.
         specs: The prompts.
-        numbers: Numbers of the prompts in the whole prompt set, after which their folders are named.
-        images_per_prompt: Number of images per prompt that count, >= 1.
+        numbers: Numbers of the prompts in the whole prompt set, which name their folders.
+        images_per_prompt: Number of scored images per prompt, >= 1.
         seed: Seed of the whole sweep. Image i of a prompt starts from the same noise in every cell.
         fixed: Arguments of every cell.
         device: The device to generate on.
@@ -79,7 +79,7 @@ class Sweep:
 
 
 class SweepRunner:
-    """Makes and scores the images that are missing.
+    """Makes and scores the missing images.
 
     Args:
         sweep: The sweep.
@@ -94,7 +94,7 @@ class SweepRunner:
 
     @property
     def scorer(self) -> GenEvalScorer:
-        """The scorer, which is made when it is first asked for."""
+        """The scorer, which is made on first use."""
         if self._scorer is None:
             self._scorer = self._make_scorer()
         return self._scorer
@@ -111,7 +111,7 @@ class SweepRunner:
 
         Raises:
             UsageError: If the generator cannot be loaded with the cell's arguments.
-            ResultsError: If the folder's results are by another scorer.
+            ResultsError: If the folder's results come from another scorer.
         """
         report = progress or (lambda what, images: None)
         root = self.sweep.folder(cell)
@@ -143,7 +143,7 @@ class SweepRunner:
         }
         write_json(root / "cell.json", record | dict(cell.values))
         if generator is not None:
-            # The first call of a setting also pays for kernels and caches, so its images are thrown away.
+            # The first call of a setting also pays for kernels and caches, so its images are discarded.
             generator.generate([todo[0].text], [todo[0].seed])
             for batch in write_images(generator, todo):
                 note_batch(root / TIMES, len(batch.jobs), batch.seconds)
@@ -157,7 +157,7 @@ class SweepRunner:
         return {kind: identify(str(name)) for kind, name in names.items() if name is not None}
 
     def _generator(self, cell: Cell) -> Generator:
-        # A model in another Python has names of its own for its options.
+        # A model in another Python has its own names for options.
         aliases = self.sweep.process is None
         loading, calling = cell.arguments(aliases=aliases)
         fixed_loading, fixed_calling = Cell(self.sweep.fixed).arguments(aliases=aliases)
@@ -204,7 +204,7 @@ class SweepRunner:
 
 
 def choose_best_of(source: Path, target: Path, best_of: int, images_per_prompt: int) -> int:
-    """Write the rows of the images that the metric itself would choose: the best of every `best_of` candidates.
+    """Write the rows of the images that the metric would choose: the best of every `best_of` candidates.
 
     Candidates `k * best_of .. (k + 1) * best_of - 1` of a prompt give its image `k`. The rows record `best_of`, so that every
     table made from them says that the images were chosen.

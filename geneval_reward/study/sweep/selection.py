@@ -1,6 +1,6 @@
-"""What the best of many settings scores on prompts that had no part in choosing it.
+"""The score of the best of many settings on prompts that played no part in choosing it.
 
-The best of forty settings that are all alike scores two standard errors above the truth. The remedy is old: choose on some of
+The best of forty equally good settings scores two standard errors above the truth. The classic remedy is to choose on some of
 the prompts and score on the others (M. Stone 1974, J. R. Stat. Soc. B 36:111).
 """
 
@@ -32,8 +32,8 @@ class Selection:
         best: Index of the setting with the highest overall score.
         apparent: Overall score of that setting on the prompts that chose it; too high on average.
         held_out: Overall score when each fifth of the prompts is scored by the setting that the other four fifths choose,
-            averaged over random divisions. It estimates what choosing in this way gives on new prompts.
-        chosen: `(settings,)` share of these choices that each setting won; it shows how sure the choice is.
+            averaged over random divisions. It estimates what this kind of choice gives on new prompts.
+        chosen: `(settings,)` share of these choices that each setting won, which shows how certain the choice is.
     """
 
     best: int
@@ -51,7 +51,7 @@ def select_best(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Selection | None:
-    """Choose the best of several settings, and score the choice on prompts that had no part in it.
+    """Choose the best of several settings, and score the choice on prompts that played no part in it.
 
     Args:
         scores: `(settings, n)` score of each image; a column is the same prompt and image index in every row.
@@ -113,7 +113,7 @@ def select_best(
 def _not_narrower(held: Estimate, own: Estimate) -> Estimate:
     """Widen the interval of the held-out score to that of a single setting.
 
-    The average over settings that were each chosen now and then varies less than the one setting that is used in the end.
+    An average over several chosen settings varies less than the single setting that is finally used.
     """
     if not own.interval.half_width > held.interval.half_width:
         return held
@@ -128,6 +128,6 @@ def _folds(rng: np.random.Generator, tag_of: npt.NDArray[np.int64]) -> npt.NDArr
     fold = np.zeros(len(tag_of), np.int64)
     for tag in range(int(tag_of.max()) + 1):
         own = rng.permutation(np.flatnonzero(tag_of == tag))
-        # A random start, so that small tasks do not all lie in the first folds.
+        # Start at random, so that small tasks do not all fall into the first folds.
         fold[own] = (np.arange(len(own)) + int(rng.integers(FOLDS))) % FOLDS
     return fold

@@ -1,4 +1,4 @@
-"""The score and the seconds per image of every setting, and what choosing among them costs."""
+"""The score and the seconds per image of every setting, and the bias from choosing the best."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SweepRow:
 
     @property
     def best_of(self) -> int:
-        """Number of candidates among which the metric chose each image; 1 if it chose none."""
+        """Number of candidates that the metric chose each image from; 1 for no choice."""
         return self.cell.best_of
 
 
@@ -62,10 +62,10 @@ class SweepTable:
             the metric chose take no part, unless there are no others.
         prompts: Number of prompts that all settings have.
         whole: Number of prompts of the whole set.
-        images_per_prompt: Number of images per prompt that count.
+        images_per_prompt: Number of scored images per prompt.
         level: Nominal level of the intervals.
         notes: Sentences that a reader must know.
-        judged_by: What judged the images, and by which rules.
+        judged_by: Which judge scored the images, and under which rules.
     """
 
     rows: tuple[SweepRow, ...]
@@ -83,7 +83,7 @@ class SweepTable:
         return next((row for row in self.rows if row.selected), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values; numbers that are not finite become None."""
+        """Convert to plain values; numbers that are not finite become None."""
         record: dict[str, Any] = finite(
             {
                 "prompts": self.prompts,
@@ -154,7 +154,7 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
     ]
     plain = [i for i, cell in enumerate(sweep.cells) if cell.best_of == 1] or list(range(len(sweep.cells)))
     selection = select_best(scores[plain], prompt_ids, tags, draws=draws) if len(plain) > 1 else None
-    # Without two prompts of every task there is no held-out estimate, but the best is the best of several all the same.
+    # Without two prompts per task there is no held-out estimate, but the best is still the best of several.
     best = plain[int(np.argmax([intervals[i].overall.value for i in plain]))] if len(plain) > 1 else None
     if best is not None:
         notes.append(
@@ -243,10 +243,10 @@ def _differences(
 
 
 def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[int]) -> set[int]:
-    """Find the settings that no other one beats in score and in seconds at once, by the values as measured."""
+    """Find the settings that no other one beats in both measured score and measured seconds."""
     front: set[int] = set()
     best = -math.inf
-    # From the fastest on, a setting must be better than all before it; equals share their place.
+    # Starting from the fastest, a setting must beat all before it; ties share their place.
     for i in sorted((i for i in plain if not math.isnan(seconds[i])), key=lambda i: (seconds[i], -scores[i])):
         if scores[i] > best or any((scores[i], seconds[i]) == (scores[j], seconds[j]) for j in front):
             front.add(i)

@@ -1,4 +1,4 @@
-"""Seconds per image, noted batch by batch, so that an interrupted cell loses none."""
+"""Seconds per image, recorded batch by batch, so that an interrupted cell keeps its timings."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def note_batch(path: Path, images: int, seconds: float) -> None:
 
 
 def read_batches(path: Path) -> list[tuple[int, float]]:
-    """Read images and seconds of every batch; a line that a kill cut off is left out.
+    """Read images and seconds of every batch; a last line that was cut off by a kill is skipped.
 
     Raises:
-        ResultsError: If another line is damaged.
+        ResultsError: If any other line is damaged.
     """
     content = path.read_bytes() if path.exists() else b""
     found = []
-    # What follows the last line feed is empty, or was cut off.
+    # The text after the last line feed is empty, or was cut off.
     for number, line in split_lines(content[: content.rfind(b"\n") + 1].removesuffix(b"\n"), str(path)):
         try:
             record = parse_json(line) if line else {"images": 0, "seconds": 0}
