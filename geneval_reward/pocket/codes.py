@@ -1,7 +1,7 @@
-"""Scenes as 18 discrete codes on six levels, coarse to fine, each of which adds to a latent that can be drawn at any time.
+"""Scenes as 18 discrete codes on six levels, coarse to fine; each level adds to a latent that can be drawn at any time.
 
-The levels are grids of side 1, 1, 2, 2, 2 and 2, and a cell of the larger grids is a quarter of the picture, which holds
-at most one object:
+The levels are grids of side 1, 1, 2, 2, 2 and 2. A cell of the larger grids is a quarter of the picture, which holds at
+most one object:
 
 | level | codes | what they stand for |
 |---|---|---|
@@ -12,9 +12,9 @@ at most one object:
 | 5 | 4 | the place within the third |
 | 6 | 4 | the place more finely, and the size |
 
-The code book is shuffled: which classes and colours make a group, their order in it, and the number of every meaning are
-random. So no code of levels 3 and 4 names a class or a colour; only both together do. Bare ground has 64 codes on each of
-levels 3 to 6, which are drawn alike; as with the background of real pictures, the surest code of a quarter is not "nothing".
+The code book is shuffled: the classes and colours in a group, their order in it, and the number of every meaning are
+random. So a code of level 3 or 4 alone does not name a class or a colour; only both together do. Bare ground has 64 codes on
+each of levels 3 to 6, all drawn alike, so that "nothing" is not a quarter's most certain code, as with real backgrounds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Floats = npt.NDArray[np.float32]
 
 @cache
 def _shuffles() -> tuple[Ints, Ints]:
-    """The code of each meaning per level `(6, BOOK)`, and the pair of each member of each group `(24, 4)`."""
+    """Return the code of each meaning per level `(6, BOOK)`, and the pair of each member of each group `(24, 4)`."""
     rng = np.random.default_rng(_SEED)
     numbers = np.stack([rng.permutation(BOOK) for _ in SIDES])
     classes = rng.permutation(len(POCKET_CLASSES)).reshape(-1, 1, 2, 1)
@@ -96,7 +96,7 @@ def encode(scenes: Sequence[Scene]) -> torch.Tensor:
         ordered = [item for _, item in sorted(zip(quarters, scene.items, strict=True), key=lambda pair: pair[0])]
         classes = list(dict.fromkeys(POCKET_CLASSES.index(item.class_name) for item in ordered)) or [0]
         row[1] = (classes[0] * len(POCKET_CLASSES) + classes[min(1, len(classes) - 1)]) * _LIGHTS + light
-        # Which code of bare ground is as good as random, but coding a decoded scene gives the same codes again.
+        # The choice among bare-ground codes is effectively random, but encoding a decoded scene gives the same codes again.
         grain = np.random.default_rng(zlib.crc32(repr((row[:2].tolist(), _fine(scene))).encode()))
         row[SPANS[2].start :] = grain.integers(_BARE, size=LENGTH - SPANS[2].start)
         for quarter, item in zip(quarters, scene.items, strict=True):
@@ -112,29 +112,29 @@ def encode(scenes: Sequence[Scene]) -> torch.Tensor:
 
 
 def _fine(scene: Scene) -> list[tuple[int, int]]:
-    """The places of a scene's objects as codes hold them, in order."""
+    """Return the places of a scene's objects as the codes store them, in order."""
     fine = _THIRDS * _CELLS * _HALVES * 2
     return sorted((int(item.x * fine), int(item.y * fine)) for item in scene.items)
 
 
 def _split(share: float) -> tuple[int, int, int]:
-    """A place in [0, 1) as third, cell of the third and half of the cell."""
+    """Split a place in [0, 1) into third, cell of the third and half of the cell."""
     cell = int(np.clip(share * _THIRDS * _CELLS * _HALVES, 0, _THIRDS * _CELLS * _HALVES - 1))
     return cell // (_CELLS * _HALVES), cell // _HALVES % _CELLS, cell % _HALVES
 
 
 def running_sum(codes: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
-    """Add up what the codes of the first levels stand for.
+    """Add up the latents that the codes of the first levels stand for.
 
     Each level adds a fixed array per code; those of level 4 depend on the code of level 3 in the same quarter, as in a
     tree-structured quantiser. Masked codes add nothing, so the sum of a half-painted picture can be drawn too.
 
     Args:
         codes: `(n, 18)` integers in [0, 128]; 128 is `MASK`.
-        levels: How many levels to add, 0 to 6.
+        levels: Number of levels to add, 0 to 6.
 
     Returns:
-        `(n, 25, 2, 2)` float32: latents of the pocket world, as `geneval_reward.pocket.codec` has them.
+        `(n, 25, 2, 2)` float32: latents of the pocket world, as in `geneval_reward.pocket.codec`.
 
     Raises:
         UsageError: If a shape or a code is out of range.
@@ -152,7 +152,7 @@ def running_sum(codes: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
 
 
 def decode(codes: torch.Tensor, levels: int = LEVELS) -> list[Scene]:
-    """Decode codes to scenes, whatever they are; see `running_sum`."""
+    """Decode any codes to scenes; see `running_sum`."""
     return decode_scenes(running_sum(codes, levels))
 
 
@@ -171,7 +171,7 @@ def bare_ground() -> torch.Tensor:
 
 
 def check(codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
-    """Return codes as they are if they are `(n, 18)` integers in [0, 128].
+    """Return codes unchanged if they are `(n, 18)` integers in [0, 128].
 
     Raises:
         UsageError: If they are not.
@@ -186,7 +186,7 @@ def check(codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
 
 
 def _start() -> Floats:
-    """Before any level: every quarter's object would be at its centre, and none is there."""
+    """Return the latent before any level: no objects, with every quarter's place at its centre."""
     centres = [Item(POCKET_CLASSES[0], None, 0.25 + 0.5 * (q % 2), 0.25 + 0.5 * (q // 2), 0.43) for q in range(4)]
     slots = encode_scenes([Scene(tuple(centres))]).flatten(2).transpose(1, 2).numpy()[0]
     start: Floats = np.zeros_like(slots)
@@ -203,7 +203,7 @@ _GROUND: Final = slice(_SIZE + 1, _SIZE + 3)
 
 @cache
 def _books() -> tuple[Floats, ...]:
-    """What each code adds: per level `(BOOK + 1, slots, CHANNELS)`, and for level 4 `(BOOK + 1, BOOK + 1, CHANNELS)`."""
+    """Return what each code adds: per level `(BOOK + 1, slots, CHANNELS)`, for level 4 `(BOOK + 1, BOOK + 1, CHANNELS)`."""
     numbers, groups = _shuffles()
     layout, content, which, place, finer = (
         np.zeros((BOOK + 1, slots, CHANNELS), np.float32) for slots in (4, 4, 1, 1, 1)
@@ -247,6 +247,6 @@ def _books() -> tuple[Floats, ...]:
 
 
 def _offset(cell: int, side: int, parts: int) -> list[float]:
-    """From the centre of a `parts`-th of a quarter to that of one of its `side * side` cells, as the latent counts places."""
+    """Compute the offset from the centre of a `parts`-th of a quarter to one of its `side * side` cells, in latent units."""
     width = 2 / parts / side  # a quarter is two wide
     return [width * (cell % side - (side - 1) / 2), width * (cell // side - (side - 1) / 2)]

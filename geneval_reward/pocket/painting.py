@@ -1,4 +1,4 @@
-"""How codes are drawn: masked decoding with Show-o's schedule, and the state of painting level by level."""
+"""Sampling of codes: masked decoding with Show-o's schedule, and the state of painting level by level."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Through = Literal["none", "last", "all"]
 
 @dataclass(frozen=True)
 class Painting:
-    """What `PocketTokens.paint` gives.
+    """The result of `PocketTokens.paint`.
 
     Attributes:
         codes: `(n, 18)` int64 in [0, 128).
@@ -31,7 +31,7 @@ class Painting:
     commits: Tensor
 
     def seen(self, step: int) -> Tensor:
-        """The codes `(n, 18)` that were known before a step, from 1, with `MASK` elsewhere."""
+        """Return the codes `(n, 18)` that were known before a step, from 1, with `MASK` elsewhere."""
         return self.codes.where(self.commits < step, MASK)
 
 
@@ -41,8 +41,8 @@ class LevelState:
 
     Attributes:
         text: `(n, 12)` word numbers of the prompts.
-        codes: `(n, 18)` int64, `MASK` on the levels to come.
-        level: How many levels are painted, 0 to 6.
+        codes: `(n, 18)` int64, `MASK` on the remaining levels.
+        level: Number of levels painted so far, 0 to 6.
         generators: One per image; each level draws from them.
         guidance: See `PocketTokens.paint`.
         temperature: See `PocketTokens.paint`.
@@ -58,7 +58,7 @@ class LevelState:
     top_k: int
 
     def take(self, rows: Sequence[int], generators: Sequence[torch.Generator]) -> LevelState:
-        """Select images, some perhaps several times, each with a generator of its own for the levels to come.
+        """Select images, with repeats allowed, each with its own generator for the remaining levels.
 
         Raises:
             UsageError: If there are not as many generators as rows.
@@ -80,16 +80,16 @@ def masked_decode(
     tau: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> tuple[Painting, Tensor]:
-    """Draw all codes in some steps, as `PocketTokens.paint` and `PocketTokens.paint_soft` describe.
+    """Draw all codes in several steps, as `PocketTokens.paint` and `PocketTokens.paint_soft` describe.
 
     Args:
-        logits: Gives `(n, 18, 128)` logits for codes `(n, 18)`, or for weights `(n, 18, 129)` if gradient is wanted.
+        logits: Returns `(n, 18, 128)` logits for codes `(n, 18)`, or for weights `(n, 18, 129)` if gradient is wanted.
         generators: One per picture.
         steps: >= 1.
         temperature: See `PocketTokens.paint`.
         top_k: See `PocketTokens.paint`.
         choice_noise: See `PocketTokens.paint`.
-        through: Through which steps gradient flows.
+        through: Which steps gradient flows through.
         tau: Temperature of the softmax that gives the gradient.
         device: Where the logits are.
 
@@ -130,14 +130,14 @@ def masked_decode(
 
 
 def gumbel_noise(generators: Sequence[torch.Generator], *shape: int, device: torch.device | str) -> Tensor:
-    """Draw Gumbel noise `(n, *shape)`, on the CPU and one generator at a time, so that no image depends on batch or device."""
+    """Draw Gumbel noise `(n, *shape)` on the CPU, one generator at a time, so that no image depends on batch or device."""
     uniform = [torch.rand(shape, generator=one, dtype=torch.float64) for one in generators]
     stacked = torch.stack(uniform) if uniform else torch.zeros(0, *shape, dtype=torch.float64)
     return -torch.log(-torch.log(stacked.clamp(1e-12, 1 - 1e-12))).float().to(device)
 
 
 def draw_codes(logits: Tensor, gumbel: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Draw from logits `(..., k)` by Gumbel noise of the same shape; temperature 0 takes the likeliest.
+    """Draw from logits `(..., k)` with Gumbel noise of the same shape; temperature 0 takes the most likely.
 
     Raises:
         UsageError: If an option is out of range.
@@ -151,12 +151,12 @@ def draw_codes(logits: Tensor, gumbel: Tensor, temperature: float, top_k: int) -
 
 
 def at_least(name: str, value: int, least: int) -> None:
-    """Raise a `UsageError` unless a value is an integer of at least so much."""
+    """Raise a `UsageError` unless a value is an integer >= `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{name}: expected an integer >= {least}, got {value!r}")
 
 
 def one_each(name: str, values: Sequence[Any], count: int) -> None:
-    """Raise a `UsageError` unless there are as many values as wanted."""
+    """Raise a `UsageError` unless there are `count` values."""
     if len(values) != count:
         raise UsageError(f"{name}: expected {count}, one each, got {len(values)}")

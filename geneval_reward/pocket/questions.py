@@ -33,7 +33,7 @@ def question_of(spec: PromptSpec) -> tuple[str, str]:
         spec: A record of one of the six tasks in the pocket world.
 
     Raises:
-        UsageError: If it is of another form, such as three objects or a count above four.
+        UsageError: If the record has another form, such as three objects or a count above four.
 
     Examples:
         >>> from geneval_reward.pocket import pocket_suite
@@ -79,13 +79,13 @@ _FORMS: Final = {
 
 
 def is_true(question: str, answer: str, scene: Scene) -> bool:
-    """Tell whether an answer is a true answer to a question about a scene.
+    """Check whether an answer to a question is true of a scene.
 
-    Every true answer counts: `the vase is left of the clock` as well as `the clock is right of the vase`. An answer of
-    another form than the question's, or that names one class twice, is wrong.
+    Every true answer counts: `the vase is left of the clock` as well as `the clock is right of the vase`. An answer that
+    does not have the question's form, or that names one class twice, is wrong.
 
     Args:
-        question: One that `question_of` gives.
+        question: A question from `question_of`.
         answer: Any text.
         scene: What the picture shows.
 
@@ -138,6 +138,6 @@ def is_true(question: str, answer: str, scene: Scene) -> bool:
 
 
 def question_words() -> list[str]:
-    """All words of the questions and their answers, without classes, colours and relations."""
+    """List the words of the questions and their answers, without classes, colours and relations."""
     text = " ".join(_ASK.values()) + " a an the is and " + " ".join(NUMBERS)
     return list(dict.fromkeys(re.sub(r"\{\w+\}", "", text).split()))

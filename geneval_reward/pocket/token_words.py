@@ -27,7 +27,7 @@ PAD, END, UNKNOWN = 0, 1, 2
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """All words that the model reads and writes, in the order of their numbers."""
+    """Return all words that the model reads and writes, in the order of their numbers."""
     phrases = ["a an photo of and", *question_words(), *COLORS, *RELATIONS]
     phrases += [form for name in POCKET_CLASSES for form in (name, plural(name))]
     return ("<pad>", "</s>", "<unk>", *dict.fromkeys(" ".join(phrases).split()))
@@ -39,18 +39,18 @@ def _numbers() -> dict[str, int]:
 
 
 def number_words(texts: Sequence[str], name: str) -> Tensor:
-    """Number the words of texts.
+    """Convert texts to word numbers.
 
     Args:
-        texts: Any texts. Case and punctuation do not matter; words that are not known are read as "unknown", and words beyond
-            the eleventh are cut, both with a warning.
-        name: What to call the texts in messages.
+        texts: Any texts. Case and punctuation do not matter; unknown words are read as "unknown", and words beyond the
+            eleventh are cut, both with a warning.
+        name: Name of the texts in messages.
 
     Returns:
         `(n, 12)` int64 on the CPU: the words, `</s>`, and padding.
 
     Raises:
-        TypeError: If a text is not a string, or all are one string.
+        TypeError: If a text is not a string, or `texts` is a single string.
     """
     if isinstance(texts, str):
         raise TypeError(f"{name}: expected a list of strings, got one string; put it in a list")

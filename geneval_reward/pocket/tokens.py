@@ -26,13 +26,13 @@ _BEHIND = 2 * TEXT_LENGTH - 1
 class PocketTokens:
     """Paints scenes of the pocket world as 18 codes, and answers questions about codes with the same weights.
 
-    Text in front of the codes is causal, the codes see it and one another, and words behind them see all codes, as in Show-o
-    (arXiv 2408.12528). An answer is given from codes alone, without the prompt.
+    Text before the codes is causal, the codes attend to it and to one another, and words after them attend to all codes, as in
+    Show-o (arXiv 2408.12528). Answers are based on the codes alone, without the prompt.
 
-    It can be called like a diffusers pipeline, so `DiffusersGenerator`, `sweep` and the callback take it as it is.
+    It can be called like a diffusers pipeline, so `DiffusersGenerator`, `sweep` and the callback accept it directly.
 
     Args:
-        transformer: The network; its weights are all the weights of the model.
+        transformer: The network, which holds all weights of the model.
 
     Examples:
         >>> from geneval_reward.pocket import load_tokens
@@ -50,12 +50,12 @@ class PocketTokens:
 
     @property
     def components(self) -> dict[str, torch.nn.Module]:
-        """The network by its name, as diffusers pipelines have it."""
+        """The network by name, as in diffusers pipelines."""
         return {"transformer": self.transformer}
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return self.transformer.code_head.device
 
     def to(self, device: torch.device | str) -> PocketTokens:
@@ -66,22 +66,22 @@ class PocketTokens:
     # Painting
 
     def read(self, prompts: Sequence[str], name: str = "prompts") -> Tensor:
-        """Number the words of prompts; `geneval_reward.pocket.token_words.number_words` has the details.
+        """Convert prompts to word numbers; see `geneval_reward.pocket.token_words.number_words`.
 
         Args:
             prompts: Texts of at most eleven known words. An empty text asks for any scene.
-            name: What to call them in messages.
+            name: Their name in messages.
 
         Returns:
             `(n, 12)` int64: the words, `</s>`, and padding.
 
         Raises:
-            TypeError: If a prompt is not text, or all are one string.
+            TypeError: If a prompt is not text, or `prompts` is a single string.
         """
         return number_words(prompts, name).to(self.device)
 
     def logits(self, text: Tensor, codes: Tensor, guidance: float = 1.0) -> Tensor:
-        """Compute the logits of every code given the codes that are known. With gradient.
+        """Compute the logits of every code given the known codes, with gradient.
 
         Args:
             text: `(n, 12)` from `read`.
@@ -90,7 +90,7 @@ class PocketTokens:
             guidance: 1 is none, as in diffusers; Show-o's weight w is `guidance - 1`. Otherwise the network runs twice.
 
         Returns:
-            `(n, 18, 128)` float32. They mean something at masked positions; the network was not trained at known ones.
+            `(n, 18, 128)` float32, meaningful only at masked positions; the network was not trained at known ones.
         """
         if not codes.is_floating_point():
             check(codes)
@@ -117,17 +117,17 @@ class PocketTokens:
     ) -> Painting:
         """Paint by masked decoding with the cosine schedule, as in Show-o.
 
-        In step s of S all unknown codes are drawn, and those of the lowest `log p + choice_noise * Gumbel` are masked again,
-        so that `floor(18 cos(pi s / 2 S))` stay unknown. The noise falls by the factor `1 - s / S` in every step.
+        In step s of S all unknown codes are drawn, and those with the lowest `log p + choice_noise * Gumbel` are masked again,
+        so that `floor(18 cos(pi s / 2 S))` stay unknown. Step s multiplies the noise weight by `1 - s / S`.
 
         Args:
             prompts: Texts.
             generators: One per prompt, on the CPU. An image depends on its own generator and prompt alone.
             steps: >= 1; from 18 on every step fixes one code.
             guidance: See `logits`.
-            temperature: Logits are divided by it when codes are drawn; 0 takes the likeliest.
-            top_k: Only so many of the likeliest codes can be drawn; 0: all. Confidence is that of the whole distribution.
-            choice_noise: First weight of the noise that chooses which codes are fixed; 0 takes the surest.
+            temperature: Logits are divided by it when codes are drawn; 0 takes the most likely.
+            top_k: Number of most likely codes that can be drawn; 0: all. Confidence uses the whole distribution.
+            choice_noise: Initial weight of the noise in choosing which codes to fix; 0 fixes the most confident.
 
         Raises:
             UsageError: If an argument is out of range or there are not as many generators as prompts.
@@ -197,11 +197,11 @@ class PocketTokens:
         temperature: float = 1.0,
         top_k: int = 0,
     ) -> LevelState:
-        """Begin to paint level by level; `advance` six times, then `images`. `paint` describes the arguments.
+        """Start painting level by level: call `advance` six times, then `images`. `paint` describes the arguments.
 
         Returns:
-            A state with no level painted. States are never changed: the same one can be advanced again with the generators
-            that `LevelState.take` gives it.
+            A state with no level painted. States are never modified: the same one can be advanced again with new generators
+            from `LevelState.take`.
         """
         text = self.read(prompts)
         one_each("generators", generators, len(text))
@@ -212,8 +212,8 @@ class PocketTokens:
     def advance(self, state: LevelState) -> LevelState:
         """Paint the next level: all its codes at once, given those of the levels before.
 
-        One level costs one run of the network (two with guidance) over the whole sequence, as one step of `paint` does. There
-        is no cache: codes see one another in both directions, so every state changes with every level.
+        One level costs one run of the network (two with guidance) over the whole sequence, like one step of `paint`. There is
+        no cache: codes attend to one another in both directions, so every level changes all hidden states.
 
         Raises:
             UsageError: If all six levels are painted.
@@ -253,7 +253,7 @@ class PocketTokens:
         decoding: str = "masked",
         output_type: str = "pil",
     ) -> Any:
-        """Make images, with the call of a diffusers pipeline.
+        """Make images, with the call signature of a diffusers pipeline.
 
         Args:
             prompt: One text or several.
@@ -298,7 +298,7 @@ class PocketTokens:
     # Answering
 
     def answer_logits(self, codes: Tensor, questions: Sequence[str], answers: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Compute the logits of given answers, word by word. With gradient.
+        """Compute the logits of given answers, word by word, with gradient.
 
         Args:
             codes: `(n, 18)` integers, or weights `(n, 18, 128 or 129)` as `paint_soft` gives them.
@@ -326,12 +326,12 @@ class PocketTokens:
         generators: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
     ) -> list[str]:
-        """Answer questions about pictures, given as codes, without knowing their prompts.
+        """Answer questions about pictures given as codes, without their prompts.
 
         Args:
             codes: `(n, 18)` integers, or weights over codes.
             questions: One per picture; see `geneval_reward.pocket.questions`.
-            generators: One per question, to draw words; None takes the likeliest word each time.
+            generators: One per question, to draw words; None takes the most likely word each time.
             temperature: Logits are divided by it when words are drawn.
 
         Returns:
@@ -359,7 +359,7 @@ class PocketTokens:
         return [" ".join(text) for text in texts]
 
     def _ask(self, codes: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The questions' words with room for answers, and the position of each question's end."""
+        """Return the questions' words with room for answers, and the position of each question's end."""
         if not codes.is_floating_point():
             check(codes)
         one_each("questions", questions, len(codes))

@@ -1,4 +1,4 @@
-"""Loads the packaged token model without a network, refuses damaged files, and saves models of its kind."""
+"""Load the packaged token model offline, refusing damaged files, and save models of the same kind."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def save_tokens(model: PocketTokens, folder: Path | str, **about: Any) -> None:
 
     Args:
         model: A model, perhaps fine-tuned.
-        folder: Made if it does not exist.
-        **about: What the provenance shall say besides the hash, as JSON values.
+        folder: Created if missing.
+        **about: Additional provenance, as JSON values.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The transformer of the pocket token model: causal text, bidirectional image codes, causal words behind them."""
+"""The transformer of the pocket token model: causal text, bidirectional image codes, then causal words."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, SP
 
 
 class TokenTransformer(nn.Module):
-    """One pre-norm transformer over `text, image codes, words behind the image`, any of which may be left out but the codes.
+    """A pre-norm transformer over `text, image codes, words after the image`; only the codes are required.
 
-    Text sees the text before it, codes see the text and all codes, and the words behind see everything before them, as in
-    Show-o (arXiv 2408.12528).
+    Text attends to the text before it, codes to the text and all codes, and the words after the image to everything before
+    them, as in Show-o (arXiv 2408.12528).
 
     Args:
         words: Size of the vocabulary of words; word 0 is padding.
-        text_length: Longest text in front of the image.
-        behind_length: Longest text behind the image.
+        text_length: Maximum length of the text before the image.
+        behind_length: Maximum length of the text after the image.
         width: Width of the token vectors.
         layers: Number of blocks.
         heads: Attention heads per block.
@@ -47,7 +47,7 @@ class TokenTransformer(nn.Module):
         Args:
             text: `(n, <= text_length)` word numbers, padded with 0 on the right; None: no text.
             codes: `(n, 18)` integers with `MASK` for unknown codes, or weights over codes `(n, 18, 128 or 129)`.
-            behind: `(n, <= behind_length)` word numbers; None: nothing behind the image.
+            behind: `(n, <= behind_length)` word numbers; None: nothing after the image.
 
         Returns:
             `(n, text + 18 + behind, width)`.
@@ -73,7 +73,7 @@ class TokenTransformer(nn.Module):
         return normed
 
     def code_logits(self, states: Tensor) -> Tensor:
-        """Logits `(n, 18, 128)` of the codes from the states at their positions `(n, 18, width)`."""
+        """Compute logits `(n, 18, 128)` of the codes from the states at their positions `(n, 18, width)`."""
         return torch.cat(
             [states[:, span] @ head.mT for span, head in zip(SPANS, self.code_head.unbind(), strict=True)], 1
         )
