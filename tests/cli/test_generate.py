@@ -389,7 +389,13 @@ def test_ctrl_c_leaves_no_process_and_what_was_made(run, few, tmp_path) -> None:
     ]
     command = [sys.executable, "-m", "geneval_reward", "generate", *arguments, "--set", f"note={note}"]
     host = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         end = time.monotonic() + 200

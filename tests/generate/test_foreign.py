@@ -317,7 +317,13 @@ def test_nothing_is_left_when_the_host_is_killed(file, tmp_path, sent) -> None:
         from geneval_reward.generate import ForeignGenerator
         ForeignGenerator("{file}:Sleeper", python=sys.executable).generate(["{note}"], [0])
     """)
-    host = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True)
+    host = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         wait_until(lambda: note.exists() and len(note.read_text().split()) == 2)
         pids = [int(text) for text in note.read_text().split()]
