@@ -320,7 +320,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few of each, for CI")
     parser.add_argument("--patience", type=float, default=30.0)
     parser.add_argument("--silence", type=float, default=5.0, help="seconds that /health may take")
-    # A worker was seen to grow by 278 MiB on a calm machine and by 421 on a loaded one; a 1 GiB body or an open bomb is more.
+    # Runs of one tree on a calm machine grow by 280 to 444 MiB, by chance; a 1 GiB body that is read is more than the bound.
     parser.add_argument("--growth", type=float, default=600.0, help="MiB that a process may grow")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
