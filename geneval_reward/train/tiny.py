@@ -37,7 +37,7 @@ def tiny_sd3(seed: int = 0) -> Any:
             pooled_projection_dim=64,
             out_channels=4,
         )
-        vae = _vae(4)
+        vae = tiny_vae(4)
     parts = dict.fromkeys(
         ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
     )
@@ -69,7 +69,7 @@ def tiny_flux(seed: int = 0) -> Any:
             pooled_projection_dim=32,
             axes_dims_rope=(4, 4, 8),
         )
-        vae = _vae(1)
+        vae = tiny_vae(1)
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
     pipeline: Any = TinyFlux(transformer=transformer, scheduler=scheduler, vae=vae, **parts)
@@ -77,7 +77,8 @@ def tiny_flux(seed: int = 0) -> Any:
     return pipeline
 
 
-def _vae(channels: int) -> Any:
+def tiny_vae(channels: int) -> Any:
+    """An autoencoder of 32 px with random weights, for latents of `channels` channels."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(

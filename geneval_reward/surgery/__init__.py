@@ -1,0 +1,11 @@
+"""Change the structure of a model by plans that are saved as JSON, applied to a pipeline, and undone bit for bit.
+
+plan    the base of all plans: the fingerprint that refuses another model, `apply`, JSON
+swaps   replacements and how they are taken back;  stored  bytes of weights in any format
+seams   where a model can be cut, found by running it once
+"""
+
+from geneval_reward.surgery.plan import Applied, Plan, find_part, fingerprint, list_parts, load_plan, save_plan
+from geneval_reward.surgery.stored import stored_bytes
+
+__all__ = ["Applied", "Plan", "find_part", "fingerprint", "list_parts", "load_plan", "save_plan", "stored_bytes"]
