@@ -3,9 +3,24 @@
 plan    the base of all plans: the fingerprint that refuses another model, `apply`, JSON
 swaps   replacements and how they are taken back;  stored  bytes of weights in any format
 seams   where a model can be cut, found by running it once
+blocks  `BlockPlan`: blocks of a denoiser and parts of blocks
 """
 
+from geneval_reward.surgery.blocks import BlockPlan, Unit, names_before, removable
 from geneval_reward.surgery.plan import Applied, Plan, find_part, fingerprint, list_parts, load_plan, save_plan
 from geneval_reward.surgery.stored import stored_bytes
 
-__all__ = ["Applied", "Plan", "find_part", "fingerprint", "list_parts", "load_plan", "save_plan", "stored_bytes"]
+__all__ = [
+    "Applied",
+    "BlockPlan",
+    "Plan",
+    "Unit",
+    "find_part",
+    "fingerprint",
+    "list_parts",
+    "load_plan",
+    "names_before",
+    "removable",
+    "save_plan",
+    "stored_bytes",
+]

@@ -88,11 +88,11 @@ class Bypass(nn.Module):
         self.how = how
         self.continues = seam.continues
         self.bare = not isinstance(seam.call.output, tuple | list)
-        self._signature = inspect.signature(seam.module.forward)
+        self.signature = signature_of(seam.module)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Take the original's arguments and return outputs of the original's form."""
-        given = _arguments(self._signature, args, kwargs)
+        given = _arguments(self.signature, args, kwargs)
         found = [None if name is None else given[name] for name in self.continues]
         if self.how == "zero":
             found = [None if value is None else torch.zeros_like(value) for value in found]
@@ -118,13 +118,25 @@ def recorded_calls(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]
             hook.remove()
 
 
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The parameters of `forward`; a stand-in has those of what it replaces, in an attribute `signature`."""
+    given = getattr(module, "signature", None)
+    return given if isinstance(given, inspect.Signature) else inspect.signature(module.forward)
+
+
 def run_once(pipeline: Any, **call: Any) -> None:
-    """Run one sampling step of a pipeline, without decoding an image.
+    """Run one sampling step of a pipeline on a small latent, without decoding an image.
 
     Args:
         pipeline: A diffusers pipeline.
-        call: Further arguments, such as a smaller `height` and `width`.
+        call: Further arguments.
     """
+    known = inspect.signature(pipeline.__call__).parameters
+    small = {"use_resolution_binning": False, "clean_caption": False, "complex_human_instruction": None}
+    if factor := getattr(pipeline, "vae_scale_factor", None):
+        side = -(-8 * factor // 32) * 32  # some pipelines want multiples of 32
+        small |= {"height": side, "width": side}
+    call = {name: value for name, value in small.items() if name in known} | call
     bar = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -213,7 +225,7 @@ def _distance(module: nn.Module, call: Call, name: str, place: int) -> float:
 
 def rerun(module: nn.Module, call: Call, changed: Mapping[str, Any]) -> tuple[Any, ...]:
     """Run a module as in a recorded call, with some arguments changed, and return its outputs as a tuple."""
-    bound = inspect.signature(module.forward).bind(*call.args, **call.kwargs)
+    bound = signature_of(module).bind(*call.args, **call.kwargs)
     for name, value in changed.items():
         if name in bound.arguments:
             bound.arguments[name] = value
@@ -225,8 +237,7 @@ def rerun(module: nn.Module, call: Call, changed: Mapping[str, Any]) -> tuple[An
 
 def _keep(name: str, calls: dict[str, Call]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        signature = inspect.signature(module.forward)
-        calls.setdefault(name, Call(_arguments(signature, args, kwargs), args, dict(kwargs), output))
+        calls.setdefault(name, Call(_arguments(signature_of(module), args, kwargs), args, dict(kwargs), output))
 
     return hook
 
