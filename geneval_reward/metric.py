@@ -20,7 +20,9 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import official_suite
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.scorer import LazyScorer, Prompt, Scorer, resolve_all
+from geneval_reward.stats import Interval, clustered_bootstrap
 from geneval_reward.stats.sums import mean_of_task_means
+from geneval_reward.support.imports import require
 from geneval_reward.vision.images import as_images
 
 if TYPE_CHECKING:
@@ -113,6 +115,11 @@ class GenEvalScore(Metric):
     def scorer(self) -> Scorer:
         """The scorer. If the metric was given the name of a backend, it is loaded on first access."""
         return self.lazy_scorer.load()
+
+    def extra_repr(self) -> str:
+        """What `repr` shows in the brackets."""
+        loaded = self.lazy_scorer.loaded
+        return f"{self.lazy_scorer.source if loaded is None else loaded.name!r}, credit={self.credit!r}"
 
     def update(self, images: Any, prompts: Sequence[Prompt] | torch.Tensor | str) -> None:
         """Score images and count their verdicts.
@@ -228,7 +235,10 @@ class GenEvalScore(Metric):
     def plot(
         self, val: torch.Tensor | Sequence[torch.Tensor] | None = None, ax: Axes | None = None
     ) -> tuple[Figure, Axes]:
-        """Plot task scores and the overall score, or a curve of values.
+        """Plot the scores of the tasks and the overall score as bars, or a curve of values.
+
+        The bars have 95 % intervals, clustered by prompt, for the official credit of prompts that are among the metric's
+        `prompts`; the states do not hold what intervals of the other credits need.
 
         Args:
             val: A result of `compute` or `forward`, or a list of results for a curve; None plots the current state by task.
@@ -236,17 +246,55 @@ class GenEvalScore(Metric):
 
         Returns:
             The figure and the axes.
+
+        Raises:
+            DependencyError: If matplotlib is not installed.
         """
-        parts = self.breakdown() if val is None else {}
-        bars = {name: torch.tensor(parts[name]) for name in ("overall", *TAGS) if name in parts}
-        return plot_single_or_multi_val(  # type: ignore[return-value]
-            bars if val is None else val,
-            ax=ax,
-            higher_is_better=self.higher_is_better,
-            lower_bound=None if self.credit == "flow_grpo" else self.plot_lower_bound,
-            upper_bound=self.plot_upper_bound,
-            name=type(self).__name__,
-        )
+        lower = None if self.credit == "flow_grpo" else self.plot_lower_bound
+        if val is not None:
+            return plot_single_or_multi_val(  # type: ignore[return-value]
+                val,
+                ax=ax,
+                higher_is_better=self.higher_is_better,
+                lower_bound=lower,
+                upper_bound=self.plot_upper_bound,
+                name=type(self).__name__,
+            )
+        pyplot = require("matplotlib.pyplot", "report", "plot")
+        parts, intervals = self.breakdown(), self._intervals()
+        names = [name for name in (*TAGS, "overall") if name in parts]
+        if ax is None:
+            ax = pyplot.subplots(figsize=(6.4, 0.9 + 0.38 * len(names)), layout="constrained")[1]
+        for place, name in enumerate(names):
+            ax.barh(place, parts[name], height=0.62, color="#0072B2" if name == "overall" else "#8FBEDC")
+            end = parts[name]
+            if name in intervals:
+                one = intervals[name]
+                ax.plot([one.low, one.high], [place, place], color="#16181b", linewidth=1.5, marker="|", markersize=7)
+                end = max(end, one.high)
+            ax.annotate(f"{parts[name]:.3f}", (max(end, 0), place), (5, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set_xlim(lower, 1.15)  # room for the figure beside a full bar
+        what = "share of correct images" if self.credit == "official" else f"mean credit {self.credit!r}"
+        ax.set_xlabel(what + (", 95 % intervals" if intervals else ""))
+        ax.set_title(f"GenEval, {parts['n']:,} images")
+        ax.spines[["top", "right"]].set_visible(False)
+        return ax.figure, ax  # type: ignore[return-value]
+
+    def _intervals(self) -> dict[str, Interval]:
+        """Intervals by task, where the states say which prompt every image was of."""
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            rows, images = self.by_prompt.tolist(), int(self.images.sum())
+        if self.credit != "official" or not images or sum(count for count, _ in rows) != images:
+            return {}
+        correct = [place < solved for count, solved in rows for place in range(count)]
+        ids = [row for row, (count, _) in enumerate(rows) for _ in range(count)]
+        scores = clustered_bootstrap(correct, ids, [self.prompts[row].tag for row in ids], draws=2000)
+        found = {name: one.interval for name, one in {**scores.tags, "overall": scores.overall}.items()}
+        return {name: one for name, one in found.items() if one.low == one.low}
 
 
 def geneval_score(

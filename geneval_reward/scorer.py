@@ -254,8 +254,8 @@ class GenEvalScorer:
         """Judge images.
 
         Args:
-            images: What `geneval_reward.vision.images.as_images` takes: a list of PIL images, arrays or tensors, or
-                one batch array; uint8, or floats in [0, 1].
+            images: What `geneval_reward.vision.images.as_images` takes: a list of paths, PIL images, arrays or tensors,
+                or one batch array; uint8, or floats in [0, 1].
             specs: One per image: a spec, a record, a record as JSON, or a prompt text of the official suite.
 
         Returns:

@@ -634,6 +634,11 @@ def test_a_lightning_module_logs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set(module.state_dict()) == {"layer.weight", "layer.bias"}
 
 
+def test_repr_names_scorer_and_credit() -> None:
+    assert repr(GenEvalScore("paper", credit="dense")) == "GenEvalScore('paper', credit='dense')"
+    assert repr(make("partial")) == f"GenEvalScore({make().scorer.name!r}, credit='partial')"
+
+
 # --- plot ---------------------------------------------------------------------------------------------------------------
 
 
@@ -644,11 +649,25 @@ def test_plot() -> None:
     metric = make()
     values = [metric(*inputs(rows)) for rows in BATCHES]
     axes = metric.plot()[1]
-    labels = axes.get_legend_handles_labels()[1]
-    assert labels == ["overall", *TAGS]
-    heights = [float(line.get_ydata()[0]) for line in axes.get_lines()]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [name.replace("_", " ") for name in (*TAGS, "overall")]
     parts = metric.breakdown()
-    assert heights == pytest.approx([parts[name] for name in labels])
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == pytest.approx([parts[name] for name in (*TAGS, "overall")])
+    assert [text.get_text() for text in axes.texts] == [f"{width:.3f}" for width in widths]
+    # The intervals are those of the clustered bootstrap over the same verdicts.
+    images, prompts = inputs(ROWS)
+    verdicts = metric.scorer.score(images, prompts)
+    scores = clustered_bootstrap(
+        [one.correct for one in verdicts], prompts, [one.spec.tag for one in verdicts], draws=2000
+    )
+    drawn = [tuple(line.get_xdata()) for line in axes.get_lines()]
+    ends = [one.interval for one in (*scores.tags.values(), scores.overall)]
+    assert drawn == [pytest.approx((one.low, one.high)) for one in ends]
+    # The states of a graded credit do not hold what its intervals need.
+    dense = make("dense")
+    dense.add(verdicts)
+    assert not dense.plot()[1].get_lines()
     _, mine = plt.subplots()
     assert metric.plot(values, ax=mine)[1] is mine
     assert list(mine.get_lines()[0].get_ydata()) == pytest.approx([float(value) for value in values])
@@ -657,5 +676,5 @@ def test_plot() -> None:
     low = GenEvalScore(scorer_for(FakeDetector({"dog": [[0, 0, 9, 9, 0.9]] * 12}), FakeVerifier()), "flow_grpo")
     record = {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}
     low.update(torch.zeros(1, 3, 16, 16), [record])
-    assert low.plot()[1].get_ylim()[0] < -10
+    assert low.plot()[1].get_xlim()[0] < -10
     plt.close("all")

@@ -5,6 +5,7 @@ Every credit is computed from the evidence.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLORS
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """The objects found in one image, unsorted and raw: no row has been dropped by its confidence.
 
@@ -80,6 +81,16 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.confidence)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} x{count}" for name, count in Counter(self.class_names).most_common(6))
+        width, height = self.image_size
+        return f"Detections({len(self)} boxes in {width} x {height}{': ' + counts if counts else ''})"
+
+    def _repr_html_(self) -> str:
+        from geneval_reward.judge.html import detections_html
+
+        return detections_html(self)
 
     def __getitem__(self, index: Any) -> Detections:
         """Select rows by a slice, a boolean array or an integer array."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.clauses import Finding, dense_credit, find, flow_grpo_credit, partial_credit
@@ -13,11 +13,14 @@ from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CREDITS: Final[tuple[str, ...]] = ("official", "strict", "partial", "dense", "flow_grpo")
 """Names of the credits, as `Verdict.credit` takes them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
     """What the judge says of one image, with everything that other rules need to judge it again without a model.
 
@@ -34,8 +37,10 @@ class Verdict:
         >>> spec = PromptSpec.parse({"tag": "single_object", "include": [{"class": "dog", "count": 1}]})
         >>> dog = Detections(np.array([[10, 10, 90, 90]]), np.array([0.8]), np.array([16]), (100, 100))
         >>> verdict = judge(spec, dog)
-        >>> verdict.correct, verdict.reason, verdict.credit("dense")
-        (True, '', 1.0)
+        >>> verdict
+        Verdict(correct, 'a photo of a dog')
+        >>> verdict.reason, verdict.credit("dense")
+        ('', 1.0)
     """
 
     spec: PromptSpec
@@ -127,6 +132,31 @@ class Verdict:
         rows = {name: self._evidence.objects(name) for name in self.kept}
         xyxy, confidence = self.detections.xyxy, self.detections.confidence
         return {name: [[*xyxy[i].tolist(), float(confidence[i])] for i in indices] for name, indices in rows.items()}
+
+    def draw(self, image: Any, side: int = 512) -> Image.Image:
+        """Draw what the judge looked at onto the image; a verdict keeps boxes and no pixels.
+
+        Args:
+            image: The judged image: a path, a PIL image, an array or a tensor, as `GenEvalScorer.score` takes it.
+            side: Longer side of the result in pixels.
+
+        Returns:
+            A new RGB image. Objects that count are bold, in one colour per class of the prompt; detections that are not
+            confident enough to count are thin and grey.
+        """
+        # The only import that goes up, and only when it is called; the contracts in pyproject.toml name it.
+        from geneval_reward.results.drawing import draw_verdict
+
+        return draw_verdict(image, self, side)
+
+    def __repr__(self) -> str:
+        reason = "" if self.correct else f", {'; '.join(self.reason.splitlines())!r}"
+        return f"{type(self).__name__}({'correct' if self.correct else 'wrong'}, {self.spec.prompt!r}{reason})"
+
+    def _repr_html_(self) -> str:
+        from geneval_reward.judge.html import verdict_html
+
+        return verdict_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Derived values are computed again on demand, so a pickled verdict carries only what it was made from.

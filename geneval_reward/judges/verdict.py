@@ -88,7 +88,7 @@ class Answered:
         return 1 - abs(required - NUMBERS.index(self.chosen)) / max(1, required)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnsweredVerdict(Verdict):
     """The verdict on one image from a judge that answers questions.
 

@@ -6,14 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from geneval_reward.errors import ResultsError
+from geneval_reward.errors import DependencyError, ResultsError
 from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import GeneratorNotes
 from geneval_reward.results.row import ResultRow, RunIdentity
+from geneval_reward.results.tables import Document, Table, html
+from geneval_reward.stats import clustered_bootstrap
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class CutLine:
     text: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """A results file as columns; row i of every column is one image.
 
@@ -83,6 +90,62 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.filenames)
+
+    def __repr__(self) -> str:
+        judges = ", ".join(dict.fromkeys(one.backend or "unknown backend" for one in self.identities))
+        return (
+            f"Results({self.path.name!r}: {len(self)} images of {len(self.records)} prompts, {int(self.correct.sum())} correct, "
+            f"{len(self.failed)} failed; judged by {judges or 'nobody'})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html(self._document())
+
+    def _document(self) -> Document:
+        rows: list[list[object]] = []
+        if len(self):
+            scores = clustered_bootstrap(self.correct, self.prompt_ids, self.tags, draws=2000)
+            overall = "overall" if len(scores.tags) == len(TAGS) else f"overall of {len(scores.tags)} tasks"
+            for name, one in {**scores.tags, overall: scores.overall}.items():
+                ends = (
+                    f"{one.interval.low:.3f} to {one.interval.high:.3f}"
+                    if one.interval.low == one.interval.low
+                    else "–"
+                )
+                rows.append([name.replace("_", " "), f"{one.value:.3f}", ends, one.images, one.prompts])
+        table = Table(
+            "", ["task", "score", "95 % interval", "images", "prompts"], rows, [repr(self)], strong=(len(rows) - 1,)
+        )
+        return Document([table], table)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Make a data frame with one row per image.
+
+        Returns:
+            The columns `filename`, `task`, `prompt`, `index` (number within the prompt, -1 if unknown), `seed`, `correct`,
+            `reason`, `backend`, and one per graded credit.
+
+        Raises:
+            DependencyError: If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise DependencyError(f"to_pandas: expected the package pandas, got {error}; pip install pandas") from error
+        texts = [spec.prompt for spec in self.specs()]
+        return pd.DataFrame(
+            {
+                "filename": self.filenames,
+                "task": self.tags,
+                "prompt": [texts[number] for number in self.prompt_ids],
+                "index": self.index,
+                "seed": pd.array(self.seeds, dtype="Int64"),
+                "correct": self.correct,
+                "reason": self.reasons,
+                "backend": [self.identities[number].backend for number in self.identity_ids],
+                **{name: values for name, values in self.credits.items() if name != "official"},
+            }
+        )
 
     def selecting_rewards(self) -> tuple[str, ...]:
         """Names of the rewards by which a search selected images, each once."""

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from geneval_reward.errors import UsageError
@@ -152,6 +153,33 @@ def terminal(document: Document) -> Group:
         parts += [grid, *(Text(_plain(note)) for note in table.notes)]
     parts += [Text(_plain(conclusion)) for conclusion in document.conclusions]
     return Group(*parts)
+
+
+def html(document: Document) -> str:
+    """Render a document as HTML for a notebook, with the notes under their tables.
+
+    Examples:
+        >>> table = Table("", ["model", "score"], [["<b>", "0.5"]])
+        >>> html(Document([table], table))
+        '<table><thead><tr><th>model</th><th>score</th></tr></thead><tbody><tr><td>&lt;b&gt;</td><td>0.5</td></tr></tbody></table>'
+    """
+
+    def line(name: str, cells: Iterable[object], open_: str = "<tr>") -> str:
+        return open_ + "".join(f"<{name}>{escape(_plain(_text(cell)))}</{name}>" for cell in cells) + "</tr>"
+
+    parts = [f"<p><b>! {escape(_plain(problem))}</b></p>" for problem in document.problems]
+    for table in document.tables:
+        title = f"<caption>{escape(_plain(table.title))}</caption>" if table.title else ""
+        rows = (
+            line("td", row, '<tr style="font-weight: bold">' if number in table.strong else "<tr>")
+            for number, row in enumerate(table.rows)
+            if row
+        )
+        head = f"<thead>{line('th', table.header)}</thead>"
+        parts.append(f"<table>{title}{head}<tbody>{''.join(rows)}</tbody></table>")
+        parts += [f"<p><small>{escape(_plain(note))}</small></p>" for note in table.notes]
+    parts += [f"<p>{escape(_plain(conclusion))}</p>" for conclusion in document.conclusions]
+    return "".join(parts)
 
 
 def finite(value: Any) -> Any:

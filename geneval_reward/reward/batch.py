@@ -48,7 +48,7 @@ class Reward(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RewardBatch:
     """Rewards of a batch with their verdicts and errors: three lists with one entry per image.
 
@@ -61,6 +61,14 @@ class RewardBatch:
     rewards: list[float | None]
     verdicts: list[Verdict | None]
     errors: list[str | None]
+
+    def __repr__(self) -> str:
+        known = [reward for reward in self.rewards if reward is not None]
+        mean = f", mean reward {sum(known) / len(known):.3f}" if known else ""
+        failed = next((error for error in self.errors if error is not None), None)
+        without = len(self.rewards) - len(known)
+        count = f"{len(self.rewards)} image{'' if len(self.rewards) == 1 else 's'}"
+        return f"RewardBatch({count}{mean}" + (f", {without} without a reward; {failed})" if without else ")")
 
     def credits(self) -> dict[str, list[float | None]]:
         """Every credit of every image by name, for logging or for normalising each on its own."""

@@ -18,13 +18,13 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import GeneratorNotes, Results
 from geneval_reward.results.generator_notes import generator_marks
-from geneval_reward.results.tables import Document, Table
+from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.completeness import Completeness, completeness
 from geneval_reward.study.wording import counted, interval_text, rules_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """The numbers of one results file.
 
@@ -64,6 +64,13 @@ class Summary:
     best_of: int = 0
     selected_by: tuple[str, ...] = ()
     pairs: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        one, judge = self.scores.overall, self.backend or "not one known judge"
+        return f"Summary({self.overall_label} {one.value:.3f} ({interval_text(one)}), {self.standing}; {judge})"
+
+    def _repr_html_(self) -> str:
+        return html(self.document())
 
     @property
     def complete(self) -> bool:

@@ -27,7 +27,7 @@ def as_images(images: Any) -> list[torch.Tensor]:
     """Convert a batch of images in any accepted form to uint8 RGB tensors.
 
     Args:
-        images: A sequence of images, or one array `(n, h, w, c)` or `(n, c, h, w)`. An image is a PIL image, or a
+        images: A sequence of images, or one array `(n, h, w, c)` or `(n, c, h, w)`. An image is a path, a PIL image, or a
             numpy array or torch tensor `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 in 0..255 or floating
             in [0, 1]. Where a shape can be read both ways, a tensor is channels first and an array is channels last. Pillow's
             16-bit modes are reduced to 8 bits by their high byte.
@@ -45,7 +45,9 @@ def as_images(images: Any) -> list[torch.Tensor]:
             )
         return [as_image(image, f"images[{index}]") for index, image in enumerate(images)]
     if isinstance(images, Image.Image | str | bytes | Path) or not isinstance(images, Sequence):
-        raise ImageError(f"images: expected a sequence of images or a 4-d array, got {type(images).__name__}")
+        raise ImageError(
+            f"images: expected a sequence of images or a 4-d array, got {type(images).__name__}; wrap a single image in a list"
+        )
     return [as_image(image, f"images[{index}]") for index, image in enumerate(images)]
 
 
@@ -61,11 +63,13 @@ def as_image(image: Any, where: str = "image") -> torch.Tensor:
     """
     if isinstance(image, Image.Image):
         return _from_pil(image, where)
+    if isinstance(image, str | Path):
+        return load_image(image, f"{where}: {image}")
     if isinstance(image, np.ndarray):
         return _from_array(_to_tensor(image, where), where, channels_last=True)
     if isinstance(image, torch.Tensor):
         return _from_array(image.detach(), where, channels_last=False)
-    raise ImageError(f"{where}: expected a PIL image, numpy array or torch tensor, got {type(image).__name__}")
+    raise ImageError(f"{where}: expected a path, PIL image, numpy array or torch tensor, got {type(image).__name__}")
 
 
 def load_image(path: str | Path | BinaryIO, where: str | None = None) -> torch.Tensor:

@@ -12,6 +12,7 @@ from simulated_runs import SUITE_PROMPTS, simulate_runs
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, read_results
 from geneval_reward.results.record import OFFICIAL_KEYS
+from geneval_reward.stats import clustered_bootstrap
 
 RUNS = simulate_runs(prompts=dict.fromkeys(SUITE_PROMPTS, 4), images_per_prompt=3, seed=1)
 ROWS = list(synthetic_rows(RUNS))
@@ -26,6 +27,32 @@ def written(path, lines, end="\n"):
 def official(line, **changes):
     record = json.loads(line)
     return json.dumps({key: record[key] for key in OFFICIAL_KEYS} | changes)
+
+
+def test_results_show_themselves(tmp_path):
+    results = read_results(write_synthetic(tmp_path / "a.jsonl", RUNS))
+    correct = int(RUNS.correct[0].sum())
+    assert repr(results) == (
+        f"Results('a.jsonl': 72 images of 24 prompts, {correct} correct, 0 failed; judged by synthetic)"
+    )
+    html = results._repr_html_()
+    scores = clustered_bootstrap(RUNS.correct[0], RUNS.prompt, RUNS.tag, draws=2000)
+    for one in (scores.overall, *scores.tags.values()):
+        assert f"<td>{one.value:.3f}</td><td>{one.interval.low:.3f} to {one.interval.high:.3f}</td>" in html
+    assert html.count("<tr") == 8
+
+
+def test_results_as_a_data_frame(tmp_path):
+    results = read_results(write_synthetic(tmp_path / "a.jsonl", RUNS))
+    frame = results.to_pandas()
+    assert len(frame) == 72
+    assert frame["filename"].tolist() == results.filenames
+    assert frame["prompt"].tolist() == [row.prompt for row in ROWS]
+    assert frame["seed"].tolist() == results.seeds
+    assert frame["backend"].unique().tolist() == ["synthetic"]
+    assert frame["dense"].tolist() == pytest.approx([row.credits["dense"] for row in ROWS])
+    by_task = frame.groupby("task")["correct"].mean()
+    assert by_task.mean() == pytest.approx(clustered_bootstrap(RUNS.correct[0], RUNS.prompt, RUNS.tag).overall.value)
 
 
 def test_columns_are_those_of_the_rows(tmp_path):

@@ -36,6 +36,12 @@ def test_rewards_come_in_order(reward):
     assert reward.__name__ == "geneval"
 
 
+def test_a_batch_prints_in_a_line(reward):
+    batch = reward.score([IMAGE] * 3, [BENCH, COW, "a photo of nothing known"])
+    assert repr(batch).startswith("RewardBatch(3 images, mean reward 0.500, 1 without a reward; prompts[2]: ")
+    assert repr(reward.score([IMAGE], [BENCH])) == "RewardBatch(1 image, mean reward 1.000)"
+
+
 @pytest.mark.parametrize(
     ("credit", "value"), [("official", 1.0), ("strict", 0.0), ("partial", 0.0), ("dense", 1.0), ("flow_grpo", -2.0)]
 )

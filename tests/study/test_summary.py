@@ -14,6 +14,7 @@ from geneval_reward.judge import Detections, Rules, judge
 from geneval_reward.prompts import CLASS_IDS, PromptSpec, counterfactual_prompts, official_suite
 from geneval_reward.results import GeneratorNotes, ResultRow, ResultWriter, read_results
 from geneval_reward.results.tables import render
+from geneval_reward.study.compare.table import compare_results
 from geneval_reward.study.report.collect import collect
 from geneval_reward.study.report.html import write_html
 from geneval_reward.study.rules_grid import judge_grid
@@ -243,3 +244,18 @@ def test_a_set_without_pairs_says_nothing_of_them(write, invoke) -> None:
     path = write(made(FEW, 2))
     assert summarize(read_results(path), draws=100).pairs == {}
     assert "of a pair" not in invoke(path).stdout
+
+
+def test_a_summary_and_a_comparison_show_themselves(write):
+    results = read_results(write(made(FEW, 2)))
+    summary = summarize(results, draws=500)
+    one = summary.scores.overall
+    assert repr(summary).startswith(f"Summary(overall {one.value:.3f} (")
+    assert "PARTIAL (24 of 553 prompts)" in repr(summary)
+    assert "<caption>GenEval, credit official, PARTIAL" in summary._repr_html_()
+    comparison = compare_results([results, results], names=["<before>", "after"], draws=500)
+    assert repr(comparison).startswith("Comparison(No difference shown: after - <before> = +0.0 points")
+    html = comparison._repr_html_()
+    assert html.count("<table>") == 2
+    assert "<before>" not in html
+    assert "&lt;before&gt;" in html

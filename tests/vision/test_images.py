@@ -407,9 +407,9 @@ HALF = torch.full((3, 4, 4), 0.5)
         (np.zeros((2, 8, 8), np.uint8), r"expected 1, 3 or 4 channels first or last, got shape \(2, 8, 8\)"),
         (np.zeros((8, 3, 8), np.uint8), r"expected 1, 3 or 4 channels first or last, got shape \(8, 3, 8\)"),
         (np.zeros((0, 8, 3), np.uint8), r"expected at least one pixel, got shape \(3, 0, 8\)"),
-        (None, r"expected a PIL image, numpy array or torch tensor, got NoneType"),
-        ("cat.png", r"expected a PIL image, numpy array or torch tensor, got str"),
-        ([[0, 1], [2, 3]], r"expected a PIL image, numpy array or torch tensor, got list"),
+        (None, r"expected a path, PIL image, numpy array or torch tensor, got NoneType"),
+        (b"cat.png", r"expected a path, PIL image, numpy array or torch tensor, got bytes"),
+        ([[0, 1], [2, 3]], r"expected a path, PIL image, numpy array or torch tensor, got list"),
     ],
 )
 def test_bad_images_are_refused_by_index(bad: Any, message: str) -> None:
@@ -417,6 +417,14 @@ def test_bad_images_are_refused_by_index(bad: Any, message: str) -> None:
         as_images([RGB, HALF, bad])
     with pytest.raises(ImageError, match=r"^here: expected "):
         as_image(bad, "here")
+
+
+def test_paths_are_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    assert all(torch.equal(image, as_image(RGB)) for image in as_images([path, str(path), RGB]))
+    with pytest.raises(ImageError, match=r"^images\[1\]: .*missing\.png: expected .*image"):
+        as_images([RGB, tmp_path / "missing.png"])
 
 
 @pytest.mark.parametrize(

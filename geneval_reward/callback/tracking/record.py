@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from PIL import Image
 
+from geneval_reward.judge.boxes import Box, boxes
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.results import ResultRow
-from geneval_reward.results.drawing import Box, boxes
 
 TABLE_COLUMNS: Final = ("prompt", "tag", "image", "correct", "reason", "detections", "step", "seed")
 """Columns of the table of samples, in every tracker that can show one."""

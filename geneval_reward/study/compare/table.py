@@ -9,6 +9,7 @@ from pathlib import Path
 
 from geneval_reward.errors import UsageError
 from geneval_reward.results import Results, RunIdentity, read_results
+from geneval_reward.results.tables import html
 from geneval_reward.stats import PairedComparison, ScoreIntervals, clustered_bootstrap, holm
 from geneval_reward.study.compare.align import Problem, align, check
 from geneval_reward.study.wording import detectable_text, difference_interval, difference_text, p_text
@@ -53,7 +54,7 @@ class Pair:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Results files compared.
 
@@ -70,6 +71,15 @@ class Comparison:
     problems: tuple[Problem, ...]
     credit: str
     level: float
+
+    def __repr__(self) -> str:
+        return f"Comparison({' '.join(pair.message for pair in self.pairs)})"
+
+    def _repr_html_(self) -> str:
+        # `render` lays out what this file computes, and so imports it.
+        from geneval_reward.study.compare.render import document
+
+        return html(document(self))
 
 
 def compare_files(

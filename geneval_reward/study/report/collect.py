@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from geneval_reward.errors import FileError, ResultsError, UsageError, name_some
+from geneval_reward.judge.boxes import Box, boxes
 from geneval_reward.prompts.vocabulary import COLORS
 from geneval_reward.results import ResultRow, Results, read_results
-from geneval_reward.results.drawing import Box, boxes
 from geneval_reward.results.layout import GENERATE_SETUP
 from geneval_reward.study.compare import Comparison, compare_results
 from geneval_reward.study.compare.table import short_names

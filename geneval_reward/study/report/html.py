@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
+from geneval_reward.judge.boxes import PALETTE
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import COLORS, TAGS
-from geneval_reward.results.drawing import PALETTE
 from geneval_reward.study.report.collect import Report, Shown, color_index
 from geneval_reward.study.report.reasons import CAUSES
 from geneval_reward.study.report.templates import data_address, embed_json, environment, script_hash, source

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from geneval_reward.results.drawing import FAINT, PALETTE
+from geneval_reward.judge.boxes import FAINT, PALETTE
 
 
 @cache

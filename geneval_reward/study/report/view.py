@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from geneval_reward.judge.boxes import FAINT
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.results.drawing import FAINT
 from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.stats import Difference, Estimate
 from geneval_reward.study.published import PublishedScore
