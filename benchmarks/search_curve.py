@@ -29,6 +29,7 @@ from geneval_reward.generate import seed_for, stratified_subset
 from geneval_reward.pocket import iter_pocket_prompts, pocket_suite
 from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.pocket.scene import fulfils
+from geneval_reward.results.notation import difference_text
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.reward import GenEvalReward, RewardBatch
 from geneval_reward.search import load_steps, named_plan, search
@@ -283,8 +284,7 @@ def difference(a, b):
     own, base = (np.array([line["truth"] for line in lines], float) for lines in (a, b))
     ids = [line["prompt"] for line in a]
     found = compare_paired(base, own, ids, [line["tag"] for line in a], draws=2000).micro
-    interval = found.interval
-    return f"{100 * found.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    return difference_text(found)
 
 
 def main():

@@ -273,7 +273,7 @@ class GenEvalScore(Metric):
                 ax.plot([one.low, one.high], [place, place], color="#16181b", linewidth=1.5, marker="|", markersize=7)
                 end = max(end, one.high)
             ax.annotate(f"{parts[name]:.3f}", (max(end, 0), place), (5, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlim(lower, 1.15)  # room for the figure beside a full bar
         what = "share of correct images" if self.credit == "official" else f"mean credit {self.credit!r}"

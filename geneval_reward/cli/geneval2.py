@@ -37,6 +37,7 @@ def geneval2(
     """
     from geneval_reward.judges import open_model
     from geneval_reward.judges.geneval2 import read_geneval2, score_geneval2
+    from geneval_reward.results.notation import rounded, share_text
     from geneval_reward.results.tables import Document, Table
 
     if checkpoint is None:
@@ -67,9 +68,9 @@ def geneval2(
     table = Table(
         f"GenEval 2, {found.prompts} of {len(prompts)} prompts",
         ["", "score"],
-        [[name, f"{v:.2f}"] for name, v in scores.items()],
+        [[name, share_text(value / 100)] for name, value in scores.items()],
     )
-    values = Table("", ["name", "score"], [list(row) for row in scores.items()])
+    values = Table("", ["figure", "value"], [[name, rounded(value / 100)] for name, value in scores.items()])
     print_document(Document([table], values, {**scores, "prompts": found.prompts, "problems": problems}), format)
     print_notes(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
     if problems:

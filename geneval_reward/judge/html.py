@@ -26,7 +26,7 @@ def verdict_html(verdict: Verdict) -> str:
     picture = _svg(verdict.detections.image_size, drawn) if verdict.has_detections else ""
     graded = {name: verdict.credit(name) for name in ("strict", "partial", "dense")}
     lines = [
-        f'<b style="color: {hue}">{sign}</b> {escape(spec.prompt)} <small>({escape(spec.tag.replace("_", " "))})</small>',
+        f'<b style="color: {hue}">{sign}</b> {escape(spec.prompt)} <small>({escape(spec.tag)})</small>',
         *(f'<span style="color: {hue}">{escape(line)}</span>' for line in verdict.reason.splitlines()),
         "<small>"
         + ", ".join(f"{name} {value:.3f}" for name, value in graded.items() if math.isfinite(value))

@@ -15,6 +15,7 @@ from geneval_reward.errors import DependencyError, ResultsError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import GeneratorNotes
+from geneval_reward.results.notation import score_text
 from geneval_reward.results.row import ResultRow, RunIdentity
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import clustered_bootstrap
@@ -107,15 +108,8 @@ class Results:
             scores = clustered_bootstrap(self.correct, self.prompt_ids, self.tags, draws=2000)
             overall = "overall" if len(scores.tags) == len(TAGS) else f"overall of {len(scores.tags)} tasks"
             for name, one in {**scores.tags, overall: scores.overall}.items():
-                ends = (
-                    f"{one.interval.low:.3f} to {one.interval.high:.3f}"
-                    if one.interval.low == one.interval.low
-                    else "–"
-                )
-                rows.append([name.replace("_", " "), f"{one.value:.3f}", ends, one.images, one.prompts])
-        table = Table(
-            "", ["task", "score", "95 % interval", "images", "prompts"], rows, [repr(self)], strong=(len(rows) - 1,)
-        )
+                rows.append([name, score_text(one), one.images, one.prompts])
+        table = Table("", ["task", "score", "images", "prompts"], rows, [repr(self)], strong=(len(rows) - 1,))
         return Document([table], table)
 
     def to_pandas(self) -> pd.DataFrame:

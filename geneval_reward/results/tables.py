@@ -11,16 +11,12 @@ import io
 import json
 import math
 import re
-import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from geneval_reward.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 FORMATS: Final = ("table", "markdown", "latex", "csv", "json")
 
@@ -111,10 +107,12 @@ def render(document: Document, format: str, *, width: int = 160) -> str:
     if format == "table":
         from rich.console import Console
 
+        from geneval_reward.results.terminal import terminal
+
         console = Console(width=width, file=io.StringIO(), highlight=False)
         with console.capture() as capture:
-            console.print(terminal(document))
-        return capture.get()
+            console.print(terminal(document, width))
+        return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
     if format == "markdown":
         return _markdown(document)
     if format == "latex":
@@ -124,35 +122,6 @@ def render(document: Document, format: str, *, width: int = 160) -> str:
     if format == "json":
         return json.dumps(finite(document.record), indent=2, allow_nan=False) + "\n"
     raise UsageError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-
-
-def terminal(document: Document) -> Group:
-    """Build what `rich` prints in a terminal; no cell is read as markup."""
-    from rich import box
-    from rich import table as rich_table
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[Any] = [Text(_plain(f"! {problem}"), style="bold yellow") for problem in document.problems]
-    for table in document.tables:
-        rows = [[_plain(_text(cell)) for cell in row] for row in table.rows]
-        title = Text(_plain(table.title), style="bold") if table.title else None
-        grid = rich_table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for number, name in enumerate(table.header):
-            cells = [len(row[number]) for row in rows if row]
-            # Long headers take several lines, so that a table of many columns still fits into 80 characters.
-            lines = textwrap.wrap(_plain(name), max([8, *cells]), break_long_words=False) or [""]
-            least = 0 if number else min(14, max(map(len, [*lines, *(row[0] for row in rows if row)])))
-            justify: Any = "right" if number else "left"
-            grid.add_column(Text("\n".join(lines)), justify=justify, overflow="fold", min_width=least or None)
-        for number, row in enumerate(rows):
-            if row:
-                grid.add_row(*map(Text, row), style="bold" if number in table.strong else "")
-            else:
-                grid.add_section()
-        parts += [grid, *(Text(_plain(note)) for note in table.notes)]
-    parts += [Text(_plain(conclusion)) for conclusion in document.conclusions]
-    return Group(*parts)
 
 
 def html(document: Document) -> str:
@@ -165,11 +134,11 @@ def html(document: Document) -> str:
     """
 
     def line(name: str, cells: Iterable[object], open_: str = "<tr>") -> str:
-        return open_ + "".join(f"<{name}>{escape(_plain(_text(cell)))}</{name}>" for cell in cells) + "</tr>"
+        return open_ + "".join(f"<{name}>{escape(plain_text(cell_text(cell)))}</{name}>" for cell in cells) + "</tr>"
 
-    parts = [f"<p><b>! {escape(_plain(problem))}</b></p>" for problem in document.problems]
+    parts = [f"<p><b>! {escape(plain_text(problem))}</b></p>" for problem in document.problems]
     for table in document.tables:
-        title = f"<caption>{escape(_plain(table.title))}</caption>" if table.title else ""
+        title = f"<caption>{escape(plain_text(table.title))}</caption>" if table.title else ""
         rows = (
             line("td", row, '<tr style="font-weight: bold">' if number in table.strong else "<tr>")
             for number, row in enumerate(table.rows)
@@ -177,8 +146,8 @@ def html(document: Document) -> str:
         )
         head = f"<thead>{line('th', table.header)}</thead>"
         parts.append(f"<table>{title}{head}<tbody>{''.join(rows)}</tbody></table>")
-        parts += [f"<p><small>{escape(_plain(note))}</small></p>" for note in table.notes]
-    parts += [f"<p>{escape(_plain(conclusion))}</p>" for conclusion in document.conclusions]
+        parts += [f"<p><small>{escape(plain_text(note))}</small></p>" for note in table.notes]
+    parts += [f"<p>{escape(plain_text(conclusion))}</p>" for conclusion in document.conclusions]
     return "".join(parts)
 
 
@@ -227,7 +196,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
 
 def _markdown_cell(cell: object) -> str:
     """Text that cannot end a cell or a line, and cannot become HTML, a link or an image."""
-    text = _plain(_text(cell)).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+    text = plain_text(cell_text(cell)).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -257,7 +226,7 @@ def _latex_row(cells: Sequence[object]) -> str:
 
 
 def _latex_cell(cell: object) -> str:
-    return "".join(_LATEX.get(character, character) for character in _plain(_text(cell)))
+    return "".join(_LATEX.get(character, character) for character in plain_text(cell_text(cell)))
 
 
 def _csv(table: Table) -> str:
@@ -282,10 +251,11 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
 
 
-def _text(cell: object) -> str:
+def cell_text(cell: object) -> str:
+    """Write a cell; None is an empty one."""
     return "" if cell is None else str(cell)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """A text in one line, without the control characters that move a terminal's cursor."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).split())

@@ -54,6 +54,12 @@ class ScoreIntervals:
     icc: float = math.nan
     rerun_standard_error: float = math.nan
 
+    def figures(self) -> dict[str, Estimate]:
+        """Return every score by its name in CSV and JSON: tasks, `overall`, `images_correct`, `prompts_correct`, `pass@k`."""
+        found = {**self.tags, "overall": self.overall, "images_correct": self.micro}
+        found |= {} if self.pass_any is None else {"prompts_correct": self.pass_any}
+        return found | {f"pass@{k}": estimate for k, estimate in self.pass_at_k.items()}
+
 
 def clustered_bootstrap(
     correct: npt.ArrayLike,

@@ -112,8 +112,8 @@ class PairedComparison:
     level: float
 
     def figures(self) -> dict[str, Difference]:
-        """Return every difference by name: the tags, `overall`, and `all images`."""
-        return {**self.tags, "overall": self.overall, "all images": self.micro}
+        """Return every difference by its name in tables, CSV and JSON: the tasks, `overall`, and `images_correct`."""
+        return {**self.tags, "overall": self.overall, "images_correct": self.micro}
 
 
 def compare_paired(

@@ -20,11 +20,11 @@ import numpy as np
 from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import Results
+from geneval_reward.results.notation import judge_text, kappa_text, rounded, score_text, share_text
 from geneval_reward.results.record import index_of
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap, cohen_kappa
 from geneval_reward.study.annotation_files import AnnotatedImage, Criterion
-from geneval_reward.study.wording import judge_text, points_text
 
 PAPER: Final = {"annotators": 0.83, "between annotators": 0.88, "unanimous": 0.91}
 """The paper's figures (arXiv 2310.11513)."""
@@ -68,15 +68,13 @@ class TaskAgreement:
         return {
             "images": self.images,
             **{name: None if one is None else one.to_dict() for name, one in estimates.items()},
-            **{name: None if math.isnan(number) else round(number, 6) for name, number in numbers.items()},
+            **{name: rounded(number) for name, number in numbers.items()},
         }
 
     def cells(self) -> list[object]:
-        """The figures in per cent, and kappa, as the table shows them."""
-        kappa = "–" if math.isnan(self.kappa) else f"{self.kappa:.2f}"
-        if not math.isnan(self.kappa_low):
-            kappa += f" ({self.kappa_low:.2f} to {self.kappa_high:.2f})"
-        return [self.images, *(points_text(getattr(self, name)) for name in _ESTIMATES), kappa]
+        """The shares, and kappa, as the table shows them."""
+        kappa = kappa_text(self.kappa, self.kappa_low, self.kappa_high)
+        return [self.images, *(score_text(getattr(self, name)) for name in _ESTIMATES), kappa]
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,20 @@ class Agreement:
     def document(self) -> Document:
         """The agreement in every format; CSV has one line per task."""
         tasks = {**self.tags, "all": self.overall}
-        paper = ["the paper", "1,200", *(f"{100 * PAPER[key]:.0f}" for key in list(PAPER)[:2]), "", "91", ""]
+        printed = [f"{share:.2f}" for share in PAPER.values()]
+        paper = ["the paper", "1,200", *printed[:2], "", printed[2], ""]
         table = Table(
-            "per cent that agree, with 95 % intervals over prompts",
+            "share that agree, with 95 % intervals over prompts",
             ["task", "images", "with people", "between people", "majority", "unanimous", "kappa"],
             [*([name, *one.cells()] for name, one in tasks.items()), [], paper],
             [
-                f"people find {100 * self.overall.people:.0f} % correct, the backend {100 * self.overall.backend:.0f} %",
+                f"correct to people {share_text(self.overall.people)}, to the backend {share_text(self.overall.backend)}",
                 f"judged by {self.judged_by}",
             ],
             strong=(len(self.tags),),
         )
-        parts = ("value", "low", "high", "images", "prompts")
-        columns = ["images", *(f"{name}_{part}" for name in _ESTIMATES for part in parts), *_NUMBERS]
+        parts = {"value": "", "low": "_low", "high": "_high", "images": "_images", "prompts": "_prompts"}
+        columns = ["images", *(f"{name}{part}" for name in _ESTIMATES for part in parts.values()), *_NUMBERS]
         rows: list[list[object]] = []
         for name, one in tasks.items():
             plain = one.to_dict()

@@ -17,11 +17,18 @@ from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
+from geneval_reward.results.notation import (
+    ESTIMATE_COLUMNS,
+    estimate_cells,
+    percent_text,
+    rules_text,
+    score_text,
+    share_text,
+)
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap
 from geneval_reward.study.figures import PALETTE, new_axes, save_figure
 from geneval_reward.study.summary import summarize
-from geneval_reward.study.wording import points_text, rules_text, task_header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,31 +108,30 @@ class RulesGrid:
         names = list(self.axes)
         if len(names) == 1:
             tags = [tag for tag in TAGS if tag in self.cells[0].tags]
-            header = [names[0], "overall", *task_header(tags)]
+            header = [names[0], "overall", *tags]
             rows = [
                 [
                     f"{getattr(cell.rules, names[0]):g}",
-                    points_text(cell.overall),
-                    *(f"{100 * cell.tags[tag].value:.1f}" for tag in tags),
+                    score_text(cell.overall),
+                    *(share_text(cell.tags[tag].value) for tag in tags),
                 ]
                 for cell in self.cells
             ]
         else:
             down, across = self.axes.values()
             header = [" \\ ".join(names), *(f"{value:g}" for value in across)]
-            scores = [f"{100 * cell.overall.value:.1f}" for cell in self.cells]
+            scores = [share_text(cell.overall.value) for cell in self.cells]
             rows = [[f"{value:g}", *scores[i * len(across) : (i + 1) * len(across)]] for i, value in enumerate(down)]
         rest = {name: value for name, value in self.base.to_dict().items() if name not in self.axes}
-        title = f"{self.credit} scores in points, {self.images} images JUDGED AGAIN over a grid of rules"
-        keys = ["value", "low", "high", "images", "prompts"]
+        title = f"{self.credit} scores, {self.images} images JUDGED AGAIN over a grid of rules"
         values = [
-            [*(getattr(cell.rules, name) for name in names), figure, *map(one.to_dict().get, keys), rules_text(rest)]
+            [*(getattr(cell.rules, name) for name in names), task, *estimate_cells(one), rules_text(rest)]
             for cell in self.cells
-            for figure, one in (("overall", cell.overall), *cell.tags.items())
+            for task, one in (("overall", cell.overall), *cell.tags.items())
         ]
         return Document(
             [Table(title, header, rows, [f"all other rules: {rules_text(rest)}"])],
-            Table("", [*names, "name", *keys, "other_rules"], values),
+            Table("", [*names, "task", *ESTIMATE_COLUMNS, "other_rules"], values),
             self.to_dict(),
         )
 
@@ -249,38 +255,38 @@ def plot(grid: RulesGrid) -> Figure:
 def _draw_lines(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
     ((name, x),) = grid.axes.items()
     for number, tag in enumerate(tag for tag in TAGS if tag in grid.cells[0].tags):
-        y = [100 * cell.tags[tag].value for cell in grid.cells]
-        # Tasks often lie on one another, at 0 or at 100: dashes of their own and ever smaller marks let all be seen.
+        y = [cell.tags[tag].value for cell in grid.cells]
+        # Tasks often lie on one another, at 0 or at 1: dashes of their own and ever smaller marks let all be seen.
         dashes = (number * 2, (6, 2 + 2 * number))
         size = 9 - number
-        axes.plot(x, y, color=PALETTE[number], lw=1.4, ls=dashes, marker="o", ms=size, label=tag.replace("_", " "))
-    axes.plot(x, [100 * cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
+        axes.plot(x, y, color=PALETTE[number], lw=1.4, ls=dashes, marker="o", ms=size, label=tag)
+    axes.plot(x, [cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
     ends = [cell.overall.interval for cell in grid.cells]
-    low, high = [100 * one.low for one in ends], [100 * one.high for one in ends]
+    low, high = [one.low for one in ends], [one.high for one in ends]
     axes.fill_between(x, low, high, color="black", alpha=0.12, linewidth=0)
     here = getattr(grid.base, name)
     axes.axvline(here, color="0.5", linestyle=":", label=f"the rule in force ({here:g})")
-    axes.set_xlabel(name.replace("_", " "))
-    axes.set_ylabel(f"{grid.credit} score in points, {ends[0].level:.0%} interval")
-    axes.set_ylim(-2, 102)
+    axes.set_xlabel(name)
+    axes.set_ylabel(f"{grid.credit} score, {percent_text(ends[0].level)} interval")
+    axes.set_ylim(-0.02, 1.02)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 
 def _draw_map(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
     (name_down, down), (name_across, across) = grid.axes.items()
-    table = 100 * np.array([cell.overall.value for cell in grid.cells]).reshape(len(down), len(across))
+    table = np.array([cell.overall.value for cell in grid.cells]).reshape(len(down), len(across))
     axes.grid(visible=False)
     picture = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
     axes.set_xticks(range(len(across)), [f"{value:g}" for value in across])
     axes.set_yticks(range(len(down)), [f"{value:g}" for value in down])
-    axes.set_xlabel(name_across.replace("_", " "))
-    axes.set_ylabel(name_down.replace("_", " "))
+    axes.set_xlabel(name_across)
+    axes.set_ylabel(name_down)
     if table.size <= 150:
         middle = (table.min() + table.max()) / 2
         for i, j in np.ndindex(table.shape):
             color = "black" if table[i, j] > middle else "white"
-            axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", fontsize=8, color=color)
+            axes.text(j, i, share_text(table[i, j]), ha="center", va="center", fontsize=8, color=color)
     here = getattr(grid.base, name_across), getattr(grid.base, name_down)
     place = [
         [i for i, value in enumerate(values) if abs(value - own) < 1e-9]
@@ -289,7 +295,7 @@ def _draw_map(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
     if all(place):
         axes.plot(*place, "s", markersize=26, markerfacecolor="none", color=PALETTE[1])
         axes.set_title("square: the rules in force", loc="left", fontsize=9)
-    figure.colorbar(picture, label=f"{grid.credit} score in points")
+    figure.colorbar(picture, label=f"{grid.credit} score")
     return figure
 
 
@@ -349,5 +355,5 @@ def _best(grid: RulesGrid) -> str:
     where = ", ".join(f"{name} {getattr(best.rules, name):g}" for name in grid.axes)
     return (
         f"the thresholds alone move the overall score by {100 * grid.spread:.1f} points over this grid; the highest, "
-        f"{100 * best.overall.value:.1f} at {where}, was found on these images: check it on others before using it as a rule"
+        f"{share_text(best.overall.value)} at {where}, was found on these images: check it on others before using it as a rule"
     )

@@ -12,9 +12,9 @@ from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge import Detections, Finding, Rules, Verdict
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import ResultRow, Results
+from geneval_reward.results.notation import counted, estimate_cells, judge_text, kappa_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap, cohen_kappa
-from geneval_reward.study.wording import counted, judge_text, points_text
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        kappa = [None if number != number else round(number, 6) for number in self.kappa]
+        kappa = map(rounded, self.kappa)
         counts = {name: getattr(self, name) for name in ("both", "first", "second", "neither")}
         return {
             "agreement": self.agreement.to_dict(),
-            **dict(zip(("kappa", "low", "high"), kappa, strict=True)),
+            **dict(zip(("kappa", "kappa_low", "kappa_high"), kappa, strict=True)),
             **counts,
         }
 
@@ -71,25 +71,23 @@ class SecondOpinion:
     def document(self) -> Document:
         """The table in every format."""
         found = {**self.tags, "all": self.overall}
-        cells = []
-        for name, one in found.items():
-            kappa, low, high = one.kappa
-            text = "–" if kappa != kappa else f"{kappa:.2f}" + ("" if low != low else f" ({low:.2f} to {high:.2f})")
-            cells.append(
-                [name.replace("_", " "), points_text(one.agreement), text, one.both, one.first, one.second, one.neither]
-            )
+        cells = [
+            [name, score_text(one.agreement), kappa_text(*one.kappa), one.both, one.first, one.second, one.neither]
+            for name, one in found.items()
+        ]
         header = ["task", "agreement", "kappa", "both right", "only first", "only second", "both wrong"]
         table = Table(
-            "Two judges on the same images; agreement in per cent, 95 % intervals, clustered by prompt",
+            "Two judges on the same images: share on which they agree, and kappa, with 95 % intervals, clustered by prompt",
             header,
             cells,
             [f"first: {self.judges[0]}", f"second: {self.judges[1]}"],
             strong=(len(cells) - 1,),
         )
         record = {name: one.to_dict() for name, one in found.items()}
-        names = ["task", "agreement", "kappa", "low", "high", "both", "first", "second", "neither"]
+        ends = ["agreement", "agreement_low", "agreement_high", "kappa", "kappa_low", "kappa_high"]
+        names = ["task", *ends, "both", "first", "second", "neither"]
         values = [
-            [name, round(one.agreement.value, 6), *list(one.to_dict().values())[1:]] for name, one in found.items()
+            [name, *estimate_cells(one.agreement)[:3], *list(one.to_dict().values())[1:]] for name, one in found.items()
         ]
         return Document(
             [table], Table("", names, values), {**record, "problems": self.problems}, problems=self.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.judges.pairwise import TASK_ASPECTS, Comparison, PairJudge
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import Results
+from geneval_reward.results.notation import counted, kappa_text, rounded, share_with_interval
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import cohen_kappa, wilson
-from geneval_reward.study.wording import counted
 from geneval_reward.vision.images import load_image
 
 _BATCH = 16
@@ -74,27 +75,26 @@ class PairOpinion:
             agree = sum(not self.pairs[i].differs for i in decided)
             ties, consistent = len(read) - len(decided), sum(pair.found.consistent for pair in some)
             interval = wilson(agree, len(decided)) if decided else None
+            ends = (math.nan, math.nan) if interval is None else (interval.low, interval.high)
             kappa = cohen_kappa(
                 [self.pairs[i].first_says > 0 for i in decided],
                 [self.pairs[i].found.preference == 1 for i in decided],
                 [self.prompts[i] for i in decided],
                 [self.tags[i] for i in decided],
             )
-            share = agree / len(decided) if decided else float("nan")
+            share = agree / len(decided) if decided else math.nan
             rows.append(
                 [
-                    name.replace("_", " "),
+                    name,
                     len(some),
-                    "–"
-                    if interval is None
-                    else f"{100 * share:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",
-                    "–" if kappa[0] != kappa[0] else f"{kappa[0]:.2f}",
-                    f"{ties}",
+                    share_with_interval(share, *ends),
+                    kappa_text(*kappa),
+                    ties,
                     f"{consistent} of {len(read)}",
                     len(some) - len(read),
                 ]
             )
-            numbers = [None if x != x else round(x, 6) for x in (share, *kappa)]
+            numbers = map(rounded, (share, *ends, *kappa))
             values.append([name, len(some), len(decided), *numbers, ties, consistent, len(some) - len(read)])
         header = ["task", "pairs", "agreement where decided", "kappa", "ties", "same in both orders", "unread"]
         table = Table(
@@ -103,7 +103,8 @@ class PairOpinion:
             rows,
             strong=(len(rows) - 1,),
         )
-        names = ["task", "pairs", "decided", "agreement", "kappa", "low", "high", "ties", "consistent", "unread"]
+        ends_of = [f"{name}{end}" for name in ("agreement", "kappa") for end in ("", "_low", "_high")]
+        names = ["task", "pairs", "decided", *ends_of, "ties", "consistent", "unread"]
         record = {str(row[0]): dict(zip(names[1:], row[1:], strict=True)) for row in values}
         return Document(
             [table], Table("", names, values), {**record, "problems": self.problems}, problems=self.problems

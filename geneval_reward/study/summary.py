@@ -18,10 +18,18 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results import GeneratorNotes, Results
 from geneval_reward.results.generator_notes import generator_marks
+from geneval_reward.results.notation import (
+    ESTIMATE_COLUMNS,
+    ROW_NAMES,
+    counted,
+    estimate_cells,
+    percent_text,
+    rules_text,
+    score_text,
+)
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.completeness import Completeness, completeness
-from geneval_reward.study.wording import counted, interval_text, rules_text
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +75,7 @@ class Summary:
 
     def __repr__(self) -> str:
         one, judge = self.scores.overall, self.backend or "not one known judge"
-        return f"Summary({self.overall_label} {one.value:.3f} ({interval_text(one)}), {self.standing}; {judge})"
+        return f"Summary({self.overall_label} {score_text(one)}, {self.standing}; {judge})"
 
     def _repr_html_(self) -> str:
         return html(self.document())
@@ -142,11 +150,7 @@ class Summary:
 
     def estimates(self) -> dict[str, Estimate]:
         """Every score by the name that CSV and JSON give it."""
-        scores = self.scores
-        found = {**scores.tags, "overall": scores.overall, "images_correct": scores.micro}
-        found |= {} if scores.pass_any is None else {"prompts_correct": scores.pass_any}
-        found |= {f"pass@{k}": estimate for k, estimate in scores.pass_at_k.items()}
-        return found | {f"pairs_{tag}": estimate for tag, estimate in self.pairs.items()}
+        return self.scores.figures() | {f"pairs_{tag}": estimate for tag, estimate in self.pairs.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values.
@@ -183,29 +187,26 @@ class Summary:
         """The table in every format that it can be printed in."""
         estimates = self.estimates()
         names = {
-            **{name: name for name in estimates},
+            **ROW_NAMES,
             "overall": self.overall_label,
-            "images_correct": "correct images",
-            "prompts_correct": "correct prompts (any image)",
             **{f"pairs_{tag}": f"{tag}, both of a pair" for tag in self.pairs},
         }
+        level = percent_text(self.scores.overall.interval.level)
         rows: list[list[object]] = []
         for name, one in estimates.items():
             rows += [[]] if name == "overall" else []
-            rows.append([names[name], f"{one.value:.4f}", interval_text(one) or "–", one.images, one.prompts])
+            rows.append([names.get(name, name), score_text(one), one.images, one.prompts])
         table = Table(
-            f"GenEval, credit {self.credit}, {self.standing}; {self.scores.overall.interval.level:.0%} intervals, "
-            "clustered by prompt",
-            ["", "score", "95 % interval", "images", "prompts"],
+            f"GenEval, credit {self.credit}, {self.standing}; {level} intervals, clustered by prompt",
+            ["task", "score", "images", "prompts"],
             rows,
             [self.judged_by],
             strong=(len(self.scores.tags) + 1,),
         )
-        keys = ["value", "low", "high", "images", "prompts"]
         # Without a column for them, scores under other rules would look like those of the run.
         again = [rules_text(self.rules)] if self.rejudged else []
-        values = [[name, *map(one.to_dict().get, keys), *again] for name, one in estimates.items()]
-        header = ["name", *keys, *(["rules"] if again else [])]
+        values = [[name, *estimate_cells(one), *again] for name, one in estimates.items()]
+        header = ["task", *ESTIMATE_COLUMNS, *(["rules"] if again else [])]
         return Document(
             [table],
             Table("", header, values),

@@ -16,11 +16,21 @@ from geneval_reward.judges.mt_geneval import (
     read_contextual,
     read_counterfactual,
 )
+from geneval_reward.results.notation import rounded, share_with_interval
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import wilson
 from geneval_reward.support.files import split_lines
 
-_COLUMNS = ("language", "set", "accuracy", "low", "high", "bleu", "segments", "no_gendered_word")
+_COLUMNS = (
+    "language",
+    "set",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "bleu",
+    "segments",
+    "no_gendered_word",
+)
 
 
 def translation_table(
@@ -61,8 +71,7 @@ def translation_table(
         [
             row["language"],
             row["set"],
-            f"{row['accuracy']:.4f}",
-            f"{row['low']:.3f} to {row['high']:.3f}",
+            share_with_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
             f"{row['bleu']:.1f}",
             row["segments"],
             row["no_gendered_word"],
@@ -70,8 +79,8 @@ def translation_table(
         for row in rows
     ]
     table = Table(
-        f"MT-GenEval, {split}",
-        ["language", "set", "accuracy", "95 % interval", "BLEU", "segments", "always right"],
+        f"MT-GenEval, {split}, with 95 % intervals",
+        ["language", "set", "accuracy", "BLEU", "segments", "always right"],
         cells,
         [
             "accuracy is no quality: an untranslated source scores .85 to 1.00; read it with BLEU (torchmetrics, 4-grams, split "
@@ -88,9 +97,9 @@ def _row(found: TranslationSet, right: Sequence[bool], preds: Sequence[str], tar
     return {
         "language": found.language,
         "set": found.kind,
-        "accuracy": sum(right) / len(right),
-        "low": interval.low,
-        "high": interval.high,
+        "accuracy": rounded(sum(right) / len(right)),
+        "accuracy_low": rounded(interval.low),
+        "accuracy_high": rounded(interval.high),
         "bleu": 100 * float(bleu_score(list(preds), [[text] for text in target])),
         "segments": len(right),
         "no_gendered_word": int(blind.sum()),

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from geneval_reward.demo.training import TrainingDemo
 
 _ROWS = 12  # largest number of epochs in the live table
-_COLUMNS = ("epoch", "images", "seconds", "reward", "held out", "audit gap", "zero-std groups", "velocity drift")
+_COLUMNS = (
+    "epoch",
+    "images",
+    "seconds",
+    "reward",
+    "held out",
+    "audit gap, points",
+    "zero-std groups",
+    "velocity drift",
+)
 
 
 def train_and_report(
@@ -26,6 +35,7 @@ def train_and_report(
     from geneval_reward.demo.training import train_pocket
     from geneval_reward.demo.training.page import method_name, methods_table, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
+    from geneval_reward.results.notation import points_text, share_text
     from geneval_reward.support.files import write_whole
 
     with LiveTable(method_name(method), messages) as table:
@@ -47,9 +57,9 @@ def train_and_report(
     output.print(methods)
     audit = result.audit_after
     output.print(
-        f"audit: first judge {audit.score:.3f}, second judge {audit.audit:.3f}, gap {audit.gap:+.3f} "
-        f"(before training {result.audit_before.gap:+.3f}); confirmed {audit.confirmed:.3f} of what the first one passes "
-        f"(before {result.audit_before.confirmed:.3f})"
+        f"audit: first judge {share_text(audit.score)}, second judge {share_text(audit.audit)}, gap {points_text(audit.gap)} "
+        f"points (before training {points_text(result.audit_before.gap)}); the second confirms {share_text(audit.confirmed)} of "
+        f"what the first one passes (before {share_text(result.audit_before.confirmed)})"
     )
     page = out / f"training-{method}.html"
     write_whole(page, training_page(result, runs))
@@ -103,7 +113,9 @@ class LiveTable:
 
 
 def _cells(point: Any) -> tuple[str, ...]:
-    def number(value: float, form: str = ".3f") -> str:
+    from geneval_reward.results.notation import points_text, share_text
+
+    def number(value: float, form: str) -> str:
         return "" if math.isnan(value) else format(value, form)
 
     found = point.metrics
@@ -111,21 +123,23 @@ def _cells(point: Any) -> tuple[str, ...]:
         str(point.epoch or "before"),
         f"{point.images:,}",
         f"{point.seconds:.0f}",
-        number(point.reward),
-        number(point.held_out),
-        number(point.audit_gap, "+.3f"),
+        "" if math.isnan(point.reward) else share_text(point.reward),
+        "" if math.isnan(point.held_out) else share_text(point.held_out),
+        "" if math.isnan(point.audit_gap) else points_text(point.audit_gap),
         number(found.get("zero_std_ratio", math.nan), ".2f"),
         number(found.get("velocity_norm_drift", math.nan), "+.1%"),
     )
 
 
 def _by_task(result: TrainingDemo) -> Table:
-    table = Table("task", "before", "after", "difference", title="held-out prompts, same noise", title_justify="left")
+    from geneval_reward.results.notation import difference_text, share_text
+
+    table = Table(
+        "task", "before", "after", "difference, points", title="held-out prompts, same noise", title_justify="left"
+    )
 
     def row(name: str, before: Any, after: Any, difference: Any) -> None:
-        interval = difference.interval
-        change = f"{difference.value:+.3f} ({interval.low:+.2f} .. {interval.high:+.2f})"
-        table.add_row(name, f"{before.value:.3f}", f"{after.value:.3f}", change)
+        table.add_row(name, share_text(before.value), share_text(after.value), difference_text(difference))
 
     for name, before in result.before.tags.items():
         row(name, before, result.after.tags[name], result.difference.tags[name])

@@ -171,7 +171,7 @@ def _announce(messages: Any, chosen: Subset | None, images_per_prompt: int, rewr
         error = 100 * chosen.standard_error(images_per_prompt)
         messages.print(
             f"a stratified subset of {len(chosen.specs)} of {chosen.whole} prompts: expect a standard error of about "
-            f"{error:.1f} points of the overall score (95 % interval +-{1.96 * error:.1f}); not the full suite"
+            f"{error:.1f} points of the overall score; not the full suite"
         )
     if rewritten:
         messages.print(

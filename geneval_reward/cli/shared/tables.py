@@ -38,11 +38,14 @@ def message_console() -> Console:
 
 def print_document(document: Document, format: str) -> None:
     """Print a document on standard output."""
-    from geneval_reward.results.tables import render, terminal
+    from geneval_reward.results.tables import render
+    from geneval_reward.results.terminal import terminal
 
     if format == Format.table:
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-        Console(highlight=False, width=width).print(terminal(document))
+        console = Console(
+            highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+        )
+        console.print(terminal(document, console.width))
     else:
         sys.stdout.write(render(document, format))
 

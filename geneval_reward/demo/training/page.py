@@ -11,6 +11,7 @@ from PIL import Image
 
 from geneval_reward.demo.training.record import Point, RunRecord
 from geneval_reward.demo.training.run import TrainingDemo
+from geneval_reward.results.notation import points_text, points_with_interval, share_text, share_with_interval
 from geneval_reward.study.figures import PALETTE, error_bars, new_figure, tidy
 from geneval_reward.study.report.page import Card, Part, Section, judged_page
 
@@ -22,7 +23,7 @@ _COLORS = dict(zip(_NAMES, PALETTE, strict=False))
 AUDIT_NAMES = {
     "geneval/audited_score": "first judge, which gives the rewards",
     "geneval/audit": "second judge",
-    "geneval/audit_gap": "gap",
+    "geneval/audit_gap": "gap, points",
     "geneval/audit_confirmed": "share of what the first judge passes that the second one confirms",
     "geneval/brightness": "brightness, 0 to 1",
     "geneval/diversity": "diversity of images of one prompt, 0 to 1",
@@ -48,7 +49,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
     facts = [
         ("held-out score before", _spanned(own.before)),
         ("after", _spanned(own.after)),
-        ("difference, same noise", f"{own.difference[0]:+.3f} ({own.difference[1]:+.3f} .. {own.difference[2]:+.3f})"),
+        ("difference, same noise", f"{points_with_interval(*own.difference)} points"),
         ("images sampled", f"{own.images:,}"),
         ("wall time", f"{own.total_seconds / 60:.1f} min"),
     ]
@@ -63,7 +64,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
     if len(runs) > 1:
         parts.append(Part("The methods in one table", "Each with what it was given.", methods_table(runs)))
     by_task = [
-        (tag, _spanned(row["before"]), _spanned(row["after"]), f"{row['after'][0] - row['before'][0]:+.3f}")
+        (tag, _spanned(row["before"]), _spanned(row["after"]), points_text(row["after"][0] - row["before"][0]))
         for tag, row in own.tags.items()
     ]
     audit = [*_audit_rows(own), ("velocity norm against the first epoch", "", _drift(own.curve))]
@@ -72,7 +73,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
             "By task",
             "95 % intervals, prompts resampled. Held-out prompts: no composition of two objects, colours or places among "
             "them is in the training prompts.",
-            (("task", "before", "after", "difference"), by_task),
+            (("task", "before", "after", "difference, points"), by_task),
         ),
         Part(
             "Audit: is it the pictures that got better, or the judge that was fooled?",
@@ -104,19 +105,18 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
 
 def methods_table(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Compare runs in a table; return its column names and rows."""
-    columns = ("method", "images", "seconds", "before", "after", "difference", "half of it at")
+    columns = ("method", "images", "seconds", "before", "after", "difference, points", "half of it at")
     rows: list[tuple[str, ...]] = []
     for run in runs:
         half = _half_way(run)
-        value, low, high = run.difference
         rows.append(
             (
                 f"{method_name(run.method)}, {run.minutes:g} min",
                 f"{run.images:,}",
                 f"{run.total_seconds:.0f}",
-                f"{run.before[0]:.3f}",
-                f"{run.after[0]:.3f}",
-                f"{value:+.3f} ({low:+.2f} .. {high:+.2f})",
+                share_text(run.before[0]),
+                share_text(run.after[0]),
+                points_with_interval(*run.difference),
                 f"{half.images:,} images, {half.seconds:.0f} s" if half else "-",
             )
         )
@@ -174,10 +174,11 @@ def _half_way(run: RunRecord) -> Point | None:
 
 
 def _audit_rows(run: RunRecord) -> list[tuple[str, str, str]]:
-    def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
+    def shown(name: str, value: float | None) -> str:
+        return points_text(value) if name == "geneval/audit_gap" and value is not None else share_text(value)
 
-    return [(text, shown(run.audit_before[name]), shown(run.audit_after[name])) for name, text in AUDIT_NAMES.items()]
+    sides = (run.audit_before, run.audit_after)
+    return [(text, *(shown(name, side[name]) for side in sides)) for name, text in AUDIT_NAMES.items()]
 
 
 def _drift(curve: Sequence[Point]) -> str:
@@ -201,4 +202,4 @@ def _cards(result: TrainingDemo) -> list[Card]:
 
 
 def _spanned(value: Sequence[float]) -> str:
-    return f"{value[0]:.3f} ({value[1]:.3f} .. {value[2]:.3f})"
+    return share_with_interval(*value)

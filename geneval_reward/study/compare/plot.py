@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geneval_reward.results.notation import percent_text
 from geneval_reward.study.compare.table import Comparison
 from geneval_reward.study.figures import error_bars, estimate_bars, new_figure, plain_text, save_figure, style_of, tidy
 
@@ -28,7 +29,7 @@ def plot(comparison: Comparison) -> Figure:
     scores, differences = figure.subplots(1, 2, sharey=True)
     _draw_scores(scores, comparison, rows)
     _draw_differences(differences, comparison, rows)
-    scores.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows])
+    scores.set_yticks(range(len(rows)), rows)
     scores.set_ylim(len(rows) - 0.5, -0.5)
     for axes in (scores, differences):
         axes.axhline(len(rows) - 1.5, color="0.6", linewidth=0.8)
@@ -50,17 +51,17 @@ def _draw_scores(axes: Axes, comparison: Comparison, rows: list[str]) -> None:
         ]
         color, mark = style_of(number)
         axes.errorbar(
-            [100 * one.value for _, one in known],
+            [one.value for _, one in known],
             [y for y, _ in known],
-            xerr=estimate_bars([one for _, one in known], 100),
+            xerr=estimate_bars([one for _, one in known]),
             fmt=mark,
             color=color,
             markersize=5,
             capsize=2,
             label=plain_text(run.name),
         )
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel(f"score in points, {comparison.level:.0%} intervals")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(f"score, {percent_text(comparison.level)} intervals")
 
 
 def _draw_differences(axes: Axes, comparison: Comparison, rows: list[str]) -> None:

@@ -6,24 +6,28 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from geneval_reward.results.notation import (
+    ESTIMATE_COLUMNS,
+    ROW_NAMES,
+    bare_p,
+    detectable_text,
+    difference_text,
+    estimate_cells,
+    judge_text,
+    percent_text,
+    rounded,
+    score_text,
+)
 from geneval_reward.results.tables import Document, Table, finite
 from geneval_reward.stats import Difference
 from geneval_reward.study.compare.table import Comparison, Pair
-from geneval_reward.study.wording import (
-    bare_p,
-    detectable_text,
-    difference_interval,
-    difference_text,
-    judge_text,
-    points_text,
-)
 
 _PAIRINGS = {"image": "image by image", "prompt": "by prompt", "none": "not paired"}
 
 
 def document(comparison: Comparison) -> Document:
-    """Build the tables of a comparison in every format; CSV has shares, one line for each score and each difference."""
-    header = ["name", "kind", "figure", "value", "low", "high", "p", "p_holm", "detectable", "images", "prompts"]
+    """Build the tables of a comparison in every format; CSV has a line per score, and per difference from the run `against`."""
+    header = ["run", "against", "task", *ESTIMATE_COLUMNS, "p", "p_holm", "detectable"]
     return Document(
         tables=[_scores(comparison), *(difference_table(pair) for pair in comparison.pairs)],
         values=Table("", header, _values(comparison)),
@@ -49,7 +53,7 @@ def difference_table(pair: Pair) -> Table:
     """Build the table of one run's differences from the first."""
     one = pair.comparison
     counted = one.overall.counts is not None
-    header = ["", "difference", "p (corrected)", "smallest visible"]
+    header = ["task", "difference", "p (corrected)", "smallest visible difference (80 % power)"]
     header += [f"only {pair.a} / only {pair.b}"] if counted else []
     images = f"{one.overall.images} images, {one.overall.prompts} prompts"
     return Table(
@@ -57,8 +61,8 @@ def difference_table(pair: Pair) -> Table:
         header,
         [_difference(name, difference) for name, difference in one.figures().items()],
         [
-            "smallest visible: the true difference that would be shown in 80 % of such comparisons; – if there are too few "
-            "prompts for any. A star marks differences that are shown after correction."
+            "smallest visible difference: the true difference that would be shown in 80 % of such comparisons; – if there are "
+            "too few prompts for any. A star marks differences that are shown after correction."
         ],
     )
 
@@ -66,12 +70,13 @@ def difference_table(pair: Pair) -> Table:
 def _scores(comparison: Comparison) -> Table:
     runs = comparison.runs
     scores = [run.scores for run in runs]
-    names = list(dict.fromkeys(tag for score in scores for tag in score.tags))
-    rows: list[list[object]] = [[tag, *(points_text(score.tags.get(tag)) for score in scores)] for tag in names]
-    rows.append(["overall", *(points_text(score.overall) for score in scores)])
-    rows.append(["all images", *(points_text(score.micro) for score in scores)])
-    if all(score.pass_any is not None for score in scores):
-        rows.append(["prompts with a correct image", *(points_text(score.pass_any) for score in scores)])
+    tasks = dict.fromkeys(tag for score in scores for tag in score.tags)
+    figures = [score.figures() for score in scores]
+    names = [*tasks, *(name for name in dict.fromkeys(name for one in figures for name in one) if name not in tasks)]
+    rows: list[list[object]] = []
+    for name in names:
+        rows += [[]] if name == "overall" else []
+        rows.append([ROW_NAMES.get(name, name), *(score_text(one.get(name)) for one in figures)])
     rows.append(["images / prompts", *(f"{run.images} / {run.prompts}" for run in runs)])
     judges = {run.name: judge_text([run.identity]) for run in runs}
     notes = [f"note: {one.text}" for one in comparison.problems if not one.serious]
@@ -80,8 +85,8 @@ def _scores(comparison: Comparison) -> Table:
     else:
         notes += [f"{name}: judged by {text}" for name, text in judges.items()]
     return Table(
-        f"scores ({comparison.credit}), in points, with {comparison.level:.0%} intervals",
-        ["", *(run.name for run in runs)],
+        f"scores, credit {comparison.credit}, with {percent_text(comparison.level)} intervals",
+        ["task", *(run.name for run in runs)],
         rows,
         notes,
     )
@@ -91,8 +96,8 @@ def _difference(name: str, difference: Difference) -> list[object]:
     # There is nothing to correct for in the score of all images, or if only one run is compared with the first.
     corrected = "" if difference.p_holm == difference.p_value else f" ({bare_p(difference.p_holm)})"
     row: list[object] = [
-        name,
-        f"{difference_text(difference)} ({difference_interval(difference)})",
+        ROW_NAMES.get(name, name),
+        difference_text(difference),
         bare_p(difference.p_value) + corrected + (" *" if difference.shown else ""),
         detectable_text(difference),
     ]
@@ -104,12 +109,11 @@ def _difference(name: str, difference: Difference) -> list[object]:
 def _values(comparison: Comparison) -> list[list[object]]:
     rows: list[list[object]] = []
     for run in comparison.runs:
-        for name, one in (*run.scores.tags.items(), ("overall", run.scores.overall), ("all images", run.scores.micro)):
-            ends = [one.interval.low, one.interval.high]
-            rows.append([run.name, "score", name, one.value, *ends, None, None, None, one.images, one.prompts])
+        for name, one in run.scores.figures().items():
+            rows.append([run.name, None, name, *estimate_cells(one), None, None, None])
     for pair in comparison.pairs:
         for name, d in pair.comparison.figures().items():
-            tests = [d.p_value, d.p_holm, d.detectable]
-            ends = [d.interval.low, d.interval.high]
-            rows.append([f"{pair.b} - {pair.a}", "difference", name, d.value, *ends, *tests, d.images, d.prompts])
+            numbers = map(rounded, (d.value, d.interval.low, d.interval.high))
+            tests = map(rounded, (d.p_value, d.p_holm, d.detectable))
+            rows.append([pair.b, pair.a, name, *numbers, d.images, d.prompts, *tests])
     return rows

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from geneval_reward.errors import UsageError
 from geneval_reward.results import Results, RunIdentity, read_results
+from geneval_reward.results.notation import detectable_text, p_text, percent_text, points_interval, points_text
 from geneval_reward.results.tables import html
 from geneval_reward.stats import PairedComparison, ScoreIntervals, clustered_bootstrap, holm
 from geneval_reward.study.compare.align import Problem, align, check
-from geneval_reward.study.wording import detectable_text, difference_interval, difference_text, p_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,8 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
     """Say what a comparison shows, in a sentence or two."""
     overall = comparison.overall
     numbers = (
-        f"{difference_text(overall)} points, {comparison.level:.0%} interval {difference_interval(overall)}, "
-        f"{p_text(overall.p_holm)}"
+        f"{points_text(overall.value)} points, {percent_text(comparison.level)} interval "
+        f"{points_interval(overall.interval.low, overall.interval.high)}, {p_text(overall.p_holm)}"
     )
     if overall.shown:
         better, worse = (b, a) if overall.value > 0 else (a, b)
@@ -180,10 +180,10 @@ def conclusion(a: str, b: str, comparison: PairedComparison) -> str:
     else:
         seen = "so few prompts can show nothing"
         if math.isfinite(overall.detectable):
-            seen = f"you could have seen {detectable_text(overall)} points (power 80%)"
+            seen = f"the smallest visible difference (80 % power) was {detectable_text(overall)} points"
         text = f"No difference shown: {b} - {a} = {numbers}; {seen}."
     shown = [
-        f"{tag} {difference_text(one)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown
+        f"{tag} {points_text(one.value)} ({p_text(one.p_holm)})" for tag, one in comparison.tags.items() if one.shown
     ]
     if shown:
         text += f" By task, corrected for {len(comparison.tags)} looks: {', '.join(shown)}."

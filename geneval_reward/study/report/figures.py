@@ -84,7 +84,7 @@ def scores_figure(report: Report) -> Figure:
             linewidth=0.4,
             label=plain_text(row.label) + (" (rewritten prompts)" if row.rewritten else ""),
         )
-    axes.set_xticks(places, [name.replace("_", " ") for name in names])
+    axes.set_xticks(places, names)
     axes.set(ylim=(0, 1.02), ylabel="score")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -155,7 +155,7 @@ def _draw_threshold(axes: Axes, one: Threshold, name: str) -> None:
     if len(near) and near.max() > 0 and one.counts.max() > 3 * near.max():
         axes.set_yscale("symlog", linthresh=float(near.max()))
     axes.set_xlim(one.edges[0], one.edges[-1])
-    axes.set_xlabel(f"{one.field.replace('_', ' ')} ({one.value:g})")
+    axes.set_xlabel(f"{one.field} ({one.value:g})")
     axes.set_ylabel("detections")
     share = f"{one.fragile} of {one.images} verdicts flip within ±{SHIFT:.2f}"
     axes.set_title(f"{plain_text(name)}: {share}" if name else share, fontsize=9)

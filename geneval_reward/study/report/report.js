@@ -40,7 +40,6 @@
 
   const prompt = (item) => data.prompts[item[0]];
   const tag = (item) => data.tags[prompt(item)[1]] || "";
-  const words = (name) => name.replaceAll("_", " ");
   const reasons = (side) => (side.r || []).map((number) => data.reasons[number]);
   const other = () => Number(state.other || 1);
   /** The sides that are shown: the only one, or the first and the chosen other. */
@@ -188,7 +187,7 @@
     const caption = element(
       "div", { class: "cap" },
       element("div", { class: "p" }, prompt(item)[0]),
-      element("div", { class: "tagline" }, many ? `${CHANGES[change(item)]} · ${words(tag(item))}` : words(tag(item))),
+      element("div", { class: "tagline" }, many ? `${CHANGES[change(item)]} · ${tag(item)}` : tag(item)),
       marks.length ? element("div", { class: "tagline warn" }, marks.join(" · ")) : null,
       side && side.r ? element("div", { class: "why" }, reasons(side)[0]) : null,
     );
@@ -283,7 +282,7 @@
     document.getElementById("d-title").textContent = prompt(item)[0];
     const runs = many ? [0, other()] : [0];
     body.replaceChildren(...sides(item).map((side, i) => detail(item, side, runs[i])));
-    const tagline = [words(tag(item)), item[1] >= 0 ? `image ${item[1]}` : "", `${opened + 1} of ${found.length}`];
+    const tagline = [tag(item), item[1] >= 0 ? `image ${item[1]}` : "", `${opened + 1} of ${found.length}`];
     const pairing = many && data.pairing[other() - 1] === "prompt" ? "same prompt, OTHER noise" : "";
     body.prepend(element("div", { class: "tagline", style: { gridColumn: "1 / -1" } }, [...tagline, pairing].filter(Boolean).join(" · ")));
     document.getElementById("prev").disabled = opened === 0;

@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from geneval_reward.judge.boxes import FAINT, PALETTE
+from geneval_reward.results.notation import percent_text, share_interval, share_text
 
 
 @cache
@@ -27,8 +28,9 @@ def environment() -> Environment:
     )
     # Style sheets and scripts are ours, and their quotes must not become entities.
     environment.globals["asset"] = lambda name: Markup(source(name))
-    environment.filters["score"] = lambda value: f"{value:.3f}"
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["share"] = share_text
+    environment.filters["interval"] = lambda interval: share_interval(interval.low, interval.high)
+    environment.filters["level"] = percent_text
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}%"
     return environment
 

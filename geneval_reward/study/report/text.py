@@ -6,11 +6,11 @@ from typing import Any
 
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
+from geneval_reward.results.notation import ESTIMATE_COLUMNS, estimate_cells, judge_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.study.compare.render import difference_table, to_dict
 from geneval_reward.study.report.calibration import SHIFT
 from geneval_reward.study.report.collect import Report, RunReport
-from geneval_reward.study.wording import judge_text, p_text, share_text, task_header
 
 
 def document(report: Report) -> Document:
@@ -35,7 +35,7 @@ def _scores(report: Report) -> Table:
         mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
         mark += f" (selected by {', '.join(run.summary.selected_by)})" if run.summary.selected_by else ""
         mark += "" if run.summary.complete else " (PARTIAL)"
-        rows.append([run.name + mark, *(share_text(scores.tags.get(tag)) for tag in TAGS), share_text(scores.overall)])
+        rows.append([run.name + mark, *(score_text(scores.tags.get(tag)) for tag in TAGS), score_text(scores.overall)])
     rows += [[]] if report.published else []
     for row in report.published:
         shares = [*map(row.tags.get, TAGS), row.overall]
@@ -46,8 +46,8 @@ def _scores(report: Report) -> Table:
         f"source of {row.label}: {row.source}{f' ({row.settings})' if row.settings else ''}" for row in report.published
     )
     return Table(
-        "GenEval scores with 95% intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
-        ["model", *task_header(TAGS), "overall"],
+        "GenEval scores with 95 % intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
+        ["model", *TAGS, "overall"],
         rows,
         notes,
     )
@@ -71,27 +71,28 @@ def _failures(report: Report) -> Table:
 
 
 def _values(report: Report) -> Table:
-    header = ["name", "kind", "figure", "value", "low", "high", "images", "prompts", "rewritten", "source"]
+    header = ["run", "kind", "against", "task", "cause", *ESTIMATE_COLUMNS, "p_holm", "rewritten", "source"]
     rows: list[list[object]] = []
+    files = {run.name: run.results.path.name for run in report.runs}
     for run in report.runs:
         origin = [bool(run.results.rewritten.any()), run.results.path.name]
         for name, one in run.summary.estimates().items():
-            if not name.startswith("pass@"):
-                rows.append([run.name, "run", name, *one.to_dict().values(), *origin])
+            rows.append([run.name, "run", None, name, None, *estimate_cells(one), None, *origin])
         images = len(run.results)
         rows += [
-            [run.name, "failures", one.cause.key, one.images, None, None, images, None, *origin] for one in run.groups
+            [run.name, "failures", None, None, one.cause.key, one.images, None, None, images, None, None, *origin]
+            for one in run.groups
         ]
     for row in report.published:
         for name, value in {**row.tags, "overall": row.overall}.items():
             if value is not None:
-                rows.append([row.label, "published", name, value, None, None, None, None, row.rewritten, row.source])
+                numbers = [value, None, None, None, None, None]
+                rows.append([row.label, "published", None, name, None, *numbers, row.rewritten, row.source])
     for pair in report.comparison.pairs if report.comparison else ():
         for name, d in pair.comparison.figures().items():
-            numbers = [round(number, 6) for number in (d.value, d.interval.low, d.interval.high)]
-            rows.append(
-                [f"{pair.b} - {pair.a}", "difference", name, *numbers, d.images, d.prompts, None, p_text(d.p_holm)]
-            )
+            ends = map(rounded, (d.value, d.interval.low, d.interval.high))
+            counts = [d.images, d.prompts, rounded(d.p_holm), None]
+            rows.append([pair.b, "difference", pair.a, name, None, *ends, *counts, files[pair.b]])
     return Table("", header, rows)
 
 

@@ -8,19 +8,22 @@ from typing import Any, Final
 from geneval_reward.judge.boxes import FAINT
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
+from geneval_reward.results.notation import (
+    ROW_NAMES,
+    counted,
+    detectable_text,
+    p_text,
+    percent_text,
+    points_interval,
+    points_text,
+    share_interval,
+    share_text,
+)
 from geneval_reward.stats import Difference, Estimate
 from geneval_reward.study.published import PublishedScore
 from geneval_reward.study.report.calibration import SHIFT, Threshold
 from geneval_reward.study.report.collect import Report, RunReport
 from geneval_reward.study.report.reasons import CAUSES
-from geneval_reward.study.wording import (
-    counted,
-    detectable_text,
-    difference_interval,
-    difference_text,
-    interval_text,
-    p_text,
-)
 
 _EXAMPLES: Final = 4
 _PAIRS: Final = 6
@@ -67,9 +70,10 @@ def _headline(run: RunReport) -> dict[str, Any]:
         )
     else:
         whole, badge = False, f"not the official suite: {counted(found.prompts, 'prompt')}"
-    facts = [("correct images", estimate_text(summary.scores.micro))]
+    facts = [(ROW_NAMES["images_correct"], estimate_text(summary.scores.micro))]
     if summary.scores.pass_any is not None:
-        facts.append(("prompts with a correct image", estimate_text(summary.scores.pass_any)))
+        facts.append((ROW_NAMES["prompts_correct"], estimate_text(summary.scores.pass_any)))
+    facts += [(f"pass@{k}", estimate_text(one)) for k, one in summary.scores.pass_at_k.items()]
     facts.append(("images", f"{len(run.results):,}"))
     if run.fragile:
         facts.append((f"verdicts that a threshold moved by {SHIFT:.2f} would flip", f"{run.fragile:,}"))
@@ -236,9 +240,9 @@ def _difference(name: str, d: Difference, reach: float) -> dict[str, Any]:
         return min(1.0, max(0.0, 0.5 + value / reach / 2))
 
     return {
-        "name": name,
-        "text": difference_text(d),
-        "span": difference_interval(d),
+        "name": ROW_NAMES.get(name, name),
+        "text": points_text(d.value),
+        "span": points_interval(d.interval.low, d.interval.high),
         "p": p_text(d.p_holm),
         "detectable": detectable_text(d),
         "shown": d.shown,
@@ -285,7 +289,10 @@ def _facts(run: RunReport) -> list[tuple[str, str]]:
     seeds = [seed for seed in results.seeds if seed is not None]
     facts.append(("seeds", f"{min(seeds)} to {max(seeds)}" if seeds else "not recorded"))
     facts.append(
-        ("intervals", f"{summary.scores.overall.interval.level:.0%}, {summary.scores.overall.interval.method}")
+        (
+            "intervals",
+            f"{percent_text(summary.scores.overall.interval.level)}, {summary.scores.overall.interval.method}",
+        )
     )
     facts += [(f"generated with: {name}", _short(value)) for name, value in run.setup.items()]
     return facts
@@ -320,5 +327,6 @@ def _counts(report: Report) -> dict[str, int]:
 
 def estimate_text(estimate: Estimate) -> str:
     """Write a score with its interval, or say why there is none."""
-    interval = interval_text(estimate) or f"no interval: {estimate.interval.method.removeprefix('none: ')}"
-    return f"{estimate.value:.3f} ({interval})"
+    reason = estimate.interval.method.removeprefix("none: ")
+    interval = share_interval(estimate.interval.low, estimate.interval.high)
+    return f"{share_text(estimate.value)} {interval or f'(no interval: {reason})'}"

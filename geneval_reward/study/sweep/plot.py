@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geneval_reward.errors import UsageError
+from geneval_reward.results.notation import percent_text
 from geneval_reward.study.figures import PALETTE, error_bars, estimate_bars, new_axes, plain_text, save_figure, style_of
 from geneval_reward.study.sweep.table import SweepRow, SweepTable
 
@@ -42,12 +43,12 @@ def plot(table: SweepTable) -> Figure:
         _draw(axes, own, number, plain_text(f"{axis} {value}") if axis else "")
     front = sorted((row for row in rows if row.front), key=lambda row: row.timing.seconds)
     if len(front) > 1:
-        x, y = [row.timing.seconds for row in front], [100 * row.overall.value for row in front]
+        x, y = [row.timing.seconds for row in front], [row.overall.value for row in front]
         axes.step(x, y, where="post", color="0.6", linewidth=1, linestyle=":", label="best so far", zorder=1)
     _draw_selection(axes, table)
     _label(axes, rows, axis)
     _scale_seconds(axes, [row.timing.seconds for row in rows])
-    axes.set_ylabel(f"score in points, {table.level:.0%} intervals")
+    axes.set_ylabel(f"score, {percent_text(table.level)} intervals")
     part = "" if table.prompts == table.whole else f" of {table.whole}"
     title = f"{len(table.rows)} settings, {table.prompts}{part} prompts x {table.images_per_prompt}"
     axes.set_title(title, loc="left", fontsize=10)
@@ -91,12 +92,12 @@ def _draw(axes: Axes, rows: list[SweepRow], number: int, label: str) -> None:
         if not own:
             continue
         x = [row.timing.seconds for row in own]
-        y = [100 * row.overall.value for row in own]
+        y = [row.overall.value for row in own]
         axes.errorbar(
             x,
             y,
             xerr=error_bars(x, [row.timing.low for row in own], [row.timing.high for row in own]),
-            yerr=estimate_bars([row.overall for row in own], 100),
+            yerr=estimate_bars([row.overall for row in own]),
             fmt=mark,
             color=color,
             markerfacecolor="white" if chosen else color,
@@ -111,15 +112,15 @@ def _draw_selection(axes: Axes, table: SweepTable) -> None:
     best = table.selected
     if best is None or math.isnan(best.timing.seconds):
         return
-    x, y = best.timing.seconds, 100 * best.overall.value
+    x, y = best.timing.seconds, best.overall.value
     axes.plot([x], [y], "o", markersize=15, markerfacecolor="none", color="0.2", label="best of the grid: optimistic")
     if table.selection is None:
         return
     held = table.selection.held_out
     axes.errorbar(
         [x * 1.12],
-        [100 * held.value],
-        yerr=estimate_bars([held], 100),
+        [held.value],
+        yerr=estimate_bars([held]),
         fmt="_",
         color="0.2",
         markersize=12,
@@ -135,7 +136,7 @@ def _label(axes: Axes, rows: list[SweepRow], axis: str | None) -> None:
         if text and (few or row.front or row.selected):
             axes.annotate(
                 plain_text(text),
-                (row.timing.seconds, 100 * row.overall.value),
+                (row.timing.seconds, row.overall.value),
                 xytext=(9, 7),
                 textcoords="offset points",
                 fontsize=7,

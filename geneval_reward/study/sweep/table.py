@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import Results, read_results
+from geneval_reward.results.notation import judge_text, points_text, score_text, share_text
 from geneval_reward.results.tables import Document, Table, finite
 from geneval_reward.stats import Difference, Estimate, clustered_bootstrap, compare_paired, holm
 from geneval_reward.study.sweep.grid import Cell
 from geneval_reward.study.sweep.run import RESULTS, TIMES, Sweep, choose_best_of
 from geneval_reward.study.sweep.selection import Selection, select_best
 from geneval_reward.study.sweep.timing import Timing, read_batches, timing
-from geneval_reward.study.wording import difference_text, judge_text, points_text
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class SweepTable:
         rows = [_cells(row) for row in self.rows]
         if self.selection is not None:
             held_out = ["held out", *[""] * (len(names) - 1)]
-            rows.append([*held_out, points_text(self.selection.held_out), "", "", "choice"])
+            rows.append([*held_out, score_text(self.selection.held_out), "", "", "choice"])
         strong = [number for number, row in enumerate(self.rows) if row.selected]
         header = [*names, "score", "s/image", "change", "note"]
         values = [_values(row) for row in record["rows"]]
@@ -160,7 +160,7 @@ def sweep_table(sweep: Sweep, whole: int, *, draws: int = 10_000, level: float =
         notes.append(
             f"{sweep.cells[best].name} is the best of {len(plain)} settings on these prompts: its score is too high on average"
             + (
-                f" ({100 * selection.apparent:.1f} here; {points_text(selection.held_out)} for a choice by four fifths of the "
+                f" ({share_text(selection.apparent)} here; {score_text(selection.held_out)} for a choice by four fifths of the "
                 "prompts, scored on the last fifth)"
                 if selection
                 else "; a task has a single prompt, so it cannot be said by how much"
@@ -255,7 +255,7 @@ def _front(scores: Sequence[float], seconds: Sequence[float], plain: Sequence[in
 
 
 LEGEND = (
-    "score: in points with its interval; change: from the first setting, * if it is shown (paired by prompt, corrected over the "
+    "score: with its interval; change: from the first setting in points, * if it is shown (paired by prompt, corrected over the "
     "settings); selected: the best of this grid, so its score is optimistic; held out: the best setting by four fifths of the "
     "prompts, scored on the last fifth; front: no setting is both better and faster"
 )
@@ -267,9 +267,9 @@ def _cells(row: SweepRow) -> list[object]:
     marks += ["front"] if row.front else []
     change = ""
     if row.difference is not None:
-        change = difference_text(row.difference) + (" *" if row.difference.shown else "")
+        change = points_text(row.difference.value) + (" *" if row.difference.shown else "")
     values = [str(value) for _, value in row.cell.values]
-    return [*values, points_text(row.overall), _seconds(row.timing), change, ", ".join(marks)]
+    return [*values, score_text(row.overall), _seconds(row.timing), change, ", ".join(marks)]
 
 
 def _record(table: SweepTable, row: SweepRow) -> dict[str, Any]:

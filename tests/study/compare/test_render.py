@@ -9,12 +9,12 @@ from made_up_results import write_synthetic
 from simulated_runs import simulate_runs
 
 from geneval_reward.generate.subset import TYPICAL_ACCURACY
+from geneval_reward.results.notation import p_text
 from geneval_reward.results.tables import render
 from geneval_reward.study.compare import compare_files
 from geneval_reward.study.compare.plot import plot, save_plot
 from geneval_reward.study.compare.render import document
 from geneval_reward.study.compare.table import short_names
-from geneval_reward.study.wording import p_text
 
 BETTER = {tag: min(1.0, share + 0.15) for tag, share in TYPICAL_ACCURACY.items()}
 
