@@ -78,7 +78,7 @@ def test_summary_refuses_rules_that_need_what_was_not_kept(run, results):
 
 def test_summary_as_csv_and_table(run, results):
     rows = run("summary", results, "--format", "csv")[0].stdout.splitlines()
-    assert rows[0] == "name,value,low,high,images,prompts"
+    assert rows[0] == "task,value,low,high,images,prompts"
     assert any(row.startswith("images_correct,0.5,") for row in rows)
     table = run("summary", results)[0].stdout
     assert "single_object" in table

@@ -43,9 +43,9 @@ def test_a_folder_that_is_not_there(run, scored):
 def test_summary_and_compare_as_text(run, tmp_path):
     runs = simulate_runs([dict.fromkeys(SUITE_PROMPTS, 0.5)] * 2, prompts=dict.fromkeys(SUITE_PROMPTS, 3), seed=1)
     a, b = (write_synthetic(tmp_path / f"{number}.jsonl", runs, number) for number in (0, 1))
-    for format, words in (("latex", r"\toprule"), ("markdown", "| overall |"), ("csv", "name,value,low,high")):
+    for format, words in (("latex", r"\toprule"), ("markdown", "| overall |"), ("csv", "task,value,low,high")):
         assert words in run("summary", a, "--format", format)[0].stdout
-    for format, words in (("latex", r"\toprule"), ("csv", "name,kind,figure")):
+    for format, words in (("latex", r"\toprule"), ("csv", "run,against,task")):
         result, code, message = run("compare", a, b, "--format", format, "--draws", 200)
         assert words in result.stdout
         assert code == 1

@@ -209,7 +209,7 @@ def test_command(tmp_path, scored, capsys, monkeypatch) -> None:
     run = typer.testing.CliRunner().invoke
     out = run(app, ["annotations", str(tmp_path / "a.csv"), str(results.path)])
     assert out.exit_code == 0
-    assert "100.0 (" in out.stdout
+    assert "1.000 [" in out.stdout
     assert "the paper" in out.stdout
     assert "83" in out.stdout
     record = json.loads(run(app, ["annotations", str(tmp_path / "a.csv"), str(results.path), "-f", "json"]).stdout)

@@ -128,7 +128,7 @@ def test_tables_and_pictures(tmp_path, results) -> None:
     one = judge_grid(results, ["confidence=.1:.9:.2"], draws=100)
     (table,) = one.document().tables
     header, rows = table.header, table.rows
-    assert header == ["confidence", "overall", *(tag.replace("_", " ") for tag in TAGS)]
+    assert header == ["confidence", "overall", *TAGS]
     assert [row[0] for row in rows] == ["0.1", "0.3", "0.5", "0.7", "0.9"]
     axes = plot(one).axes[0]
     assert len(axes.lines) == 8, "six tasks, the overall and the rule in force"
@@ -137,7 +137,7 @@ def test_tables_and_pictures(tmp_path, results) -> None:
     header, rows = table.header, table.rows
     assert header == ["confidence \\ position", "0", "0.1", "0.2", "0.3"]
     assert len(rows) == 5
-    assert rows[1][2] == f"{100 * two.cells[5].overall.value:.1f}"
+    assert rows[1][2] == f"{two.cells[5].overall.value:.3f}"
     assert plot(two).axes[0].images[0].get_array().shape == (5, 4)
     record = two.to_dict()
     assert json.loads(json.dumps(record)) == record
@@ -174,7 +174,7 @@ def test_command(tmp_path, results, monkeypatch) -> None:
     assert (tmp_path / "p.svg").exists()
     assert isinstance(run("--plot", "p.png").exception, ValueError)
     rows = list(csv.DictReader(io.StringIO(run("--rules", "confidence=.1:.9:.4", "-f", "csv").stdout)))
-    assert [row["name"] for row in rows if row["confidence"] == "0.5"] == ["overall", *TAGS]
+    assert [row["task"] for row in rows if row["confidence"] == "0.5"] == ["overall", *TAGS]
     assert all(0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1 for row in rows)
     assert all("counting_confidence=0.9" in row["other_rules"] for row in rows)
     # Plain rules still judge once, also when given in parts.

@@ -179,8 +179,8 @@ def test_every_format_says_that_images_were_judged_again_and_by_which_rules(writ
     assert "confidence=0.8, counting_confidence=0.9" in again
     assert "confidence=0.8" not in plain
     if form == "csv":
-        assert plain.startswith("name,value,low,high,images,prompts ")
-        assert again.startswith("name,value,low,high,images,prompts,rules ")
+        assert plain.startswith("task,value,low,high,images,prompts ")
+        assert again.startswith("task,value,low,high,images,prompts,rules ")
     else:
         assert "JUDGED AGAIN by the rules" in again
         assert "JUDGED AGAIN" not in plain

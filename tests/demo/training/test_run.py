@@ -83,7 +83,7 @@ def test_half_of_the_rise_is_told_where_it_was_seen():
         "seconds": "50",
         "before": "0.400",
         "after": "0.800",
-        "difference": "+0.400 (+0.30 .. +0.50)",
+        "difference, points": "+40.0 [+30.0, +50.0]",
         "half of it at": "300 images, 30 s",
     }
 

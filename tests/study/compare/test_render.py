@@ -39,7 +39,7 @@ def printed(comparison, format="table"):
 def test_a_difference_is_stated_with_its_interval(comparison):
     message = comparison.pairs[0].message
     assert message.startswith("lora is better than base: lora - base = +")
-    assert "95% interval +" in message
+    assert "points, 95 % interval [+" in message
     assert "p < 0.001" in message
     assert "By task, corrected for 6 looks" in message
 
@@ -49,7 +49,7 @@ def test_no_difference_says_what_could_have_been_seen(comparison):
     message = comparison.pairs[1].message
     assert not one.shown
     assert message.startswith("No difference shown: a|b - base = ")
-    assert f"you could have seen {100 * one.detectable:.1f} points (power 80%)" in message
+    assert f"the smallest visible difference (80 % power) was {100 * one.detectable:.1f} points" in message
 
 
 def test_p_values_are_corrected_over_the_runs(comparison):
@@ -62,7 +62,7 @@ def test_the_table_holds_every_task_and_run(comparison):
     text = printed(comparison)
     for word in ("single_object", "color_attr", "overall", "lora - base, in points, image by image", "180 prompts"):
         assert word in text
-    assert f"{100 * comparison.runs[0].scores.overall.value:.1f} (" in text
+    assert f"{comparison.runs[0].scores.overall.value:.3f} [" in text
 
 
 def test_markdown_is_a_table_whatever_the_names(comparison):

@@ -62,7 +62,7 @@ def test_a_run(write, rows, page):
     summary = summarize(report.runs[0].results, draws=200)
     assert f"{summary.scores.overall.value:.3f} overall" in shown.words
     interval = summary.scores.overall.interval
-    assert f"95% interval {interval.low:.3f} to {interval.high:.3f}" in shown.words
+    assert f"95 % interval [{interval.low:.3f}, {interval.high:.3f}]" in shown.words
     assert "PARTIAL: 18 of 553 prompts" in shown.words
     assert "535 of 553 prompts are missing" in shown.words
     assert not report.complete

@@ -46,7 +46,7 @@ def test_csv_has_a_line_per_figure(double):
     lines = list(csv.DictReader(io.StringIO(render(double, "csv"))))
     kinds = {line["kind"] for line in lines}
     assert kinds == {"run", "failures", "published", "difference"}
-    overall = next(line for line in lines if line["name"] == "c" and line["figure"] == "overall")
+    overall = next(line for line in lines if (line["run"], line["against"], line["task"]) == ("c", "", "overall"))
     assert float(overall["value"]) == pytest.approx(double.runs[1].summary.scores.overall.value, abs=1e-6)
     assert all(line["source"] for line in lines)
 
