@@ -650,7 +650,7 @@ def test_plot() -> None:
     values = [metric(*inputs(rows)) for rows in BATCHES]
     axes = metric.plot()[1]
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == [name.replace("_", " ") for name in (*TAGS, "overall")]
+    assert labels == [*TAGS, "overall"]
     parts = metric.breakdown()
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == pytest.approx([parts[name] for name in (*TAGS, "overall")])

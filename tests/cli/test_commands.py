@@ -82,7 +82,7 @@ def test_summary_as_csv_and_table(run, results):
     assert any(row.startswith("images_correct,0.5,") for row in rows)
     table = run("summary", results)[0].stdout
     assert "single_object" in table
-    assert "95 % interval" in table
+    assert "95 % intervals" in table
 
 
 def test_summary_of_the_official_scripts_own_file(run, results, tmp_path):

@@ -38,7 +38,7 @@ def test_results_show_themselves(tmp_path):
     html = results._repr_html_()
     scores = clustered_bootstrap(RUNS.correct[0], RUNS.prompt, RUNS.tag, draws=2000)
     for one in (scores.overall, *scores.tags.values()):
-        assert f"<td>{one.value:.3f}</td><td>{one.interval.low:.3f} to {one.interval.high:.3f}</td>" in html
+        assert f"<td>{one.value:.3f} [{one.interval.low:.3f}, {one.interval.high:.3f}]</td>" in html
     assert html.count("<tr") == 8
 
 

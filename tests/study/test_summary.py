@@ -250,7 +250,7 @@ def test_a_summary_and_a_comparison_show_themselves(write):
     results = read_results(write(made(FEW, 2)))
     summary = summarize(results, draws=500)
     one = summary.scores.overall
-    assert repr(summary).startswith(f"Summary(overall {one.value:.3f} (")
+    assert repr(summary).startswith(f"Summary(overall {one.value:.3f} [")
     assert "PARTIAL (24 of 553 prompts)" in repr(summary)
     assert "<caption>GenEval, credit official, PARTIAL" in summary._repr_html_()
     comparison = compare_results([results, results], names=["<before>", "after"], draws=500)
