@@ -1,4 +1,4 @@
-"""CompositeReward in the configuration of the recipes, and the snippets of docs/rewards.md."""
+"""CompositeReward in the configuration of the recipes, as docs/rewards.md shows it."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from geneval_reward.train import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text()
-BLOCKS = re.findall(r"(<!-- (?:tested|parsed)[^>]*-->)\n```(\w+)\n(.*?)```", PAGE, re.S)
+BLOCKS = re.findall(r"(<!-- parsed[^>]*-->)\n```(\w+)\n(.*?)```", PAGE, re.S)
 
 
 def brightness(images):
@@ -37,17 +37,6 @@ def test_the_recipes_configuration_of_the_page():
     assert {name: type(part) for name, part in reward.parts.items()} == {"geneval": GenEvalReward, "pick": PickScore}
     assert reward.weights == {"geneval": 1.0, "pick": 0.2}
     assert (reward.parts["geneval"].credit, reward.missing) == ("strict", "none")
-
-
-@pytest.mark.parametrize(
-    "code", [code for _, kind, code in BLOCKS if kind == "python"], ids=lambda code: code.strip().splitlines()[-1][:40]
-)
-def test_python_of_the_page(code):
-    exec(compile(code, "docs/rewards.md", "exec"), {"__name__": "rewards_md"})
-
-
-def test_the_page_has_tested_code():
-    assert sum(kind == "python" for _, kind, _ in BLOCKS) >= 4
 
 
 @pytest.mark.slow
