@@ -68,7 +68,11 @@ def test_what_goes_wrong_is_named(generate, words):
 
 
 def example(name):
-    found = re.search(rf"<!-- tested: tests/callback/test_standalone.py {name} -->\n```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(
+        rf"<!-- tested: tests/callback/test_standalone.py {name} -->\n```python\n(.*?)```",
+        DOCS.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     assert found is not None
     return found.group(1)
 

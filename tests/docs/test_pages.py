@@ -88,9 +88,7 @@ def runs(one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(map(runs, snippets(page)))], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, snippets(page)))], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     """From top to bottom in one namespace, in a folder that has the files that the page shows with a title."""
     monkeypatch.chdir(tmp_path)
