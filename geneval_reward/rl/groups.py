@@ -79,8 +79,8 @@ class DistributedKRepeatSampler(Sampler[int]):
         self.num_prompts = data if isinstance(data, int) else len(data)
         self.group_size, self.groups, self.batch_size = group_size, groups, batch_size
         self.seed, self.epoch = seed, 0
-        if group_size < 2:
-            raise UsageError(f"group_size: expected >= 2, got {group_size}; a sample is judged against its group")
+        if group_size < 1:
+            raise UsageError(f"group_size: expected >= 1, got {group_size}")
         if not 0 <= self.rank < self.num_replicas:
             raise UsageError(f"rank: expected 0 to {self.num_replicas - 1}, got {self.rank}")
         if not 1 <= groups <= self.num_prompts:

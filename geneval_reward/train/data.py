@@ -114,15 +114,23 @@ def read_training_prompts(prompts: Prompts, seed: int) -> list[PromptSpec]:
     return list(read_prompts(prompts, seed=seed, numbers="training", suites=pocket))
 
 
-def check_sampler(trainer: Any) -> None:
+def check_sampler(trainer: Any, group_size: int = 2) -> None:
     """Check that groups reach the recipe unchanged.
 
+    Args:
+        trainer: The Trainer of the run.
+        group_size: Smallest size of a group; 1 for a method that does not compare the images of a prompt.
+
     Raises:
-        UsageError: If the training data comes from another sampler.
+        UsageError: If the training data comes from another sampler, or groups are smaller.
     """
     sampler = getattr(trainer.train_dataloader, "sampler", None)
     if not isinstance(sampler, DistributedKRepeatSampler):
         raise UsageError(
             f"train_dataloader: expected a DistributedKRepeatSampler, got {type(sampler).__name__}; use PromptGroups and "
             "Trainer(use_distributed_sampler=False)"
+        )
+    if sampler.group_size < group_size:
+        raise UsageError(
+            f"group_size: expected >= {group_size}, got {sampler.group_size}; a sample is judged against its group"
         )
