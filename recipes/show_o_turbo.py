@@ -8,7 +8,7 @@ This file is the whole method, in the order of the algorithm. What is not the me
 (the model, its sampler and its questions) and `geneval_reward.train` (copies of weights, prompts, ranks). Only prompts are
 needed, no images. One epoch is one Lightning batch:
 
-    path   = the guided teacher paints each prompt in K = 16 greedy steps, one path per prompt     `rollout`
+    path   = the guided teacher paints each prompt in K = 8 greedy steps, one path per prompt     `rollout`
     k      ~ U{0 .. K-1}, e = the end of the segment of k                                          `losses`
     label  = at each position the guided teacher's distribution of the last step, up to e, that still found it masked
     loss   = CE(student(state k), label)                        where state k is masked
@@ -19,17 +19,17 @@ needed, no images. One epoch is one Lightning batch:
 | | paper | released code (zhijie-group/Show-o-Turbo, 6dd6b0e) | here, and why |
 |---|---|---|---|
 | model | Show-o, 256 or 1,024 codes | the same | `PocketTokens`, 18 codes: Show-o's sampler and attention |
-| teacher | guided Show-o | frozen original in all stages, 16 or 32 steps | the same, 16 steps |
+| teacher | guided Show-o | frozen original in all stages, 16 or 32 steps | the same, 8 steps: it gains nothing from more |
 | path | sampled trajectory | greedy codes, confidence without noise: one path per prompt | as released |
 | segments | shrink in stages to 1 | two scripts: 8 of 32 steps, and 1 of 16 | 8, 4, 2, 1 in one run |
 | end of a segment | - | first step of the next segment, or the last step | as released |
 | consistency weight | part of the method | 0 (512 px), 0.05 (256 px) | option `consistency_weight`, 0 |
-| EMA target | - | `EMA_ALPHA` is declared and not used; the student itself | option `target_decay`, not in the release; 0 is the student |
-| text | Jacobi trajectories of long texts | 16-word blocks; 10 CE + consistency, times 0.5; 0.1 LM | soft CE on the teacher's answers: they are short, so not accelerated |
-| what is read | - | LLaVA's photographs | the teacher's own paintings: only prompts are needed |
-| paths | - | made again for every training step | `passes` steps over each path, each with its own k: paths cost the most |
-| optimizer | all weights | AdamW 1e-5, constant, batch 4, clip 1 | AdamW 5e-4: 0.6 million weights and hundreds of steps |
-| sampling | top-k at 2 and 4 steps | top-k 200 or 500 of 8,192, no guidance | `paint(top_k=...)`; docs/unified.md sweeps it, for the teacher too |
+| EMA target | - | `EMA_ALPHA` is declared and not used; the student itself | option `target_decay`, not in the release |
+| text | Jacobi trajectories of long texts | 10 CE + consistency, times 0.5 | soft CE on the teacher's answers, not accelerated |
+| what is read | - | LLaVA's photographs | the teacher's own paintings |
+| paths | - | made again for every step | `passes` steps over each path: paths cost the most |
+| optimizer | all weights | AdamW 1e-5, constant, batch 4, clip 1 | AdamW 1e-3: a small model and hundreds of steps |
+| sampling | top-k at 2 and 4 steps | 200 or 500 of 8,192 codes | `paint(top_k=...)`, swept in docs/unified.md |
 
 Needs the extra `lightning`.
 """
@@ -99,6 +99,7 @@ class ShowOTurbo(LightningModule):
         consistency_weight: Weight of the loss against the target at the segment's end.
         target_decay: Decay of the moving average of the student that is the target; 0 for the student itself, as released.
         text_weight: Weight of the loss against the teacher's answers; 0 leaves it out.
+        text_batch: Paintings of a batch that are asked about in an optimizer step; other ones each time.
         learning_rate: Learning rate of AdamW.
         passes: Optimizer steps over each batch of paths, each with newly drawn k.
         eval_steps: Steps of `generate`.
@@ -114,32 +115,39 @@ class ShowOTurbo(LightningModule):
         self,
         *,
         tokens: str | None = None,
-        teacher_steps: int = 16,
+        teacher_steps: int = 8,
         teacher_guidance: float = 2.0,
         segments: Sequence[int] = (8, 4, 2, 1),
-        epochs_per_stage: int = 12,
+        epochs_per_stage: int = 2,
         teacher_weight: float = 1.0,
         consistency_weight: float = 0.0,
         target_decay: float = 0.0,
         text_weight: float = 0.5,
-        learning_rate: float = 5e-4,
-        passes: int = 8,
+        text_batch: int = 8,
+        learning_rate: float = 1e-3,
+        passes: int = 16,
         eval_steps: int = 4,
         save: str | None = None,
     ) -> None:
         super().__init__()
         counts = {"teacher_steps": teacher_steps, "epochs_per_stage": epochs_per_stage, "passes": passes}
-        for name, value in (counts | {"eval_steps": eval_steps}).items():
+        for name, value in (counts | {"text_batch": text_batch, "eval_steps": eval_steps}).items():
             if value < 1:
                 raise UsageError(f"{name}: expected an integer >= 1, got {value}")
         if not segments or any(number < 1 or teacher_steps % number for number in segments):
             raise UsageError(f"segments: expected divisors of the {teacher_steps} teacher_steps, got {list(segments)}")
-        weights = {"teacher_weight": teacher_weight, "consistency_weight": consistency_weight, "text_weight": text_weight}
+        weights = {
+            "teacher_weight": teacher_weight,
+            "consistency_weight": consistency_weight,
+            "text_weight": text_weight,
+        }
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise UsageError(f"{name}: expected a number >= 0, got {weight}")
         if not teacher_weight and not consistency_weight:
-            raise UsageError("teacher_weight, consistency_weight: expected one above 0, got 0 and 0; nothing would be painted")
+            raise UsageError(
+                "teacher_weight, consistency_weight: expected one above 0, got 0 and 0; nothing would be painted"
+            )
         if not 0 <= target_decay < 1:
             raise UsageError(f"target_decay: expected a number in [0, 1), got {target_decay}")
         self.automatic_optimization = False  # one batch is a rollout with many optimizer steps
@@ -148,11 +156,13 @@ class ShowOTurbo(LightningModule):
         self.weights = train.PolicyWeights(self.student.transformer, lora_rank=0, reference=True)
         with self.weights.role("reference") as frozen:
             self.teacher = PocketTokens(frozen)  # type: ignore[arg-type]  # a copy of the student's network
+        self.train()  # the network has no dropout, and Lightning warns of parts in eval mode
         self.target = train.PolicyAverage(self.weights, max_decay=target_decay)
         self.teacher_steps, self.teacher_guidance = teacher_steps, teacher_guidance
         self.segments, self.epochs_per_stage = tuple(segments), epochs_per_stage
         self.teacher_weight, self.consistency_weight, self.text_weight = teacher_weight, consistency_weight, text_weight
-        self.learning_rate, self.passes, self.eval_steps = learning_rate, passes, eval_steps
+        self.text_batch, self.learning_rate = text_batch, learning_rate
+        self.passes, self.eval_steps = passes, eval_steps
         self.save = save
         self.updates = 0
 
@@ -183,7 +193,11 @@ class ShowOTurbo(LightningModule):
         """Paint the epoch's prompts with the guided teacher, greedily, and let it answer questions about its paintings."""
         found = []
         for specs, slots in batch.split():
-            text, generators, logits = self.teacher.read([s.prompt for s in specs]), batch.generators(slots), list[Tensor]()
+            text, generators, logits = (
+                self.teacher.read([s.prompt for s in specs]),
+                batch.generators(slots),
+                list[Tensor](),
+            )
 
             def guided(codes: Tensor, text: Tensor = text, logits: list[Tensor] = logits) -> Tensor:
                 logits.append(self.teacher.logits(text, codes, self.teacher_guidance))
@@ -236,8 +250,12 @@ class ShowOTurbo(LightningModule):
         if target is not None:
             found["consistency"] = soft_loss(logits, target, masked_at_end) / total
         if paths.answer_logits is not None:
-            said, words = self.student.answer_logits(paths.codes, paths.questions, paths.answers)
-            found["text"] = soft_loss(said, paths.answer_logits, words != PAD) / total
+            rows = torch.randperm(len(paths.codes), generator=paths.generators[0])[: self.text_batch].tolist()
+            questions, answers = [paths.questions[row] for row in rows], [paths.answers[row] for row in rows]
+            said, words = self.student.answer_logits(paths.codes[rows], questions, answers)
+            found["text"] = (
+                soft_loss(said, paths.answer_logits[rows], words != PAD) / total * (len(paths.codes) / len(rows))
+            )
         return found
 
     # 3. Update.
@@ -290,20 +308,20 @@ class ShowOTurbo(LightningModule):
         return self.student.images(painting.codes)
 
     def on_train_epoch_end(self) -> None:
-        """Write the student's weights at the end of a stage."""
-        ends = (self.current_epoch + 1) / self.epochs_per_stage
-        if self.save is not None and ends in range(1, len(self.segments) + 1) and self.trainer.is_global_zero:
-            folder = Path(self.save) / f"segments-{self.segments[self.stage()]}"
-            settings = ("teacher_steps", "teacher_guidance", "teacher_weight", "consistency_weight", "target_decay")
-            settings += ("text_weight", "learning_rate", "passes", "updates")
-            save_tokens(
-                self.student,
-                folder,
-                about="Student of recipes/show_o_turbo.py.",
-                segments=self.segments[: self.stage() + 1],
-                settings={name: getattr(self, name) for name in settings if name != "target_decay"}
-                | {"target_decay": self.target.max_decay},
-            )
+        """Write the student's weights at the end of a stage, and in the last stage after every epoch."""
+        ends = (self.current_epoch + 1) % self.epochs_per_stage == 0 or self.stage() == len(self.segments) - 1
+        if self.save is None or not ends or not self.trainer.is_global_zero:
+            return
+        names = "teacher_steps teacher_guidance teacher_weight consistency_weight text_weight text_batch learning_rate passes"
+        save_tokens(
+            self.student,
+            Path(self.save) / f"segments-{self.segments[self.stage()]}",
+            about="A student of recipes/show_o_turbo.py.",
+            segments=self.segments[: self.stage() + 1],
+            updates=self.updates,
+            target_decay=self.target.max_decay,
+            **{name: getattr(self, name) for name in names.split()},
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the student and its average; the teacher is loaded from its file."""

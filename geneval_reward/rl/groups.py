@@ -38,7 +38,7 @@ class DistributedKRepeatSampler(Sampler[int]):
 
     Args:
         data: The dataset, or its length.
-        group_size: Samples per prompt, k >= 2 (24 in the released GenEval settings; 6 and 12 collapse).
+        group_size: Samples per prompt, k >= 1 (24 in the released GenEval settings; 6 and 12 collapse).
         groups: Prompts per epoch (48).
         batch_size: Samples a rank generates at once.
         num_replicas: World size; default that of torch.distributed, or 1.

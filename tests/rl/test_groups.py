@@ -124,7 +124,7 @@ def test_what_the_message_proposes_works(groups, group_size, batch_size, world):
     ("options", "message"),
     [
         ({"groups": 101}, "groups: expected 1 to 100, the number of prompts, got 101"),
-        ({"group_size": 1}, "group_size: expected >= 2"),
+        ({"group_size": 0}, "group_size: expected >= 1"),
         ({"rank": 2, "num_replicas": 2}, "rank: expected 0 to 1, got 2"),
         ({"batch_size": 7}, "choose batch_size 6"),
         ({"batch_size": 0}, "batch_size and num_replicas >= 1"),

@@ -56,3 +56,12 @@ def test_another_sampler_is_refused():
     )
     with pytest.raises(ValueError, match="expected a DistributedKRepeatSampler, got NoneType; use PromptGroups"):
         check_sampler(SimpleNamespace(train_dataloader=object()))
+
+
+def test_groups_of_one_are_refused_unless_the_method_takes_them():
+    trainer = SimpleNamespace(
+        train_dataloader=PromptGroups(20, groups=2, group_size=1, batch_size=2).train_dataloader()
+    )
+    check_sampler(trainer, group_size=1)
+    with pytest.raises(ValueError, match="group_size: expected >= 2, got 1; a sample is judged against its group"):
+        check_sampler(trainer)

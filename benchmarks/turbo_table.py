@@ -1,0 +1,331 @@
+"""Show-o Turbo on the pocket token model: steps x guidance x sampler for the teacher and students, and the tables of the docs.
+
+    for seed in 0 1 2; do
+      python recipes/show_o_turbo.py fit --config configs/show_o_turbo_pocket.yaml --data.seed $seed \
+        --model.save out/turbo/seed-$seed
+    done
+    python benchmarks/turbo_table.py measure --name teacher
+    python benchmarks/turbo_table.py measure --name seed-0 --folder out/turbo/seed-0/segments-1
+    python benchmarks/turbo_table.py table
+
+`measure` adds one line per cell to benchmarks/turbo_cells.jsonl and goes on where it stopped. All cells have the 200 prompts
+of the pocket suite, which no training prompt equals in meaning, and the same seeds, so they are paired image by image.
+Verdicts are by the true scene that codes stand for, and those of `--judge` by `lite` too.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from geneval_reward.generate import seed_for
+from geneval_reward.pocket import load_tokens, pocket_suite
+from geneval_reward.pocket.codes import decode, draw, encode
+from geneval_reward.pocket.questions import is_true, question_of
+from geneval_reward.pocket.scene import fulfils
+from geneval_reward.pocket.tokens_file import TOKENS_FOLDER
+from geneval_reward.pocket.world import sample_scene
+from geneval_reward.prompts import TAGS
+from geneval_reward.results.tables import markdown_table
+from geneval_reward.stats import compare_paired
+
+CELLS = Path(__file__).with_name("turbo_cells.jsonl")
+STEPS = (1, 2, 4, 8, 16)
+SAMPLERS = {
+    "plain": {},
+    "top-k 64": {"top_k": 64},
+    "top-k 16": {"top_k": 16},
+    "top-k 4": {"top_k": 4},
+    "greedy": {"temperature": 0.0, "choice_noise": 0.0},
+}
+SUITE = pocket_suite()
+
+
+def images_each(steps):
+    """Images per prompt: more where they are cheap, since few steps are what this is about."""
+    return 4 if steps <= 4 else 2
+
+
+def cells_of(options):
+    """(steps, guidance, sampler) to measure, cheapest first."""
+    plain = [(steps, guidance, "plain") for steps in STEPS for guidance in options.guidance]
+    others = [
+        (steps, guidance, name)
+        for name in options.samplers
+        for steps in STEPS
+        for guidance in options.sampler_guidance
+        if steps <= 8 or name == "greedy"
+    ]
+    return sorted(plain + others, key=lambda cell: cell[0] * (1 if cell[1] == 1 else 2))
+
+
+def paint(model, steps, guidance, sampler):
+    """Codes of the suite, image by image of each prompt, and CPU seconds per image."""
+    each = 1 if sampler == "greedy" else images_each(steps)
+    jobs = [(spec.prompt, seed_for(0, spec.prompt, index)) for spec in SUITE for index in range(each)]
+    begun, parts = time.process_time(), []
+    for first in range(0, len(jobs), 100):
+        prompts, seeds = zip(*jobs[first : first + 100], strict=True)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        parts.append(model.paint(prompts, generators, steps=steps, guidance=guidance, **SAMPLERS[sampler]).codes)
+    return torch.cat(parts), (time.process_time() - begun) / len(jobs)
+
+
+def layout(scene):
+    """What is where: class, colour and quarter of every object. Two pictures with equal layouts are alike."""
+    return tuple(sorted((item.class_name, str(item.color), item.x > 0.5, item.y > 0.5) for item in scene.items))
+
+
+def measure(options):
+    done = {key_of(line) for line in read_cells()}
+    model = load_tokens(folder=options.folder)
+
+    def keep(line):
+        with CELLS.open("a") as file:
+            file.write(json.dumps({"name": options.name} | line) + "\n")
+        print(options.name, {name: value for name, value in line.items() if name not in ("right", "lite")}, flush=True)
+
+    if (options.name, "questions") not in done:
+        keep({"questions": questions(model)})
+    scorer = None
+    for steps, guidance, sampler in cells_of(options):
+        judged = [str(steps), f"{guidance:g}"] in [cell.split(":") for cell in options.judge] and sampler == "plain"
+        if (options.name, steps, guidance, sampler, judged) in done:
+            continue
+        codes, seconds = paint(model, steps, guidance, sampler)
+        each = len(codes) // len(SUITE)
+        scenes = decode(codes)
+        rows = [spec for spec in SUITE for _ in range(each)]
+        right = [fulfils(scene, spec) for scene, spec in zip(scenes, rows, strict=True)]
+        layouts = [
+            len({layout(scene) for scene in scenes[first : first + each]}) for first in range(0, len(scenes), each)
+        ]
+        line = {"steps": steps, "guidance": guidance, "sampler": sampler, "each": each}
+        line |= {
+            "overall": round(overall(right, rows), 4),
+            "seconds": round(seconds, 5),
+            "layouts": np.mean(layouts).item(),
+        }
+        line["right"] = "".join(str(int(ok)) for ok in right)
+        if judged:
+            if scorer is None:
+                from geneval_reward import GenEvalScorer
+
+                scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+            first = [index for index in range(len(rows)) if index % each < 2]
+            verdicts = scorer.score([Image.fromarray(p) for p in draw(codes[first])], [rows[index] for index in first])
+            line["lite"] = "".join(str(int(verdict.correct)) for verdict in verdicts)
+        keep(line)
+
+
+def questions(model):
+    """Verdicts on answers to questions about clean scenes, which no model painted."""
+    rng = np.random.default_rng(0)
+    rows = [spec for spec in SUITE for _ in range(2)]
+    scenes = decode(encode([sample_scene(spec, rng) for spec in rows]))
+    codes = encode(scenes)
+    asked = [question_of(spec)[0] for spec in rows]
+    answers = model.answer(codes, asked)
+    return "".join(str(int(is_true(q, a, s))) for q, a, s in zip(asked, answers, scenes, strict=True))
+
+
+def overall(right, rows):
+    """Mean of the task means."""
+    return float(
+        np.mean([np.mean([ok for ok, spec in zip(right, rows, strict=True) if spec.tag == tag]) for tag in TAGS])
+    )
+
+
+def read_cells():
+    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+
+
+def key_of(line):
+    if "questions" in line:
+        return line["name"], "questions"
+    return line["name"], line["steps"], line["guidance"], line["sampler"], "lite" in line
+
+
+class Cells:
+    """Cells by name, with verdicts as numbers per image."""
+
+    def __init__(self):
+        self.found = {key_of(line)[:4]: line for line in read_cells()}
+
+    def right(self, names, steps, guidance, sampler="plain", field="right"):
+        """Verdicts (images,), averaged over runs of other seeds; None if a run lacks the cell."""
+        lines = [self.found.get((name, steps, guidance, sampler)) for name in names]
+        if None in lines or any(field not in line for line in lines):
+            return None
+        return np.mean([[int(bit) for bit in line[field]] for line in lines], 0)
+
+    def questions(self, names):
+        return np.mean([[int(bit) for bit in self.found[name, "questions"]["questions"]] for name in names], 0)
+
+
+def rows_of(values):
+    return [spec for spec in SUITE for _ in range(len(values) // len(SUITE))]
+
+
+def score(values):
+    return "" if values is None else f"{overall(values, rows_of(values)):.3f}".removeprefix("0")
+
+
+def by_task(values):
+    rows = rows_of(values)
+    return [
+        f"{np.mean([v for v, s in zip(values, rows, strict=True) if s.tag == tag]):.2f}".removeprefix("0")
+        for tag in TAGS
+    ]
+
+
+def gain(base, own):
+    """Paired difference with a 95 % interval, over the images that both have."""
+    if base is None or own is None:
+        return ""
+    each = min(len(base), len(own)) // len(SUITE)
+    base, own = (values.reshape(len(SUITE), -1)[:, :each].ravel() for values in (base, own))
+    rows = rows_of(own)
+    found = compare_paired(base, own, [spec.prompt for spec in rows], [spec.tag for spec in rows], draws=4000).overall
+    return f"{found.value:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
+
+
+def table(options):
+    cells, students = Cells(), options.students
+    everyone = {"teacher": ["teacher"], "student": students}
+    guidances = sorted({line["guidance"] for key, line in cells.found.items() if key[1] != "questions"})
+    print("Steps and guidance\n")
+    rows = []
+    for label, names in everyone.items():
+        for guidance in guidances:
+            values = [cells.right(names, steps, guidance) for steps in STEPS]
+            if any(value is not None for value in values):
+                rows.append([f"{label}, guidance {guidance:g}", *map(score, values)])
+    print(markdown_table(["", *(f"{steps} steps" for steps in STEPS)], rows))
+
+    print("\nEqual forwards: the student without guidance against the teacher's best\n")
+    rows = []
+    for forwards in STEPS:
+        own = cells.right(students, forwards, 1.0)
+        plain = cells.right(["teacher"], forwards, 1.0)
+        guided = [(cells.right(["teacher"], forwards // 2, g), g) for g in guidances if g != 1 and forwards > 1]
+        guided = [(value, g) for value, g in guided if value is not None]
+        best, at = max(guided, key=lambda pair: overall(pair[0], rows_of(pair[0])), default=(None, 0))
+        greedy = cells.right(["teacher"], forwards, 1.0, "greedy")
+        if own is None:
+            continue
+        each = len(own) // len(SUITE)
+        spread = None if greedy is None else np.repeat(greedy, each)
+        label = f"{score(best)} ({at:g})" if best is not None else ""
+        rows.append(
+            [
+                forwards,
+                score(own),
+                score(plain),
+                gain(plain, own),
+                label,
+                gain(best, own),
+                score(greedy),
+                gain(spread, own),
+            ]
+        )
+    header = [
+        "forwards",
+        "student",
+        "teacher, unguided",
+        "gain",
+        "guided, half the steps",
+        "gain",
+        "teacher, greedy",
+        "gain",
+    ]
+    print(markdown_table(header, rows))
+
+    print("\nBy task\n")
+    rows = []
+    for label, names, steps, guidance in [
+        *(("student", students, steps, 1.0) for steps in STEPS),
+        *(("teacher", ["teacher"], steps, g) for steps in STEPS for g in (1.0, 2.0)),
+    ]:
+        values = cells.right(names, steps, guidance)
+        if values is not None:
+            lines = [cells.found[name, steps, guidance, "plain"] for name in names]
+            seconds = np.mean([line["seconds"] for line in lines])
+            each = lines[0]["each"]
+            layouts = f"{np.mean([line['layouts'] for line in lines]):.2f} of {each}"
+            forwards = steps * (1 if guidance == 1 else 2)
+            rows.append(
+                [
+                    f"{label}, {steps} steps, guidance {guidance:g}",
+                    forwards,
+                    f"{1000 * seconds:.1f}",
+                    *by_task(values),
+                    score(values),
+                    layouts,
+                ]
+            )
+    tags = ["single", "two", "counting", "colors", "position", "colour attr."]
+    print(markdown_table(["", "forwards", "CPU ms", *tags, "overall", "layouts"], rows))
+
+    print("\nSamplers\n")
+    rows = []
+    for label, names in everyone.items():
+        names = names[:1]
+        for sampler in SAMPLERS:
+            for guidance in guidances:
+                values = [cells.right(names, steps, guidance, sampler) for steps in STEPS]
+                if all(value is not None for value in values[:2]):
+                    shown = [f"{label}, {sampler}", f"{guidance:g}", *map(score, values)]
+                    layouts = [cells.found.get((names[0], steps, guidance, sampler)) for steps in (1, 2, 4)]
+                    rows.append(shown + [f"{line['layouts']:.1f}" if line else "" for line in layouts])
+    print(markdown_table(["", "guidance", *(f"{s} steps" for s in STEPS), *(f"layouts, {s}" for s in (1, 2, 4))], rows))
+
+    print("\nRuns\n")
+    rows, names = [], sorted({key[0] for key in cells.found})
+    for name in names:
+        values = [cells.right([name], steps, 1.0) for steps in STEPS]
+        asked = cells.questions([name])
+        rows.append(
+            [
+                name,
+                *map(score, values),
+                score(asked),
+                gain(cells.questions(["teacher"]), asked) if name != "teacher" else "",
+            ]
+        )
+    print(markdown_table(["run", *(f"{steps} steps" for steps in STEPS), "answers true", "change"], rows))
+
+    print("\nBy lite\n")
+    rows = []
+    for owner, steps, guidance, sampler in sorted(key for key, line in cells.found.items() if "lite" in line):
+        cell = ([owner], steps, guidance, sampler)
+        truth = cells.right(*cell).reshape(len(SUITE), -1)[:, :2].ravel()
+        rows.append([owner, steps, f"{guidance:g}", score(cells.right(*cell, "lite")), score(truth)])
+    print(markdown_table(["run", "steps", "guidance", "lite", "truth, same images"], rows))
+
+
+def main():
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("measure")
+    one.set_defaults(run=measure)
+    one.add_argument("--name", required=True, help="name of the run in the tables; `teacher` is the one compared with")
+    one.add_argument("--folder", type=Path, default=TOKENS_FOLDER)
+    one.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
+    one.add_argument("--samplers", nargs="*", default=[], choices=[name for name in SAMPLERS if name != "plain"])
+    one.add_argument("--sampler-guidance", type=float, nargs="+", default=[1.0])
+    one.add_argument("--judge", nargs="*", default=[], help="cells that lite judges too, as STEPS:GUIDANCE")
+    two = commands.add_parser("table")
+    two.set_defaults(run=table)
+    two.add_argument("--students", nargs="+", default=["seed-0", "seed-1", "seed-2"])
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
