@@ -17,9 +17,9 @@ from torchmetrics.wrappers import BootStrapper
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import official_suite
+from geneval_reward.prompts.suite import Prompt, official_suite, resolve_all
 from geneval_reward.prompts.vocabulary import TAGS
-from geneval_reward.scorer import LazyScorer, Prompt, Scorer, resolve_all
+from geneval_reward.scorer import LazyScorer, Scorer
 from geneval_reward.stats import Interval, clustered_bootstrap
 from geneval_reward.stats.sums import mean_of_task_means
 from geneval_reward.support.imports import require

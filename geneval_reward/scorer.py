@@ -14,25 +14,24 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict, judge
-from geneval_reward.prompts.spec import Exclude, Include, PromptSpec
-from geneval_reward.prompts.suite import resolve
-from geneval_reward.prompts.vocabulary import CLASS_IDS, COLORS
+from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.suite import Prompt, resolve_all
+from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, Vocabulary
+from geneval_reward.support.imports import import_object, is_import_path
 from geneval_reward.support.inference import no_autocast, run_in_batches
+from geneval_reward.support.signatures import check_part
 from geneval_reward.version import __version__
-from geneval_reward.vision.backends import load_backend
+from geneval_reward.vision.backends import load_backend, resolve_device
 from geneval_reward.vision.images import as_images
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
 
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
 _SUSPICIOUS_BATCH: Final = 32
-_MEMBERS: Final = ("name", "rules", "score", "fingerprint", "to")  # of a `Scorer`
-
-Prompt = PromptSpec | Mapping[str, Any] | str
-"""A spec, a record, a record as JSON, or a prompt text of the official suite."""
+_MEMBERS: Final = ("name", "rules", "score(images, specs)", "fingerprint()", "to(device)")  # of a `Scorer`
 
 
 @runtime_checkable
@@ -41,7 +40,8 @@ class Scorer(Protocol):
 
     [`GenEvalScorer`][geneval_reward.GenEvalScorer] judges in this process,
     `geneval_reward.service.client.RemoteScorer` asks a server, and `geneval_reward.ray.RayScorer` a pool of Ray actors. A
-    class of your own needs these members and no base class.
+    class of your own needs these members and no base class. If it has an attribute `vocabulary`
+    (`geneval_reward.prompts.Vocabulary`), hosts refuse records with other words before they score.
     """
 
     @property
@@ -80,17 +80,26 @@ def fingerprint_id(scorer: Scorer) -> str:
     return hashlib.sha256(json.dumps(scorer.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def refusal(scorer: Scorer, spec: PromptSpec) -> SpecError | None:
+    """Why a scorer cannot judge a record, by name of the class or colour that it does not know; None if it says nothing."""
+    vocabulary: Vocabulary | None = getattr(scorer, "vocabulary", None)
+    problem = None if vocabulary is None else vocabulary.problem(spec)
+    return None if problem is None else SpecError(problem)
+
+
 class LazyScorer:
     """A scorer that is loaded when it is first needed, once for everybody who shares this object.
 
     Copies share what was loaded. Pickled, it takes along only what it was made from.
 
     Args:
-        source: A scorer, a function that makes one, or the name of a backend.
-        **options: Keyword arguments of `GenEvalScorer.from_pretrained`; only with the name of a backend.
+        source: A scorer, a function that makes one, the import path of either (`module:attribute` or `file.py:attribute`), or
+            the name of a backend.
+        **options: Keyword arguments of `GenEvalScorer.from_pretrained`; only with the name of a backend. With an import path
+            only `device`.
 
     Raises:
-        UsageError: If `source` is none of these, or there are options for a scorer that exists already.
+        UsageError: If `source` is none of these, its members do not fit, or there are options for a scorer that exists already.
     """
 
     def __init__(self, source: Scorer | Callable[[], Scorer] | str, **options: Any) -> None:
@@ -98,21 +107,22 @@ class LazyScorer:
         self.options = options
         self._lock = threading.Lock()
         self._loaded: Scorer | None = None
-        if options and not isinstance(source, str):
-            raise UsageError(
-                f"{next(iter(options))}: expected no options beside a ready scorer; give them to the scorer"
-            )
-        if isinstance(source, str):
+        path = isinstance(source, str) and is_import_path(source)
+        given = [name for name in options if not (path and name == "device")]
+        if given and (path or not isinstance(source, str)):
+            raise UsageError(f"{given[0]}: expected no options beside a ready scorer; give them to the scorer")
+        if isinstance(source, str) and not path:
             return
-        # Looked up without evaluating properties, which may ask a server.
-        missing = [name for name in _MEMBERS if inspect.getattr_static(source, name, None) is None]
-        if not missing:
-            self._loaded = source  # type: ignore[assignment]
-        elif not callable(source):
+        found = import_object(source, "scorer") if isinstance(source, str) else source
+        if inspect.getattr_static(found, "score", None) is not None and not inspect.isclass(found):
+            self._loaded = _checked(found)
+        elif not callable(found):
             raise UsageError(
-                f"scorer: expected a scorer or the name of a backend, got {type(source).__name__}, which lacks "
-                f"{', '.join(missing)}; see geneval_reward.Scorer"
+                f"scorer: expected a scorer or the name of a backend, got {type(found).__name__}, which lacks score(images, specs); "
+                "see geneval_reward.Scorer"
             )
+        elif path:
+            check_part("scorer", found, "()")
 
     @property
     def loaded(self) -> Scorer | None:
@@ -123,16 +133,20 @@ class LazyScorer:
         """Return the scorer, loading it now if need be.
 
         Args:
-            device: Where to load a backend; None for the `device` among the options, or `auto`. A scorer that exists
-                already stays where it is.
+            device: Where to load a backend, or what an import path makes; None for the `device` among the options, or `auto`. A
+                scorer that exists already stays where it is.
         """
         with self._lock:
             if self._loaded is None:
-                if isinstance(self.source, str):
-                    options = self.options if device is None else {**self.options, "device": device}
-                    self._loaded = GenEvalScorer.from_pretrained(self.source, **options)
+                options = self.options if device is None else {**self.options, "device": device}
+                if not isinstance(self.source, str):
+                    self._loaded = _checked(self.source())  # type: ignore[operator]
+                elif is_import_path(self.source):
+                    made = _checked(import_object(self.source, "scorer")())
+                    made.to(resolve_device(options.get("device", "auto")))
+                    self._loaded = made
                 else:
-                    self._loaded = self.source()  # type: ignore[operator]
+                    self._loaded = GenEvalScorer.from_pretrained(self.source, **options)
             return self._loaded
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyScorer:
@@ -145,6 +159,12 @@ class LazyScorer:
         return repr(self.source)
 
 
+def _checked(scorer: Any) -> Scorer:
+    check_part("scorer", scorer, *_MEMBERS)
+    found: Scorer = scorer
+    return found
+
+
 class GenEvalScorer:
     """Judges images in this process.
 
@@ -154,7 +174,7 @@ class GenEvalScorer:
     it, and loads its weights again where it is unpickled.
 
     Args:
-        detector: Finds objects.
+        detector: Finds objects; see `geneval_reward.vision.protocols.Detector`.
         verifier: Names colours; None if no record asks for one.
         rules: What `Rules.parse` takes.
         batch_size: Images per forward pass, >= 1. Halved for good when memory runs out.
@@ -162,6 +182,12 @@ class GenEvalScorer:
             re-judging with lower thresholds possible. Never above the rules' thresholds.
         all_classes: Whether to keep detections of classes that the record does not name. They never change a verdict.
         name: Name of the backend in results.
+
+    Attributes:
+        vocabulary: The classes and colours that it can judge: those of the detector and the verifier.
+
+    Raises:
+        UsageError: If a number is out of range, or a method of the detector or the verifier does not take what it will get.
 
     Examples:
         >>> from geneval_reward import GenEvalScorer
@@ -187,8 +213,17 @@ class GenEvalScorer:
             raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence: expected a number in [0, 1], got {min_confidence!r}")
+        check_part("detector", detector, "name", "detect(images, wanted)", "fingerprint()", "to(device)")
+        if verifier is not None:
+            check_part("verifier", verifier, "name", "colors(queries)", "fingerprint()", "to(device)")
         self.detector = detector
         self.verifier = verifier
+        self.vocabulary = Vocabulary(
+            tuple(getattr(detector, "class_names", CLASS_NAMES)), tuple(getattr(verifier, "color_names", COLORS))
+        )
+        self._rows_of: dict[str, list[int]] = {}
+        for row, known in enumerate(self.vocabulary.classes):
+            self._rows_of.setdefault(known, []).append(row)
         self.rules = Rules.parse(rules)
         self.batch_size = batch_size
         self.min_confidence = min(min_confidence, self.rules.confidence, self.rules.counting_confidence)
@@ -263,7 +298,8 @@ class GenEvalScorer:
 
         Raises:
             ImageError: If an image cannot be scored; the message names its index.
-            SpecError: If a spec is not valid; the message names its index.
+            SpecError: If a spec is not valid, or names a class or colour that detector and verifier do not know; the message
+                names its index.
             UsageError: If the lengths differ.
             torch.OutOfMemoryError: If a single image does not fit.
         """
@@ -271,6 +307,9 @@ class GenEvalScorer:
         parsed = resolve_all(specs)
         if len(tensors) != len(parsed):
             raise UsageError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
+        for index, spec in enumerate(parsed):
+            if (problem := self.vocabulary.problem(spec)) is not None:
+                raise SpecError(f"specs[{index}]: {problem}")
         with self._lock, torch.inference_mode(), no_autocast():
             verdicts, self.batch_size = run_in_batches(
                 lambda part: self._score_batch(tensors[part], parsed[part]),
@@ -290,6 +329,8 @@ class GenEvalScorer:
             "verifier": None if self.verifier is None else self.verifier.fingerprint(),
             "min_confidence": self.min_confidence,
             "geneval_reward": __version__,
+            # Only words of one's own, so that the fingerprints of the package's backends stay what they were.
+            **({} if self.vocabulary == Vocabulary() else {"vocabulary": self.vocabulary.digest()}),
         }
 
     @property
@@ -325,14 +366,17 @@ class GenEvalScorer:
             raise RuntimeError(
                 f"detector: expected {len(images)} results, got {len(detections)}; its batching is broken"
             )
+        if any(found.names != self.vocabulary.classes for found in detections):
+            raise UsageError("detector: expected Detections whose names are its class_names, got others; pass names=")
         colored = self._with_colors(images, specs, detections)
         return [judge(spec, found, self.rules) for spec, found in zip(specs, colored, strict=True)]
 
     def _wanted(self, spec: PromptSpec) -> Wanted:
-        clauses: list[Include | Exclude] = [*spec.include, *spec.exclude]
-        named = frozenset(CLASS_IDS[clause.class_name] for clause in clauses)
-        colored = frozenset(CLASS_IDS[item.class_name] for item in spec.include if item.color is not None)
+        named, colored = self._ids(spec.class_names), self._ids(spec.colored_class_names)
         return Wanted(None if self.all_classes else named, colored, self.min_confidence)
+
+    def _ids(self, names: Sequence[str]) -> frozenset[int]:
+        return frozenset(row for name in names for row in self._rows_of[name])
 
     def _with_colors(
         self, images: list[torch.Tensor], specs: list[PromptSpec], detections: list[Detections]
@@ -351,13 +395,16 @@ class GenEvalScorer:
         answers = self.verifier.colors(queries)
         if len(answers) != len(queries):
             raise RuntimeError(f"verifier: expected {len(queries)} rows, got {len(answers)}; its batching is broken")
+        colors = self.vocabulary.colors
+        if np.shape(answers)[1:] != (len(colors),):
+            raise UsageError(f"verifier: expected {len(colors)} columns, one per colour, got shape {np.shape(answers)}")
         unread = iter(answers)
         colored = []
         for found, rows in zip(detections, asked, strict=True):
-            table = np.full((len(found), len(COLORS)), np.nan, np.float32)
+            table = np.full((len(found), len(colors)), np.nan, np.float32)
             for row in rows:
                 table[row] = next(unread)
-            colored.append(found.with_color(table) if rows else found)
+            colored.append(found.with_color(table, colors) if rows else found)
         return colored
 
     def _asked_rows(self, spec: PromptSpec, detections: Detections) -> list[int]:
@@ -375,25 +422,3 @@ class GenEvalScorer:
             "broken kernels or weights give low confidences and no error",
             stacklevel=3,
         )
-
-
-def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:
-    """Find the spec of each image, as `geneval_reward.prompts.resolve` does.
-
-    Args:
-        specs: Specs, records, records as JSON, or prompt texts.
-        extra: Further prompt texts with their specs, besides the official suite.
-
-    Raises:
-        SpecError: If one is not valid or not known; the message names its index.
-        UsageError: If it is a single one and not a sequence.
-    """
-    if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
-        raise UsageError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
-    parsed = []
-    for index, spec in enumerate(specs):
-        try:
-            parsed.append(spec if isinstance(spec, PromptSpec) else resolve(spec, extra))
-        except ValueError as error:
-            raise type(error)(f"specs[{index}]: {error}") from error
-    return parsed

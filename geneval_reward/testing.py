@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from geneval_reward.judge import Detections, Verdict, judge
-from geneval_reward.prompts import COLOR_IDS, COLORS, PromptSpec, class_id
+from geneval_reward.prompts import CLASS_NAMES, COLOR_IDS, COLORS, PromptSpec, class_id
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.vision.protocols import ColorQuery, Wanted
 
@@ -134,6 +134,7 @@ class FakeDetector:
     Args:
         answers: Rows `[x1, y1, x2, y2, confidence]` by class name, or a function that returns such a mapping for a
             `(3, h, w)` uint8 tensor.
+        class_names: The classes that it knows.
 
     Attributes:
         calls: The batch size of every call, in order.
@@ -141,8 +142,11 @@ class FakeDetector:
 
     name = "fake"
 
-    def __init__(self, answers: Answers | Callable[[torch.Tensor], Answers]) -> None:
+    def __init__(
+        self, answers: Answers | Callable[[torch.Tensor], Answers], class_names: tuple[str, ...] = CLASS_NAMES
+    ) -> None:
         self.answers = answers
+        self.class_names = class_names
         self.calls: list[int] = []
 
     def detect(self, images: Sequence[torch.Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
@@ -160,17 +164,21 @@ class FakeDetector:
 
     def _detect_one(self, image: torch.Tensor, want: Wanted) -> Detections:
         answers = self.answers(image) if callable(self.answers) else self.answers
+        known = self.class_names
+        # `class_id` words the error.
+        ids = {name: known.index(name) if name in known else class_id(name, "answers") for name in answers}
         rows = [
-            (class_id(name), row)
+            (ids[name], row)
             for name, found in answers.items()
             for row in found
-            if row[4] > want.min_confidence and (want.class_ids is None or class_id(name) in want.class_ids)
+            if row[4] > want.min_confidence and (want.class_ids is None or ids[name] in want.class_ids)
         ]
         return Detections(
             np.array([row[:4] for _, row in rows], np.float32).reshape(-1, 4),
             np.array([row[4] for _, row in rows], np.float32),
             np.array([number for number, _ in rows], np.int64),
             (image.shape[2], image.shape[1]),
+            names=known,
         )
 
 
@@ -179,18 +187,24 @@ class FakeVerifier:
 
     Args:
         answer: The name of a colour for every object, or a function that returns one for a query.
+        color_names: The colours that it knows.
     """
 
     name = "fake"
 
-    def __init__(self, answer: str | Callable[[ColorQuery], str] = "red") -> None:
+    def __init__(
+        self, answer: str | Callable[[ColorQuery], str] = "red", color_names: tuple[str, ...] = COLORS
+    ) -> None:
         self.answer = answer
+        self.color_names = color_names
 
     def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
         """Return a row per query, with 1 for its colour and 0 for the others."""
-        table = np.zeros((len(queries), len(COLORS)), np.float32)
+        columns = {name: column for column, name in enumerate(self.color_names)}
+        table = np.zeros((len(queries), len(columns)), np.float32)
         for index, query in enumerate(queries):
-            table[index, COLOR_IDS[self.answer(query) if callable(self.answer) else self.answer]] = 1.0
+            answer = self.answer(query) if callable(self.answer) else self.answer
+            table[index, columns[answer]] = 1.0
         return table
 
     def fingerprint(self) -> dict[str, Any]:

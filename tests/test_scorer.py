@@ -208,7 +208,12 @@ def test_parts_that_lose_rows_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("specs", "error", "message"),
     [
-        ([DOG, {**DOG, "tag": "x"}], SpecError, r"specs\[1\]: tag: expected one of"),
+        ([DOG, {**DOG, "tag": "x y"}], SpecError, r"specs\[1\]: tag: expected one of"),
+        (
+            [DOG, {**DOG, "include": [{"class": "dgo", "count": 1}]}],
+            SpecError,
+            r"specs\[1\]: include\[0\]\.class: expected one of the 80 GenEval class names, got 'dgo'; did you mean 'dog'",
+        ),
         ([DOG, "a photo of a dragon"], SpecError, r"specs\[1\]: prompt: expected a prompt text of the official suite"),
         ([None, DOG], SpecError, r"specs\[0\]: record: expected a mapping"),
         ([DOG], ValueError, r"specs: expected 2, one per image, got 1"),

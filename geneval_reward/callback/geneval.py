@@ -26,12 +26,12 @@ from geneval_reward.callback.round import Judged, Round, Timings, record_round, 
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
 from geneval_reward.callback.tracking import Tracking, run_folder
-from geneval_reward.errors import RoundError, UsageError
+from geneval_reward.errors import RoundError, SpecError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts import PromptSpec, read_prompts
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, refusal
 from geneval_reward.support.ranks import gather, raise_together, rank, world_size
 
 
@@ -151,6 +151,7 @@ class GenEvalCallback(LightningCallback):
         self.lazy_scorer = LazyScorer(scorer, **options)
         self.rules = rules
         self.specs = balanced(read_prompts(prompts, seed=seed, unique=True), seed)
+        self._refuse_unknown_words()
         self.images_per_prompt = images_per_prompt
         self.seed = seed
         self.weights = weights
@@ -302,10 +303,18 @@ class GenEvalCallback(LightningCallback):
             device = trainer.strategy.root_device
             # A reward that was used before the trainer started has loaded it somewhere already.
             self.lazy_scorer.load(device).to("cpu" if self.offload else device)
+            self._refuse_unknown_words()
         except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
             error = caught
         what = f"GenEvalCallback {self.name!r} could not load its scorer {self.lazy_scorer.source!r}"
         raise_together(error, what, kind=RoundError)
+
+    def _refuse_unknown_words(self) -> None:
+        """Raise now, and not in the first round, if the scorer is there and does not know a class or colour."""
+        scorer = self.lazy_scorer.loaded
+        for spec in self.specs if scorer is not None else ():
+            if (problem := refusal(scorer, spec)) is not None:
+                raise SpecError(f"prompts: {spec.prompt!r}: {problem}")
 
     def _warn_never(self, reason: str) -> None:
         self._warned_never = True

@@ -36,7 +36,9 @@ def balanced(specs: Sequence[PromptSpec], seed: int) -> tuple[PromptSpec, ...]:
     """
     # The words in front keep the order apart from the seeds of images.
     queues = [
-        sorted((s for s in specs if s.tag == tag), key=lambda spec: seed_for(seed, f"order of {spec.to_json()}", 0))
+        sorted(
+            (s for s in specs if s.tag == tag), key=lambda spec: seed_for(seed, f"order of {spec.core.to_json()}", 0)
+        )
         for tag in TAGS
     ]
     longest = max(map(len, queues))

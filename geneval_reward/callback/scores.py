@@ -23,7 +23,7 @@ def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> dict[str, 
     """
     official, partial = ([verdict.credit(credit) for verdict in verdicts] for credit in ("official", "partial"))
     # Images with equal records belong to one prompt, as in the benchmark.
-    prompts, tags = [verdict.spec.to_json() for verdict in verdicts], [verdict.spec.tag for verdict in verdicts]
+    prompts, tags = [verdict.spec for verdict in verdicts], [verdict.spec.tag for verdict in verdicts]
     found = clustered_bootstrap(official, prompts, tags, draws=_DRAWS)
     assert found.pass_any is not None  # official credits are 0 or 1
     values = {

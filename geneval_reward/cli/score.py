@@ -168,13 +168,10 @@ def _changed_since(items: list[ImageItem], out: Path) -> list[str]:
         if not out.stat().st_size:
             return []
         results = read_results(out)
-    rows = {name: results.records[number] for name, number in zip(results.filenames, results.prompt_ids, strict=True)}
+    specs = results.specs()
+    rows = {name: specs[number] for name, number in zip(results.filenames, results.prompt_ids, strict=True)}
     known = [item for item in items if item.filename in rows]
-    return [
-        item.filename
-        for item in known
-        if _changed_at(item.path) > written or rows[item.filename] != item.spec.to_json()
-    ]
+    return [item.filename for item in known if _changed_at(item.path) > written or rows[item.filename] != item.spec]
 
 
 def _changed_at(path: Path) -> int:

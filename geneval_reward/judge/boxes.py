@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from geneval_reward.judge.detections import Evidence
-from geneval_reward.prompts.vocabulary import COLORS
 
 if TYPE_CHECKING:
     from geneval_reward.judge.verdict import Verdict
@@ -83,5 +82,5 @@ def _color(verdict: Verdict, row: int) -> tuple[str | None, float]:
         return None, math.nan
     best = int(table[row].argmax())
     share = float(table[row, best])
-    # A verifier that can abstain leaves the probability of "none of the ten" out of the row.
-    return (COLORS[best], share) if share >= 1 - float(table[row].sum()) - 1e-6 else ("no colour", math.nan)
+    # A verifier that can abstain leaves the probability of "none of them" out of the row.
+    return (verdict.detections.colors[best], share) if share >= 1 - float(table[row].sum()) - 1e-6 else ("no colour", math.nan)

@@ -17,7 +17,6 @@ from typing import Any, Final, Literal
 from geneval_reward.judge.detections import Evidence
 from geneval_reward.judge.geometry import component, relations
 from geneval_reward.prompts.spec import Exclude, Include, PromptSpec
-from geneval_reward.prompts.vocabulary import COLORS
 
 Kind = Literal["count", "color", "position", "exclude"]
 
@@ -131,7 +130,7 @@ def _check_color(index: int, item: Include, color: str, group: list[int] | None,
     found = names[color]
     if found == item.count:
         return Finding("color", index, True, found, item.count)
-    shown = [f"{names[name]} {name}" for name in COLORS if names[name]]
+    shown = [f"{names[name]} {name}" for name in evidence.detections.colors if names[name]]
     if names[None]:
         shown.append(f"{names[None]} of no named colour")
     reason = f"expected {color} {item.class_name}>={item.count}, found {found} {color}; and {', '.join(shown)}"

@@ -29,13 +29,14 @@ class Detections:
     Attributes:
         xyxy: Boxes `(n, 4)` float32 in pixels of the original image, x right, y down, right and bottom exclusive.
         confidence: `(n,)` float32 in [0, 1].
-        class_id: `(n,)` int64, indices into `geneval_reward.prompts.CLASS_NAMES`.
+        class_id: `(n,)` int64, indices into `names`.
         image_size: `(width, height)` in pixels.
         mask: `(n, height, width)` bool, or None if the detector gives none. Rows of classes whose colour is not asked for
             may be empty.
-        color: Colour probabilities `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`, or
-            None if no colour was asked for. A row whose colour was not asked for is NaN. A row may sum to less than 1; the
-            rest is the probability of "none of the ten".
+        color: Colour probabilities `(n, 10)` float32 in the order of `colors`, or None if no colour was asked for. A row whose
+            colour was not asked for is NaN. A row may sum to less than 1; the rest is the probability of "none of them".
+        names: The detector's classes; `geneval_reward.prompts.CLASS_NAMES` unless it knows others. A name may come twice.
+        colors: The verifier's colours; `geneval_reward.prompts.COLORS` unless it knows others.
 
     Raises:
         UsageError: If the arrays are not parallel, or a value is out of range.
@@ -47,6 +48,8 @@ class Detections:
     image_size: tuple[int, int]
     mask: npt.NDArray[np.bool_] | None = None
     color: npt.NDArray[np.float32] | None = None
+    names: tuple[str, ...] = CLASS_NAMES
+    colors: tuple[str, ...] = COLORS
 
     def __post_init__(self) -> None:
         xyxy = np.ascontiguousarray(self.xyxy, dtype=np.float32)
@@ -59,9 +62,12 @@ class Detections:
         _check_shape("xyxy", xyxy, (n, 4))
         _check_shape("confidence", confidence, (n,))
         _check_shape("class_id", class_id, (n,))
-        outside = class_id[(class_id < 0) | (class_id >= len(CLASS_NAMES))]
+        outside = class_id[(class_id < 0) | (class_id >= len(self.names))]
         if outside.size:
-            raise UsageError(f"class_id: expected 0..79, got {outside[0]}; map the detector's labels by index")
+            raise UsageError(
+                f"class_id: expected 0..{len(self.names) - 1}, got {outside[0]}; map the detector's labels by index, or give "
+                "its own classes as `names`"
+            )
         if not (np.isfinite(confidence).all() and np.isfinite(xyxy).all()):
             raise UsageError("xyxy, confidence: expected finite numbers, got NaN or infinity; the detector is broken")
         _check_range("confidence", confidence, "apply the sigmoid or softmax, or divide by 100")
@@ -74,8 +80,8 @@ class Detections:
             object.__setattr__(self, "mask", mask)
         if self.color is not None:
             color = np.asarray(self.color, dtype=np.float32)
-            color = color if color.size else color.reshape(0, len(COLORS))
-            _check_shape("color", color, (n, len(COLORS)))
+            color = color if color.size else color.reshape(0, len(self.colors))
+            _check_shape("color", color, (n, len(self.colors)))
             _check_range("color", color, "apply the softmax; leave the row of a colour that was not asked for NaN")
             object.__setattr__(self, "color", color)
 
@@ -101,6 +107,8 @@ class Detections:
             self.image_size,
             None if self.mask is None else self.mask[index],
             None if self.color is None else self.color[index],
+            self.names,
+            self.colors,
         )
 
     @classmethod
@@ -108,9 +116,9 @@ class Detections:
         """Make detections without any object, for an image of `(width, height)`."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), image_size)
 
-    def with_color(self, color: npt.ArrayLike | None) -> Detections:
-        """Copy the detections with another `color`, an `(n, 10)` array or None."""
-        return replace(self, color=None if color is None else np.asarray(color, dtype=np.float32))
+    def with_color(self, color: npt.ArrayLike | None, colors: tuple[str, ...] = COLORS) -> Detections:
+        """Copy the detections with another `color`, an array with a column for each of `colors`, or None."""
+        return replace(self, color=None if color is None else np.asarray(color, dtype=np.float32), colors=colors)
 
     def without_masks(self) -> Detections:
         """Copy the detections without masks, which nobody needs once colours are known."""
@@ -119,7 +127,7 @@ class Detections:
     @property
     def class_names(self) -> list[str]:
         """The class name of each row."""
-        return [CLASS_NAMES[index] for index in self.class_id.tolist()]
+        return [self.names[index] for index in self.class_id.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the masks and the image size as plain lists, for JSON.
@@ -128,14 +136,16 @@ class Detections:
 
         Returns:
             The parallel lists `xyxy`, `confidence`, `class` (names) and `color`, in which None stands for a colour that was not
-            asked for.
+            asked for; and `colors`, the names of its columns, if they are not the ten.
         """
         color = self.color
+        own = {} if self.colors == COLORS or color is None else {"colors": list(self.colors)}
         return {
             "xyxy": [shortest(box) for box in self.xyxy],
             "confidence": shortest(self.confidence),
             "class": self.class_names,
             "color": None if color is None else [None if np.isnan(row[0]) else shortest(row) for row in color],
+            **own,
         }
 
     @classmethod
@@ -150,15 +160,21 @@ class Detections:
             UsageError: If the lists are not parallel, or hold something else.
         """
         try:
-            color = record["color"]
-            rows = None if color is None else [[np.nan] * len(COLORS) if row is None else row for row in color]
+            color, classes = record["color"], record["class"]
+            colors = COLORS if record.get("colors") is None else _words(record["colors"])
+            rows = None if color is None else [[np.nan] * len(colors) if row is None else row for row in color]
             width, height = image_size
+            own = dict.fromkeys(name for name in classes if name not in CLASS_IDS)
+            names = (*CLASS_NAMES, *_words(own)) if own else CLASS_NAMES
+            ids = CLASS_IDS | {name: len(CLASS_NAMES) + row for row, name in enumerate(own)} if own else CLASS_IDS
             return cls(
                 xyxy=np.array(record["xyxy"], np.float32).reshape(-1, 4),
                 confidence=np.array(record["confidence"], np.float32),
-                class_id=np.array([CLASS_IDS[name] for name in record["class"]], np.int64),
+                class_id=np.array([ids[name] for name in classes], np.int64),
                 image_size=(width, height),
-                color=None if rows is None else np.array(rows, np.float32).reshape(-1, len(COLORS)),
+                color=None if rows is None else np.array(rows, np.float32).reshape(-1, len(colors)),
+                names=names,
+                colors=colors,
             )
         except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
             text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
@@ -170,6 +186,13 @@ class Detections:
 def shortest(values: npt.ArrayLike) -> list[float]:
     """Write float32 numbers with their shortest digits, as floats: half as long in JSON, and read back as the same float32."""
     return [float(str(value)) for value in np.asarray(values, np.float32).ravel()]
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    words = tuple(values)
+    if not words or len(words) > 4096 or not all(isinstance(word, str) and word for word in words):
+        raise TypeError("names of classes or colours that are no texts")
+    return words
 
 
 def _check_range(name: str, array: npt.NDArray[np.float32], remedy: str) -> None:
@@ -205,16 +228,16 @@ class Evidence:
         # The benchmark compares float32 arrays: a confidence of float32(0.3) is not above 0.3.
         self.threshold = float(np.float32(rules.threshold(tag)))
         self._confidence: list[float] = detections.confidence.tolist()
-        self._by_class: dict[int, list[int]] = {}
-        for row, class_id in enumerate(detections.class_id.tolist()):
-            self._by_class.setdefault(class_id, []).append(row)
+        self._by_class: dict[str, list[int]] = {}
+        for row, name in enumerate(detections.class_names):
+            self._by_class.setdefault(name, []).append(row)
         self._ranked: dict[str, list[int]] = {}
 
     def ranked(self, class_name: str) -> list[int]:
         """All rows of a class, by falling confidence."""
         rows = self._ranked.get(class_name)
         if rows is None:
-            rows = self._ranked[class_name] = self._rank(self._by_class.get(CLASS_IDS[class_name], []))
+            rows = self._ranked[class_name] = self._rank(self._by_class.get(class_name, []))
         return rows
 
     def objects(self, class_name: str) -> list[int]:
@@ -222,8 +245,8 @@ class Evidence:
         return [row for row in self.ranked(class_name) if self._confidence[row] > self.threshold]
 
     def kept(self) -> dict[str, int]:
-        """The number of objects of each class that has any, in the order of the classes."""
-        names = [CLASS_NAMES[class_id] for class_id in sorted(self._by_class)]
+        """The number of objects of each class that has any: the 80 in their order, then others by the alphabet."""
+        names = sorted(self._by_class, key=lambda name: (CLASS_IDS.get(name, len(CLASS_IDS)), name))
         return {name: count for name in names if (count := len(self.objects(name)))}
 
     def confidence(self, row: int) -> float:
@@ -231,23 +254,24 @@ class Evidence:
         return self._confidence[row]
 
     def color(self, row: int) -> str | None:
-        """The name of a row's colour, or None if it is none of the ten.
+        """The name of a row's colour, or None if it is none that the verifier knows.
 
         Raises:
             UsageError: If the verifier was not asked for the colour of this row.
         """
         probabilities = self._color_row(row)
         best = int(probabilities.argmax())
-        # A verifier that can abstain leaves the probability of "none of the ten" out of the row.
-        return COLORS[best] if probabilities[best] >= 1.0 - float(probabilities.sum()) - 1e-6 else None
+        # A verifier that can abstain leaves the probability of "none of them" out of the row.
+        return self.detections.colors[best] if probabilities[best] >= 1.0 - float(probabilities.sum()) - 1e-6 else None
 
     def color_probability(self, row: int, color: str) -> float:
-        """The probability that a row has the colour.
+        """The probability that a row has the colour; 0 for one that the verifier does not know.
 
         Raises:
             UsageError: If the verifier was not asked for the colour of this row.
         """
-        return float(self._color_row(row)[COLORS.index(color)])
+        probabilities, colors = self._color_row(row), self.detections.colors
+        return float(probabilities[colors.index(color)]) if color in colors else 0.0
 
     def direction(self, subject: int, target: int) -> tuple[float, float]:
         """The direction from the target row to the subject row by the position rule."""

@@ -19,7 +19,7 @@ import torch
 from geneval_reward.errors import GenEvalError, UsageError
 from geneval_reward.judges.vqa import ImageTextModel
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.scorer import Prompt, resolve_all
+from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.vision.images import as_images
 
 ASPECTS: Final = {

@@ -12,7 +12,7 @@ from geneval_reward.judge import Rules, Verdict
 from geneval_reward.judges.questions import Question, questions_of
 from geneval_reward.judges.verdict import Answered, AnsweredVerdict, Mean
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.scorer import Prompt, resolve_all
+from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.version import __version__
 from geneval_reward.vision.images import as_images
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from geneval_reward.errors import FileError, SpecError
-from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, COLORS, RELATIONS, TAGS
+from geneval_reward.prompts.messages import LONGEST_WORD, hint, shown
+from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, RELATIONS, check_tag
 from geneval_reward.prompts.wording import article, number_word, plural
 from geneval_reward.support.files import parse_json
 
@@ -23,7 +23,9 @@ MAX_COUNT: Final = 10_000
 MAX_PROMPT: Final = 8192
 """Characters of a prompt text. Generators read a few hundred tokens of it at most."""
 
-_LONGEST_WORD: Final = 64  # the search for a similar word costs 44 times the memory of the word
+MAX_EXTRA: Final = 16_384
+"""Characters of JSON of a record's further keys."""
+
 _RECORD_KEYS: Final = ("tag", "include", "exclude", "prompt")
 _INCLUDE_KEYS: Final = ("class", "count", "color", "position")
 _EXCLUDE_KEYS: Final = ("class", "count")
@@ -47,9 +49,9 @@ class Include:
     """Objects that must be in the image: at least `count` of a class, each with the colour and in the place asked for.
 
     Attributes:
-        class_name: One of the 80 class names.
+        class_name: One of the 80 class names, or one that the scorer's own detector knows.
         count: Required number of objects, in 1..`MAX_COUNT`.
-        color: One of the ten colour names, or None.
+        color: One of the ten colour names, or a word that the scorer's own verifier knows; None if it does not matter.
         positions: At most `MAX_POSITIONS` relations to earlier clauses; the official suite has at most one.
     """
 
@@ -64,7 +66,7 @@ class Exclude:
     """Objects that must not be in the image: there must be fewer than `count` of a class.
 
     Attributes:
-        class_name: One of the 80 class names.
+        class_name: One of the 80 class names, or one that the scorer's own detector knows.
         count: The number of objects at which the image fails, in 1..`MAX_COUNT`.
     """
 
@@ -79,11 +81,12 @@ class PromptSpec:
     Build it with `parse`; the constructor takes parts that are already valid.
 
     Attributes:
-        tag: The task, one of the six GenEval tags. It selects the confidence threshold (`counting` has its own)
-            and the group in which the score is averaged.
+        tag: The task: one of the six GenEval tags, or a name of one's own, whose images do not count in the overall score.
+            It selects the confidence threshold (`counting` has its own) and the group in which the score is averaged.
         include: What must be in the image; at least one clause.
         exclude: What must not be in the image. Both together have at most `MAX_CLAUSES` clauses.
         prompt: The text that the generator gets, at most `MAX_PROMPT` characters.
+        extra: Further keys of the record, which are handed through; records that differ in them alone are equal.
 
     Examples:
         >>> spec = PromptSpec.parse('{"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]}')
@@ -97,14 +100,15 @@ class PromptSpec:
     include: tuple[Include, ...]
     exclude: tuple[Exclude, ...] = ()
     prompt: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def parse(cls, record: PromptSpec | Mapping[str, Any] | str | bytes) -> PromptSpec:
         """Read one GenEval record.
 
         Args:
-            record: A mapping with the keys `tag`, `include`, and optionally `exclude` and `prompt`; the same as
-                a JSON string; or a `PromptSpec`, which is returned as it is. A missing `prompt` is rendered.
+            record: A mapping with the keys `tag`, `include`, and optionally `exclude`, `prompt` and others, which are kept in
+                `extra`; the same as a JSON string; or a `PromptSpec`, which is returned as it is. A missing `prompt` is rendered.
                 Keys whose value is None or NaN count as missing: Arrow and pandas fill absent keys that way. Lists
                 may be NumPy arrays, which is how pandas reads them from parquet files.
 
@@ -112,8 +116,8 @@ class PromptSpec:
             The validated spec.
 
         Raises:
-            SpecError: If anything in the record is not as the benchmark defines it, or is beyond the bounds above; the
-                message names the key.
+            SpecError: If anything in the record has another form than the benchmark's, or is beyond the bounds above; the
+                message names the key. Whether a class or colour is known is for the scorer to say (`Vocabulary`).
         """
         if isinstance(record, PromptSpec):
             return record
@@ -122,15 +126,15 @@ class PromptSpec:
         return _parse_record(record)
 
     def to_record(self) -> dict[str, Any]:
-        """The record as a dict with the official keys in the official order."""
+        """The record as a dict with the official keys in the official order, then the further ones."""
         record: dict[str, Any] = {"tag": self.tag, "include": [_include_record(item) for item in self.include]}
         if self.exclude:
             record["exclude"] = [{"class": item.class_name, "count": item.count} for item in self.exclude]
         record["prompt"] = self.prompt
-        return record
+        return record | dict(self.extra)
 
     def to_json(self) -> str:
-        """The record as one line of JSON, byte for byte as in the benchmark's own file."""
+        """The record as one line of JSON; of an official record, byte for byte as in the benchmark's own file."""
         return json.dumps(self.to_record())
 
     def render(self) -> str:
@@ -147,6 +151,11 @@ class PromptSpec:
             elif index not in pointed_at:
                 parts.append(_phrase(item))
         return "a photo of " + " and ".join(parts)
+
+    @property
+    def core(self) -> PromptSpec:
+        """The record without further keys, whose JSON is equal for equal records."""
+        return replace(self, extra={}) if self.extra else self
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -172,42 +181,9 @@ def class_id(name: str, where: str = "class") -> int:
     """
     index = CLASS_IDS.get(name) if isinstance(name, str) else None
     if index is None:
-        hint = _hint(name, CLASS_NAMES, COCO_ALIASES)
-        raise SpecError(f"{where}: expected one of the 80 GenEval class names, got {_shown(name)}{hint}")
+        near = hint(name, CLASS_NAMES, COCO_ALIASES) or "; see geneval_reward.prompts.CLASS_NAMES"
+        raise SpecError(f"{where}: expected one of the 80 GenEval class names, got {shown(name)}{near}")
     return index
-
-
-def _hint(word: object, known: Sequence[str], aliases: Mapping[str, str] | None = None) -> str:
-    """What the user may have meant, as the end of an error message."""
-    if isinstance(word, str) and len(word) <= _LONGEST_WORD:
-        if aliases and word.lower() in aliases:
-            return f"; GenEval calls it {aliases[word.lower()]!r}"
-        near = get_close_matches(word.lower(), known, n=1)
-        if near:
-            return f"; did you mean {near[0]!r}?"
-    return "; see geneval_reward.prompts.CLASS_NAMES" if len(known) > 10 else ""
-
-
-def _shown(value: object) -> str:
-    """A value for a message; never long, whatever came."""
-    if isinstance(value, str | bytes):
-        return repr(value if len(value) <= 60 else value[:60]) + ("..." if len(value) > 60 else "")
-    if value is None or isinstance(value, bool | float):
-        return repr(value)
-    if isinstance(value, int):
-        # Python refuses to print integers of more than 4,300 digits.
-        return repr(value) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
-    text = repr(value) if _is_short(value) else f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _is_short(value: object) -> bool:
-    """Whether printing the value costs next to nothing."""
-    return isinstance(value, list | tuple) and len(value) <= 8 and all(_is_plain(item) for item in value)
-
-
-def _is_plain(item: object) -> bool:
-    return (isinstance(item, str) and len(item) <= 60) or (isinstance(item, int) and item.bit_length() <= 128)
 
 
 def _phrase(item: Include) -> str:
@@ -244,10 +220,8 @@ def _load_json(text: str | bytes) -> Any:
 def _parse_record(record: Any) -> PromptSpec:
     if not isinstance(record, Mapping):
         raise SpecError(f"record: expected a mapping, a JSON string or a PromptSpec, got {type(record).__name__}")
-    _refuse_unknown_keys(record, _RECORD_KEYS, "record")
-    tag = record.get("tag")
-    if not (isinstance(tag, str) and tag in TAGS):
-        raise SpecError(f"tag: expected one of {', '.join(TAGS)}, got {_shown(tag)}{_hint(tag, TAGS)}")
+    extra = _parse_extra(record)
+    tag = str(check_tag(record.get("tag")))
     items = _sequence(record.get("include"), "include", MAX_CLAUSES)
     if not items:
         raise SpecError("include: expected at least one clause, got an empty list")
@@ -264,26 +238,22 @@ def _parse_record(record: Any) -> PromptSpec:
     if prompt is not None and not prompt.strip():
         raise SpecError("prompt: expected text, got an empty string; leave the key out to have it rendered")
     if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise SpecError(f"prompt: expected text, got half of a character in {_shown(prompt)}; decode the text as UTF-8")
+        raise SpecError(f"prompt: expected text, got half of a character in {shown(prompt)}; decode the text as UTF-8")
     if prompt is not None and len(prompt) > MAX_PROMPT:
         raise SpecError(f"prompt: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}; shorten it")
-    spec = PromptSpec(tag, include, exclude, prompt or "")
-    return spec if prompt else PromptSpec(tag, include, exclude, spec.render())
+    spec = PromptSpec(tag, include, exclude, prompt or "", extra)
+    return spec if prompt else PromptSpec(tag, include, exclude, spec.render(), extra)
 
 
 def _parse_include(item: Any, index: int) -> Include:
     where = f"include[{index}]"
     _require_mapping(item, where)
     _refuse_unknown_keys(item, _INCLUDE_KEYS, where)
-    class_id(item.get("class"), f"{where}.class")
     color = _given(item, "color")
-    if color is not None and not (isinstance(color, str) and color in COLORS):
-        hint = _hint(color, COLORS)
-        raise SpecError(f"{where}.color: expected one of {', '.join(COLORS)}, got {_shown(color)}{hint}")
     return Include(
-        str(item["class"]),
+        _parse_word(item.get("class"), f"{where}.class", "the name of a class"),
         _parse_count(item.get("count"), f"{where}.count"),
-        color,
+        None if color is None else _parse_word(color, f"{where}.color", "the name of a colour"),
         _parse_positions(_given(item, "position"), index),
     )
 
@@ -292,8 +262,46 @@ def _parse_exclude(item: Any, index: int) -> Exclude:
     where = f"exclude[{index}]"
     _require_mapping(item, where)
     _refuse_unknown_keys(item, _EXCLUDE_KEYS, where)
-    class_id(item.get("class"), f"{where}.class")
-    return Exclude(str(item["class"]), _parse_count(item.get("count"), f"{where}.count"))
+    name = _parse_word(item.get("class"), f"{where}.class", "the name of a class")
+    return Exclude(name, _parse_count(item.get("count"), f"{where}.count"))
+
+
+def _parse_word(value: Any, where: str, what: str) -> str:
+    """The name of a class or colour. Whether it is a known one is for the scorer to say."""
+    if not isinstance(value, str):
+        raise SpecError(f"{where}: expected {what}, got {shown(value)}")
+    if not 0 < len(value) <= LONGEST_WORD or not value.isprintable() or value != value.strip():
+        raise SpecError(
+            f"{where}: expected {what}, of 1 to {LONGEST_WORD} printable characters without spaces around them, got "
+            f"{shown(value)}"
+        )
+    return str(value)
+
+
+def _parse_extra(record: Mapping[Any, Any]) -> dict[str, Any]:
+    """The further keys of a record, as JSON reads them back. A key that looks like one of the record's is a mistake."""
+    extra = {}
+    for key, value in record.items():
+        if key in _RECORD_KEYS or _given(record, key) is None:
+            continue
+        near = hint(key, _RECORD_KEYS, cutoff=0.75)
+        if not isinstance(key, str) or not 0 < len(key) <= LONGEST_WORD or near:
+            own = "" if near else f", or names of your own of at most {LONGEST_WORD} characters"
+            raise SpecError(f"record: expected keys of {', '.join(_RECORD_KEYS)}{own}, got {shown(key)}{near}")
+        extra[key] = value.tolist() if hasattr(value, "tolist") else value
+    if not extra:
+        return extra
+    try:
+        text = json.dumps(extra, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(
+            f"record: expected JSON values under {', '.join(map(shown, extra))[:200]}, got {error}"
+        ) from error
+    if len(text) > MAX_EXTRA:
+        raise SpecError(f"record: expected at most {MAX_EXTRA:,} characters of further keys, got {len(text):,}")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _given(item: Mapping[Any, Any], key: str) -> Any:
@@ -315,7 +323,7 @@ def _integer(value: Any) -> int | None:
 def _parse_count(value: Any, where: str) -> int:
     count = _integer(value)
     if count is None or not 1 <= count <= MAX_COUNT:
-        raise SpecError(f"{where}: expected an integer in 1..{MAX_COUNT:,}, got {_shown(value)}")
+        raise SpecError(f"{where}: expected an integer in 1..{MAX_COUNT:,}, got {shown(value)}")
     return count
 
 
@@ -332,14 +340,14 @@ def _parse_positions(value: Any, index: int) -> tuple[Position, ...]:
 def _parse_position(pair: Any, index: int, where: str) -> Position:
     pair = pair.tolist() if hasattr(pair, "tolist") else pair
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise SpecError(f"{where}: expected [relation, index of an earlier include clause], got {_shown(pair)}")
+        raise SpecError(f"{where}: expected [relation, index of an earlier include clause], got {shown(pair)}")
     relation, target = pair[0], _integer(pair[1])
     if not (isinstance(relation, str) and relation in RELATIONS):
-        hint = _hint(relation, RELATIONS)
-        raise SpecError(f"{where}: expected a relation of {', '.join(RELATIONS)}, got {_shown(relation)}{hint}")
+        near = hint(relation, RELATIONS)
+        raise SpecError(f"{where}: expected a relation of {', '.join(RELATIONS)}, got {shown(relation)}{near}")
     if target is None or not 0 <= target < index:
         earlier = f"0..{index - 1}" if index else "none: the first clause has no earlier one"
-        raise SpecError(f"{where}: expected the index of an earlier include clause ({earlier}), got {_shown(pair[1])}")
+        raise SpecError(f"{where}: expected the index of an earlier include clause ({earlier}), got {shown(pair[1])}")
     return Position(relation, target)
 
 
@@ -361,6 +369,6 @@ def _require_mapping(item: Any, where: str) -> None:
 def _refuse_unknown_keys(item: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:
     unknown = [key for key in item if key not in known and _given(item, key) is not None]
     if unknown:
-        shown = ", ".join(map(_shown, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
-        hint = _hint(unknown[0], known)
-        raise SpecError(f"{where}: expected keys of {', '.join(known)}, got {shown}{hint}")
+        listed = ", ".join(map(shown, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
+        near = hint(unknown[0], known)
+        raise SpecError(f"{where}: expected keys of {', '.join(known)}, got {listed}{near}")

@@ -92,4 +92,4 @@ def _shares(size: Size, available: Mapping[str, int], name: str) -> dict[str, in
 
 
 def _key(seed: int, spec: PromptSpec) -> bytes:
-    return hashlib.sha256(f"geneval-reward subset\0{seed}\0{spec.to_json()}".encode()).digest()
+    return hashlib.sha256(f"geneval-reward subset\0{seed}\0{spec.core.to_json()}".encode()).digest()

@@ -6,12 +6,12 @@ Source of the seed (43) and the order of the draws: djghosh13/geneval `prompts/c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from geneval_reward.errors import SpecError
+from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec
 from geneval_reward.prompts.stream import Stream
 from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, RELATIONS
@@ -22,6 +22,9 @@ SUITE_SHA256: Final = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c804
 
 _ROUNDS: Final = 100
 _CLASSES: Final = len(CLASS_NAMES)
+
+Prompt = PromptSpec | Mapping[str, Any] | str
+"""A spec, a record, a record as JSON, or a prompt text that `resolve` knows."""
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +54,7 @@ def suite_by_prompt() -> Mapping[str, PromptSpec]:
     return MappingProxyType({spec.prompt: spec for spec in official_suite()})
 
 
-def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, PromptSpec] | None = None) -> PromptSpec:
+def resolve(prompt: Prompt, extra: Mapping[str, PromptSpec] | None = None) -> PromptSpec:
     """Find the spec that a record or a prompt text stands for.
 
     Args:
@@ -74,6 +77,28 @@ def resolve(prompt: PromptSpec | Mapping[str, Any] | str, extra: Mapping[str, Pr
             "pass its record (tag, include, ...) instead, since the text alone does not say what to check"
         )
     return spec
+
+
+def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:
+    """Find the spec of each image, as `resolve` does.
+
+    Args:
+        specs: Specs, records, records as JSON, or prompt texts.
+        extra: Further prompt texts with their specs, besides the official suite.
+
+    Raises:
+        SpecError: If one is not valid or not known; the message names its index.
+        UsageError: If it is a single one and not a sequence.
+    """
+    if isinstance(specs, str | bytes | Mapping | PromptSpec) or not isinstance(specs, Sequence):
+        raise UsageError(f"specs: expected a sequence with one spec per image, got {type(specs).__name__}")
+    parsed = []
+    for index, spec in enumerate(specs):
+        try:
+            parsed.append(spec if isinstance(spec, PromptSpec) else resolve(spec, extra))
+        except ValueError as error:
+            raise type(error)(f"specs[{index}]: {error}") from error
+    return parsed
 
 
 def _draw(stream: Stream) -> Iterator[PromptSpec]:

@@ -12,9 +12,9 @@ import torch
 from geneval_reward.errors import ScoringError, ServiceError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict
+from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.ray.pool import ActorPool, Description
 from geneval_reward.ray.runtime import Recipe, Workers, import_ray
-from geneval_reward.scorer import Prompt, resolve_all
 from geneval_reward.vision.images import as_images
 
 if TYPE_CHECKING:

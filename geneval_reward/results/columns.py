@@ -48,7 +48,7 @@ class Results:
         filenames: `(n,)` names of the images.
         tags: `(n,)` task names.
         prompt_ids: `(n,)` int64, indices into `records`.
-        records: The records of the prompts as JSON, in order of appearance.
+        records: The records of the prompts as JSON, without further keys, in order of appearance.
         correct: `(n,)` bool, the official verdicts.
         reasons: `(n,)` failures in the official wording.
         index: `(n,)` int64, numbers of the images within their prompts; -1 if the file does not say.

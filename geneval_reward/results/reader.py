@@ -72,8 +72,8 @@ class _Reading:
     failed: dict[str, str] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
     cut: CutLine | None = None
-    records: dict[str, int] = field(default_factory=dict)
-    """Numbers of the prompts by their record, in order of appearance."""
+    records: dict[PromptSpec, int] = field(default_factory=dict)
+    """Numbers of the prompts by their record, in order of appearance. Records that differ in further keys only are one."""
     prompts: dict[str, int] = field(default_factory=dict)
     """The same numbers by the record as the file spells it."""
 
@@ -99,10 +99,10 @@ class _Reading:
         row = ResultRow.from_record(record | {"details": "{}", "clauses": [], "detections": None}, where)
         if row.metadata not in self.prompts:
             try:
-                text = PromptSpec.parse(row.metadata).to_json()
+                spec = PromptSpec.parse(row.metadata)
             except SpecError as error:
                 raise ResultsError(f"{where}: metadata: {error}") from error
-            self.prompts[row.metadata] = self.records.setdefault(text, len(self.records))
+            self.prompts[row.metadata] = self.records.setdefault(spec, len(self.records))
         self.rows.append(row)
         self.places.append((number, offset))
 
@@ -139,7 +139,7 @@ class _Reading:
             filenames=filenames,
             tags=np.array([row.tag for row in rows], dtype=np.str_),
             prompt_ids=np.array([self.prompts[row.metadata] for row in rows], np.int64),
-            records=list(self.records),
+            records=[spec.core.to_json() for spec in self.records],
             correct=np.array([row.correct for row in rows], np.bool_),
             reasons=[row.reason for row in rows],
             index=np.array([-1 if row.index is None else row.index for row in rows], np.int64),

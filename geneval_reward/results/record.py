@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from geneval_reward.errors import FileError, ResultsError
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.errors import FileError, ResultsError, SpecError
+from geneval_reward.prompts.vocabulary import check_tag
 
 SCHEMA: Final = 1
 """Version of our keys."""
@@ -114,7 +114,7 @@ def check_record(record: Mapping[str, Any], where: str) -> list[str]:
         Keys of an official file that are not read; always empty for a file of ours.
 
     Raises:
-        ResultsError: For a missing or unknown key, a wrong type or range, an unknown tag or a newer schema.
+        ResultsError: For a missing or unknown key, a wrong type or range, a tag that is no name or a newer schema.
     """
     ours = "schema" in record
     names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
@@ -125,8 +125,10 @@ def check_record(record: Mapping[str, Any], where: str) -> list[str]:
         kinds, meaning = _TYPES[name]
         if type(record[name]) not in kinds:
             raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
-    if record["tag"] not in TAGS:
-        raise ResultsError(f"{where}: tag: expected one of {', '.join(TAGS)}, got {_shown(record['tag'])}")
+    try:
+        check_tag(record["tag"])
+    except SpecError as error:
+        raise ResultsError(f"{where}: {error}") from error
     unknown = [name for name in record if name not in names and name not in optional]
     if ours:
         _check_ours(record, unknown, where)

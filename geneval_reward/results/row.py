@@ -94,7 +94,8 @@ class ResultRow:
         prompt: The record's prompt text.
         correct: The official verdict.
         reason: The official wording of its failures.
-        metadata: The record as JSON. Images with equal `metadata` belong to one prompt.
+        metadata: The record as JSON. Images with equal `metadata`, further keys aside, belong to one
+            prompt.
         details: Boxes `[x1, y1, x2, y2, confidence]` of the objects that counted, by class name, as JSON.
         index: Number of the image within its prompt, from 0.
         seed: The seed it was generated from, if known.

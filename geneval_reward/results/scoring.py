@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from geneval_reward.errors import ImageError, ScoringError
+from geneval_reward.errors import ImageError, ScoringError, SpecError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.results.generation import selection_marks
 from geneval_reward.results.layout import ImageItem
 from geneval_reward.results.row import FailedImage, ResultRow
 from geneval_reward.results.writer import ResultWriter
-from geneval_reward.scorer import Scorer, fingerprint_id
+from geneval_reward.scorer import Scorer, fingerprint_id, refusal
 from geneval_reward.support.read_ahead import read_ahead
 from geneval_reward.vision.images import load_image
 
@@ -32,9 +32,16 @@ def score_files(scorer: Scorer, items: Sequence[ImageItem], writer: ResultWriter
     fingerprint = fingerprint_id(scorer)
     # Two threads decode faster than a detector judges.
     for batch in read_ahead(items, _load, getattr(scorer, "batch_size", 16), threads=2):
-        errors: list[tuple[ImageItem, Exception]]
-        errors = [(item, image) for item, image in batch if isinstance(image, Exception)]
-        good = [(item, image) for item, image in batch if isinstance(image, torch.Tensor)]
+        errors: list[tuple[ImageItem, Exception]] = []
+        good: list[tuple[ImageItem, torch.Tensor]] = []
+        for item, image in batch:
+            unknown = refusal(scorer, item.spec)
+            if unknown is not None:
+                errors.append((item, SpecError(f"{item.filename}: {unknown}")))
+            elif isinstance(image, Exception):
+                errors.append((item, image))
+            else:
+                good.append((item, image))
         verdicts: Sequence[Verdict | None]
         try:
             verdicts = scorer.score([image for _, image in good], [item.spec for item, _ in good])

@@ -15,11 +15,11 @@ import torch
 from geneval_reward.errors import GenEvalError, ImageError, ScoringError, SpecError, UsageError
 from geneval_reward.judge.verdict import CREDITS, Verdict
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.suite import resolve
+from geneval_reward.prompts.suite import Prompt, resolve
 from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.inputs import prompts_per_image, text_of
 from geneval_reward.reward.worker import Worker
-from geneval_reward.scorer import GenEvalScorer, LazyScorer, Prompt, Scorer
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, refusal
 from geneval_reward.vision.images import as_image
 
 _log = logging.getLogger(__name__)
@@ -146,6 +146,8 @@ class GenEvalReward:
             try:
                 # The spec comes first: what asks for no picture need not have one.
                 spec = prompt if isinstance(prompt, PromptSpec) else resolve(text_of(prompt), self._specs)
+                if (problem := refusal(self.scorer, spec)) is not None:
+                    raise problem
                 ready[index] = as_image(image), spec
             except (ImageError, SpecError) as error:
                 failed[index] = error

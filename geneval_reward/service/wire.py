@@ -92,6 +92,7 @@ class DetectionsPayload(_Model):
     color: list[list[float] | None] | None = Field(
         description="Probabilities of the ten colours; null where none was asked for."
     )
+    colors: list[str] | None = Field(default=None, description="Names of the colours, if they are not the ten.")
 
     @classmethod
     def of(cls, detections: Detections) -> DetectionsPayload:
@@ -102,13 +103,14 @@ class DetectionsPayload(_Model):
             confidence=record["confidence"],
             class_name=record["class"],
             color=record["color"],
+            colors=record.get("colors"),
         )
 
     def detections(self, image_size: tuple[int, int]) -> Detections:
         """Rebuild the detections.
 
         Raises:
-            UsageError: If the lists are not parallel or a class is unknown.
+            UsageError: If the lists are not parallel.
         """
         return Detections.from_dict(self.model_dump(by_alias=True), image_size)
 

@@ -21,7 +21,7 @@ class Wanted:
     """What is asked about one image.
 
     Attributes:
-        class_ids: Classes to report; rows of other classes are not looked at. None asks for all 80.
+        class_ids: Classes to report; rows of other classes are not looked at. None asks for all.
         masked_class_ids: Classes whose masks are needed (a subset: those whose colour is asked). A detector without
             masks ignores it.
         min_confidence: Rows at or below it may be left out.
@@ -51,7 +51,11 @@ class ColorQuery:
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds objects of the 80 classes."""
+    """Finds objects.
+
+    A detector of other classes than the 80 has a further attribute, `class_names`: the names of its classes, which `class_id`
+    counts. It gives them to its `Detections` as `names`. A scorer refuses records with other classes.
+    """
 
     name: str
 
@@ -78,19 +82,23 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Names the colour of objects."""
+    """Names the colour of objects.
+
+    A verifier of other colours than the ten, or of other attributes that exclude one another, has a further attribute,
+    `color_names`: the names of its columns. A scorer refuses records with other colours.
+    """
 
     name: str
 
     def colors(self, queries: Sequence[ColorQuery]) -> npt.NDArray[np.float32]:
-        """Probabilities of the ten colours.
+        """Probabilities of the colours.
 
         Args:
             queries: Objects of a whole batch of images; one forward serves them all.
 
         Returns:
-            `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`. Rows sum to at most 1; the
-            rest is "none of the ten", and an object has no colour where that rest is larger than every colour.
+            `(n, 10)` float32 in the order of `geneval_reward.prompts.COLORS`, or of `color_names`. Rows sum to at most 1;
+            the rest is "none of them", and an object has no colour where that rest is larger than every colour.
         """
         ...
 

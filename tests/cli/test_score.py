@@ -61,9 +61,9 @@ def test_bad_files_are_named_skipped_and_counted(run, images, lines, tmp_path):
         "skipped: ",
         "00001/samples/0000.png: expected a whole image",
         "00002: expected metadata.jsonl",
-        "00003/metadata.jsonl: include[0].class: expected one of the 80 GenEval class names, got 'dragon'",
+        "00003/samples/0000.png: include[0].class: expected one of the 80 GenEval class names, got 'dragon'",
         "00004/samples: expected images such as 0000.png, got none",
-        "1 image could not be scored",
+        "2 images could not be scored",
     ):
         assert words in result.stderr.replace("\n", " "), words
     assert [row["filename"] for row in lines(tmp_path / "r.jsonl")] == [

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneval_reward.errors import GenEvalError, SpecError
-from geneval_reward.prompts import CLASS_NAMES, COLORS, RELATIONS, TAGS, Include, Position, PromptSpec, class_id
+from geneval_reward.prompts import (
+    CLASS_NAMES,
+    COLORS,
+    RELATIONS,
+    TAGS,
+    Include,
+    Position,
+    PromptSpec,
+    Vocabulary,
+    class_id,
+    official_suite,
+)
 
 
 def record(*include: Any, tag: Any = "two_object", **more: Any) -> dict[str, Any]:
@@ -169,7 +180,7 @@ BAD: list[tuple[Any, str]] = [
     ("[1]", r"record: expected a JSON object, got a JSON list"),
     (b"\xff\xfe\xfa", r"record: expected JSON, got"),
     ("[" * 100_000, r"record: expected JSON, got one that is nested too deeply"),
-    ({}, r"tag: expected one of single_object, .*color_attr, got None"),
+    ({}, r"tag: expected one of single_object, .*color_attr, or a name of your own, got None"),
     (record(obj(), tag="colour"), r"tag: expected one of .*, got 'colour'; did you mean 'colors'\?"),
     (record(obj(), tag=["colors"]), r"tag: expected one of .*, got \['colors'\]"),
     ({"tag": "colors"}, r"include: expected a list, got NoneType"),
@@ -177,12 +188,13 @@ BAD: list[tuple[Any, str]] = [
     ({"tag": "colors", "include": obj()}, r"include: expected a list, got dict"),
     (record("dog"), r"include\[0\]: expected a mapping with 'class' and 'count', got str"),
     (record(obj(), None), r"include\[1\]: expected a mapping"),
-    (record({"count": 1}), r"include\[0\]\.class: expected one of the 80 GenEval class names, got None"),
-    (record(obj("dragon fruit")), r"include\[0\]\.class: .*got 'dragon fruit'; see geneval_reward.prompts.CLASS_NAMES"),
-    (record(obj("dgo")), r"got 'dgo'; did you mean 'dog'\?"),
-    (record(obj("mouse")), r"got 'mouse'; GenEval calls it 'computer mouse'"),
-    (record(obj("Remote")), r"got 'Remote'; GenEval calls it 'tv remote'"),
-    (record(obj(), obj("keyboard")), r"include\[1\]\.class: .*GenEval calls it 'computer keyboard'"),
+    *(
+        (record(obj(), tag=tag), r"tag: expected .*a name of your own of at most 64 letters")
+        for tag in ("", "a b", "1", "[/x]", "é")
+    ),
+    (record(obj(), tag="overall"), r"tag: expected a name that no other number has, got 'overall'"),
+    (record({"count": 1}), r"include\[0\]\.class: expected the name of a class, got None"),
+    *((record(obj(name)), r"include\[0\]\.class: .*printable") for name in ("", " dog", "a\nb", "a" * 65, "\ud800")),
     (record(obj(16)), r"include\[0\]\.class: .*got 16"),
     (record(obj(["dog"])), r"include\[0\]\.class: .*got \['dog'\]"),
     (record({"class": "dog"}), r"include\[0\]\.count: expected an integer in 1\.\.10,000, got None"),
@@ -191,17 +203,18 @@ BAD: list[tuple[Any, str]] = [
         for n in (0, -1, True, 1.5, 1.0)
     ),
     (record(obj(count="2")), r"include\[0\]\.count: expected an integer in 1\.\.10,000, got '2'"),
-    (record(obj(color="gray")), r"include\[0\]\.color: expected one of red, orange, .*white, got 'gray'"),
-    (record(obj(color="Red")), r"got 'Red'; did you mean 'red'\?"),
-    (record(obj(color=["red"])), r"include\[0\]\.color: expected one of .*, got \['red'\]"),
-    (record(obj(color="")), r"include\[0\]\.color: expected one of"),
+    (record(obj(color=["red"])), r"include\[0\]\.color: expected the name of a colour, got \['red'\]"),
+    (record(obj(color="")), r"include\[0\]\.color: expected the name of a colour, of 1 to 64"),
     (record(obj(colour="red")), r"include\[0\]: expected keys of class, count, color, position, got 'colour'"),
     (record(obj(), prompts="x"), r"record: expected keys of tag, include, exclude, prompt, got 'prompts'"),
     (record(obj(), prompt=3), r"prompt: expected a string, got int"),
     (record(obj(), prompt=" "), r"prompt: expected text, got an empty string; leave the key out"),
     (record(obj(), exclude=obj()), r"exclude: expected a list, got dict"),
     (record(obj(), exclude=0), r"exclude: expected a list, got int"),
-    (record(obj(), exclude=[obj("cta")]), r"exclude\[0\]\.class: .*did you mean 'cat'\?"),
+    (record(obj(), exclude=[obj(7)]), r"exclude\[0\]\.class: expected the name of a class, got 7"),
+    (record(obj(), note=object()), r"record: expected JSON values under 'note', got"),
+    (record(obj(), note="x" * 20_000), r"record: expected at most 16,384 characters of further keys, got 20,"),
+    (record(obj()) | {3: "x"}, r"record: expected keys of .* or names of your own of at most 64 characters, got 3"),
     (record(obj(), exclude=[obj("cat", 0)]), r"exclude\[0\]\.count: expected an integer in 1\.\.10,000, got 0"),
     (record(obj(), exclude=[obj("cat", color="red")]), r"exclude\[0\]: expected keys of class, count, got 'color'"),
     (record(obj(), obj(position=["over", 0])), r"include\[1\]\.position: expected a relation of left of, .*got 'over'"),
@@ -279,3 +292,50 @@ def test_what_pandas_fills_with_nan_counts_as_missing() -> None:
 def test_half_a_character_is_no_text() -> None:
     with pytest.raises(SpecError, match="prompt: expected text, got half of a character"):
         PromptSpec.parse(record(obj(), prompt="a \ud800"))
+
+
+UNKNOWN: list[tuple[Any, str]] = [
+    (record(obj("dragon fruit")), r"include\[0\]\.class: .*got 'dragon fruit'; see geneval_reward.prompts.CLASS_NAMES"),
+    (record(obj("dgo")), r"got 'dgo'; did you mean 'dog'\?"),
+    (record(obj("mouse")), r"got 'mouse'; GenEval calls it 'computer mouse'"),
+    (record(obj("Remote")), r"got 'Remote'; GenEval calls it 'tv remote'"),
+    (record(obj(), obj("keyboard")), r"include\[1\]\.class: .*GenEval calls it 'computer keyboard'"),
+    (record(obj(color="gray")), r"include\[0\]\.color: expected one of red, orange, .*white, got 'gray'"),
+    (record(obj(color="Red")), r"got 'Red'; did you mean 'red'\?"),
+    (record(obj(), exclude=[obj("cta")]), r"exclude\[0\]\.class: .*did you mean 'cat'\?"),
+]
+
+
+@pytest.mark.parametrize(("made", "message"), UNKNOWN, ids=range(len(UNKNOWN)))
+def test_words_are_for_the_scorer_to_know(made: Any, message: str) -> None:
+    spec = PromptSpec.parse(made)
+    assert PromptSpec.parse(spec.to_json()) == spec
+    with pytest.raises(SpecError, match=message):
+        Vocabulary().check(spec)
+    Vocabulary((*CLASS_NAMES, *spec.class_names), (*COLORS, "gray", "Red")).check(spec)
+
+
+def test_the_vocabulary_of_the_benchmark_knows_its_words() -> None:
+    for spec in official_suite():
+        Vocabulary().check(spec)
+    assert Vocabulary().digest() != Vocabulary(("teapot",)).digest()
+
+
+def test_further_keys_are_handed_through_and_change_nothing_else() -> None:
+    made = record(obj("cup"), prompt="a cup", note="mine", id=7, nested={"a": [1, None, "é"]})
+    spec = PromptSpec.parse(made)
+    assert spec.to_record() == made
+    assert list(spec.to_record()) == ["tag", "include", "prompt", "note", "id", "nested"]
+    plain = PromptSpec.parse(record(obj("cup"), prompt="a cup"))
+    assert (spec, hash(spec), spec.core.to_json()) == (plain, hash(plain), plain.to_json())
+    assert plain.core is plain
+    assert pickle.loads(pickle.dumps(spec)).extra == spec.extra == PromptSpec.parse(spec.to_json()).extra
+    assert PromptSpec.parse(record(obj(), table=np.array([1, 2]))).extra == {"table": [1, 2]}
+
+
+def test_a_task_of_ones_own_is_a_name() -> None:
+    for tag in ("texture", "my-task_2.b", "three_object", "count"):
+        assert PromptSpec.parse(record(obj(), tag=tag)).tag == tag
+    for tag in ("Counting", "two_objects", "color", "positions"):
+        with pytest.raises(SpecError, match="did you mean"):
+            PromptSpec.parse(record(obj(), tag=tag))

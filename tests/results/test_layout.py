@@ -246,7 +246,7 @@ def record_of_others(put):
 
 def test_keys_that_say_nothing_are_noted_once(record_of_others) -> None:
     # As UniLIP's script writes them: five digits, and two keys more.
-    more = {"detailed_caption": LONG, "index": 0}
+    more = {"detailed_caption": 5 * LONG, "index": 0, "id": 7}
     record_of_others(more, "00000.png", "00001.jpg")
     folder = read_folder(record_of_others(more | {"index": 1}, "00000.jpeg", number=1))
     assert [(item.filename, item.index, item.spec) for item in folder.items] == [
@@ -256,6 +256,7 @@ def test_keys_that_say_nothing_are_noted_once(record_of_others) -> None:
     ]
     assert not folder.problems
     assert folder.notes == ["the records have keys that are not read: detailed_caption"]
+    assert folder.items[0].spec.extra == {"id": 7}
 
 
 def test_a_misspelled_key_is_still_a_problem(record_of_others) -> None:

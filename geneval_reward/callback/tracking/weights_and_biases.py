@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from geneval_reward.callback.tracking.record import TABLE_COLUMNS, ScoreRecord, label, shown_boxes
+from geneval_reward.judge.detections import Detections
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 
@@ -94,18 +95,19 @@ def boxes(verdict: Verdict) -> dict[str, Any]:
     """Convert a verdict's detections to W&B boxes, in fractions of the image (its "percent" domain) with class labels."""
     detections = verdict.detections
     width, height = detections.image_size
+    numbers, labels = _numbered(detections)
     data = []
     for box in shown_boxes(verdict):
         x1, y1, x2, y2 = (detections.xyxy[box.row] / np.array([width, height, width, height])).clip(0, 1).tolist()
         data.append(
             {
                 "position": {"minX": x1, "maxX": x2, "minY": y1, "maxY": y2},
-                "class_id": int(detections.class_id[box.row]),
+                "class_id": numbers[box.row],
                 "box_caption": label(box),
                 "scores": {"confidence": box.confidence},
             }
         )
-    return {"box_data": data, "class_labels": _LABELS}
+    return {"box_data": data, "class_labels": labels}
 
 
 def masks(verdict: Verdict) -> dict[str, Any] | None:
@@ -113,10 +115,19 @@ def masks(verdict: Verdict) -> dict[str, Any] | None:
     detections = verdict.detections
     if detections.mask is None:
         return None
+    numbers, labels = _numbered(detections)
     painted = np.zeros(detections.mask.shape[1:], np.uint8)
     for box in sorted(shown_boxes(verdict), key=lambda box: box.confidence):
-        painted[detections.mask[box.row]] = detections.class_id[box.row] + 1
-    return {"detections": {"mask_data": painted, "class_labels": {row + 1: name for row, name in _LABELS.items()}}}
+        painted[detections.mask[box.row]] = numbers[box.row] + 1
+    return {"detections": {"mask_data": painted, "class_labels": {row + 1: name for row, name in labels.items()}}}
+
+
+def _numbered(detections: Detections) -> tuple[list[int], dict[int, str]]:
+    """Number the classes of the rows as the 80 are, or in the order of their names where a detector knows others."""
+    if detections.names == CLASS_NAMES:
+        return detections.class_id.tolist(), _LABELS
+    there = sorted(set(detections.class_names))
+    return [there.index(name) for name in detections.class_names], dict(enumerate(there))
 
 
 def _caption(verdict: Verdict) -> str:

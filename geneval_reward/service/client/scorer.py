@@ -16,7 +16,7 @@ from geneval_reward.errors import ScoringError, ServiceError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.scorer import Prompt, resolve_all
+from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.service.client.connection import ENCODINGS, Connection, EncodedItem, encode
 from geneval_reward.service.wire import InfoReply, ItemReply, ScoreReply
 from geneval_reward.vision.images import as_images

@@ -211,7 +211,7 @@ def _read(sweep: Sweep, cell: Cell) -> tuple[Results, _Scores]:
         source, path = path, path.with_name(f"best_of_{cell.best_of}.jsonl")
         choose_best_of(source, path, cell.best_of, sweep.images_per_prompt)
     results = read_results(path)
-    number = {spec.to_json(): i for i, spec in enumerate(sweep.specs)}
+    number = {spec.core.to_json(): i for i, spec in enumerate(sweep.specs)}
     own = [number.get(record) for record in results.records]
     values: _Scores = {}
     for row, (prompt_id, index) in enumerate(zip(results.prompt_ids.tolist(), results.index.tolist(), strict=True)):
