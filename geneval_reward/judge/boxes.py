@@ -83,4 +83,8 @@ def _color(verdict: Verdict, row: int) -> tuple[str | None, float]:
     best = int(table[row].argmax())
     share = float(table[row, best])
     # A verifier that can abstain leaves the probability of "none of them" out of the row.
-    return (verdict.detections.colors[best], share) if share >= 1 - float(table[row].sum()) - 1e-6 else ("no colour", math.nan)
+    return (
+        (verdict.detections.colors[best], share)
+        if share >= 1 - float(table[row].sum()) - 1e-6
+        else ("no colour", math.nan)
+    )

@@ -13,7 +13,7 @@ import torch
 from geneval_reward.errors import ScoringError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.scorer import Scorer
+from geneval_reward.scorer import Scorer, refusal
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,11 @@ def score_separately(
     Returns:
         One entry per image, in order.
     """
+    unknown = [refusal(scorer, spec) for spec in specs]
+    if any(unknown):
+        rows = [row for row, problem in enumerate(unknown) if problem is None]
+        known = iter(score_separately(scorer, [images[row] for row in rows], [specs[row] for row in rows]))
+        return [problem or next(known) for problem in unknown]
     try:
         return list(_score(scorer, images, specs))
     except ScoringError as error:

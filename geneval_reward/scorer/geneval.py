@@ -1,15 +1,12 @@
-"""`Scorer`, the protocol of whatever judges images, and `GenEvalScorer`, which joins vision and judge."""
+"""`GenEvalScorer`: joins vision and judge."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,148 +18,16 @@ from geneval_reward.judge.verdict import Verdict, judge
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, Vocabulary
-from geneval_reward.support.imports import import_object, is_import_path
+from geneval_reward.scorer.protocol import fingerprint_id
 from geneval_reward.support.inference import no_autocast, run_in_batches
 from geneval_reward.support.signatures import check_part
 from geneval_reward.version import __version__
-from geneval_reward.vision.backends import load_backend, resolve_device
+from geneval_reward.vision.backends import load_backend
 from geneval_reward.vision.images import as_images
 from geneval_reward.vision.protocols import ColorQuery, Detector, Verifier, Wanted
 
 # So many images, every one of them wrong, point to a broken detector rather than to a bad generator.
 _SUSPICIOUS_BATCH: Final = 32
-_MEMBERS: Final = ("name", "rules", "score(images, specs)", "fingerprint()", "to(device)")  # of a `Scorer`
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """What judges images: every host (metric, reward, callback, service, audit, command line) takes any scorer.
-
-    [`GenEvalScorer`][geneval_reward.GenEvalScorer] judges in this process,
-    `geneval_reward.service.client.RemoteScorer` asks a server, and `geneval_reward.ray.RayScorer` a pool of Ray actors. A
-    class of your own needs these members and no base class. If it has an attribute `vocabulary`
-    (`geneval_reward.prompts.Vocabulary`), hosts refuse records with other words before they score.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name of the scorer in results and logs, for example `lite`."""
-        ...
-
-    @property
-    def rules(self) -> Rules:
-        """The rules by which the verdicts were made."""
-        ...
-
-    def score(self, images: Any, specs: Sequence[Prompt]) -> list[Verdict]:
-        """Judge images; returns one verdict per image, in order.
-
-        Args:
-            images: What `geneval_reward.vision.images.as_images` takes.
-            specs: One spec, record, JSON record or known prompt text per image.
-
-        Raises:
-            ScoringError: If some images could not be scored and the others could; it carries their verdicts.
-        """
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What decides the answers besides the rules, JSON-serialisable."""
-        ...
-
-    def to(self, device: torch.device | str) -> Scorer:
-        """Move the weights if they are in this process; returns the scorer."""
-        ...
-
-
-def fingerprint_id(scorer: Scorer) -> str:
-    """Twelve hex digits of a scorer's `fingerprint()`; results with equal ones are comparable."""
-    return hashlib.sha256(json.dumps(scorer.fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def refusal(scorer: Scorer, spec: PromptSpec) -> SpecError | None:
-    """Why a scorer cannot judge a record, by name of the class or colour that it does not know; None if it says nothing."""
-    vocabulary: Vocabulary | None = getattr(scorer, "vocabulary", None)
-    problem = None if vocabulary is None else vocabulary.problem(spec)
-    return None if problem is None else SpecError(problem)
-
-
-class LazyScorer:
-    """A scorer that is loaded when it is first needed, once for everybody who shares this object.
-
-    Copies share what was loaded. Pickled, it takes along only what it was made from.
-
-    Args:
-        source: A scorer, a function that makes one, the import path of either (`module:attribute` or `file.py:attribute`), or
-            the name of a backend.
-        **options: Keyword arguments of `GenEvalScorer.from_pretrained`; only with the name of a backend. With an import path
-            only `device`.
-
-    Raises:
-        UsageError: If `source` is none of these, its members do not fit, or there are options for a scorer that exists already.
-    """
-
-    def __init__(self, source: Scorer | Callable[[], Scorer] | str, **options: Any) -> None:
-        self.source = source
-        self.options = options
-        self._lock = threading.Lock()
-        self._loaded: Scorer | None = None
-        path = isinstance(source, str) and is_import_path(source)
-        given = [name for name in options if not (path and name == "device")]
-        if given and (path or not isinstance(source, str)):
-            raise UsageError(f"{given[0]}: expected no options beside a ready scorer; give them to the scorer")
-        if isinstance(source, str) and not path:
-            return
-        found = import_object(source, "scorer") if isinstance(source, str) else source
-        if inspect.getattr_static(found, "score", None) is not None and not inspect.isclass(found):
-            self._loaded = _checked(found)
-        elif not callable(found):
-            raise UsageError(
-                f"scorer: expected a scorer or the name of a backend, got {type(found).__name__}, which lacks score(images, specs); "
-                "see geneval_reward.Scorer"
-            )
-        elif path:
-            check_part("scorer", found, "()")
-
-    @property
-    def loaded(self) -> Scorer | None:
-        """The scorer, if there is one already."""
-        return self._loaded
-
-    def load(self, device: torch.device | str | None = None) -> Scorer:
-        """Return the scorer, loading it now if need be.
-
-        Args:
-            device: Where to load a backend, or what an import path makes; None for the `device` among the options, or `auto`. A
-                scorer that exists already stays where it is.
-        """
-        with self._lock:
-            if self._loaded is None:
-                options = self.options if device is None else {**self.options, "device": device}
-                if not isinstance(self.source, str):
-                    self._loaded = _checked(self.source())  # type: ignore[operator]
-                elif is_import_path(self.source):
-                    made = _checked(import_object(self.source, "scorer")())
-                    made.to(resolve_device(options.get("device", "auto")))
-                    self._loaded = made
-                else:
-                    self._loaded = GenEvalScorer.from_pretrained(self.source, **options)
-            return self._loaded
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LazyScorer:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(LazyScorer, self.source, **self.options), ()
-
-    def __repr__(self) -> str:
-        return repr(self.source)
-
-
-def _checked(scorer: Any) -> Scorer:
-    check_part("scorer", scorer, *_MEMBERS)
-    found: Scorer = scorer
-    return found
 
 
 class GenEvalScorer:
