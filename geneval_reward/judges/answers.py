@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from geneval_reward.judges.english import CLASS_FORMS
 from geneval_reward.judges.questions import NUMBERS, QA, Part
+from geneval_reward.prompts.english import CLASS_FORMS
 from geneval_reward.prompts.vocabulary import COLORS
 
 _LONGEST: Final = max(map(len, CLASS_FORMS))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from geneval_reward.errors import SpecError, UsageError
-from geneval_reward.judges.english import noun, phrase
+from geneval_reward.prompts.english import noun, phrase
 from geneval_reward.prompts.spec import Include, PromptSpec
 from geneval_reward.prompts.wording import number_word
 

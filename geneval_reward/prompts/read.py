@@ -40,8 +40,8 @@ def read_prompts(
     | `"10/tag"` | ten prompts of each task |
     | `"suite"` or `"official"` | the benchmark's 553 prompts |
     | another name of `suites` | that set, such as `"pocket"` |
-    | a path | a file with one record, or one prompt text of the official suite, per line |
-    | a list | specs, records, records as JSON, or prompt texts of the official suite |
+    | a path | a file with one record, or one sentence that `PromptSpec.from_text` reads, per line |
+    | a list | specs, records, records as JSON, or such sentences |
 
     Args:
         prompts: One of the forms in the table.

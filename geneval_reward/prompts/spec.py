@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from geneval_reward.errors import FileError, SpecError
 from geneval_reward.prompts.messages import LONGEST_WORD, hint, shown
-from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, RELATIONS, check_tag
+from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, RELATIONS, Vocabulary, check_tag
 from geneval_reward.prompts.wording import article, number_word, plural
 from geneval_reward.support.files import parse_json
 
@@ -124,6 +124,34 @@ class PromptSpec:
         if isinstance(record, str | bytes):
             record = _load_json(record)
         return _parse_record(record)
+
+    @classmethod
+    def from_text(cls, text: str, vocabulary: Vocabulary | None = None) -> PromptSpec:
+        """Read a sentence: the benchmark's own wording, and the same in other words where it can mean one thing only.
+
+        A sentence of one of the six forms gets its tag, any other the tag `custom`. Numbers above one are exact: "two cups"
+        excludes a third. What is named in the same words twice is one object.
+
+        Args:
+            text: Such as `seven cups`, `a red dog and a blue cup`, or `a photo of a cow to the left of a cup`.
+            vocabulary: The scorer's words; None for the benchmark's.
+
+        Returns:
+            The spec; its `prompt` is the text.
+
+        Raises:
+            SpecError: If the sentence says something else; the message has what was understood of it.
+
+        Examples:
+            >>> PromptSpec.from_text("a photo of seven cups").to_record()["exclude"]
+            [{'class': 'cup', 'count': 8}]
+            >>> PromptSpec.from_text("a cow under a bench").tag
+            'position'
+        """
+        # This module holds the classes that sentences are made of.
+        from geneval_reward.prompts.sentences import read_sentence
+
+        return read_sentence(text, vocabulary or Vocabulary())
 
     def to_record(self) -> dict[str, Any]:
         """The record as a dict with the official keys in the official order, then the further ones."""

@@ -58,11 +58,12 @@ def resolve(prompt: Prompt, extra: Mapping[str, PromptSpec] | None = None) -> Pr
     """Find the spec that a record or a prompt text stands for.
 
     Args:
-        prompt: A spec, a record, a record as a JSON string, or a prompt text of the official suite.
+        prompt: A spec, a record, a record as a JSON string, a prompt text of the official suite, or a sentence like them.
         extra: Further prompt texts with their specs; they are looked up first.
 
     Raises:
-        SpecError: If a record is not valid, or a text is neither in `extra` nor in the official suite.
+        SpecError: If a record is not valid, or a text is neither in `extra` nor in the official suite nor a sentence that
+            `PromptSpec.from_text` reads.
 
     Examples:
         >>> resolve("a photo of a bench").tag
@@ -71,12 +72,15 @@ def resolve(prompt: Prompt, extra: Mapping[str, PromptSpec] | None = None) -> Pr
     if not isinstance(prompt, str) or prompt.lstrip().startswith("{"):
         return PromptSpec.parse(prompt)
     spec = (extra or {}).get(prompt) or suite_by_prompt().get(prompt)
-    if spec is None:
+    if spec is not None:
+        return spec
+    try:
+        return PromptSpec.from_text(prompt)
+    except SpecError as error:
         raise SpecError(
-            f"prompt: expected a prompt text of the official suite, got {prompt[:200]!r}; "
-            "pass its record (tag, include, ...) instead, since the text alone does not say what to check"
-        )
-    return spec
+            f"prompt: expected a prompt text of the official suite or a sentence like them, got {prompt[:200]!r}; "
+            f"pass its record (tag, include, ...) instead ({error})"
+        ) from error
 
 
 def resolve_all(specs: Sequence[Prompt], extra: Mapping[str, PromptSpec] | None = None) -> list[PromptSpec]:

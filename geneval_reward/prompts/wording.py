@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-_NUMBERS: Final = tuple(
+NUMBERS: Final = tuple(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 )
+"""Numbers that are written as words."""
 
 
 def article(noun: str) -> str:
@@ -25,4 +26,4 @@ def plural(noun: str) -> str:
 
 def number_word(count: int) -> str:
     """Write a number as a word up to sixteen, and in digits above."""
-    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)

@@ -2,9 +2,9 @@ import pytest
 
 from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.judges import qa_for, questions_of
-from geneval_reward.judges.english import phrase, several
 from geneval_reward.judges.questions import NUMBERS
 from geneval_reward.prompts import CLASS_NAMES, PromptSpec, official_suite, resolve, training_prompts
+from geneval_reward.prompts.english import phrase, several
 
 
 def texts(record):
