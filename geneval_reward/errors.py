@@ -13,6 +13,7 @@
      ├── SearchError(RuntimeError)  a search whose reward failed for every candidate; carries what was found
      ├── GeneratorError(OSError)   a generator's own process that cannot start, ends, hangs, or gives no images
      ├── RoundError(RuntimeError)   a scoring round within a training run that failed
+     │    └── OutOfStepError        the same where weights are sharded, so that the run cannot go on
      └── ServiceError(OSError)      a reward server that cannot start, be reached or answer
 
 Every message says what was expected, what came and what to do, and names the argument, index or file.
@@ -90,6 +91,10 @@ class GeneratorError(GenEvalError, OSError):
 
 class RoundError(GenEvalError, RuntimeError):
     """A scoring round within a training run that failed, on any rank; raised on all of them."""
+
+
+class OutOfStepError(RoundError):
+    """Sampling that failed on this rank while other ranks wait for its share of the weights; the run cannot go on."""
 
 
 class SearchError(GenEvalError, RuntimeError):

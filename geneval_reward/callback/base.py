@@ -10,24 +10,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import nn
 
 from geneval_reward.errors import UsageError
+from geneval_reward.support.ranks import rank, world_size
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as LightningCallback
 
-__all__ = ["LightningCallback", "let_monitors_wait", "planned_length", "publish", "put_in_order", "refuse_sharded"]
+__all__ = [
+    "LightningCallback",
+    "let_monitors_wait",
+    "planned_length",
+    "publish",
+    "put_in_order",
+    "refuse_untested",
+    "replica",
+    "wrapped",
+]
 
 _PACKAGES: Final = ("lightning.pytorch", "pytorch_lightning")
-
-# Their parameters are spread over ranks in a way that a module's submodules cannot be called on their own, or only by all
-# ranks at once; nothing here could be tested on them, so they are refused rather than left to hang.
-_SHARDED: Final = {
-    "FSDPStrategy": "FSDP",
-    "ModelParallelStrategy": "FSDP2 or tensor parallelism",
-    "FSDP2Strategy": "FSDP2",
-    "XLAFSDPStrategy": "XLA FSDP",
-}
 
 
 def _callback_bases() -> tuple[type, ...]:
@@ -52,22 +54,40 @@ if not TYPE_CHECKING:
     )
 
 
-def refuse_sharded(strategy: Any) -> None:
-    """Raise for strategies under which a module cannot sample on its own.
+def refuse_untested(strategy: Any) -> None:
+    """Raise for strategies that shard weights in a way on which nothing here was tested.
 
     Raises:
-        ValueError: For FSDP, model parallelism and DeepSpeed stage 3; the message says what to do instead.
+        UsageError: For DeepSpeed stage 3 and XLA's FSDP; the message says what to do instead.
     """
-    found = next((_SHARDED[kind.__name__] for kind in type(strategy).__mro__ if kind.__name__ in _SHARDED), None)
-    if found is None and any(kind.__name__ == "DeepSpeedStrategy" for kind in type(strategy).__mro__):
+    names = {kind.__name__ for kind in type(strategy).__mro__}
+    found = "XLA FSDP" if "XLAFSDPStrategy" in names else None
+    if "DeepSpeedStrategy" in names:
         zero = (getattr(strategy, "config", None) or {}).get("zero_optimization", {})
         found = "DeepSpeed stage 3" if zero.get("stage") == 3 else None
     if found is not None:
         raise UsageError(
-            f"strategy: expected one that keeps whole weights on every rank, got {found}, where sampling outside of the "
-            "training step can hang; use DDP or DeepSpeed stage 1 or 2, or score saved checkpoints with "
-            "`geneval-reward score`"
+            f"strategy: expected DDP, FSDP, ModelParallelStrategy, fsdp2 or DeepSpeed stage 1 or 2, got {found}, where "
+            "sampling outside of the training step was never tested and may hang; use one of these, or score saved "
+            "checkpoints with `geneval-reward score`"
         )
+
+
+def wrapped(trainer: Any, pl_module: nn.Module) -> list[nn.Module]:
+    """Return what the strategy wrapped the module in (the module itself if in nothing), and the module."""
+    model = getattr(getattr(trainer, "strategy", None), "model", None)
+    return [model, pl_module] if isinstance(model, nn.Module) and model is not pl_module else [pl_module]
+
+
+def replica(strategy: Any) -> tuple[int, int]:
+    """Return the number of this rank's replica of the model and how many replicas there are.
+
+    Ranks that hold one replica together (tensor parallelism) must sample the same images.
+    """
+    if any(kind.__name__ == "ModelParallelStrategy" for kind in type(strategy).__mro__):
+        share = strategy.distributed_sampler_kwargs
+        return share["rank"], share["num_replicas"]
+    return rank(), world_size()
 
 
 def put_in_order(callbacks: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from geneval_reward.callback.base import (
     planned_length,
     publish,
     put_in_order,
-    refuse_sharded,
+    refuse_untested,
 )
 from geneval_reward.callback.budget import Budget
 from geneval_reward.callback.plan import Job, balanced, plan_jobs, waves
@@ -26,7 +26,7 @@ from geneval_reward.callback.round import Judged, Round, Timings, record_round, 
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import scores
 from geneval_reward.callback.tracking import Tracking, run_folder
-from geneval_reward.errors import RoundError, SpecError, UsageError
+from geneval_reward.errors import OutOfStepError, RoundError, SpecError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts import PromptSpec, read_prompts
 from geneval_reward.prompts.vocabulary import TAGS
@@ -86,7 +86,7 @@ class GenEvalCallback(LightningCallback):
         name: Prefix of all keys, and name of the folder. Several callbacks in one trainer need different ones.
 
     Raises:
-        ValueError: If an argument is not valid, or the strategy shards weights.
+        UsageError: If an argument is not valid, or the strategy is one that was never tested (DeepSpeed stage 3).
         SpecError: If prompts do not parse.
         RoundError: If a round fails; on all ranks, with the messages of those that failed. Training state is intact.
 
@@ -218,7 +218,7 @@ class GenEvalCallback(LightningCallback):
         """Refuse what cannot work, take a place after all that changes weights, load the scorer if it is a name."""
         if stage not in ("fit", "validate", "test"):
             return
-        refuse_sharded(trainer.strategy)
+        refuse_untested(trainer.strategy)
         # A new list: Lightning is going through the old one.
         trainer.callbacks = put_in_order(trainer.callbacks)
         self._dry_run_done = False
@@ -342,7 +342,7 @@ class GenEvalCallback(LightningCallback):
         try:
             self._run_round(trainer, pl_module, what, allowed, began)
         except RoundError as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" or isinstance(error, OutOfStepError):
                 raise
             if rank() == 0:
                 warnings.warn(f"{error}; training goes on without it (on_error='warn')", stacklevel=2)

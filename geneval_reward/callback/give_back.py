@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from geneval_reward.support.shards import parts_under_fsdp1, reshard
+
 # The values of larger buffers are not copied, since some models keep a whole average of their weights in buffers. All
 # buffers are given back as the same tensors on the same device.
 _SMALL_BUFFER: Final = 1 << 20
@@ -27,13 +29,20 @@ def give_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     CUDA device), the train or eval mode of every submodule, `requires_grad`, the memory and device of parameters and buffers,
     the values of buffers up to 1 MiB, autocast, the default dtype, TF32 and cuDNN flags, and deterministic mode.
 
+    Weights that are spread over ranks are left where FSDP has them; those that FSDP2 gathered are freed.
+
     Gradients are off within the block. Inference mode is off too, even if it was on, since a tensor that a module caches while
     it samples must be usable in the next training step.
 
     Args:
         modules: The modules whose state is restored; submodules may be shared.
     """
-    undo = [_random_state(), *_flags(), *_autocast(), *(_module_state(module) for module in _distinct(modules))]
+    modules = list(modules)
+    reshard(modules)
+    wrapped = parts_under_fsdp1(modules)
+    parts = [_module_state(part, weights=id(part) not in wrapped) for part in _distinct(modules)]
+    # The stack runs backwards, so weights are sharded again before modules are restored.
+    undo = [_random_state(), *_flags(), *_autocast(), *parts, partial(reshard, modules)]
     with ExitStack() as stack:
         # The stack runs every step even if one of them fails.
         for step in undo:
@@ -130,10 +139,12 @@ def _autocast() -> list[_Undo]:
     return undo
 
 
-def _module_state(module: nn.Module) -> _Undo:
-    """Return what restores the state of a module itself, without its children."""
+def _module_state(module: nn.Module, weights: bool) -> _Undo:
+    """Return what restores the state of a module itself, without its children, and with or without its weights."""
     training = module.training
-    parameters = [(name, p, p.data, p.requires_grad) for name, p in module._parameters.items() if p is not None]
+    parameters = [
+        (name, p, p.data, p.requires_grad) for name, p in module._parameters.items() if p is not None and weights
+    ]
     buffers = [(name, b, _copy_if_small(b)) for name, b in module._buffers.items() if b is not None]
 
     def undo() -> None:
@@ -141,7 +152,7 @@ def _module_state(module: nn.Module) -> _Undo:
         for name, parameter, data, requires_grad in parameters:
             module._parameters[name] = parameter
             # The same memory as before: exact whatever it was moved or cast to, and still the memory that optimizers hold.
-            if (
+            if not hasattr(parameter, "full_tensor") and (
                 parameter.data_ptr() != data.data_ptr()
                 or parameter.dtype != data.dtype
                 or parameter.device != data.device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts.spec import PromptSpec
@@ -20,6 +20,7 @@ class Job:
         index: Which image of the prompt.
         seed: For the generator.
         shown: Whether its picture is kept for the loggers.
+        idle: Whether it is made only to keep in step with ranks that have more to do, and is not judged.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Job:
     index: int
     seed: int
     shown: bool
+    idle: bool = False
 
 
 def balanced(specs: Sequence[PromptSpec], seed: int) -> tuple[PromptSpec, ...]:
@@ -70,6 +72,13 @@ def waves(jobs: Sequence[Job], images_per_prompt: int, prompts_per_tag: int) -> 
 def share(jobs: Sequence[Job], rank: int, world_size: int) -> list[Job]:
     """The jobs of one rank; shares differ by one at most, and may be empty."""
     return list(jobs[rank::world_size])
+
+
+def padded_share(jobs: Sequence[Job], rank: int, world_size: int) -> list[Job]:
+    """The jobs of one rank, filled up with idle ones so that all shares are equally long."""
+    mine = share(jobs, rank, world_size)
+    missing = -(-len(jobs) // world_size) - len(mine)
+    return mine + [replace(jobs[0], shown=False, idle=True)] * missing
 
 
 def chunks(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:

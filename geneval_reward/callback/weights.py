@@ -10,7 +10,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from geneval_reward.callback.base import wrapped
 from geneval_reward.errors import UsageError
+from geneval_reward.support.shards import holds_shards
 
 # Names of context managers that put the average in place: torch_ema and CompVis latent-diffusion.
 _SWAP_CONTEXTS: Final = ("average_parameters", "ema_scope")
@@ -41,6 +43,12 @@ def weights_in_place(weights: str, trainer: Any, pl_module: nn.Module) -> Abstra
             f"object with {' or '.join(_SWAP_CONTEXTS)} as a callback or as pl_module.ema"
         )
     average = found[0]
+    swaps_itself = any(callable(getattr(average, name, None)) for name in _SWAP_CONTEXTS)
+    if not swaps_itself and holds_shards(wrapped(trainer, pl_module)):
+        raise UsageError(
+            f"weights='ema': expected an average with {' or '.join(_SWAP_CONTEXTS)} where the strategy shards weights, got "
+            f"{type(average).__name__}; use the recipe's own average, or weights='current'"
+        )
     if _is_weight_averaging(average):
         model = average._average_model
         if model is None or int(model.n_averaged) == 0:

@@ -9,22 +9,25 @@ one can judge mirrored and rescaled images, which reveals less.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geneval_reward.callback.base import refuse_sharded
+from geneval_reward.callback.base import refuse_untested, wrapped
 from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judge import Verdict
 from geneval_reward.prompts import CLASS_IDS, PromptSpec
 from geneval_reward.prompts.pairs import mirrored
 from geneval_reward.scorer import GenEvalScorer, Scorer
+from geneval_reward.support.ranks import gather, raise_together
+from geneval_reward.support.shards import call_through_root, holds_shards
 from geneval_reward.train.data import read_training_prompts
 from geneval_reward.vision.images import as_images
 
@@ -154,12 +157,27 @@ def audit_policy(
     Returns:
         An `AuditReport`.
     """
+    asked, images = _sample(module.generate, specs, images_per_prompt, seed, batch_size)
+    return _compare(images, asked, judge, second)
+
+
+def _sample(
+    generate: Callable[[list[str], list[int]], Any],
+    specs: Sequence[PromptSpec],
+    images_per_prompt: int,
+    seed: int,
+    batch_size: int = 16,
+) -> tuple[list[PromptSpec], list[Tensor]]:
     asked = [spec for spec in specs for _ in range(images_per_prompt)]
     seeds = [seed_for(seed, spec.prompt, n) for spec in specs for n in range(images_per_prompt)]
     images: list[Tensor] = []
     for start in range(0, len(asked), batch_size):
         part = slice(start, start + batch_size)
-        images += [image.cpu() for image in module.generate([s.prompt for s in asked[part]], seeds[part])]
+        images += [image.cpu() for image in generate([s.prompt for s in asked[part]], seeds[part])]
+    return asked, images
+
+
+def _compare(images: list[Tensor], asked: Sequence[PromptSpec], judge: Scorer, second: Scorer) -> AuditReport:
     same = second is judge
     return audit(images, asked, judge.score(images, asked), second, scales=(0.75,) if same else (1.0,), flip=same)
 
@@ -226,24 +244,39 @@ class AuditCallback(Callback):
         self.reports: list[AuditReport] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse strategies under which one process cannot sample alone, and load judges given by name."""
-        refuse_sharded(trainer.strategy)
+        """Refuse strategies on which sampling was never tested, and load judges given by name."""
+        refuse_untested(trainer.strategy)
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
         if isinstance(self.second, str):
             self.second = GenEvalScorer.from_pretrained(self.second, device=trainer.strategy.root_device)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Audit on the first process only; the others wait at the first gather of the next epoch."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
+        """Audit on the first process; the others wait, or sample along where the weights are spread over ranks."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        report = audit_policy(
-            pl_module, self.judge, self.second or self.judge, self.specs, self.images_per_prompt, seed=self.seed
-        )
+        root = wrapped(trainer, pl_module)
+        report, error = None, None
+        # Errors of sampling with sharded weights are raised at once: other ranks may be waiting for a share, not a report.
+        sampled = self._sample(root[0], pl_module) if holds_shards(root) else None
+        try:
+            if trainer.is_global_zero:
+                asked, images = sampled or self._sample(root[0], pl_module)
+                report = _compare(images, asked, self.judge, self.second or self.judge)
+        except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
+            error = caught
+        raise_together(error, "AuditCallback")
+        report = gather(report)[0]
+        assert report is not None
         self.reports.append(report)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in report.log_dict().items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(report.log_dict(), step=trainer.global_step)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(report.log_dict(), step=trainer.global_step)
+
+    def _sample(self, root: nn.Module, pl_module: Any) -> tuple[list[PromptSpec], list[Tensor]]:
+        generate = partial(call_through_root, root, pl_module, pl_module.generate)
+        return _sample(generate, self.specs, self.images_per_prompt, self.seed)
 
 
 def _rescaled(image: Tensor, scale: float) -> Tensor:

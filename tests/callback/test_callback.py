@@ -21,7 +21,7 @@ from tiny_painter import QUIET, RECORDS, data, make_painter, make_trainer, score
 
 from geneval_reward import GenEvalScore, Rules
 from geneval_reward.callback import GenEvalCallback
-from geneval_reward.callback.base import put_in_order, refuse_sharded
+from geneval_reward.callback.base import put_in_order, refuse_untested
 from geneval_reward.callback.tracking import run_folder
 from geneval_reward.errors import RoundError, SpecError
 from geneval_reward.prompts import PromptSpec
@@ -561,17 +561,17 @@ def test_an_unknown_backend_is_named(tmp_path: Path) -> None:
         fit(tmp_path, GenEvalCallback("liter", RECORDS, every_n_epochs=1))
 
 
-def test_sharded_strategies_are_refused() -> None:
+def test_strategies_that_were_never_tested_are_refused() -> None:
     def strategy(name: str, **attributes: Any) -> Any:
         return type(name, (), attributes)()
 
-    for name in ("FSDPStrategy", "FSDP2Strategy", "ModelParallelStrategy"):
-        with pytest.raises(ValueError, match=r"strategy: expected one that keeps whole weights .*use DDP"):
-            refuse_sharded(strategy(name))
-    with pytest.raises(ValueError, match="DeepSpeed stage 3"):
-        refuse_sharded(strategy("DeepSpeedStrategy", config={"zero_optimization": {"stage": 3}}))
-    refuse_sharded(strategy("DeepSpeedStrategy", config={"zero_optimization": {"stage": 2}}))
-    refuse_sharded(strategy("DDPStrategy"))
+    with pytest.raises(ValueError, match=r"strategy: expected DDP, FSDP, .* got DeepSpeed stage 3.*use one of these"):
+        refuse_untested(strategy("DeepSpeedStrategy", config={"zero_optimization": {"stage": 3}}))
+    with pytest.raises(ValueError, match="got XLA FSDP"):
+        refuse_untested(strategy("XLAFSDPStrategy"))
+    refuse_untested(strategy("DeepSpeedStrategy", config={"zero_optimization": {"stage": 2}}))
+    for name in ("DDPStrategy", "FSDPStrategy", "FSDP2Strategy", "ModelParallelStrategy"):
+        refuse_untested(strategy(name))
 
 
 def test_order_keeps_groups() -> None:

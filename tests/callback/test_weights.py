@@ -168,3 +168,16 @@ def test_an_average_of_other_parameters_is_refused() -> None:
         weights_in_place("ema", trainer(DiffusersEMA([torch.zeros(5)])), net),
     ):
         pass
+
+
+def test_an_average_of_whole_weights_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(1.0)
+    monkeypatch.setattr(nn.Parameter, "full_tensor", None, raising=False)  # what marks a share of a tensor
+    average = DiffusersEMA([torch.zeros(2)])
+    trainer = SimpleNamespace(callbacks=[average])
+    with pytest.raises(
+        ValueError, match="expected an average with average_parameters or ema_scope .* got DiffusersEMA"
+    ):
+        weights_in_place("ema", trainer, net)
+    with weights_in_place("ema", SimpleNamespace(callbacks=[TorchEMA(net)]), net):
+        assert net.weight[0] == 9.0

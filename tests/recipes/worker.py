@@ -90,6 +90,21 @@ def sharded_data(world):
     return PromptGroups(specs, groups=2, group_size=3, batch_size=2 // world, seed=1)
 
 
+def watchers():
+    """Callbacks that sample while the weights are spread over the ranks, in uneven shares."""
+    from geneval_reward.callback import GenEvalCallback
+    from geneval_reward.testing import FakeDetector, scorer_for
+    from geneval_reward.train.audit import AuditCallback
+
+    prompts = ["a photo of a bench", "a photo of a cow", "a photo of a cat"]
+    judge = scorer_for(FakeDetector({"bench": [[1, 1, 9, 9, 0.95]]}))
+    sampling = {"sample_kwargs": {"num_inference_steps": 2}, "batch_size": 2, "log_images": 0}
+    return [
+        GenEvalCallback(judge, prompts, every_n_epochs=1, **sampling),
+        AuditCallback(judge, None, prompts=prompts[:1], every_n_epochs=2),
+    ]
+
+
 def sharded_run(case, world, folder, epochs, ckpt=None, **options):
     """A module and what was logged; the checkpoint of the second epoch is kept."""
     from geneval_reward.train.cli import EpochCheckpoint
@@ -108,7 +123,7 @@ def sharded_run(case, world, folder, epochs, ckpt=None, **options):
         folder,
         epochs=epochs,
         ckpt_path=ckpt,
-        callbacks=[EpochCheckpoint(str(folder), keep_every=2)],
+        callbacks=[EpochCheckpoint(str(folder), keep_every=2), *watchers()],
         enable_checkpointing=True,
         devices=world,
         **options,
