@@ -176,7 +176,7 @@ def test_an_average_of_whole_weights_is_refused_where_weights_are_sharded(monkey
     average = DiffusersEMA([torch.zeros(2)])
     trainer = SimpleNamespace(callbacks=[average])
     with pytest.raises(
-        ValueError, match="expected an average with average_parameters or ema_scope .* got DiffusersEMA"
+        ValueError, match=r"expected an average with average_parameters or ema_scope .* got DiffusersEMA"
     ):
         weights_in_place("ema", trainer, net)
     with weights_in_place("ema", SimpleNamespace(callbacks=[TorchEMA(net)]), net):
