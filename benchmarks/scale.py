@@ -333,7 +333,8 @@ def main() -> None:
         [
             [
                 f"{n:,}", f"{-(-n // s):,} of {s}", f"{n * costs['png'] / 1e12:,.2f} TB", f"{n * costs['row'] / 1e9:,.1f} GB",
-                f"{n * costs['read'] / 3600:,.2f} h", f"{n * costs['memory'] / 1e9:,.1f} GB", f"{n * costs['merge'] / 3600:,.2f} h",
+                f"{n * costs['read'] / 3600:,.2f} h", f"{n * costs['memory'] / 1e9:,.1f} GB",
+                f"{n * costs['merge'] / 3600:,.2f} h",
             ]
             for n, s in ((10**6, SHARD), (10**9, 8192))
         ],

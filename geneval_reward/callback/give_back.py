@@ -42,7 +42,7 @@ def give_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     wrapped = parts_under_fsdp1(modules)
     parts = [_module_state(part, weights=id(part) not in wrapped) for part in _distinct(modules)]
     # The stack runs backwards, so weights are sharded again before modules are restored.
-    undo = [_random_state(), *_flags(), *_autocast(), *parts, partial(reshard, modules)]
+    undo: list[_Undo] = [_random_state(), *_flags(), *_autocast(), *parts, partial(reshard, modules)]
     with ExitStack() as stack:
         # The stack runs every step even if one of them fails.
         for step in undo:

@@ -33,7 +33,7 @@ def draw_verdict(image: Any, verdict: Verdict, side: int = 512) -> Image.Image:
         image = Image.fromarray(as_image(image).permute(1, 2, 0).cpu().numpy())
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    canvas = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    canvas: Image.Image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(canvas)
     for box in boxes(verdict):
         x1, y1, x2, y2 = (value * scale for value in box.xyxy)

@@ -286,7 +286,7 @@ def _draw_map(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
         middle = (table.min() + table.max()) / 2
         for i, j in np.ndindex(table.shape):
             color = "black" if table[i, j] > middle else "white"
-            axes.text(j, i, share_text(table[i, j]), ha="center", va="center", fontsize=8, color=color)
+            axes.text(j, i, share_text(float(table[i, j])), ha="center", va="center", fontsize=8, color=color)
     here = getattr(grid.base, name_across), getattr(grid.base, name_down)
     place = [
         [i for i, value in enumerate(values) if abs(value - own) < 1e-9]

@@ -243,8 +243,9 @@ def _keep(name: str, calls: dict[str, Call]) -> Callable[..., None]:
 
 
 def _arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    given = signature.bind(*args, **kwargs).arguments
-    return given | given.pop(_keywords(signature), {})
+    given: dict[str, Any] = signature.bind(*args, **kwargs).arguments
+    further: dict[str, Any] = given.pop(_keywords(signature), {})
+    return given | further
 
 
 def _keywords(signature: inspect.Signature) -> str:

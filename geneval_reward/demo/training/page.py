@@ -173,7 +173,7 @@ def _half_way(run: RunRecord) -> Point | None:
     return next((p for p in looks if p.held_out >= half), None)  # type: ignore[operator]
 
 
-def _audit_rows(run: RunRecord) -> list[tuple[str, str, str]]:
+def _audit_rows(run: RunRecord) -> list[tuple[str, ...]]:
     def shown(name: str, value: float | None) -> str:
         return points_text(value) if name == "geneval/audit_gap" and value is not None else share_text(value)
 
