@@ -36,9 +36,9 @@ def reshard(modules: Iterable[nn.Module]) -> None:
     """Free the weights that FSDP2 gathered for a forward pass and kept for a backward pass, which will not come."""
     for module in modules:
         for part in module.modules():
-            reshard_part: Any = getattr(part, "reshard", None)
             if isinstance(part, _fsdp2()):
-                reshard_part()
+                free: Any = part.reshard
+                free()
 
 
 def call_through_root(root: Any, module: nn.Module, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
