@@ -312,7 +312,9 @@ class GenEvalCallback(LightningCallback):
     def _refuse_unknown_words(self) -> None:
         """Raise now, and not in the first round, if the scorer is there and does not know a class or colour."""
         scorer = self.lazy_scorer.loaded
-        for spec in self.specs if scorer is not None else ():
+        if scorer is None:
+            return
+        for spec in self.specs:
             if (problem := refusal(scorer, spec)) is not None:
                 raise SpecError(f"prompts: {spec.prompt!r}: {problem}")
 
