@@ -25,10 +25,13 @@ class Painting:
         codes: `(n, 18)` int64 in [0, 128).
         commits: `(n, 18)` int64: the step, from 1, in which each code was fixed. The state that step `s` saw has `MASK`
             where `commits >= s` and is `codes` elsewhere, so log-probabilities can be computed afterwards.
+        log_probs: `(n, 18)` float32: log-probability of each code in the step that fixed it, under the whole distribution at
+            temperature 1. It is NaN if the network's logits were.
     """
 
     codes: Tensor
     commits: Tensor
+    log_probs: Tensor
 
     def seen(self, step: int) -> Tensor:
         """Return the codes `(n, 18)` that were known before a step, from 1, with `MASK` elsewhere."""
@@ -99,6 +102,7 @@ def masked_decode(
     at_least("steps", steps, 1)
     codes = torch.full((len(generators), LENGTH), MASK, device=device)
     commits = torch.zeros_like(codes)
+    log_probs = torch.zeros(codes.shape, device=device)
     soft = functional.one_hot(codes, BOOK + 1).float()
     unknown = LENGTH
     for step in range(1, steps + 1):
@@ -112,8 +116,8 @@ def masked_decode(
             scores = logits(codes if through == "none" else soft)
             gumbel = gumbel_noise(generators, LENGTH, BOOK + 1, device=device)
             drawn = draw_codes(scores.detach(), gumbel[..., :BOOK], temperature, top_k)
-            sure = scores.detach().log_softmax(-1).gather(2, drawn[..., None])[..., 0]
-            sure = (sure + choice_noise * gumbel[..., BOOK]).masked_fill(codes != MASK, math.inf)
+            likely = scores.detach().log_softmax(-1).gather(2, drawn[..., None])[..., 0]
+            sure = (likely + choice_noise * gumbel[..., BOOK]).masked_fill(codes != MASK, math.inf)
             fixed = codes == MASK
             if left:
                 fixed = fixed.scatter(1, sure.topk(left, 1, largest=False).indices, False)
@@ -125,8 +129,9 @@ def masked_decode(
                 soft = torch.where(fixed[..., None], hard, soft)
         codes = torch.where(fixed, drawn, codes)
         commits = commits.masked_fill(fixed, step)
+        log_probs = torch.where(fixed, likely, log_probs)
         unknown = left
-    return Painting(codes, commits), soft
+    return Painting(codes, commits, log_probs), soft
 
 
 def gumbel_noise(generators: Sequence[torch.Generator], *shape: int, device: torch.device | str) -> Tensor:

@@ -10,6 +10,8 @@ import re
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
+from geneval_reward.judges.answers import grade_answer
+from geneval_reward.judges.questions import QA, qa_for
 from geneval_reward.pocket.scene import POCKET_CLASSES, Scene, fulfils
 from geneval_reward.prompts import COLORS, RELATIONS, PromptSpec
 from geneval_reward.prompts.wording import plural
@@ -60,6 +62,31 @@ def question_of(spec: PromptSpec) -> tuple[str, str]:
             return question, f"the {names[1]} is {place.relation} the {names[0]}"
         case _:
             return question, f"the {names[0]} is {first.color} and the {names[1]} is {last.color}"
+
+
+def qa_of(spec: PromptSpec) -> QA:
+    """Return the question of a record's task with the parts of its answer that can be graded.
+
+    Args:
+        spec: See `question_of`.
+
+    Returns:
+        The question, the answer that the record expects, and the parts of the record that this answer states: the colour
+        alone if only the colour is asked for.
+
+    Raises:
+        UsageError: As `question_of`.
+
+    Examples:
+        >>> from geneval_reward.prompts import PromptSpec
+        >>> found = qa_of(PromptSpec.parse({"tag": "counting", "include": [{"class": "clock", "count": 3}]}))
+        >>> found.answer, [part.kind for part in found.parts]
+        ('three clocks', ['presence', 'count'])
+    """
+    question, answer = question_of(spec)
+    every = QA(question, answer, qa_for(spec).parts)
+    stated = grade_answer(every, answer).credits
+    return QA(question, answer, tuple(part for part, credit in zip(every.parts, stated, strict=True) if credit))
 
 
 def _counted(count: int, name: str) -> str:

@@ -1,13 +1,15 @@
-"""The mathematics of reinforcement learning on flow models, as small pure functions; no trainer, only torch.
+"""The mathematics of reinforcement learning on flow and token models, as small pure functions; no trainer, only torch.
 
     rewards --> group_advantages --> optimality_probability --> nft_loss        (DiffusionNFT, sample_ode rollouts)
                                  \\-> ratio_loss / guarded_ratio_loss            (Flow-GRPO, sample_sde rollouts)
+                                  `-> ratio_loss with categorical_log_prob     (GRPO on token models)
 
-All functions take latents of any shape (B, ...), one time per sample, and a plain `velocity(x, t)`, so a diffusers
+The functions of flow models take latents of any shape (B, ...), one time per sample, and a plain `velocity(x, t)`, so a diffusers
 transformer and a toy net run the same code. Equations with their sources: `docs/rl_maths.md`.
 """
 
 from geneval_reward.rl.advantages import GroupAdvantages, gdpo_advantages, group_advantages
+from geneval_reward.rl.categorical import categorical_kl, categorical_log_prob
 from geneval_reward.rl.groups import DistributedKRepeatSampler, Slot, check_split
 from geneval_reward.rl.grpo import RatioLoss, gaussian_kl, guarded_ratio_loss, ratio_loss
 from geneval_reward.rl.nft import NFTLoss, nft_loss, optimality_probability
@@ -32,6 +34,8 @@ __all__ = [
     "SDEStep",
     "Slot",
     "Velocity",
+    "categorical_kl",
+    "categorical_log_prob",
     "check_split",
     "dpm2_step",
     "ema_decay",

@@ -46,16 +46,17 @@ class RolloutBatch:
             part = slice(start, start + self.batch_size)
             yield self.specs[part], self.slots[part]
 
-    def generators(self, slots: Sequence[Slot]) -> list[torch.Generator]:
-        """Make one generator per image, seeded by the run, the epoch, the group and the image's index within the group.
+    def seeds(self, slots: Sequence[Slot]) -> list[int]:
+        """Compute one seed per image from the run, the epoch, the group and the image's index within the group.
 
         No other random state is read, so neither the batch size nor the number of ranks changes the samples, and a
         resumed run continues as if it had never stopped.
         """
-        return [
-            torch.Generator().manual_seed(seed_for(self.seed, f"{self.epoch}/{slot.group}", slot.repeat))
-            for slot in slots
-        ]
+        return [seed_for(self.seed, f"{self.epoch}/{slot.group}", slot.repeat) for slot in slots]
+
+    def generators(self, slots: Sequence[Slot]) -> list[torch.Generator]:
+        """Make one generator per image from its seed."""
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds(slots)]
 
 
 class PromptGroups(LightningDataModule):

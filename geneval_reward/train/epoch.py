@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,18 +15,16 @@ from geneval_reward.rl import Slot
 from geneval_reward.support.ranks import rank, world_size
 from geneval_reward.train.policy import Conditions
 
+B = TypeVar("B")
+
 
 @dataclass
-class Samples:
-    """One batch of the rollout.
+class Batch:
+    """One batch of the rollout of any model.
 
     Attributes:
         specs: What the prompts ask for, (b,).
         slots: Groups and indices within them, (b,).
-        conditions: The encoded prompts.
-        generators: One per sample, for the noise of training; they continue from the rollout.
-        latents: Final latents, (b, C, H, W).
-        kept: What the method keeps from its rollout.
         advantages: (b,), on the CPU; set by `deal_advantages`.
         rows: Indices of the samples to train on, (k,), on the CPU; set by `deal_advantages`.
         total: Number of samples that all ranks train on in this batch; set by `deal_advantages`.
@@ -34,13 +32,26 @@ class Samples:
 
     specs: list[PromptSpec]
     slots: list[Slot]
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0), kw_only=True)
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long), kw_only=True)
+    total: int = field(default=0, kw_only=True)
+
+
+@dataclass
+class Samples(Batch):
+    """One batch of the rollout of a flow model.
+
+    Attributes:
+        conditions: The encoded prompts.
+        generators: One per sample, for the noise of training; they continue from the rollout.
+        latents: Final latents, (b, C, H, W).
+        kept: What the method keeps from its rollout.
+    """
+
     conditions: Conditions
     generators: list[torch.Generator]
     latents: Tensor
     kept: Any = None
-    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
-    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    total: int = 0
 
     def finite_rows(self) -> list[int]:
         """Indices of the samples whose latents are finite; the others have no reward and are not trained on."""
@@ -48,7 +59,7 @@ class Samples:
         return rows
 
 
-def deal_advantages(samples: Sequence[Samples], advantages: Tensor, train: Tensor) -> None:
+def deal_advantages(samples: Sequence[Batch], advantages: Tensor, train: Tensor) -> None:
     """Give each batch of this rank its advantages and the samples to train on.
 
     Args:
@@ -64,7 +75,7 @@ def deal_advantages(samples: Sequence[Samples], advantages: Tensor, train: Tenso
         batch.advantages, batch.rows, batch.total = own, chosen.nonzero().flatten(), int(everyone.sum())
 
 
-def split_evenly(samples: Sequence[Samples], updates: int) -> list[Sequence[Samples]]:
+def split_evenly(samples: Sequence[B], updates: int) -> list[Sequence[B]]:
     """Split batches into equal consecutive parts, one per optimizer step.
 
     Raises:

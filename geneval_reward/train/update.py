@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -83,3 +84,11 @@ class MetricSums:
         shares = ranks.gather({name: float(value) for name, value in self._sums.items()})
         names = sorted({name for share in shares for name in share})
         return {name: sum(share.get(name, 0.0) for share in shares) / max(self._steps, 1) for name in names}
+
+
+def sum_counts(counts: Mapping[str, int]) -> dict[str, float]:
+    """Add up counts over the ranks, on every rank."""
+    total: Counter[str] = Counter()
+    for share in ranks.gather(dict(counts)):
+        total.update(share)
+    return {name: float(count) for name, count in total.items()}
