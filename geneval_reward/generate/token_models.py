@@ -122,27 +122,44 @@ class TokenGenerator:
         return as_pil(images, len(prompts), "model", lambda index: f" (prompt {prompts[index]!r}, seed {seeds[index]})")
 
 
-def _draw_janus(generator: TokenGenerator, texts: list[str], sample: SeededTokens) -> Tensor:
-    from transformers import LogitsProcessorList
-    from transformers.generation.logits_process import ClassifierFreeGuidanceLogitsProcessor
-
-    model, processor = generator.model, generator.processor
+def read_janus(model: Any, processor: Any, texts: Sequence[str]) -> Any:
+    """Convert texts to the inputs from which Janus generates images: `input_ids` and `attention_mask`, padded on the left."""
     if not hasattr(model.generation_config, "generation_kwargs"):
         # Checkpoints that were re-saved may have lost it.
         begin = processor.tokenizer.convert_tokens_to_ids(processor.image_start_token)
         model.generation_config.generation_kwargs = {"boi_token_id": begin}
     chats = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in texts]
     chats = processor.apply_chat_template(chats, add_generation_prompt=True)
-    inputs = processor(text=chats, generation_mode="image", padding=True, return_tensors="pt").to(model.device)
-    tokens = model.generate(
+    return processor(text=chats, generation_mode="image", padding=True, return_tensors="pt").to(model.device)
+
+
+def draw_janus(model: Any, inputs: Any, guidance: float, sample: SeededTokens) -> Tensor:
+    """Draw image tokens `(n, L)` with Janus, one seed per image.
+
+    Args:
+        model: A `JanusForConditionalGeneration`.
+        inputs: From `read_janus`.
+        guidance: Scale of classifier-free guidance, > 1.
+        sample: The seeds.
+    """
+    from transformers import LogitsProcessorList
+    from transformers.generation.logits_process import ClassifierFreeGuidanceLogitsProcessor
+
+    tokens: Tensor = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         generation_mode="image",
         do_sample=False,
         # The model's own guidance would come after the noise; 1 turns it off.
         guidance_scale=1.0,
-        logits_processor=LogitsProcessorList([ClassifierFreeGuidanceLogitsProcessor(generator.guidance), sample]),
+        logits_processor=LogitsProcessorList([ClassifierFreeGuidanceLogitsProcessor(guidance), sample]),
     )
+    return tokens
+
+
+def _draw_janus(generator: TokenGenerator, texts: list[str], sample: SeededTokens) -> Tensor:
+    model = generator.model
+    tokens = draw_janus(model, read_janus(model, generator.processor, texts), generator.guidance, sample)
     pixels: Tensor = model.decode_image_tokens(tokens).permute(0, 3, 1, 2)
     return pixels
 

@@ -340,22 +340,24 @@ class PocketTokens:
         if generators is not None:
             one_each("generators", generators, len(questions))
         behind, at = self._ask(codes, questions)
-        going = torch.ones(len(questions), dtype=torch.bool, device=self.device)
         texts: list[list[str]] = [[] for _ in questions]
+        rows = list(range(len(questions)))  # those that have not ended
         for _ in range(MAX_WORDS):
             states = self.transformer(None, codes, behind[:, : int(at.max()) + 1])[:, LENGTH:]
             logits = self.transformer.word_head(states[torch.arange(len(at)), at]).float()
             logits[:, PAD] = -math.inf
             if generators is not None:
-                logits = logits / temperature + gumbel_noise(generators, len(self.words), device=self.device)
+                one_word = gumbel_noise([generators[row] for row in rows], len(self.words), device=self.device)
+                logits = logits / temperature + one_word
             words = logits.argmax(-1)
-            going &= words != END
-            if not going.any():
+            left = (words != END).nonzero()[:, 0]
+            if not len(left):
                 break
-            for row in going.nonzero()[:, 0].tolist():
-                texts[row].append(self.words[int(words[row])])
-            at = at + 1
-            behind = behind.scatter(1, at[:, None].clamp_max(_BEHIND - 1), words[:, None])
+            rows = [rows[index] for index in left.tolist()]
+            words, codes, at = words[left], codes[left], at[left] + 1
+            behind = behind[left].scatter(1, at[:, None].clamp_max(_BEHIND - 1), words[:, None])
+            for row, word in zip(rows, words.tolist(), strict=True):
+                texts[row].append(self.words[word])
         return [" ".join(text) for text in texts]
 
     def _ask(self, codes: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:

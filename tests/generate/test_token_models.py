@@ -10,16 +10,13 @@ from transformers import (
     Emu3ForConditionalGeneration,
     Emu3ImageProcessor,
     Emu3Processor,
-    JanusConfig,
-    JanusForConditionalGeneration,
-    JanusImageProcessor,
-    JanusProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate import TokenGenerator, load_generator
+from geneval_reward.train.tiny import tiny_janus
 
 WORDS = ["a", "photo", "of", "dog", "bench", "two", "red", "clocks", "blurry", "User", "Assistant", ":", "*", "2", "3"]
 PROMPTS = ["a photo of two red clocks", "a dog", "a photo of a bench", "clocks"]
@@ -53,46 +50,7 @@ def enlarged(model, part=None):
 
 @pytest.fixture(scope="module")
 def janus():
-    special = ["<pad>", "<s>", "</s>", "<boi>", "<eoi>", "<image>"]
-    extra = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
-    tokenizer = make_tokenizer(special, bos_token="<s>", eos_token="</s>", extra_special_tokens=extra)
-    template = "{% for m in messages %}<s> User : {{ m['content'][0]['text'] }} {% endfor %}Assistant : "
-    processor = JanusProcessor(
-        JanusImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3),
-        tokenizer,
-        chat_template=template,
-        num_image_tokens=64,
-    )
-    config = JanusConfig(
-        text_config={**LLAMA, "model_type": "llama", "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1},
-        vision_config={
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 2,
-            "projection_dim": 32,
-            "num_image_tokens": 64,
-        },
-        vq_config={
-            "embed_dim": 8,
-            "num_embeddings": 32,
-            "latent_channels": 8,
-            "base_channels": 32,
-            "channel_multiplier": [1, 1],
-            "num_res_blocks": 1,
-            "num_patches": 8,
-            "projection_dim": 32,
-            "image_token_embed_dim": 32,
-        },
-        image_token_id=5,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = enlarged(JanusForConditionalGeneration(config))
-    model.generation_config.generation_kwargs = {"boi_token_id": 3}
-    model.generation_config.pad_token_id, model.generation_config.bos_token_id = 0, 1
-    return model, processor
+    return tiny_janus(words=WORDS)
 
 
 @pytest.fixture(scope="module")
