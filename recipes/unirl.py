@@ -44,7 +44,6 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,15 +55,9 @@ from torch import Tensor
 from geneval_reward import rl, train
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
-from geneval_reward.judges import QA, grade_answer
+from geneval_reward.judges import QA
 from geneval_reward.prompts import PromptSpec
-from geneval_reward.reward import Reward, RewardBatch
-
-NEEDED = {
-    "grpo": ("ask", "paint", "token_log_probs", "images", "answer", "answer_log_probs"),
-    "sft": ("ask", "paint", "images", "answer", "answer_log_probs", "paint_soft"),
-}
-"""Methods of a `UnifiedModel` that each variant calls."""
+from geneval_reward.reward import Reward
 
 
 @dataclass
@@ -75,40 +68,6 @@ class Rollout(train.Batch):
     painted: train.Painted
     answers: list[str]
     answer_log_probs: Tensor
-
-
-class AnswerReward:
-    """The graded reward as a `Reward` whose images are pairs of a question and an answer: the share of parts that are right.
-
-    Attributes:
-        counts: Number of empty answers, and of answers in which nothing could be read; both count as wrong.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def submit(self, answered: Sequence[tuple[QA, str]], specs: Sequence[PromptSpec], /) -> Future[RewardBatch]:
-        """Grade answers.
-
-        Raises:
-            UsageError: If a question has no parts, since no answer to it can be graded.
-        """
-        rewards: list[float | None] = []
-        for (qa, answer), spec in zip(answered, specs, strict=True):
-            if not qa.parts:
-                raise UsageError(
-                    f"prompts: expected records whose questions have parts to grade, got none for {spec.prompt!r}"
-                )
-            grade = grade_answer(qa, answer)
-            self.counts["empty_answers"] += not answer.strip()
-            self.counts["unparsed_answers"] += not grade.parsed
-            rewards.append(grade.mean)
-        future: Future[RewardBatch] = Future()
-        future.set_result(RewardBatch(rewards, [None] * len(specs), [None] * len(specs)))
-        return future
-
-    def close(self) -> None:
-        """Do nothing: there is no worker."""
 
 
 class UniRL(LightningModule):
@@ -157,7 +116,8 @@ class UniRL(LightningModule):
         ):
             if value not in choices:
                 raise UsageError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
-        train.check_unified(unified, NEEDED[variant])
+        spared = "paint_soft" if variant == "grpo" else "token_log_probs"
+        train.check_unified(unified, [name for name in train.UNIFIED_METHODS if name != spared])
         if min(updates_per_epoch, passes) < 1:
             raise UsageError(f"expected updates_per_epoch and passes >= 1, got {updates_per_epoch} and {passes}")
         if reader == "frozen" and learn != "painting":
@@ -190,16 +150,15 @@ class UniRL(LightningModule):
         train.refuse_sharded(self.trainer.strategy)
         if self.other is not None:
             self.other.network.to(self.trainer.strategy.root_device)
+        self.network.train()  # Lightning warns of networks in eval mode when a run starts
         if stage == "fit" and self.variant == "grpo":
-            self.reward = (
-                AnswerReward()
-                if self.reward == "answers"
-                else train.find_reward(self.reward, self.credit, self.trainer)
-            )
+            graded = self.reward == "answers"
+            self.reward = train.AnswerReward() if graded else train.find_reward(self.reward, self.credit, self.trainer)
 
     def on_train_start(self) -> None:
-        """Check that groups come as `PromptGroups` makes them."""
+        """Check that groups come as `PromptGroups` makes them; with dropout, the ratio would not be 1 at first."""
         train.check_sampler(self.trainer)
+        self.network.eval()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the trained weights."""
@@ -207,12 +166,10 @@ class UniRL(LightningModule):
 
     def training_step(self, batch: train.RolloutBatch, batch_idx: int) -> None:
         """One epoch of the method."""
-        start = time.monotonic()
-        self.network.eval()  # with dropout, the ratio would not be 1 before the first update
         if self.variant == "sft":
-            metrics = self.fine_tune(batch)
-            self.log_dict(metrics | {"time/step": time.monotonic() - start}, on_epoch=False, on_step=True, batch_size=1)
+            self.log_dict(self.fine_tune(batch), on_step=True, on_epoch=False, batch_size=1)
             return
+        start = time.monotonic()
         samples, queue, counts = self.rollout(batch)
         sampled = time.monotonic()
         scores = train.gather_scores(queue, batch.specs, batch.slots)
@@ -231,11 +188,8 @@ class UniRL(LightningModule):
     @torch.no_grad()
     def rollout(self, batch: train.RolloutBatch) -> tuple[list[Rollout], train.RewardQueue, dict[str, float]]:
         """Paint this rank's share of the epoch and have the reader answer; count what could not be graded."""
-        queue, samples, bad = (
-            train.RewardQueue(self.reward, self.credit),
-            list[Rollout](),
-            Counter[str](not_finite_images=0),
-        )
+        queue, samples = train.RewardQueue(self.reward, self.credit), list[Rollout]()
+        bad = Counter[str](not_finite_images=0)
         reader = self.other if self.reader == "frozen" else self.unified
         with train.errors_together(f"rollout of epoch {batch.epoch}", self.trainer):
             for specs, slots in batch.split():
@@ -244,19 +198,19 @@ class UniRL(LightningModule):
                 painted = self.unified.paint([spec.prompt for spec in specs], seeds)
                 # A reader that learns must draw its words; one that only judges gives its best answer.
                 answers, log_probs = [""] * len(specs), torch.zeros(len(specs), 0)
-                if self.learn != "painting" or isinstance(self.reward, AnswerReward):
+                if self.learn != "painting" or isinstance(self.reward, train.AnswerReward):
                     words = [seed_for(seed, "answer", 0) for seed in seeds] if self.learn != "painting" else None
                     answers = reader.answer(painted.tokens, questions, words)
                 if self.learn != "painting":
                     log_probs, _ = self.unified.answer_log_probs(painted.tokens, questions, answers)
                 rows, first = painted.finite_rows(), sum(len(earlier.slots) for earlier in samples)
                 judged: Any = [(qas[row], answers[row]) for row in rows]
-                if not isinstance(self.reward, AnswerReward) and rows:
+                if not isinstance(self.reward, train.AnswerReward) and rows:
                     judged = self.unified.images(painted.tokens[rows])
                 queue.put([first + row for row in rows], judged, [specs[row] for row in rows])
                 bad["not_finite_images"] += len(specs) - len(rows)
                 samples.append(Rollout(specs, slots, qas, painted, answers, log_probs))
-        if isinstance(self.reward, AnswerReward):
+        if isinstance(self.reward, train.AnswerReward):
             bad.update(self.reward.counts)
             self.reward.counts.clear()
         self.images_painted += len(batch.slots) * self.trainer.world_size

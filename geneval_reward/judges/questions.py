@@ -155,11 +155,12 @@ def qa_for(spec: PromptSpec, wording: Wording = "plain") -> QA:
     if wording not in ("plain", "unirl"):
         raise UsageError(f"wording: expected 'plain' or 'unirl', got {wording!r}")
     parts: list[Part] = []
+    bounded = {item.class_name for item in spec.exclude}
     for item in spec.include:
         # UniRL's answer to a question about a colour is the colour alone.
         if wording == "plain" or spec.tag != "colors":
             parts.append(Part("presence", item.class_name))
-        if item.count > 1:
+        if item.count > 1 or item.class_name in bounded:
             parts.append(Part("count", item.class_name, item.count))
         if item.color is not None:
             parts.append(Part("color", item.class_name, item.color))

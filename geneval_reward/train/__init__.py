@@ -20,7 +20,14 @@ from geneval_reward.train.policy import Conditions, FlowPolicy
 from geneval_reward.train.recipes import load_recipe
 from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores, log_epoch
 from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes
-from geneval_reward.train.unified import Painted, PocketUnified, UnifiedModel, check_unified
+from geneval_reward.train.unified import (
+    UNIFIED_METHODS,
+    AnswerReward,
+    Painted,
+    PocketUnified,
+    UnifiedModel,
+    check_unified,
+)
 from geneval_reward.train.update import (
     MetricSums,
     clip_gradients,
@@ -39,6 +46,8 @@ from geneval_reward.train.weights import (
 )
 
 __all__ = [
+    "UNIFIED_METHODS",
+    "AnswerReward",
     "Batch",
     "Conditions",
     "EpochCheckpoint",

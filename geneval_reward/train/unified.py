@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
+from geneval_reward.judges.answers import grade_answer
 from geneval_reward.judges.questions import QA
 from geneval_reward.pocket.codes import draw
 from geneval_reward.pocket.painting import Painting
@@ -20,6 +23,7 @@ from geneval_reward.pocket.questions import qa_of
 from geneval_reward.pocket.token_words import PAD
 from geneval_reward.pocket.tokens import PocketTokens
 from geneval_reward.prompts import PromptSpec
+from geneval_reward.reward import RewardBatch
 from geneval_reward.rl import categorical_log_prob
 
 
@@ -98,10 +102,11 @@ class UnifiedModel(Protocol):
         ...
 
 
-METHODS: Final = ("ask", "paint", "token_log_probs", "images", "answer", "answer_log_probs", "paint_soft")
+UNIFIED_METHODS: Final = ("ask", "paint", "token_log_probs", "images", "answer", "answer_log_probs", "paint_soft")
+"""The methods of a `UnifiedModel`."""
 
 
-def check_unified(model: Any, methods: Sequence[str] = METHODS) -> None:
+def check_unified(model: Any, methods: Sequence[str] = UNIFIED_METHODS) -> None:
     """Check that a model has what a method of training calls.
 
     Args:
@@ -203,6 +208,42 @@ class PocketUnified:
             tau=self.tau,
             through=self.through,
         )
+
+
+class AnswerReward:
+    """The graded reward of UniRL as a `Reward` whose images are pairs of a question and an answer.
+
+    It is the share of the question's parts that the answer gets right.
+
+    Attributes:
+        counts: Number of empty answers, and of answers in which nothing could be read; both count as wrong.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def submit(self, answered: Sequence[tuple[QA, str]], specs: Sequence[PromptSpec], /) -> Future[RewardBatch]:
+        """Grade answers.
+
+        Raises:
+            UsageError: If a question has no parts, since no answer to it can be graded.
+        """
+        rewards: list[float | None] = []
+        for (qa, answer), spec in zip(answered, specs, strict=True):
+            if not qa.parts:
+                raise UsageError(
+                    f"prompts: expected records whose questions have parts to grade, got none for {spec.prompt!r}"
+                )
+            grade = grade_answer(qa, answer)
+            self.counts["empty_answers"] += not answer.strip()
+            self.counts["unparsed_answers"] += not grade.parsed
+            rewards.append(grade.mean)
+        future: Future[RewardBatch] = Future()
+        future.set_result(RewardBatch(rewards, [None] * len(specs), [None] * len(specs)))
+        return future
+
+    def close(self) -> None:
+        """Do nothing: there is no worker."""
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -1,7 +1,7 @@
 import pytest
 
 from geneval_reward.errors import SpecError, UsageError
-from geneval_reward.judges import qa_for, questions_of
+from geneval_reward.judges import grade_answer, qa_for, questions_of
 from geneval_reward.judges.questions import NUMBERS
 from geneval_reward.prompts import CLASS_NAMES, PromptSpec, official_suite, resolve, training_prompts
 from geneval_reward.prompts.english import phrase, several
@@ -85,6 +85,10 @@ def test_several_relations_and_counts_and_excludes():
 def test_a_bounded_single_object_is_counted():
     record = {"tag": "counting", "include": [{"class": "cow", "count": 1}], "exclude": [{"class": "cow", "count": 2}]}
     assert texts(record) == [("How many cows are there in the image?", "one", "count", 0)]
+    qa = qa_for(PromptSpec.parse(record))
+    assert [part.kind for part in qa.parts] == ["presence", "count"]
+    assert grade_answer(qa, qa.answer).mean == 1.0
+    assert grade_answer(qa, "two cows").credits == (1.0, 0.0)
 
 
 def test_choices_reach_the_answer():
