@@ -339,25 +339,32 @@ class PocketTokens:
         """
         if generators is not None:
             one_each("generators", generators, len(questions))
-        behind, at = self._ask(codes, questions)
+        asked, at = self._ask(codes, questions)
         texts: list[list[str]] = [[] for _ in questions]
-        rows = list(range(len(questions)))  # those that have not ended
+        if not texts:
+            return []
+        memory = self.transformer.remember(codes, _BEHIND)
+        length = int(at.max()) + 1
+        places = torch.arange(length, device=self.device).expand(len(texts), -1)
+        states = self.transformer.read_on(asked[:, :length], places, memory)
+        states = states[torch.arange(len(texts), device=self.device), at]
+        rows = list(range(len(texts)))  # those that have not ended
         for _ in range(MAX_WORDS):
-            states = self.transformer(None, codes, behind[:, : int(at.max()) + 1])[:, LENGTH:]
-            logits = self.transformer.word_head(states[torch.arange(len(at)), at]).float()
+            logits = self.transformer.word_head(states).float()
             logits[:, PAD] = -math.inf
             if generators is not None:
-                one_word = gumbel_noise([generators[row] for row in rows], len(self.words), device=self.device)
-                logits = logits / temperature + one_word
+                noise = gumbel_noise([generators[row] for row in rows], len(self.words), device=self.device)
+                logits = logits / temperature + noise
             words = logits.argmax(-1)
             left = (words != END).nonzero()[:, 0]
             if not len(left):
                 break
-            rows = [rows[index] for index in left.tolist()]
-            words, codes, at = words[left], codes[left], at[left] + 1
-            behind = behind[left].scatter(1, at[:, None].clamp_max(_BEHIND - 1), words[:, None])
+            rows, words, at = [rows[index] for index in left.tolist()], words[left], at[left] + 1
             for row, word in zip(rows, words.tolist(), strict=True):
                 texts[row].append(self.words[word])
+            memory = [(keys[left], values[left]) for keys, values in memory]
+            # Nothing is read from the place after the last word, so it may be any place that there is.
+            states = self.transformer.read_on(words[:, None], at[:, None].clamp_max(_BEHIND - 1), memory)[:, 0]
         return [" ".join(text) for text in texts]
 
     def _ask(self, codes: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:

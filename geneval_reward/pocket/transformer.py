@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, SPANS
+
+
+Memory = list[tuple[Tensor, Tensor]]
+"""Keys and values `(n, heads, 18 + room, width / heads)` of each block."""
 
 
 class TokenTransformer(nn.Module):
@@ -72,6 +78,46 @@ class TokenTransformer(nn.Module):
         normed: Tensor = self.norm(states)
         return normed
 
+    def remember(self, codes: Tensor, room: int) -> Memory:
+        """Read codes without text, and make room for words behind them; `read_on` then reads each word once.
+
+        Codes do not attend to the words behind them, so what they leave in attention never changes.
+
+        Args:
+            codes: As for `forward`.
+            room: Number of words that may follow.
+
+        Returns:
+            Keys and values per block.
+        """
+        states = self._embed_codes(codes) + self.code_places
+        memory = []
+        block: Any
+        for block in self.blocks:
+            states, keys, values = block.step(states)
+            memory.append((functional.pad(keys, (0, 0, 0, room)), functional.pad(values, (0, 0, 0, room))))
+        return memory
+
+    def read_on(self, words: Tensor, places: Tensor, memory: Memory) -> Tensor:
+        """Read words behind the codes; all earlier places must have been read, and later ones are not seen.
+
+        Args:
+            words: `(n, t)` word numbers.
+            places: `(n, t)` their places behind the codes, from 0.
+            memory: From `remember`; keys and values of the words are written into it.
+
+        Returns:
+            States `(n, t, width)`, as `forward` computes them.
+        """
+        states = self.words(words) + self.behind_places[places]
+        slots = places + LENGTH
+        seen = torch.arange(memory[0][0].shape[2], device=slots.device) <= slots[:, None, :, None]
+        block: Any
+        for block, (keys, values) in zip(self.blocks, memory, strict=True):
+            states, _, _ = block.step(states, seen, (keys, values, slots))
+        normed: Tensor = self.norm(states)
+        return normed
+
     def code_logits(self, states: Tensor) -> Tensor:
         """Compute logits `(n, 18, 128)` of the codes from the states at their positions `(n, 18, width)`."""
         return torch.cat(
@@ -97,11 +143,24 @@ class _Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        return self.step(states, mask)[0]
+
+    def step(
+        self, states: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the new states, and the keys and values that were attended to.
+
+        With a memory (keys, values, slots `(n, t)`), the states' own keys and values are written into its slots first.
+        """
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(self.attention_norm(states)).chunk(3, 2)
         )
+        if memory is not None:
+            keys, values, slots = memory
+            index = slots[:, None, :, None].expand_as(key)
+            key, value = keys.scatter_(2, index, key), values.scatter_(2, index, value)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         states = states + self.out(mixed.transpose(1, 2).flatten(2))
         stepped: Tensor = states + self.down(functional.gelu(self.up(self.mlp_norm(states))))
-        return stepped
+        return stepped, key, value
