@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from geneval_reward.pocket.codes import BOOK, LENGTH, LEVEL_OF, LEVELS, MASK, SPANS
 
-
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values `(n, heads, 18 + room, width / heads)` of each block."""
 

@@ -104,6 +104,8 @@ def test_commits_give_the_log_probabilities(model) -> None:
     drawn = one_hot(painted.codes[:, 0], BOOK).float().mean(0)
     assert (expected - drawn).abs().max() < 0.1
     assert (expected * drawn).sum().sqrt() > 0.1
+    found = logits.log_softmax(-1).expand(400, -1, -1).gather(2, painted.codes[..., None])[..., 0]
+    torch.testing.assert_close(found, painted.log_probs)
 
 
 def test_logits_take_codes_and_weights_over_them(model) -> None:
