@@ -243,7 +243,7 @@ def test_command_line(tmp_path, monkeypatch):
             "--model.unified.init_args.steps=2",
             "--data.groups=2",
             "--data.group_size=4",
-            "--data.batch_size=8",
+            "--data.batch_size=4",
         ]
     )
     assert cli.model.unified.steps == 2
