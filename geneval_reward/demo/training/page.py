@@ -77,7 +77,7 @@ def training_page(result: TrainingDemo, runs: Sequence[RunRecord]) -> str:
         ),
         Part(
             "Audit: is it the pictures that got better, or the judge that was fooled?",
-            f"A second judge scored the same {result.audit_after.images} samples: another network (`nanodet`), which gives no "
+            f"A second judge scored the same {result.audit_after.images} samples: another network (NanoDet), which gives no "
             "rewards. It misses some good images too, so the gap rises a little with the score; a confirmed share that "
             "falls, images that all brighten, or diversity near 0 would mean that rewards are being hacked. "
             f"Prompts with {' or '.join(result.settings.not_audited)}, which it does not see here, are left out.",
@@ -131,7 +131,7 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
         for run in runs:
             color = _COLORS[run.method]
             _line(axes, _smoothed(run.curve), name, "reward", color=color, lw=1, alpha=0.6)
-            _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=3, lw=0, alpha=0.8)
+            _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=4.5, mec="white", mew=0.8, lw=0, zorder=5)
             ends = [0.0, float(run.images)] if name == "images" else [0.0, run.total_seconds]
             values = [run.before, run.after]
             own = [value for value, _, _ in values]
