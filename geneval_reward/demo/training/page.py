@@ -131,7 +131,9 @@ def curves(runs: Sequence[RunRecord]) -> Image.Image:
         for run in runs:
             color = _COLORS[run.method]
             _line(axes, _smoothed(run.curve), name, "reward", color=color, lw=1, alpha=0.6)
-            _line(axes, run.curve, name, "held_out", color=color, marker="o", ms=4.5, mec="white", mew=0.8, lw=0, zorder=5)
+            _line(
+                axes, run.curve, name, "held_out", color=color, marker="o", ms=4.5, mec="white", mew=0.8, lw=0, zorder=5
+            )
             ends = [0.0, float(run.images)] if name == "images" else [0.0, run.total_seconds]
             values = [run.before, run.after]
             own = [value for value, _, _ in values]
