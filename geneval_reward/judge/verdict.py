@@ -93,7 +93,7 @@ class Verdict:
 
     @cached_property
     def flow_grpo(self) -> float:
-        """The public RL reward with its quirks, in (-inf, 1]."""
+        """The public RL reward with its quirks, in [2 - `rules.max_objects`, 1]."""
         return flow_grpo_credit(self.spec, self._evidence, self.strict_findings)
 
     def credit(self, name: str) -> float:
