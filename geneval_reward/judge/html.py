@@ -64,15 +64,16 @@ def _svg(size: tuple[int, int], drawn: Iterable[_Drawn]) -> str:
             f'height="{max(0.0, (y2 - y1) * scale):.1f}" fill="none" stroke="{hue}" stroke-width="{2.5 if strong else 1}"/>'
         )
         if label:
-            # Inside the box where there is no room above it; to the left of its right side in the right half.
-            baseline = top - 4 if top > 16 else top + 14
-            at_right = x1 + x2 > width
+            # Above the box where there is room, and never beyond the right side; the width of text is an estimate.
+            wide = 6.4 * len(label) + 6
+            x, y = min(left, max(0.0, width * scale - wide)), top - 15 if top >= 15 else top
             shapes.append(
-                f'<text x="{x2 * scale - 2 if at_right else left + 2:.1f}" y="{baseline:.1f}" '
-                f'text-anchor="{"end" if at_right else "start"}" fill="{hue}" font-size="12" '
-                f'font-family="sans-serif" font-weight="600">{escape(label)}</text>'
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="15" fill="{hue}" class="label"/>'
+                f'<text x="{x + 3:.1f}" y="{y + 11.5:.1f}" fill="white" font-size="11" font-family="sans-serif">'
+                f"{escape(label)}</text>"
             )
+    wide, tall = f"{width * scale:.0f}", f"{height * scale:.0f}"
     return (
-        f'<svg width="{width * scale:.0f}" height="{height * scale:.0f}" role="img" aria-label="boxes" '
-        f'style="background: #8882; border: 1px solid #8886">{"".join(shapes)}</svg>'
+        f'<svg viewBox="0 0 {wide} {tall}" width="{wide}" role="img" aria-label="boxes" '
+        f'style="max-width: 100%; height: auto; background: #8882; border: 1px solid #8886">{"".join(shapes)}</svg>'
     )
