@@ -256,7 +256,10 @@ class GenEvalScorer:
         if not queries:
             return detections
         if self.verifier is None:
-            raise UsageError("verifier: expected one, since a record asks for a colour, got None")
+            raise UsageError(
+                "verifier: expected one, since a record asks for a colour, got None; give one, such as "
+                "geneval_reward.vision.colors.lite.LiteVerifier()"
+            )
         answers = self.verifier.colors(queries)
         if len(answers) != len(queries):
             raise RuntimeError(f"verifier: expected {len(queries)} rows, got {len(answers)}; its batching is broken")

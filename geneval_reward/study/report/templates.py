@@ -23,7 +23,7 @@ def environment() -> Environment:
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["box_legend"] = (
-        *zip(PALETTE, ("first class of the prompt", "second class", "third class"), strict=False),
+        *zip(PALETTE, ("first class of the record", "second class", "third class"), strict=False),
         (FAINT, "thin grey: detected, but not confident enough to count"),
     )
     # Style sheets and scripts are ours, and their quotes must not become entities.
