@@ -258,7 +258,7 @@ def _draw_lines(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
         y = [cell.tags[tag].value for cell in grid.cells]
         # Tasks often lie on one another, at 0 or at 1: dashes of their own and ever smaller marks let all be seen.
         dashes = (number * 2, (6, 2 + 2 * number))
-        size = 9 - number
+        size = 11 - 1.5 * number
         axes.plot(x, y, color=PALETTE[number], lw=1.4, ls=dashes, marker="o", ms=size, label=tag)
     axes.plot(x, [cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
     ends = [cell.overall.interval for cell in grid.cells]

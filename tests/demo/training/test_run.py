@@ -64,7 +64,7 @@ def test_demo_reports_what_it_did(parts, method, tmp_path):
     assert "DiffusionNFT" in page
     assert "Flow-GRPO" in page
     assert result.launch_line in page
-    assert f"{record.difference[0]:+.3f}" in page
+    assert f"{100 * record.difference[0]:+.1f} [" in page
     assert page.count("after, same noise") == 18
     assert 'src="http' not in page
 

@@ -233,7 +233,7 @@ def test_without_a_script(browser, single):
     text = page.inner_text("body")
     for words in (
         "overall",
-        "95% interval",
+        "95 % interval",
         "PARTIAL",
         "Failures by reason",
         "object missing",
