@@ -37,7 +37,7 @@ def reshard(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for part in module.modules():
             if isinstance(part, _fsdp2()):
-                part.reshard()  # type: ignore[attr-defined]
+                part.reshard()  # type: ignore[operator]
 
 
 def call_through_root(root: Any, module: nn.Module, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
