@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from geneval_reward.errors import FileError, ResultsError, SpecError
-from geneval_reward.prompts.vocabulary import check_tag
+from geneval_reward.prompts.vocabulary import TAGS, check_tag
 
 SCHEMA: Final = 1
 """Version of our keys."""
@@ -116,26 +117,33 @@ def check_record(record: Mapping[str, Any], where: str) -> list[str]:
     Raises:
         ResultsError: For a missing or unknown key, a wrong type or range, a tag that is no name or a newer schema.
     """
-    ours = "schema" in record
-    names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
-    optional = [name for name in OPTIONAL_KEYS if ours and name in record]
-    for name in (*names, *optional):
-        if name not in record:
-            raise ResultsError(f"{where}: expected the key {name!r}, got {', '.join(record)}")
-        kinds, meaning = _TYPES[name]
-        if type(record[name]) not in kinds:
-            raise ResultsError(f"{where}: {name}: expected {meaning}, got {_shown(record[name])}")
-    try:
-        check_tag(record["tag"])
-    except SpecError as error:
-        raise ResultsError(f"{where}: {error}") from error
-    unknown = [name for name in record if name not in names and name not in optional]
-    if ours:
+    problem, unknown = _read_shape(tuple(record), tuple(map(type, record.values())))
+    if problem is not None:
+        if problem not in record:
+            raise ResultsError(f"{where}: expected the key {problem!r}, got {', '.join(record)}")
+        raise ResultsError(f"{where}: {problem}: expected {_TYPES[problem][1]}, got {_shown(record[problem])}")
+    if record["tag"] not in TAGS:
+        try:
+            check_tag(record["tag"])
+        except SpecError as error:
+            raise ResultsError(f"{where}: {error}") from error
+    if "schema" in record:
         _check_ours(record, unknown, where)
-    return unknown
+    return list(unknown)
 
 
-def _check_ours(record: Mapping[str, Any], unknown: list[str], where: str) -> None:
+@lru_cache(maxsize=1000)
+def _read_shape(keys: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the first key that is missing or has a wrong type, and the unknown keys; most lines have the same."""
+    types = dict(zip(keys, kinds, strict=True))
+    ours = "schema" in types
+    names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
+    names += tuple(name for name in OPTIONAL_KEYS if ours and name in types)
+    problem = next((name for name in names if types.get(name) not in _TYPES[name][0]), None)
+    return problem, tuple(name for name in keys if name not in names)
+
+
+def _check_ours(record: Mapping[str, Any], unknown: Sequence[str], where: str) -> None:
     if record["schema"] > SCHEMA:
         raise ResultsError(
             f"{where}: schema: expected {SCHEMA} or older, got {record['schema']}; update geneval-reward to read it"

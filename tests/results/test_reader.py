@@ -10,7 +10,7 @@ from made_up_results import synthetic_rows, write_synthetic
 from simulated_runs import SUITE_PROMPTS, simulate_runs
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, read_results
+from geneval_reward.results import FailedImage, GeneratorNotes, ResultRow, read_results, reader
 from geneval_reward.results.record import OFFICIAL_KEYS
 from geneval_reward.stats import clustered_bootstrap
 
@@ -257,3 +257,30 @@ def test_a_file_of_an_older_version_reads_as_before():
         assert ResultRow.from_json(row.to_json()).to_json() == row.to_json()
     lines = results.path.read_text("utf-8").split("\n")[:-1]
     assert [row.to_json() for row in results.rows()] == lines
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", 2**64), ("index", 2**70), ("credits", {"official": 2**64}), ("rules", {"confidence": -(2**64)})],
+)
+def test_numbers_beyond_64_bits_are_refused_with_and_without_orjson(tmp_path, monkeypatch, quick, key, value):
+    if not quick:
+        monkeypatch.setattr(reader, "orjson", None)
+    path = written(tmp_path / "a.jsonl", LINES[:12])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(lines[0]) | {key: value}), *lines[1:], ""]))
+    with pytest.raises(ResultsError, match=r"line 1: .*an integer that does not fit 64 bits"):
+        read_results(path)
+
+
+def test_orjson_only_makes_reading_quicker(tmp_path, monkeypatch):
+    path = written(tmp_path / "a.jsonl", LINES[:12])
+    quick = read_results(path)
+    monkeypatch.setattr(reader, "orjson", None)
+    slow = read_results(path)
+    for name, value in vars(quick).items():
+        if isinstance(value, dict) and name == "credits":
+            assert {k: v.tolist() for k, v in value.items()} == {k: v.tolist() for k, v in slow.credits.items()}
+        else:
+            assert np.array_equal(value, getattr(slow, name)), name
