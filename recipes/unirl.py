@@ -147,7 +147,7 @@ class UniRL(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse sharded weights, move the copy to this rank's device, and find the reward."""
-        train.refuse_sharded(self.trainer.strategy)
+        train.refuse_sharded(self.trainer)
         if self.other is not None:
             self.other.network.to(self.trainer.strategy.root_device)
         self.network.train()  # Lightning warns of networks in eval mode when a run starts

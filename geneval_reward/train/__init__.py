@@ -12,14 +12,13 @@ lora       exports trained adapters;  audit  a second judge;  reader_audit  a ju
 tiny       random pipelines for tests
 """
 
-from geneval_reward.callback.base import refuse_sharded
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
 from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
 from geneval_reward.train.epoch import Batch, Samples, deal_advantages, split_evenly, velocity_norm
 from geneval_reward.train.policy import Conditions, FlowPolicy
 from geneval_reward.train.recipes import load_recipe
 from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores, log_epoch
-from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes
+from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes, refuse_sharded
 from geneval_reward.train.unified import (
     UNIFIED_METHODS,
     AnswerReward,

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from geneval_reward.callback.base import refuse_sharded
 from geneval_reward.errors import UsageError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.judges.answers import grade_answer
@@ -23,6 +22,7 @@ from geneval_reward.prompts.read import Prompts
 from geneval_reward.scorer import GenEvalScorer
 from geneval_reward.stats import Interval, wilson
 from geneval_reward.train.data import read_training_prompts
+from geneval_reward.train.sharding import refuse_sharded
 from geneval_reward.train.unified import UnifiedModel
 
 
@@ -158,7 +158,7 @@ class ReaderAudit(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse strategies under which one process cannot paint alone, and load a judge given by name."""
-        refuse_sharded(trainer.strategy)
+        refuse_sharded(trainer)
         if isinstance(self.judge, str):
             self.judge = GenEvalScorer.from_pretrained(self.judge, device=trainer.strategy.root_device)
 

@@ -115,6 +115,17 @@ def check_strategy(trainer: Any, weights: PolicyWeights) -> None:
         )
 
 
+def refuse_sharded(trainer: Any) -> None:
+    """Refuse a Trainer whose strategy spreads weights over the ranks, for methods that keep them whole.
+
+    Raises:
+        UsageError: If it does.
+    """
+    name = type(trainer.strategy).__name__
+    if isinstance(trainer.strategy, FSDP2Strategy) or any(kind in name for kind in _OTHERS):
+        raise UsageError(f"strategy: expected auto or ddp, got {name}; this method keeps all weights on every rank")
+
+
 def shard(weights: PolicyWeights, device_type: str) -> None:
     """Spread a policy's weights over all ranks, in place; weights that are already spread are left alone.
 
