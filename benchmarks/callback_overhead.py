@@ -159,7 +159,7 @@ def main() -> None:
         arguments.seconds,
         every_n_train_steps=100,
         max_seconds=1.0,
-        prompts="50/tag",
+        prompts="50/task",
     )
     print(row, flush=True)
     row = measure(
@@ -168,7 +168,7 @@ def main() -> None:
         arguments.fraction_seconds,
         every_n_train_steps=20,
         max_fraction=0.05,
-        prompts="50/tag",
+        prompts="50/task",
     )
     print(row, flush=True)
 

@@ -201,7 +201,7 @@ class GenEvalScore(Metric):
             self._warned_partial = True
             missing = ", ".join(tag for tag, here in zip(TAGS, present.tolist(), strict=True) if not here)
             warnings.warn(
-                f"GenEvalScore: no images for {missing}; the overall is over the other tags and not the benchmark's",
+                f"GenEvalScore: no images for {missing}; the overall is over the other tasks and not the benchmark's",
                 stacklevel=2,
             )
         return _macro(self.images, self.total, self._steps)

@@ -46,7 +46,7 @@ def score_model(
     Args:
         generate: `generate(prompts, seeds) -> images`, one image per prompt, each from its own seed. Images are what
             `GenEvalScorer.score` takes.
-        prompts: What `geneval_reward.prompts.read_prompts` takes: `60`, `"10/tag"`, `"suite"`, a file or a list.
+        prompts: What `geneval_reward.prompts.read_prompts` takes: `60`, `"10/task"`, `"suite"`, a file or a list.
         images_per_prompt: Images of each prompt; published scores have 4.
         scorer: Any `Scorer`, or the name of a backend, which is loaded for this call. Pass a scorer to keep it loaded.
         modules: The modules that `generate` uses. They are in eval mode meanwhile.

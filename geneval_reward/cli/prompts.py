@@ -30,7 +30,7 @@ def prompts(
     mix: Annotated[
         str | None, typer.Option("--mix", help="Task weights, such as 'position=7,counting=5'.", show_default=False)
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Print only the suite's prompts of this task.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Print only the suite's prompts of this task.")] = None,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -47,9 +47,9 @@ def prompts(
     if suite and train is not None:
         raise typer.BadParameter("expected --suite or --train, got both")
     if train is None:
-        if tag is not None and tag not in TAGS:
-            raise typer.BadParameter(f"expected one of {', '.join(TAGS)}, got {tag!r}", param_hint="--tag")
-        specs = [spec for spec in official_suite() if tag in (None, spec.tag)]
+        if task is not None and task not in TAGS:
+            raise typer.BadParameter(f"expected one of {', '.join(TAGS)}, got {task!r}", param_hint="--task")
+        specs = [spec for spec in official_suite() if task in (None, spec.tag)]
     else:
         specs = training_prompts(train, seed, mix=_parse_mix(mix), unique=unique)
     if pairs:

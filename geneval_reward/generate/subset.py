@@ -63,7 +63,7 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
 
     Args:
         specs: The whole set.
-        size: Number of prompts, or `"10/tag"` for ten of each task.
+        size: Number of prompts, or `"10/task"` for ten of each task.
         seed: Seed of the choice.
 
     Returns:
@@ -80,7 +80,7 @@ def stratified_subset(specs: Sequence[PromptSpec], size: int | str, *, seed: int
     """
     wanted = None if isinstance(size, bool) else parse_size(str(size))
     if wanted is None:
-        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/tag, got {size!r}")
+        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/task, got {size!r}")
     chosen = choose_evenly(specs, wanted, seed=seed, name="subset")
     return Subset(tuple(specs[number] for number in chosen), tuple(chosen), len(specs), seed)
 

@@ -37,7 +37,7 @@ def read_prompts(
     | `prompts` | what it means |
     |---|---|
     | `60` or `"60"` | 60 prompts in all, spread over the tasks |
-    | `"10/tag"` | ten prompts of each task |
+    | `"10/task"` | ten prompts of each task |
     | `"suite"` or `"official"` | the benchmark's 553 prompts |
     | another name of `suites` | that set, such as `"pocket"` |
     | a path | a file with one record, or one sentence that `PromptSpec.from_text` reads, per line |
@@ -60,7 +60,7 @@ def read_prompts(
         UsageError: If `prompts` is none of the forms, or more prompts are asked for than there are.
 
     Examples:
-        >>> specs = read_prompts("10/tag")
+        >>> specs = read_prompts("10/task")
         >>> len(specs), specs[0].tag
         (60, 'single_object')
         >>> [spec.prompt for spec in read_prompts(["a photo of a bench"])]
@@ -92,7 +92,7 @@ def read_prompts(
 
 
 def _size(prompts: Any, name: str) -> Size | None:
-    """The size that a number or a text such as `10/tag` asks for; None where `prompts` is something else."""
+    """The size that a number or a text such as `10/task` asks for; None where `prompts` is something else."""
     if isinstance(prompts, str):
         size = parse_size(prompts)
         if size is None and prompts.strip().lstrip("+-").isdecimal():
@@ -122,7 +122,7 @@ def _draw(size: Size, seed: int, numbers: str, name: str) -> tuple[PromptSpec, .
 
 def _forms(suites: Sequence[str]) -> str:
     names = ", ".join(map(repr, (OFFICIAL[0], *suites)))
-    return f"{names}, a number of prompts in all (60) or of each task (10/tag), or a file with one record per line"
+    return f"{names}, a number of prompts in all (60) or of each task (10/task), or a file with one record per line"
 
 
 def _read_file(path: str, suites: Sequence[str], name: str) -> tuple[PromptSpec, ...]:

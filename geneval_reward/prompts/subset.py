@@ -1,4 +1,4 @@
-"""Choose part of a prompt set, evenly over its tasks; the grammar of sizes, such as `60` and `10/tag`."""
+"""Choose part of a prompt set, evenly over its tasks; the grammar of sizes, such as `60` and `10/task`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Size(NamedTuple):
 
 
 def parse_size(text: str) -> Size | None:
-    """Read `"60"` (sixty prompts in all) or `"10/tag"` (ten of each task); None for anything else.
+    """Read `"60"` (sixty prompts in all) or `"10/task"` (ten of each task); None for anything else.
 
     Examples:
-        >>> parse_size("10/tag")
+        >>> parse_size("10/task")
         Size(number=10, per_task=True)
     """
-    found = re.fullmatch(r"([0-9]{1,18})(/tag)?", text.strip())
+    found = re.fullmatch(r"([0-9]{1,18})(/task)?", text.strip())
     return None if found is None or int(found[1]) < 1 else Size(int(found[1]), found[2] is not None)
 
 
@@ -71,14 +71,14 @@ def _shares(size: Size, available: Mapping[str, int], name: str) -> dict[str, in
         for tag, count in available.items():
             if count < size.number:
                 raise UsageError(
-                    f"{name}: expected at most {count} prompts of {tag}, as many as there are, got {size.number}/tag"
+                    f"{name}: expected at most {count} prompts of {tag}, as many as there are, got {size.number}/task"
                 )
         return dict.fromkeys(available, size.number)
     total = sum(available.values())
     if not len(available) <= size.number <= total:
         raise UsageError(
             f"{name}: expected {len(available)} (one per task) to {total} prompts in all, got {size.number}; "
-            f"for {size.number} of each task write {size.number}/tag"
+            f"for {size.number} of each task write {size.number}/task"
         )
     shares = dict.fromkeys(available, 0)
     left = size.number

@@ -223,7 +223,7 @@ class _Resampled:
             found = wilson(share * effective, effective, self.level, df=max(df, 1.0))
             interval = Interval(found.low, found.high, self.level, "wilson, clustered by prompt")
         elif prompts.min() < 2:
-            interval = Interval(math.nan, math.nan, self.level, "none: a tag has a single prompt")
+            interval = Interval(math.nan, math.nan, self.level, "none: a task has a single prompt")
         else:
             drawn = weights @ self.drawn[:, statistic]
             interval = percentile_interval(drawn, self.level, df, "bootstrap, clustered by prompt")

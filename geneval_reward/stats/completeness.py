@@ -52,7 +52,7 @@ class Completeness:
         """List the problems, one sentence per kind, naming prompts; empty if the set is complete."""
         lines = []
         if self.missing_tags:
-            lines.append(f"no images for {', '.join(self.missing_tags)}: the overall is over the other tags only")
+            lines.append(f"no images for {', '.join(self.missing_tags)}: the overall is over the other tasks only")
         if self.missing:
             lines.append(f"{len(self.missing)} of {self.expected} prompts are missing: {name_some(self.missing)}")
         if self.foreign:

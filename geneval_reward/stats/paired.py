@@ -289,7 +289,7 @@ def _compare(
         if len(rows) < 2:
             raise UsageError(
                 f"tags: expected at least two prompts of {name!r} to compare, got {len(rows)}; take more prompts of it "
-                "(a subset of n/tag has n of each)"
+                "(a subset of n/task has n of each)"
             )
         columns = np.stack([sums_a.total, sums_a.images, sums_b.total, sums_b.images], axis=1)[rows]
         counts, distinct = multinomial_rows(rng, columns, draws)

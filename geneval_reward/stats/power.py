@@ -84,7 +84,7 @@ def variance_components(
     """
     between, within = components(sum_by_prompt(scores, prompt_ids, tags))
     if math.isnan(within):
-        raise UsageError("scores: expected a tag with two prompts and two images of a prompt, got none")
+        raise UsageError("scores: expected a task with two prompts and two images of a prompt, got none")
     return VarianceComponents(max(between, 0.0), max(within, 0.0))
 
 

@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
     run("uneven", RECORDS[:5], images_per_prompt=1, batch_size=2)
     run("zero share", RECORDS[:1])
     run("validation", RECORDS, every_n_train_steps=None, on_validation=True)
-    run("budget", "20/tag", max_seconds=0.02, batch_size=4)
+    run("budget", "20/task", max_seconds=0.02, batch_size=4)
     run("fraction", RECORDS, max_fraction=0.2)
     run("ema", RECORDS, WeightAveraging(), weights="ema")
     run("one fails", RECORDS, sample_fn=fail_on(1))

@@ -446,7 +446,9 @@ def test_ema_before_its_first_update_is_refused(tmp_path: Path) -> None:
 def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("geneval_reward.callback.geneval.rank_zero.rank_zero_info", told.append)
-    callback = GenEvalCallback(scorer(), "50/tag", every_n_train_steps=1, max_seconds=0.01, batch_size=12, log_images=0)
+    callback = GenEvalCallback(
+        scorer(), "50/task", every_n_train_steps=1, max_seconds=0.01, batch_size=12, log_images=0
+    )
     trainer = fit(tmp_path, callback, batches=2)
     metrics = trainer.callback_metrics
     assert metrics["geneval/n"] % 12 == 0

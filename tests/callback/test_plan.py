@@ -25,7 +25,7 @@ def test_balanced_order() -> None:
     assert balanced(official_suite()[::-1], 0) == specs
 
 
-@pytest.mark.parametrize(("prompts", "number"), [(12, 12), ("2/tag", 12), (7, 7), ("suite", 553), (RECORDS, 8)])
+@pytest.mark.parametrize(("prompts", "number"), [(12, 12), ("2/task", 12), (7, 7), ("suite", 553), (RECORDS, 8)])
 def test_the_callback_reads_prompts_as_every_room_does(prompts: Any, number: int) -> None:
     callback = GenEvalCallback("lite", prompts, every_n_epochs=1, seed=7)
     assert set(callback.specs) == set(read_prompts(prompts, seed=7))
@@ -46,7 +46,7 @@ def test_jobs_have_their_seeds_and_shown_pictures() -> None:
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 5), st.integers(1, 7), st.integers(1, 5))
 def test_waves_and_shares_keep_every_job_once(per_tag: int, images: int, wave: int, world: int, batch: int) -> None:
-    jobs = plan_jobs(balanced(read_prompts(f"{per_tag}/tag"), 0), images, 0, 0)
+    jobs = plan_jobs(balanced(read_prompts(f"{per_tag}/task"), 0), images, 0, 0)
     split = waves(jobs, images, wave)
     assert [job for part in split for job in part] == jobs
     for part in split:

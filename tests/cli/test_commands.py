@@ -17,7 +17,7 @@ def test_prompts_prints_the_suite_byte_for_byte(run):
     assert hashlib.sha256(result.stdout.encode()).hexdigest() == SUITE_SHA256
     texts = run("prompts", "--suite", "--format", "txt")[0].stdout.splitlines()
     assert texts == [spec.prompt for spec in official_suite()]
-    assert len(run("prompts", "--tag", "colors")[0].stdout.splitlines()) == 94
+    assert len(run("prompts", "--task", "colors")[0].stdout.splitlines()) == 94
 
 
 def test_prompts_draws_training_prompts(run):
@@ -36,7 +36,7 @@ def test_prompts_draws_training_prompts(run):
     ("args", "words"),
     [
         (("prompts", "--suite", "--train", "3"), "expected --suite or --train"),
-        (("prompts", "--tag", "sorting"), "expected one of single_object"),
+        (("prompts", "--task", "sorting"), "expected one of single_object"),
         (("prompts", "--train", "3", "--mix", "counting"), "expected task=weight pairs"),
         (("prompts", "--train", "3", "--mix", "singing=2"), "mix: expected tasks of"),
         (("prompts", "--train", "200", "--mix", "counting=1", "--unique"), "at most 160 prompts"),

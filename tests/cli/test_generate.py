@@ -154,7 +154,7 @@ def test_rewritten_prompts_are_said_everywhere(run, few, tmp_path) -> None:
 
 def test_a_subset_is_said_and_can_grow(run, tmp_path) -> None:
     common = ("generate", "pocket", "--suite", "pocket", "-o", tmp_path / "a", "-n", 1, "--steps", 1)
-    _, code, messages = run(*common, "--subset", "1/tag")
+    _, code, messages = run(*common, "--subset", "1/task")
     assert code == 0
     assert "a stratified subset of 6 of 200 prompts: expect a standard error of about 16" in messages
     assert "not the full suite" in messages

@@ -45,7 +45,7 @@ def test_missing_translations_are_named_once(run, tmp_path) -> None:
 
 
 def test_counterfactual_prompts_come_in_pairs(run) -> None:
-    result, code, _ = run("prompts", "--counterfactual", "--tag", "position")
+    result, code, _ = run("prompts", "--counterfactual", "--task", "position")
     assert code == 0
     specs = [PromptSpec.parse(line) for line in result.stdout.splitlines()]
     assert len(specs) == 198

@@ -14,7 +14,7 @@ from geneval_reward.study.sweep import SweepRow, SweepTable, Timing, make_cells
 
 
 def call(run, out, *args):
-    return run("sweep", "pocket", "--suite", "pocket", "--subset", "2/tag", "-n", 1, "--out", out, *args)
+    return run("sweep", "pocket", "--suite", "pocket", "--subset", "2/task", "-n", 1, "--out", out, *args)
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_the_token_model_is_swept_over_its_ways_to_paint(run, tmp_path) -> None:
         "--suite",
         "pocket",
         "--subset",
-        "1/tag",
+        "1/task",
         "-n",
         1,
         "--grid",
@@ -65,7 +65,7 @@ def test_a_small_sweep(run, tmp_path) -> None:
     assert values[3] >= values[2]
     before = (tmp_path / "s" / "cells" / "steps=6" / "times.jsonl").read_text()
     # The grid may grow; what is there is not made again. YAML does as well.
-    (tmp_path / "s.yaml").write_text("suite: pocket\nsubset: 2/tag\nimages_per_prompt: 1\ngrid: {steps: [1, 2, 6]}\n")
+    (tmp_path / "s.yaml").write_text("suite: pocket\nsubset: 2/task\nimages_per_prompt: 1\ngrid: {steps: [1, 2, 6]}\n")
     result, code, _ = run("sweep", "pocket", "--out", "s", "--config", "s.yaml", "--format", "json", "--plot", "p.svg")
     assert code == 0
     rows = json.loads(result.stdout)["rows"]

@@ -28,10 +28,10 @@ def test_even_deterministic_and_nested(size, seed) -> None:
 
 
 def test_per_task_and_other_seeds() -> None:
-    subset = stratified_subset(pocket_suite(), "3/tag")
+    subset = stratified_subset(pocket_suite(), "3/task")
     assert subset.prompts_per_tag == dict.fromkeys(TAGS, 3)
     assert subset.whole == 200
-    assert set(subset.specs) != set(stratified_subset(pocket_suite(), "3/tag", seed=1).specs)
+    assert set(subset.specs) != set(stratified_subset(pocket_suite(), "3/task", seed=1).specs)
 
 
 @pytest.mark.parametrize("each", [1, 4])
@@ -58,9 +58,9 @@ def test_measured_components_are_used() -> None:
     [
         (5, r"expected 6 \(one per task\) to 553 prompts"),
         (554, "got 554"),
-        ("ten", "expected a number of prompts such as 60, or 10/tag, got 'ten'"),
-        ("81/tag", "at most 80 prompts of single_object"),
-        ("0/tag", "got '0/tag'"),
+        ("ten", "expected a number of prompts such as 60, or 10/task, got 'ten'"),
+        ("81/task", "at most 80 prompts of single_object"),
+        ("0/task", "got '0/task'"),
         (True, "got True"),
     ],
 )

@@ -14,7 +14,7 @@ SUITE = official_suite()
 def test_a_number_is_that_many_in_all_and_a_number_per_tag_says_so():
     for prompts in (60, "60", " 60 ", np.int64(60)):
         assert Counter(spec.tag for spec in read_prompts(prompts)) == dict.fromkeys(TAGS, 10)
-    assert read_prompts("10/tag") == read_prompts(60)
+    assert read_prompts("10/task") == read_prompts(60)
     assert len(read_prompts(7)) == 7
     assert read_prompts(60, seed=1) != read_prompts(60)
     assert set(read_prompts(60)) <= set(read_prompts(100))
@@ -23,7 +23,7 @@ def test_a_number_is_that_many_in_all_and_a_number_per_tag_says_so():
 
 def test_training_numbers_are_drawn_anew():
     assert read_prompts(100, seed=3, numbers="training") == tuple(training_prompts(100, 3))
-    drawn = read_prompts("4/tag", seed=3, numbers="training")
+    drawn = read_prompts("4/task", seed=3, numbers="training")
     assert Counter(spec.tag for spec in drawn) == {tag: 4 for tag, weight in DEFAULT_MIX.items() if weight}
     assert not set(drawn) & set(SUITE)
     assert read_prompts("suite", numbers="training") == SUITE
@@ -58,8 +58,8 @@ def test_a_prompt_may_hold_a_line_separator(tmp_path):
     [
         (0, "expected a number of prompts >= 1, got 0"),
         ("-3", "expected a number of prompts >= 1, got '-3'"),
-        (5, r"expected 6 \(one per task\) to 553 prompts in all, got 5; for 5 of each task write 5/tag"),
-        ("81/tag", "at most 80 prompts of single_object"),
+        (5, r"expected 6 \(one per task\) to 553 prompts in all, got 5; for 5 of each task write 5/task"),
+        ("81/task", "at most 80 prompts of single_object"),
         (True, "a list of records, got bool"),
         (2.5, "got float"),
         (None, "got NoneType"),

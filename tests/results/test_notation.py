@@ -20,7 +20,7 @@ from geneval_reward.results.notation import (
 from geneval_reward.stats import Difference, Estimate, Interval
 
 KNOWN = Estimate(0.375, Interval(0.125, 0.984, 0.95, "wilson"), 0.1, 8, 4)
-UNKNOWN = Estimate(0.375, Interval(math.nan, math.nan, 0.95, "none: a tag has a single prompt"), 0.1, 8, 4)
+UNKNOWN = Estimate(0.375, Interval(math.nan, math.nan, 0.95, "none: a task has a single prompt"), 0.1, 8, 4)
 
 
 def test_one_bracket_for_every_interval():

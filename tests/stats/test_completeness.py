@@ -45,7 +45,7 @@ def test_what_is_missing_short_double_and_foreign_is_named() -> None:
 def test_a_missing_tag_is_said_first() -> None:
     found = completeness([spec for spec in SUITE if spec.tag != "counting"])
     assert found.missing_tags == ("counting",)
-    assert found.problems()[0] == "no images for counting: the overall is over the other tags only"
+    assert found.problems()[0] == "no images for counting: the overall is over the other tasks only"
     assert found.problems()[1].startswith("80 of 553 prompts are missing: ")
 
 

@@ -15,7 +15,7 @@ def test_numbers_draw_training_prompts_in_all_or_per_task():
         specs = PromptGroups(prompts).specs
         assert len(specs) == 12
         assert not suite & {spec.prompt for spec in specs}
-    per_task = PromptGroups("2/tag").specs
+    per_task = PromptGroups("2/task").specs
     assert len(per_task) == 2 * len({spec.tag for spec in per_task})
     assert len(PromptGroups("suite").specs) == 553
     pocket = Counter(spec.tag for spec in PromptGroups("pocket").specs)

@@ -12,7 +12,7 @@ from geneval_reward.judge.boxes import Box, boxes
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.results import ResultRow
 
-TABLE_COLUMNS: Final = ("prompt", "tag", "image", "correct", "reason", "detections", "step", "seed")
+TABLE_COLUMNS: Final = ("prompt", "task", "image", "correct", "reason", "detections", "step", "seed")
 """Columns of the table of samples, in every tracker that can show one."""
 
 

@@ -55,14 +55,14 @@ SuiteName = Annotated[
     str,
     typer.Option(
         "--suite",
-        help="official (553 prompts), pocket (200), a number of official prompts (60, or 10/tag), or a file of JSON lines.",
+        help="official (553 prompts), pocket (200), a number of official prompts (60, or 10/task), or a file of JSON lines.",
     ),
 ]
 SubsetSize = Annotated[
     str | None,
     typer.Option(
         "--subset",
-        help="Use only this many prompts, equally many of each task (60), or this many of each task (10/tag).",
+        help="Use only this many prompts, equally many of each task (60), or this many of each task (10/task).",
     ),
 ]
 Arguments = Annotated[

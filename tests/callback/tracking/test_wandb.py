@@ -111,7 +111,7 @@ def test_offline_run_is_complete(history: dict[str, Any], record: ScoreRecord) -
     assert [table["_type"] for table in tables] == ["table-file", "table-file"]
     assert tables[0]["path"] != tables[1]["path"], "one table a round"
     table = json.loads((history["folder"] / "files" / tables[0]["path"]).read_text())
-    assert table["columns"] == ["prompt", "tag", "image", "correct", "reason", "detections", "step", "seed"]
+    assert table["columns"] == ["prompt", "task", "image", "correct", "reason", "detections", "step", "seed"]
     assert [line[0] for line in table["data"]] == ["a photo of a red dog", "a photo of a cat"]
     assert [line[3] for line in table["data"]] == [True, False]
     # That file is a preview; the table with its pictures and boxes is an artifact of the run.
