@@ -11,7 +11,7 @@ import typer
 from geneval_reward.cli.shared.image_folder import ImageFolderPlan, print_images_made
 from geneval_reward.cli.shared.options import (
     Arguments,
-    DType,
+    GeneratorPrecision,
     GeneratorFolder,
     GeneratorPython,
     GeneratorTimeout,
@@ -65,7 +65,7 @@ def generate(
         int | None, typer.Option("--batch-size", min=1, help="64 for the pocket models, else 8.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
-    precision: DType = "auto",
+    precision: GeneratorPrecision = "auto",
     trained_on_template: Annotated[
         bool,
         typer.Option(
@@ -101,7 +101,7 @@ def generate(
         return load_generator(
             model,
             device=device,
-            dtype=precision,
+            precision=precision,
             batch_size=batch_size,
             lora=lora,
             lora_scale=lora_scale,

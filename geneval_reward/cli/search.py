@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from geneval_reward.cli.shared.image_folder import ImageFolderPlan, print_images_made
-from geneval_reward.cli.shared.options import Arguments, DType, Lora, LoraScale, Model, SubsetSize, SuiteName
+from geneval_reward.cli.shared.options import Arguments, GeneratorPrecision, Lora, LoraScale, Model, SubsetSize, SuiteName
 from geneval_reward.cli.shared.suites import call_arguments
 from geneval_reward.cli.shared.tables import message_console, progress_bar
 from geneval_reward.errors import UsageError
@@ -71,7 +71,7 @@ def search(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="64 for pocket, else 8.")] = None,
     device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
-    precision: DType = "auto",
+    precision: GeneratorPrecision = "auto",
 ) -> None:
     """Search for better images of a prompt set without training, in the layout of `generate`; goes on where it stopped.
 
@@ -105,7 +105,7 @@ def search(
             sampler=sampler,
             noise=noise,
             resolution=resolution,
-            dtype=precision,
+            precision=precision,
             batch_size=batch_size,
             lora=lora,
             lora_scale=lora_scale,

@@ -42,7 +42,7 @@ def load_generator(
     model: str,
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    precision: str = "auto",
     batch_size: int | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
@@ -55,7 +55,7 @@ def load_generator(
         model: What `load_pipeline` takes. A function may also return an object with `generate(prompts, seeds)`; it gets the
             `arguments` that it has parameters for.
         device: A torch device, or `auto`: CUDA if available, and under torchrun the local rank's GPU.
-        dtype: See `load_pipeline`; a dtype other than `auto` also applies to the pocket models and to what a function
+        precision: See `load_pipeline`; a precision other than `auto` also applies to the pocket models and to what a function
             returns.
         batch_size: Largest number of images per call; None: 64 for the pocket models, else 8.
         lora: File or folder of LoRA weights, or their name on a model hub; see `geneval_reward.generate.lora.add_lora`.
@@ -77,29 +77,29 @@ def load_generator(
             f"model: expected --generator-python (process) with {model!r}, which runs in a Python of its own, got none"
         )
     if process is not None:
-        _refuse_own_settings(f"{model!r}, which runs in another Python", dtype, lora)
+        _refuse_own_settings(f"{model!r}, which runs in another Python", precision, lora)
         return ForeignGenerator(model, options=arguments, batch_size=batch_size, device=device, **process)
     place = choose_device(device)
     if model != POCKET and not is_import_path(model) and token_model_type(model) is not None:
         _refuse_own_settings(f"{model!r}, which is no pipeline of diffusers", "auto", lora)
         named = {_TOKEN_ARGUMENTS.get(name, name): value for name, value in arguments.items()}
         named |= {} if batch_size is None else {"batch_size": batch_size}
-        return load_token_model(model, device=place, dtype=DTYPES.get(dtype), **named)
+        return load_token_model(model, device=place, dtype=DTYPES.get(precision), **named)
     own = _taken(import_object(model, "model"), arguments) if is_import_path(model) else {}
     arguments = {name: value for name, value in arguments.items() if name not in own}
-    pipe = load_pipeline(model, dtype, arguments=own)
+    pipe = load_pipeline(model, precision, arguments=own)
     if isinstance(pipe, Generator):
-        return _ready_made(pipe, model, dtype, batch_size, lora, arguments)
+        return _ready_made(pipe, model, precision, batch_size, lora, arguments)
     if not callable(pipe):
         raise UsageError(
             f"model: expected {model!r} to give a pipeline or an object with generate(prompts, seeds), got "
             f"{type(pipe).__name__}"
         )
-    if dtype != "auto" and (model in _PACKAGED or is_import_path(model)):
+    if precision != "auto" and (model in _PACKAGED or is_import_path(model)):
         for part in getattr(pipe, "components", {}).values():
             if isinstance(part, torch.nn.Module):
                 # Avoid pipe.to(dtype): diffusers warns about layers to keep in float32, and a small model may have none.
-                torch.nn.Module.to(part, dtype=DTYPES[dtype])
+                torch.nn.Module.to(part, dtype=DTYPES[precision])
     if lora is not None:
         add_lora(pipe, lora, lora_scale)
     elif lora_scale != 1.0:
@@ -112,7 +112,7 @@ def load_generator(
 
 
 def load_pipeline(
-    source: Any, dtype: str = "auto", *, float32: Sequence[str] = (), arguments: dict[str, Any] | None = None
+    source: Any, precision: str = "auto", *, float32: Sequence[str] = (), arguments: dict[str, Any] | None = None
 ) -> Any:
     """Load a diffusers pipeline by its name, on the CPU.
 
@@ -120,7 +120,7 @@ def load_pipeline(
         source: `pocket` or `pocket-tokens` (inside the package); a folder that a diffusers pipeline was saved in; the name of
             one on a model hub, `owner/name`; `module:function` or `file.py:function` that returns one; or a pipeline, which is
             returned unchanged.
-        dtype: `fp32`, `fp16`, `bf16`, or `auto`: each part in the precision that its weights were saved in, because a model
+        precision: `fp32`, `fp16`, `bf16`, or `auto`: each part in the precision that its weights were saved in, because a model
             trained in bf16 may overflow in fp16. The pocket models are fp32, and what a function returns is left unchanged.
         float32: Names of parts, such as `vae`, that stay in float32.
         arguments: Passed to the function that `source` names.
@@ -129,11 +129,11 @@ def load_pipeline(
         The pipeline, or whatever else the function returns.
 
     Raises:
-        UsageError: If nothing of that name can be loaded, or the dtype is unknown.
+        UsageError: If nothing of that name can be loaded, or the precision is unknown.
         DependencyError: If a package that it needs is not installed; the message names the extra.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if precision != "auto" and precision not in DTYPES:
+        raise UsageError(f"precision: expected auto, {', '.join(DTYPES)}, got {precision!r}")
     if not isinstance(source, str):
         return source
     if source == POCKET:
@@ -141,7 +141,7 @@ def load_pipeline(
             require(module, "diffusers", "pocket")
     source = _PACKAGED.get(source, source)
     if not is_import_path(source):
-        return _from_diffusers(source, DTYPES.get(dtype), float32)
+        return _from_diffusers(source, DTYPES.get(precision), float32)
     return import_object(source, "model")(**(arguments or {}))
 
 
@@ -155,10 +155,10 @@ def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ready_made(
-    generator: Generator, model: str, dtype: str, batch_size: int | None, lora: str | None, arguments: dict[str, Any]
+    generator: Generator, model: str, precision: str, batch_size: int | None, lora: str | None, arguments: dict[str, Any]
 ) -> Generator:
     _refuse_own_settings(
-        f"{model!r}, which makes its generator itself", dtype, lora, batch_size=batch_size, **arguments
+        f"{model!r}, which makes its generator itself", precision, lora, batch_size=batch_size, **arguments
     )
     if getattr(generator, "seeding", "given") == "global" and not isinstance(generator, CallableGenerator):
         # A model file for `ForeignGenerator`, which leaves seeding to its caller.
@@ -166,9 +166,9 @@ def _ready_made(
     return generator
 
 
-def _refuse_own_settings(model: str, dtype: str, lora: str | None, **others: Any) -> None:
+def _refuse_own_settings(model: str, precision: str, lora: str | None, **others: Any) -> None:
     """Raise if an option was given that only applies to a pipeline."""
-    given = {"dtype": None if dtype == "auto" else dtype, "lora": lora} | others
+    given = {"precision": None if precision == "auto" else precision, "lora": lora} | others
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UsageError(f"{extra[0]}: expected it to be left out for {model}; set it there")

@@ -36,7 +36,7 @@ def load_steps(
     noise: float | None = None,
     resolution: int | None = None,
     device: str = "auto",
-    dtype: str = "auto",
+    precision: str = "auto",
     batch_size: int | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
@@ -52,7 +52,7 @@ def load_steps(
         noise: Noise level of `cps` or `sde`, or eta of `ddim`; None for 0.8, 0.7 and 1.
         resolution: Height and width in pixels; None for the pipeline's own.
         device: A torch device or `auto`.
-        dtype: `auto`, `fp32`, `fp16` or `bf16`.
+        precision: `auto`, `fp32`, `fp16` or `bf16`.
         batch_size: Candidates per pass; None: 64 for pocket, else 8. Halved when memory runs out.
         lora: LoRA weights; see `geneval_reward.generate.lora.add_lora`.
         lora_scale: Strength of the LoRA.
@@ -61,7 +61,7 @@ def load_steps(
         UsageError: If the model is of an unknown kind, or an option does not apply to it.
         DependencyError: If a package that it needs is not installed.
     """
-    pipe = load_pipeline(model, dtype)
+    pipe = load_pipeline(model, precision)
     options = {
         "steps": steps,
         "guidance": guidance,

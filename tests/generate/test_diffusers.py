@@ -198,7 +198,7 @@ def test_lora_steps_guidance_and_precision_by_name(tmp_path) -> None:
 def test_precision_by_name() -> None:
     made = [
         np.asarray(
-            load_generator("pocket", device="cpu", dtype=dtype, num_inference_steps=2).generate(["a clock"], [3])[0]
+            load_generator("pocket", device="cpu", precision=dtype, num_inference_steps=2).generate(["a clock"], [3])[0]
         )
         for dtype in ("auto", "fp32", "bf16")
     ]

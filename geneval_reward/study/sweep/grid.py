@@ -19,10 +19,8 @@ _ALIASES: Final = {
     "guidance": ("guidance_scale",),
     "cfg": ("guidance_scale",),
     "resolution": ("height", "width"),
-    "precision": ("dtype",),
-    "checkpoint": ("model",),
 }
-_LOADING: Final = ("model", "dtype", "lora", "lora_scale")
+_LOADING: Final = ("model", "precision", "lora", "lora_scale")
 _BEST_OF: Final = "best_of"
 
 
@@ -78,7 +76,7 @@ def make_cells(grid: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | Non
     """Make all combinations of a grid, the last axis varying fastest.
 
     Args:
-        grid: Values by argument: `steps`, `guidance` (or `cfg`), `resolution`, `precision`, `checkpoint`,
+        grid: Values by argument: `steps`, `guidance` (or `cfg`), `resolution`, `precision`, `model`,
             `lora`, `lora_scale`, `best_of`, or any argument of the pipeline's call by its own name.
         fixed: Arguments that are the same in every cell; only used to refuse an axis with the same meaning.
 

@@ -4,11 +4,11 @@ from geneval_reward.study.sweep import Cell, make_cells, parse_axis, read_config
 
 
 def test_cells_are_all_combinations_with_their_arguments() -> None:
-    grid = {"steps": [4, 8], "resolution": [512], "precision": ["fp32", "bf16"], "checkpoint": ["a/b"], "eta": [0.5]}
+    grid = {"steps": [4, 8], "resolution": [512], "precision": ["fp32", "bf16"], "model": ["a/b"], "eta": [0.5]}
     cells = make_cells(grid)
     assert len(cells) == len({cell.folder for cell in cells}) == 4
     assert cells[1].arguments() == (
-        {"dtype": "bf16", "model": "a/b"},
+        {"precision": "bf16", "model": "a/b"},
         {"num_inference_steps": 4, "height": 512, "width": 512, "eta": 0.5},
     )
     assert all("/" not in cell.folder for cell in cells)
@@ -25,7 +25,7 @@ def test_best_of_shares_its_images() -> None:
 
 def test_folders_stay_apart() -> None:
     names = ["a/b", "a_b", "x" * 300, "x" * 301, "a b", "ä"]
-    cells = make_cells({"checkpoint": names})
+    cells = make_cells({"model": names})
     assert len({cell.folder for cell in cells}) == len(names)
     assert max(len(cell.folder) for cell in cells) <= 100
     assert Cell(()).name == "default"
@@ -36,7 +36,7 @@ def test_folders_stay_apart() -> None:
     [
         ("steps=4,8", ("steps", [4, 8])),
         ("cfg=1,3.5, null", ("cfg", [1, 3.5, None])),
-        ("checkpoint=a/b,pocket", ("checkpoint", ["a/b", "pocket"])),
+        ("model=a/b,pocket", ("model", ["a/b", "pocket"])),
     ],
 )
 def test_axes_from_text(text, found) -> None:

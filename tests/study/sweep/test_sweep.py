@@ -229,7 +229,7 @@ def test_one_prompt_a_task_gives_a_table_without_differences(world, tmp_path) ->
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_real_pipelines_with_random_weights(tmp_path) -> None:
     grid = {
-        "checkpoint": ["geneval_reward.train.tiny:tiny_sd3", "geneval_reward.train.tiny:tiny_flux"],
+        "model": ["geneval_reward.train.tiny:tiny_sd3", "geneval_reward.train.tiny:tiny_flux"],
         "steps": [1, 2],
         "resolution": [32, 64],
     }
