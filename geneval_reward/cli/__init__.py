@@ -27,6 +27,7 @@ from geneval_reward.cli.report import report
 from geneval_reward.cli.score import score
 from geneval_reward.cli.search import search
 from geneval_reward.cli.serve import serve
+from geneval_reward.cli.shared.help import Command, Group
 from geneval_reward.cli.summary import summary
 from geneval_reward.cli.sweep import sweep
 from geneval_reward.errors import GenEvalError
@@ -39,26 +40,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Group,
 )
 
-app.command("demo")(demo)
-app.command("score")(score)
-app.command("summary")(summary)
-app.command("compare")(compare)
-app.command("report")(report)
-app.command("generate")(generate)
-app.command("search")(search)
-app.command("sweep")(sweep)
-app.command("audit")(audit)
-app.command("annotations")(agreement_with_people)
-app.command("prompts")(prompts)
-app.add_typer(weights.app, name="weights")
-app.add_typer(recipes.app, name="recipes")
-app.command("geneval2")(geneval2)
-app.command("mt-geneval")(mt_geneval)
-app.command("parity")(parity)
-app.command("serve")(serve)
-app.command("doctor")(doctor)
+for heading, commands in {
+    "Measure": {
+        "score": score,
+        "summary": summary,
+        "compare": compare,
+        "report": report,
+        "audit": audit,
+        "annotations": agreement_with_people,
+        "geneval2": geneval2,
+        "mt-geneval": mt_geneval,
+    },
+    "Make images": {"generate": generate, "search": search, "sweep": sweep},
+    "Train": {"demo": demo, "prompts": prompts, "recipes": recipes.app},
+    "Serve": {"serve": serve},
+    "Check": {"doctor": doctor, "weights": weights.app, "parity": parity},
+}.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=heading)
+        else:
+            app.command(name, cls=Command, rich_help_panel=heading)(command)
 
 
 def _print_version(value: bool) -> None:

@@ -30,10 +30,16 @@ def agreement_with_people(
     ] = False,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the agreement.")] = Format.table,
 ) -> None:
-    """Print how far a backend agrees with people, per task, beside the paper's figures.
+    """Print how far a backend agrees with people, task by task.
 
-    The images are public: list them with --urls, save them under the printed paths with the records beside them, and score them.
-    Exit code 1: some annotated images are not in the results.
+    The paper's figures stand below. The images are public: list them with --urls, save them under the printed paths with the
+    records beside them, and score them.
+
+    Examples:
+        geneval-reward annotations annotations_sdv2.csv --urls
+        geneval-reward annotations annotations_sdv2.csv sdv2.jsonl
+
+    Exit code 1: printed, but some annotated images are not in the results.
     """
     from geneval_reward.results import read_results
     from geneval_reward.study.annotation_files import read_annotations

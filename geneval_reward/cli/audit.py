@@ -28,26 +28,33 @@ def audit(
     ] = "nanodet",
     images: Annotated[
         Path | None,
-        typer.Option("--images", "-i", help="Folder of the images; looked for beside the file if left out."),
+        typer.Option("--images", "-i", help="Folder of the images.", show_default="looked for beside the file"),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The page of images on which they differ; NAME.audit.html beside the file."),
+        typer.Option("--out", "-o", help="The page of images on which they differ.", show_default="RESULTS.audit.html"),
     ] = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps a server's answers.")] = None,
     aspect: Annotated[
-        str | None, typer.Option("--aspect", help="With ufeval: the criterion; the one of each task if left out.")
+        str | None, typer.Option("--aspect", help="With ufeval: the criterion.", show_default="that of each task")
     ] = None,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="With ufeval: the most pairs of a prompt.")] = 2,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="With ufeval: at most this many pairs of a prompt.")] = 2,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
 ) -> None:
-    """Let a second judge look at images that were scored: agreement, kappa, and a page of the images on which the two differ.
+    """Let a second judge look at images that were scored.
 
-    The second judge's verdicts are kept in a results file of their own beside the first (NAME.second-JUDGE.jsonl), which goes on
-    where it stopped. Exit code 1: some images were not found or could not be judged.
+    It prints how far the two agree, with kappa, and writes a page of the images on which they differ. The second judge's verdicts
+    are kept in a results file of their own beside the first (RESULTS.second-JUDGE.jsonl); an interrupted run goes on where it
+    stopped.
+
+    Examples:
+        geneval-reward audit run.jsonl --images samples --second nanodet
+        geneval-reward audit run.jsonl --second vqa --checkpoint owner/name
+
+    Exit code 1: printed, but some images were not found or could not be judged.
     """
     from geneval_reward.results import read_results
     from geneval_reward.study.report.locate import locate

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from geneval_reward.cli.shared.options import Credit
 from geneval_reward.cli.shared.tables import Format, message_console, print_document, quiet_about_cut_lines
 
 
@@ -19,14 +20,20 @@ def compare(
         list[str] | None,
         typer.Option("--allow", help="Compare in spite of a difference in: prompts, rules, backend or fingerprint."),
     ] = None,
-    credit: Annotated[str, typer.Option(help="official, strict, partial, dense or flow_grpo.")] = "official",
-    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    credit: Credit = "official",
+    level: Annotated[float, typer.Option("--level", min=0.5, max=0.9999, help="Level of the intervals.")] = 0.95,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare results files of the same prompts, image by image.
 
-    Says which differences are shown, and how large a difference would have been. Refuses files that are not comparable.
+    It says which differences are shown, and how small a difference would have been visible. Files that are not comparable are
+    refused.
+
+    Examples:
+        geneval-reward compare base.jsonl lora.jsonl --plot difference.png
+        geneval-reward compare a.jsonl b.jsonl c.jsonl --credit partial --format csv
+
     Exit code 1: compared, but something weakens the comparison; it is named first.
     """
     from geneval_reward.study.compare import compare_files

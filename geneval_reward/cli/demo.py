@@ -43,11 +43,15 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Two minutes of training instead of ten.")] = False,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Whether to train, or only to judge.")] = True,
 ) -> None:
-    """Run the whole loop on this machine: judge pictures, then fine-tune a small model with the verdicts as rewards.
+    """Judge pictures, then fine-tune a small model with the verdicts as rewards.
 
     First the packaged detector judges composed scenes, photographs and samples of the pocket model (half a minute; index.html).
     Then the pocket model is fine-tuned (ten minutes; training-METHOD.html). Runs of several methods in one folder are shown side
     by side.
+
+    Examples:
+        geneval-reward demo --no-train
+        geneval-reward demo --quick --out try
     """
     from geneval_reward import GenEvalScorer
 

@@ -46,7 +46,16 @@ def doctor(
     checkpoint: Checkpoint = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.text,
 ) -> None:
-    """Print versions, devices, weights and hashes, and judge test images whose verdicts are known."""
+    """Check the installation, and judge images whose verdicts are known.
+
+    It prints versions, devices, weights and their hashes: what a bug report needs.
+
+    Examples:
+        geneval-reward doctor
+        geneval-reward doctor --backend paper --device cuda
+
+    Exit code 1: the judge could not be loaded, or a verdict was not the known one.
+    """
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),

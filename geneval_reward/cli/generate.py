@@ -11,14 +11,21 @@ import typer
 from geneval_reward.cli.shared.image_folder import ImageFolderPlan, print_images_made
 from geneval_reward.cli.shared.options import (
     Arguments,
-    GeneratorPrecision,
+    Device,
+    GeneratorBatchSize,
     GeneratorFolder,
+    GeneratorPrecision,
     GeneratorPython,
     GeneratorTimeout,
     GeneratorVariables,
+    Guidance,
     Lora,
     LoraScale,
     Model,
+    Rewrites,
+    Seed,
+    ShardOf,
+    Steps,
     SubsetSize,
     SuiteName,
     Worker,
@@ -43,28 +50,18 @@ def generate(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images and records.")],
     suite: SuiteName = "official",
-    images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", "-n", min=1)] = 4,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole set.")] = 0,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps; the pipeline's own.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the pipeline's own.")] = None,
+    images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt.")] = 4,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     arguments: Arguments = None,
     lora: Lora = None,
     lora_scale: LoraScale = 1.0,
-    rewrites: Annotated[
-        Path | None,
-        typer.Option(
-            "--rewrites", help="JSON lines with another text for every prompt; the records stay, and it is said."
-        ),
-    ] = None,
+    rewrites: Rewrites = None,
     subset: SubsetSize = None,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="64 for the pocket models, else 8.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
+    shard: ShardOf = None,
+    batch_size: GeneratorBatchSize = None,
+    device: Device = "auto",
     precision: GeneratorPrecision = "auto",
     trained_on_template: Annotated[
         bool,
@@ -82,10 +79,16 @@ def generate(
         typer.Option("--print-worker", is_eager=True, callback=_print_worker, help="Print the worker's file and exit."),
     ] = False,
 ) -> None:
-    """Make images of a prompt set, as DIR/00000/metadata.jsonl and DIR/00000/samples/0000.png; goes on where it stopped.
+    """Make the images of a prompt set.
 
-    Every image has its own seed, made of --seed, its prompt and its number: neither batch size nor interruptions nor the
-    number of processes change one. The batch is halved when memory runs out.
+    They are written as OUT/00000/metadata.jsonl and OUT/00000/samples/0000.png, which `score` reads. An interrupted run goes on
+    where it stopped. Every image has its own seed, made of --seed, its prompt and its number: neither batch size nor
+    interruptions nor the number of processes change one. The batch is halved when memory runs out.
+
+    Examples:
+        geneval-reward generate pocket --suite pocket --out samples
+        geneval-reward generate owner/name --out samples --precision bf16 --subset 60
+        geneval-reward generate models.py:load --out samples --steps 28 --guidance 4.5
     """
     from geneval_reward.generate import Shard, load_generator, write_images
 

@@ -31,9 +31,14 @@ def geneval2(
     ] = False,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the scores.")] = Format.table,
 ) -> None:
-    """Score images by GenEval 2's questions: Soft-TIFA with both means, by skill and by number of atoms.
+    """Score images by GenEval 2's questions.
 
-    Exit code 1: some prompts have no image, or an image of theirs could not be judged; they are named and left out.
+    It prints Soft-TIFA with both means, by skill and by number of atoms.
+
+    Examples:
+        geneval-reward geneval2 data.jsonl images.json --checkpoint owner/name
+
+    Exit code 1: printed, but some prompts have no image, or an image that could not be judged; they are named and left out.
     """
     from geneval_reward.judges import open_model
     from geneval_reward.judges.geneval2 import read_geneval2, score_geneval2

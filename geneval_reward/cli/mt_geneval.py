@@ -21,17 +21,23 @@ def mt_geneval(
             "for the counterfactual one."
         ),
     ],
-    split: Annotated[Literal["dev", "test"], typer.Option("--split", help="dev or test.")] = "test",
+    split: Annotated[
+        Literal["dev", "test"], typer.Option("--split", help="Which part of the benchmark was translated.")
+    ] = "test",
     language: Annotated[
         list[str] | None,
-        typer.Option("--language", "-l", help="Only this language. Repeatable; all that are there if left out."),
+        typer.Option("--language", "-l", help="Only this language. Repeatable.", show_default="all that are there"),
     ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
 ) -> None:
-    """Print gender accuracy per language beside BLEU.
+    """Print the gender accuracy of translations, beside BLEU.
 
-    An untranslated source scores .85 to 1.00, so the accuracy says nothing without the quality beside it. Exit code 1: a language
-    lacks its translations.
+    An untranslated source scores 0.85 to 1.00, so the accuracy says nothing without the quality beside it.
+
+    Examples:
+        geneval-reward mt-geneval data translations --language de
+
+    Exit code 1: printed, but a language lacks its translations.
     """
     from geneval_reward.judges.mt_geneval import languages
     from geneval_reward.study.translation import translation_table

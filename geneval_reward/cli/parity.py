@@ -27,7 +27,14 @@ def parity(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Compare two detectors image by image; exit code 1 if they count some class differently."""
+    """Compare two detectors image by image.
+
+    Examples:
+        geneval-reward parity photos --backends paper,mmdet
+        geneval-reward parity photos --backends paper@fp32,paper@fp16 --device cuda
+
+    Exit code 1: compared, and in some image the two count a class differently.
+    """
     from geneval_reward.vision.parity import compare
     from geneval_reward.vision.preprocess import read_image
     from geneval_reward.vision.protocols import Wanted

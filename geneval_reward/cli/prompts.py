@@ -43,7 +43,14 @@ def prompts(
         Format, typer.Option("--format", "-f", help="Print records as JSON lines, or texts.")
     ] = Format.jsonl,
 ) -> None:
-    """Print prompts: the official suite byte for byte, or training prompts, none of which means the same as one of the suite."""
+    """Print the official suite, or prompts to train on.
+
+    The suite is printed byte for byte. No training prompt means the same as one of the suite.
+
+    Examples:
+        geneval-reward prompts --format txt --task counting
+        geneval-reward prompts --train 50000 --unique > train.jsonl
+    """
     if suite and train is not None:
         raise typer.BadParameter("expected --suite or --train, got both")
     if train is None:

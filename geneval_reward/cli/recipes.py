@@ -9,10 +9,13 @@ from typing import Annotated
 
 import typer
 
+from geneval_reward.cli.shared.help import Command, Group
 from geneval_reward.errors import UsageError
 
 app = typer.Typer(
-    no_args_is_help=True, help="List and copy recipes and the files of foreign models; export what recipes trained."
+    no_args_is_help=True,
+    help="List and copy training recipes; export what they trained.",
+    cls=Group,
 )
 
 
@@ -23,9 +26,15 @@ class Weights(StrEnum):
     trained = "trained"
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_command() -> None:
-    """Print every recipe with the lines that start it, then the models that run in a Python of their own."""
+    """Print every recipe with the lines that start it.
+
+    Below them stand the models that run in a Python of their own.
+
+    Examples:
+        geneval-reward recipes list
+    """
     from geneval_reward.generate.packaged import list_generators
 
     missing = _missing_extras()
@@ -45,13 +54,19 @@ def list_command() -> None:
     typer.echo("\nTo read or change one: geneval-reward recipes copy NAME", err=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def copy(
     name: Annotated[str, typer.Argument(help="Name of the recipe or model, as `list` prints it.")],
     folder: Annotated[Path, typer.Argument(help="Where to write recipes/ and configs/.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there and differ.")] = False,
 ) -> None:
-    """Copy a recipe and its configurations, or the file of a model; the lines that it prints start them as they are."""
+    """Copy a recipe and its configurations, or the file of a model.
+
+    The lines that it prints start them as they are.
+
+    Examples:
+        geneval-reward recipes copy diffusion_nft mine
+    """
     from geneval_reward.generate.packaged import list_generators
     from geneval_reward.support.shipped import copy_shipped
 
@@ -71,7 +86,7 @@ def copy(
         typer.echo(f"{prefix}{line}")
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a recipe, such as last.ckpt.")],
     folder: Annotated[Path, typer.Argument(help="Where to write the LoRA.")],
@@ -79,7 +94,13 @@ def export(
         Weights, typer.Option("--weights", help="The average, which is what is evaluated, or the last step.")
     ] = Weights.average,
 ) -> None:
-    """Write the adapters of a checkpoint as a LoRA folder of PEFT, for `generate --lora` and whatever reads PEFT."""
+    """Write the adapters of a checkpoint as a LoRA folder of PEFT.
+
+    `generate --lora` reads it, and so does whatever reads PEFT.
+
+    Examples:
+        geneval-reward recipes export last.ckpt lora
+    """
     _require_training()
     from geneval_reward.train.lora import export_lora
 

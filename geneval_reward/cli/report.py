@@ -28,12 +28,13 @@ def report(
         typer.Option(
             "--images",
             "-i",
-            help="Folder with the images of a file, once per file; by default they are looked for beside it.",
+            help="Folder with the images of a file, once per file.",
+            show_default="looked for beside the file",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The file; by default report.html for HTML, and standard output for tables."),
+        typer.Option("--out", "-o", help="The file.", show_default="report.html; tables go to standard output"),
     ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="A page (html), or tables alone.")] = Format.html,
     figures: Annotated[
@@ -53,7 +54,15 @@ def report(
         float, typer.Option("--max-mb", min=0.2, help="Largest size of the page; larger pages show larger pictures.")
     ] = 5.0,
 ) -> None:
-    """Write a report: scores with intervals beside published models, failures by reason, every image with its boxes.
+    """Write a page with scores, failures by reason and every image.
+
+    Scores have intervals and stand beside published models; images show their boxes and the reasons of their verdicts. Several
+    files are compared with the first.
+
+    Examples:
+        geneval-reward report run.jsonl --images samples
+        geneval-reward report base.jsonl lora.jsonl --out lora.html --figures figures
+        geneval-reward report run.jsonl --format latex
 
     Exit code 1: written, but something is missing or weakens the figures; it stands at the top of the page.
     """

@@ -50,25 +50,37 @@ def score(
     rules: RulesText = None,
     checkpoint: Checkpoint = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score only this many images, the first ones.")
+        int | None, typer.Option("--limit", min=1, help="Score only this many images, evenly many of each task.")
     ] = None,
     all_classes: Annotated[
         bool,
         typer.Option("--all-classes", help="Store the detections of all 80 classes, not only of those in the record."),
     ] = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="local: this process; ray: one worker per GPU or CPU of a Ray cluster.")
+        str, typer.Option("--engine", help="local: this process. ray: one worker per GPU or CPU of a Ray cluster.")
     ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(
             "--workers",
             min=1,
-            help="With --engine ray: the number of workers; all there is room for if left out.",
+            help="With --engine ray: the number of workers.",
+            show_default="all there is room for",
         ),
     ] = None,
 ) -> None:
-    """Judge a folder of images, write one line per image, and print the score."""
+    """Judge a folder of images and print their score.
+
+    Every image becomes a line of the results file, with its verdict, reasons and detections: `summary`, `compare` and `report`
+    read it.
+
+    Examples:
+        geneval-reward score samples --out run.jsonl
+        geneval-reward score photos --metadata photos.jsonl --limit 60
+        geneval-reward score samples --backend paper --device cuda --resume
+
+    Exit code 1: scored, but an image was skipped, or part of the official suite is missing; it is named.
+    """
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine: expected local or ray, got {engine!r}")
     if workers is not None and engine == "local":

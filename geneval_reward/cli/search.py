@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from geneval_reward.cli.shared.image_folder import ImageFolderPlan, print_images_made
-from geneval_reward.cli.shared.options import Arguments, GeneratorPrecision, Lora, LoraScale, Model, SubsetSize, SuiteName
+from geneval_reward.cli.shared.options import (
+    Arguments,
+    Device,
+    GeneratorBatchSize,
+    GeneratorPrecision,
+    Guidance,
+    Lora,
+    LoraScale,
+    Model,
+    Rewrites,
+    Seed,
+    ShardOf,
+    SubsetSize,
+    SuiteName,
+)
 from geneval_reward.cli.shared.suites import call_arguments
 from geneval_reward.cli.shared.tables import message_console, progress_bar
 from geneval_reward.errors import UsageError
@@ -39,44 +53,52 @@ def search(
         str, typer.Option("--credit", help="Credits of a backend's verdict to add, with + between them.")
     ] = "official+dense",
     sharpness: Annotated[
-        float | None, typer.Option("--lambda", help="Sharpness of draws; 10 as published if left out.")
+        float | None, typer.Option("--lambda", help="Sharpness of draws.", show_default="10, as published")
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
-            "--features", help="Features for clustering: a DINOv2 folder or hub name, module:function; the model's own."
+            "--features",
+            help="Features for clustering: a DINOv2 folder or hub name, or module:function.",
+            show_default="the model's own",
         ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="cps (the default), sde or ode for flow models; ddim for others.")
+        str | None,
+        typer.Option(
+            "--sampler", help="cps, sde or ode for flow models; ddim for others.", show_default="cps for flow models"
+        ),
     ] = None,
     noise: Annotated[
-        float | None, typer.Option("--noise", help="Noise of the sampler: 0.8 (cps), 0.7 (sde), eta 1 (ddim).")
+        float | None,
+        typer.Option("--noise", help="Noise of the sampler.", show_default="cps 0.8, sde 0.7, ddim 1"),
     ] = None,
     suite: SuiteName = "official",
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", min=1, help="Searches per prompt.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole set.")] = 0,
+    seed: Seed = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Sampling steps; the pipeline's own.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the pipeline's own.")] = None,
+    guidance: Guidance = None,
     arguments: Arguments = None,
     lora: Lora = None,
     lora_scale: LoraScale = 1.0,
-    rewrites: Annotated[
-        Path | None, typer.Option("--rewrites", help="JSON lines with another text for every prompt.")
-    ] = None,
+    rewrites: Rewrites = None,
     subset: SubsetSize = None,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="64 for pocket, else 8.")] = None,
-    device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
+    shard: ShardOf = None,
+    batch_size: GeneratorBatchSize = None,
+    device: Device = "auto",
     precision: GeneratorPrecision = "auto",
 ) -> None:
-    """Search for better images of a prompt set without training, in the layout of `generate`; goes on where it stopped.
+    """Search for better images of a prompt set, without training.
 
-    Beside each image its lineage and cost are kept, and `score` records what selected it. A score by the judge that selected
-    is no measure of the generator: report with another one.
+    They are written in the layout of `generate`, and an interrupted run goes on where it stopped. Beside each image its lineage
+    and cost are kept, and `score` records what selected it. A score by the judge that selected is no measure of the generator:
+    report with another one.
+
+    Examples:
+        geneval-reward search pocket-tokens --suite pocket --out found --n 2
+        geneval-reward search owner/name --out found --method fk --n 4 --reward lite
+
+    Exit code 1: made, but some candidates got no reward; they are named.
     """
     from geneval_reward.generate import Shard, write_images
     from geneval_reward.search import SearchGenerator, load_search

@@ -22,7 +22,12 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", "-p", min=0, max=65535, help="Port to listen on; 0 for a free one.", show_default="8321"
+            "--port",
+            "-p",
+            min=0,
+            max=65535,
+            help="Port to listen on; 0 for a free one.",
+            show_default="8321, with --compat 18085",
         ),
     ] = None,
     backend: Backend = "lite",
@@ -36,7 +41,9 @@ def serve(
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes per device.")] = 1,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="CPU threads per worker; by default the machine's are shared out."),
+        typer.Option(
+            "--threads", min=1, help="CPU threads per worker.", show_default="an equal share of the machine's"
+        ),
     ] = None,
     max_wait: Annotated[
         float, typer.Option("--max-wait", min=0, help="Milliseconds that an image waits for others to fill a batch.")
@@ -68,7 +75,15 @@ def serve(
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Serve verdicts and rewards over HTTP until SIGTERM or Ctrl-C, then finish what is in flight."""
+    """Serve verdicts and rewards over HTTP.
+
+    SIGTERM or Ctrl-C ends it, after the requests that it has accepted.
+
+    Examples:
+        geneval-reward serve --device cuda
+        geneval-reward serve --host 0.0.0.0 --api-key-file key.txt --workers 2
+        geneval-reward serve --compat flow-grpo
+    """
     import logging
 
     try:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from geneval_reward.cli.shared.options import Credit
 from geneval_reward.cli.shared.tables import (
     Format,
     message_console,
@@ -20,9 +21,7 @@ from geneval_reward.errors import UsageError
 
 def summary(
     results: Annotated[Path, typer.Argument(help="A results file of ours or of the official script.")],
-    format: Annotated[
-        Format, typer.Option("--format", "-f", help="table, json, csv, markdown or latex.")
-    ] = Format.table,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print the score.")] = Format.table,
     rules: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,17 +30,21 @@ def summary(
             "or a range, such as confidence=.1:.9:.1, for a table and a picture over it. Repeatable.",
         ),
     ] = None,
-    credit: Annotated[
-        str, typer.Option("--credit", help="official, strict, partial, dense or flow_grpo.")
-    ] = "official",
+    credit: Credit = "official",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="The picture of a range of rules; NAME.rules.png beside the file.")
+        Path | None, typer.Option("--plot", help="The picture of a range of rules.", show_default="RESULTS.rules.png")
     ] = None,
 ) -> None:
     """Print the score of a results file.
 
-    Every score has an interval, and what is missing from the file is named. `--rules` judges the stored detections again. Exit
-    code 1: the file is not complete.
+    Every score has an interval, and what is missing from the file is named. `--rules` judges the stored detections again.
+
+    Examples:
+        geneval-reward summary run.jsonl
+        geneval-reward summary run.jsonl --rules confidence=0.3 --format csv
+        geneval-reward summary run.jsonl --rules confidence=.1:.9:.1
+
+    Exit code 1: printed, but the file is not complete.
     """
     from geneval_reward.results import read_results
     from geneval_reward.study import rules_grid

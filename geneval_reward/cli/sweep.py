@@ -14,6 +14,7 @@ import typer
 from geneval_reward.cli.shared.options import (
     Arguments,
     BatchSize,
+    Device,
     GeneratorFolder,
     GeneratorPython,
     GeneratorTimeout,
@@ -52,7 +53,7 @@ def sweep(
         typer.Option(
             "--grid",
             "-g",
-            help="An axis, such as steps=4,8,16 or guidance=1,3; also resolution, precision, checkpoint, lora, best_of, or any "
+            help="An axis, such as steps=4,8,16 or guidance=1,3; also resolution, precision, model, lora, best_of, or any "
             "argument of the pipeline. Repeatable.",
         ),
     ] = None,
@@ -60,25 +61,29 @@ def sweep(
         Path | None, typer.Option("--config", "-c", help="YAML with grid, set, model, suite, subset and so on.")
     ] = None,
     arguments: Arguments = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="official (the default), pocket, or a file.")] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="official, pocket, or a file.", show_default="official")
+    ] = None,
     subset: SubsetSize = None,
     images_per_prompt: Annotated[
-        int | None, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt; 4 if not given.")
+        int | None, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt.", show_default="4")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep; 0 if not given.")
+        int | None, typer.Option("--seed", "-s", min=0, help="Seed of the whole sweep.", show_default="0")
     ] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="lite (the default), paper or mmdet.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="The judge, as `score` takes it.", show_default="lite")
+    ] = None,
     rules: Annotated[str | None, typer.Option("--rules", help="Rules as `score` takes them.")] = None,
     batch_size: BatchSize = None,
-    device: Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")] = "auto",
+    device: Device = "auto",
     shard: Annotated[
         str | None,
         typer.Option("--shard", help="i/n: only every n-th setting; without a table. torchrun sets its own."),
     ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.table,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="File for the picture; DIR/sweep.png if not given.")
+        Path | None, typer.Option("--plot", help="File for the picture.", show_default="OUT/sweep.png")
     ] = None,
     generator_python: GeneratorPython = None,
     generator_dir: GeneratorFolder = None,
@@ -90,6 +95,13 @@ def sweep(
 
     An interrupted sweep goes on where it stopped, image by image. The best setting is marked as selected, and beside its score
     stands what the same choice scores on prompts that had no part in it.
+
+    Examples:
+        geneval-reward sweep pocket --suite pocket --grid steps=4,8,16 --out sweep
+        geneval-reward sweep owner/name --grid guidance=1,3,5 --subset 60
+        geneval-reward sweep --config sweep.yaml
+
+    Exit code 1: finished, but some images could not be scored; they are named.
     """
     from rich.markup import escape
 

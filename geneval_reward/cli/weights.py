@@ -9,16 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="The weights of the paper backend: list, fetch, verify.", no_args_is_help=True)
+from geneval_reward.cli.shared.help import Command, Group
+
+app = typer.Typer(help="List, fetch and verify the weights of the paper backend.", no_args_is_help=True, cls=Group)
 
 _Key = Annotated[str, typer.Argument(help="A key of `weights list`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-_File = Annotated[Path | None, typer.Argument(help="A checkpoint or folder; none: where the backend would look.")]
+_File = Annotated[Path | None, typer.Argument(help="A checkpoint or folder.", show_default="where the backend looks")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
-    """Name the known files, their addresses and where they are."""
+    """Name the known files, their addresses and where they are.
+
+    Examples:
+        geneval-reward weights list
+    """
     from geneval_reward.vision.weights import KNOWN_FILES, cache_dir, find
 
     rows: list[dict[str, Any]] = []
@@ -50,25 +56,35 @@ def list_(as_json: _Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     key: _Key = "mask2former",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Where to put it; none: the cache.")] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where to put it.", show_default="the cache")] = None,
 ) -> None:
-    """Download a file and check its hash."""
+    """Download a file and check its hash.
+
+    Examples:
+        geneval-reward weights fetch mask2former
+    """
     from geneval_reward.vision.weights import fetch as fetch_file
 
     path = fetch_file(_known(key), folder, progress=sys.stderr.isatty())
     sys.stdout.write(f"{path}\n")
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     path: _File = None,
     self_test: Annotated[bool, typer.Option(help="Look for the cat in a packaged photograph.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Check hash, names, shapes; exit code 1 if the file is sound but not a published one."""
+    """Check a file's hash, names and shapes.
+
+    Examples:
+        geneval-reward weights verify checkpoints/mask2former.pth --self-test
+
+    Exit code 1: the file is sound, but not a published one.
+    """
     from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
     from geneval_reward.vision.detectors.mask2former_convert import build_model, load_converted
     from geneval_reward.vision.weights import KNOWN_FILES, resolve

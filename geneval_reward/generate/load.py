@@ -155,7 +155,12 @@ def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ready_made(
-    generator: Generator, model: str, precision: str, batch_size: int | None, lora: str | None, arguments: dict[str, Any]
+    generator: Generator,
+    model: str,
+    precision: str,
+    batch_size: int | None,
+    lora: str | None,
+    arguments: dict[str, Any],
 ) -> Generator:
     _refuse_own_settings(
         f"{model!r}, which makes its generator itself", precision, lora, batch_size=batch_size, **arguments

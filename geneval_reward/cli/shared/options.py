@@ -15,18 +15,21 @@ Backend = Annotated[
     typer.Option(
         "--backend",
         "-b",
-        help="lite or nanodet (inside the package), paper (the benchmark's weights), mmdet, or for `score` and `audit` vqa (an "
+        help="The judge: lite or nanodet (inside the package), paper (the benchmark's weights), mmdet; for `score` also vqa (an "
         "image-text model, named by --checkpoint).",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA if there is one.")]
 Precision = Annotated[
     str,
-    typer.Option("--dtype", "--precision", help="auto (fp16 on CUDA, fp32 on the CPU), fp32, tf32, fp16 or bf16."),
+    typer.Option(
+        "--precision",
+        help="What the judge computes in: auto (fp16 on CUDA, fp32 on the CPU), fp32, tf32, fp16 or bf16.",
+    ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, help="Images per forward pass; if left out, what suits the backend."),
+    typer.Option("--batch-size", min=1, help="Images per forward pass.", show_default="what suits the backend"),
 ]
 RulesText = Annotated[
     str | None,
@@ -34,13 +37,14 @@ RulesText = Annotated[
         "--rules",
         help="field=value pairs, such as confidence=0.5, that change the backend's own rules; or a profile (geneval, lite, "
         "nanodet), optionally with pairs after it.",
+        show_default="the backend's own",
     ),
 ]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
-        help="Detector checkpoint of the paper or mmdet backend: a file or folder. With vqa the model: a folder, a hub name or a "
+        help="The judge's weights: of paper and mmdet a file or folder; of an image-text model a folder, a hub name or a "
         "server's address (URL or URL#MODEL).",
     ),
 ]
@@ -65,6 +69,30 @@ SubsetSize = Annotated[
         help="Use only this many prompts, equally many of each task (60), or this many of each task (10/task).",
     ),
 ]
+Credit = Annotated[
+    str, typer.Option("--credit", help="What is averaged: official, strict, partial, dense or flow_grpo.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.", show_default="the pipeline's own")]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", help="Guidance scale.", show_default="the pipeline's own")
+]
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole set.")]
+Rewrites = Annotated[
+    Path | None,
+    typer.Option(
+        "--rewrites",
+        help="JSON lines with another text for every prompt. The records stay as they are, and the score is marked as that of "
+        "rewritten prompts.",
+    ),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", help="i/n: only every n-th prompt, from the i-th (from 0). torchrun sets its own."),
+]
+GeneratorBatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images per call.", show_default="64 for the pocket models, else 8"),
+]
 Arguments = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,7 +101,10 @@ Arguments = Annotated[
 ]
 Lora = Annotated[str | None, typer.Option("--lora", help="File, folder or hub name of LoRA weights.")]
 LoraScale = Annotated[float, typer.Option("--lora-scale", help="Strength of the LoRA.")]
-DType = Annotated[str, typer.Option("--dtype", help="Precision of the generator: auto, fp32, fp16 or bf16.")]
+GeneratorPrecision = Annotated[
+    str,
+    typer.Option("--precision", help="What the generator computes in: auto (as it was saved), fp32, fp16 or bf16."),
+]
 GeneratorPython = Annotated[
     str | None,
     typer.Option(
@@ -90,10 +121,12 @@ GeneratorVariables = Annotated[
     typer.Option("--generator-env", help="NAME=VALUE: an environment variable of that process. Repeatable."),
 ]
 GeneratorTimeout = Annotated[
-    float | None, typer.Option("--generator-timeout", help="Seconds to wait for each of its answers; 3600.")
+    float | None,
+    typer.Option("--generator-timeout", help="Seconds to wait for each of its answers.", show_default="3600"),
 ]
 Worker = Annotated[
-    Path | None, typer.Option("--worker", help="Another copy of the worker; see `generate --print-worker`.")
+    Path | None,
+    typer.Option("--worker", help="Another copy of the worker; see `generate --print-worker`."),
 ]
 
 
