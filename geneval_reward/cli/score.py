@@ -114,10 +114,11 @@ def score(
         _finish(out, messages, skipped=bool(scored.failed or source.problems), limited=limit is not None)
         return
     from geneval_reward.results.layout import read_folder
+    from geneval_reward.results.spread import spread
 
     folder = read_folder(images, metadata)
     _print_problems(messages, folder)
-    items = folder.items[:limit]
+    items = spread(folder.items, limit)
     try:
         failed = score_items(items, out, backend, options, messages, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:

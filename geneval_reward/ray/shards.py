@@ -20,6 +20,7 @@ from geneval_reward.results import FailedImage
 from geneval_reward.results.entries import read_entry
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
 from geneval_reward.results.layout import ImageItem, read_folder
+from geneval_reward.results.spread import spread
 from geneval_reward.support.files import parse_json
 from geneval_reward.vision.formats import SUFFIXES
 
@@ -119,7 +120,7 @@ def open_source(
             such files, or a list of them.
         metadata: Records for a flat folder of images, as for `read_folder`.
         shard_size: Number of images per shard of a folder.
-        limit: For a folder, the maximum number of images to take, from the first.
+        limit: For a folder, the maximum number of images to take, evenly many of each task.
 
     Raises:
         ResultsError: If there is nothing to score, or two files have the same name.
@@ -131,7 +132,7 @@ def open_source(
     if files is None:
         # Workers may have a different working folder.
         folder = read_folder(Path(source).resolve(), metadata)  # type: ignore[arg-type]
-        items = folder.items[:limit]
+        items = spread(folder.items, limit)
         pieces = [tuple(items[start : start + shard_size]) for start in range(0, len(items), shard_size)]
         shards = [
             Shard(f"{number:05d}-{_digest(piece)}", "folder", folder.root, piece) for number, piece in enumerate(pieces)
