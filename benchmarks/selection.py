@@ -14,7 +14,7 @@ from simulated_runs import simulate_runs
 
 from geneval_reward.prompts import TAGS
 from geneval_reward.stats import clustered_bootstrap
-from geneval_reward.study.sweep import select_best
+from geneval_reward.study.sweep.selection import select_best
 
 SIZES = dict.fromkeys(TAGS, 10)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geneval_reward.cli.score import score_items
-from geneval_reward.cli.shared.options import Checkpoint, Device, Precision
+from geneval_reward.cli.shared.options import Checkpoint, Device, Precision, check_judge
 from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes, quiet_about_cut_lines
 from geneval_reward.errors import UsageError
 from geneval_reward.support.files import write_whole
@@ -57,14 +57,17 @@ def audit(
     Exit code 1: printed, but some images were not found or could not be judged.
     """
     from geneval_reward.results import read_results
+
+    if second != "ufeval" and aspect is not None:
+        raise UsageError(f"--aspect: expected it with --second ufeval, got {second}")
+    if not Path(second).is_file():
+        check_judge(second, precision=precision, checkpoint=checkpoint, others=("vqa", "ufeval"))
+    with quiet_about_cut_lines():
+        first = read_results(results)
     from geneval_reward.study.report.locate import locate
     from geneval_reward.study.second import compare_judges
     from geneval_reward.study.second_page import opinion_page, pairs_page
 
-    if second != "ufeval" and aspect is not None:
-        raise UsageError(f"--aspect: expected it with --second ufeval, got {second}")
-    with quiet_about_cut_lines():
-        first = read_results(results)
     paths = locate(first.filenames, results, images)
     messages = message_console()
     page = out or results.with_name(f"{results.stem}.audit.html")

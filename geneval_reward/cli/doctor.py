@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.shared.options import Backend, Checkpoint, Device, Precision
+from geneval_reward.cli.shared.options import Backend, Checkpoint, Device, Precision, check_judge
 
 _PACKAGES = (
     "geneval-reward",
@@ -56,6 +56,7 @@ def doctor(
 
     Exit code 1: the judge could not be loaded, or a verdict was not the known one.
     """
+    check_judge(backend, precision=precision, checkpoint=checkpoint)
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),

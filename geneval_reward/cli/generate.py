@@ -33,6 +33,7 @@ from geneval_reward.cli.shared.options import (
 )
 from geneval_reward.cli.shared.suites import call_arguments
 from geneval_reward.cli.shared.tables import message_console, progress_bar
+from geneval_reward.support.prompt_shards import Shard
 
 if TYPE_CHECKING:
     from geneval_reward.generate import Generator
@@ -90,8 +91,6 @@ def generate(
         geneval-reward generate owner/name --out samples --precision bf16 --subset 60
         geneval-reward generate models.py:load --out samples --steps 28 --guidance 4.5
     """
-    from geneval_reward.generate import Shard, load_generator, write_images
-
     messages = message_console()
     part = Shard.current(shard)
     process = process_arguments(generator_python, generator_dir, generator_env, generator_timeout, worker)
@@ -101,6 +100,8 @@ def generate(
         settings = call_arguments(arguments, steps=steps, guidance=guidance)
 
     def load() -> Generator:
+        from geneval_reward.generate import load_generator
+
         return load_generator(
             model,
             device=device,
@@ -126,6 +127,9 @@ def generate(
         lora_scale=lora_scale,
         trained_on_template=trained_on_template,
     )
+    folder.check()
+    from geneval_reward.generate import write_images
+
     jobs, generator = folder.open(part, load, messages)
     todo = sum(not job.path.exists() for job in jobs)
     if todo and generator is not None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText
+from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText, check_judge
 from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
 
@@ -91,6 +91,7 @@ def score(
         raise UsageError("--resume, --overwrite: expected at most one of the two, got both")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
+    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, others=("vqa",))
     messages = message_console()
     # A worker of a cluster has another working folder, so a path is made absolute.
     where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +22,18 @@ from geneval_reward.cli.shared.options import (
     ShardOf,
     SubsetSize,
     SuiteName,
+    check_choice,
 )
 from geneval_reward.cli.shared.suites import call_arguments
 from geneval_reward.cli.shared.tables import message_console, progress_bar
 from geneval_reward.errors import UsageError
+from geneval_reward.support.prompt_shards import Shard
+
+if TYPE_CHECKING:
+    from geneval_reward.search import SearchGenerator
+
+METHODS = ("tts-var", "cluster", "resample", "random", "fk", "best-of-n", "importance")
+SAMPLERS = ("cps", "sde", "ode", "ddim")
 
 
 def search(
@@ -100,10 +108,10 @@ def search(
 
     Exit code 1: made, but some candidates got no reward; they are named.
     """
-    from geneval_reward.generate import Shard, write_images
-    from geneval_reward.search import SearchGenerator, load_search
-
     messages = message_console()
+    check_choice("method", method, METHODS)
+    if sampler is not None:
+        check_choice("sampler", sampler, SAMPLERS)
     part = Shard.current(shard)
     settings = call_arguments(arguments)
     resolution = settings.pop("resolution", None)
@@ -113,6 +121,8 @@ def search(
         )
 
     def load() -> SearchGenerator:
+        from geneval_reward.search import load_search
+
         return load_search(
             model,
             method=method,
@@ -156,6 +166,9 @@ def search(
             "noise": noise,
         },
     )
+    folder.check()
+    from geneval_reward.generate import write_images
+
     jobs, generator = folder.open(part, load, messages)
     todo = sum(not job.path.exists() for job in jobs)
     unscored = 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText
+from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText, check_judge
 from geneval_reward.errors import DependencyError, UsageError
 
 
@@ -86,20 +86,9 @@ def serve(
     """
     import logging
 
-    try:
-        from geneval_reward.service.server.runner import serve as run
-    except ImportError as error:
-        raise DependencyError(
-            f"serve: expected the package {error.name}, got {error}; pip install 'geneval-reward[serve]'"
-        ) from error
-    from geneval_reward.service.server.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
-    from geneval_reward.service.server.pool import PoolConfig
-
+    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint)
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise UsageError(f"--log-level: expected debug, info, warning or error, got {log_level!r}")
-    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("geneval_reward").setLevel(log_level.upper())
-    bounds = Limits.parse(limits)
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert, --tls-key: expected both or neither, got one")
     for name, path in (("--tls-cert", tls_cert), ("--tls-key", tls_key)):
@@ -111,6 +100,18 @@ def serve(
         raise UsageError(
             "--credit, --swap-rb: expected --compat with them, got none; our own clients name their credit"
         )
+    try:
+        from geneval_reward.service.server.runner import serve as run
+    except ImportError as error:
+        raise DependencyError(
+            f"serve: expected the package {error.name}, got {error}; pip install 'geneval-reward[serve]'"
+        ) from error
+    from geneval_reward.service.server.limits import DEFAULT_COMPAT_PORT, DEFAULT_PORT, Limits
+    from geneval_reward.service.server.pool import PoolConfig
+
+    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("geneval_reward").setLevel(log_level.upper())
+    bounds = Limits.parse(limits)
     devices = [name for name in _devices(device) for _ in range(workers)]
     options: dict[str, Any] = {}
     if scorer is None:

@@ -21,9 +21,10 @@ from geneval_reward.cli.shared.options import (
     GeneratorVariables,
     SubsetSize,
     Worker,
+    check_judge,
     process_arguments,
 )
-from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.cli.shared.suites import call_arguments, check_suite, choose_subset, read_suite
 from geneval_reward.cli.shared.tables import (
     Format,
     message_console,
@@ -33,9 +34,11 @@ from geneval_reward.cli.shared.tables import (
     quiet_about_cut_lines,
 )
 from geneval_reward.errors import ResultsError
+from geneval_reward.support.prompt_shards import Shard
 
 if TYPE_CHECKING:
-    from geneval_reward.study.sweep import Sweep, SweepTable
+    from geneval_reward.study.sweep.run import Sweep
+    from geneval_reward.study.sweep.table import SweepTable
 
 
 def sweep(
@@ -105,8 +108,7 @@ def sweep(
     """
     from rich.markup import escape
 
-    from geneval_reward.generate import Shard
-    from geneval_reward.study.sweep import Sweep, SweepRunner, make_cells, parse_axis, read_config, sweep_table
+    from geneval_reward.study.sweep.grid import make_cells, parse_axis, read_config
 
     messages = message_console()
     given = {} if config is None else read_config(config)
@@ -123,8 +125,16 @@ def sweep(
         raise typer.BadParameter("expected every axis once", param_hint="--grid")
     fixed = given.get("set", {}) | call_arguments(arguments)
     cells = make_cells(given.get("grid", {}) | axes, fixed)
+    size, backend, rules = value("subset", subset, None), value("backend", backend, "lite"), value("rules", rules, None)
+    part = Shard.current(shard)
+    check_judge(backend, rules=rules)
+    check_suite(suite, None if size is None else str(size))
+    _check_folder(out)
+    from geneval_reward.study.sweep.run import Sweep, SweepRunner
+    from geneval_reward.study.sweep.table import sweep_table
+
     whole = read_suite(suite)
-    chosen = choose_subset(whole, value("subset", subset, None))
+    chosen = choose_subset(whole, size)
     plan = Sweep(
         root=out,
         model=model,
@@ -138,16 +148,15 @@ def sweep(
         batch_size=batch_size,
         process=process_arguments(generator_python, generator_dir, generator_env, generator_timeout, worker),
     )
-    judge = {"backend": value("backend", backend, "lite"), "rules": value("rules", rules, None)}
+    judge = {"backend": backend, "rules": rules}
     _check_setup(out, {"model": model, "suite": suite, "seed": plan.seed, "set": fixed} | judge)
-    part = Shard.current(shard)
     if part.index == 0:
         _announce(messages, plan, len(whole))
 
     def make_scorer() -> Any:
         from geneval_reward import GenEvalScorer
 
-        return GenEvalScorer.from_pretrained(judge["backend"], device=device, rules=judge["rules"])
+        return GenEvalScorer.from_pretrained(backend, device=device, rules=rules)
 
     runner, failed = SweepRunner(plan, make_scorer), 0
     renderings = part.of(plan.renderings())
@@ -225,13 +234,19 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 param_hint="--out",
             )
         return
-    # A run that is killed while it writes this very file leaves a *.tmp behind.
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, setup)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds something else."""
+    # A run that is killed while it writes its set-up leaves a *.tmp behind.
+    if (out / "sweep.json").exists():
+        return
     if out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
         raise typer.BadParameter(
             f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, setup)
 
 
 def _write(out: Path, table: SweepTable, picture: Path, messages: Any) -> None:

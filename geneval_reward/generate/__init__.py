@@ -7,12 +7,12 @@ from geneval_reward.generate.generator import Generator
 from geneval_reward.generate.load import load_generator, load_pipeline
 from geneval_reward.generate.rewrites import read_rewrites
 from geneval_reward.generate.seeds import seed_for
-from geneval_reward.generate.shards import Shard
 from geneval_reward.generate.stored import FolderGenerator
 from geneval_reward.generate.subset import Subset, stratified_subset, subset_standard_error
 from geneval_reward.generate.token_models import TokenGenerator
 from geneval_reward.generate.tokens import SeededTokens
 from geneval_reward.generate.write import ImageJob, MadeBatch, plan_images, write_images
+from geneval_reward.support.prompt_shards import Shard
 
 __all__ = [
     "CallableGenerator",

@@ -14,7 +14,8 @@ from geneval_reward.errors import UsageError, WeightsError
 from geneval_reward.judges.questions import NUMBERS
 from geneval_reward.support.imports import require
 from geneval_reward.support.inference import no_autocast
-from geneval_reward.vision.backends import PRECISIONS, resolve_device
+from geneval_reward.vision.backends import resolve_device
+from geneval_reward.vision.names import PRECISIONS
 
 _MARK: Final = "\ue000question\ue000"  # a private character, which no chat template contains
 _DTYPES: Final = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -12,6 +12,7 @@ import torch
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.support.imports import import_object, require
+from geneval_reward.vision.names import PRECISIONS
 from geneval_reward.vision.protocols import Detector, Verifier
 
 
@@ -84,6 +85,8 @@ def resolve_device(device: torch.device | str) -> torch.device:
 def _packaged(name: str, device: torch.device, precision: str, rules: Any, options: dict[str, Any]) -> Backend:
     from geneval_reward.vision.colors.lite import LiteVerifier
 
+    if "checkpoint" in options:
+        raise UsageError(f"checkpoint: expected none with {name}, whose weights are inside the package; leave it out")
     kind = import_object(_DETECTORS[name], "backend")
     detector = kind.from_pretrained(device=device, precision=precision, **options)
     return Backend(name, detector, LiteVerifier(), Rules.parse(rules, base=Rules.parse(name)), 16)
@@ -110,8 +113,6 @@ _DETECTORS: Final = {
     "paper": "geneval_reward.vision.detectors.mask2former:Mask2FormerDetector",
     "mmdet": "geneval_reward.vision.detectors.mmdet:MMDetDetector",
 }
-
-PRECISIONS: Final = ("auto", "fp32", "tf32", "fp16", "bf16")
 
 _Loader = Callable[[str, torch.device, str, Any, dict[str, Any]], Backend]
 BACKENDS: Final[Mapping[str, _Loader]] = MappingProxyType(

@@ -10,7 +10,9 @@ from geneval_reward.cli import app
 from geneval_reward.cli.shared.tables import Format, print_document
 from geneval_reward.cli.sweep import _check_setup
 from geneval_reward.stats import Estimate, Interval
-from geneval_reward.study.sweep import SweepRow, SweepTable, Timing, make_cells
+from geneval_reward.study.sweep.grid import make_cells
+from geneval_reward.study.sweep.table import SweepRow, SweepTable
+from geneval_reward.study.sweep.timing import Timing
 
 
 def call(run, out, *args):

@@ -1,5 +1,6 @@
 """Some of a folder's images are of all its tasks, and of as many prompts as can be."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -32,5 +33,5 @@ def test_a_smaller_choice_is_part_of_a_larger_one():
     sizes = (1, 2, 7, 40, 333, len(ITEMS), len(ITEMS) + 5, None)
     chosen = [[item.filename for item in spread(ITEMS, size)] for size in sizes]
     assert [len(names) for names in chosen] == [1, 2, 7, 40, 333, 1000, 1000, 1000]
-    assert all(set(less) <= set(more) for less, more in zip(chosen, chosen[1:], strict=False))
+    assert all(set(less) <= set(more) for less, more in itertools.pairwise(chosen))
     assert spread([], 3) == []

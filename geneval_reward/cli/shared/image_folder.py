@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
-from geneval_reward.cli.shared.suites import choose_subset, read_suite
+from geneval_reward.cli.shared.options import check_choice
+from geneval_reward.cli.shared.suites import check_suite, choose_subset, read_suite
 from geneval_reward.errors import FileError, UsageError
 from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
-    from geneval_reward.generate import ImageJob, Shard, Subset
+    from geneval_reward.generate import ImageJob, Subset
     from geneval_reward.prompts import PromptSpec
+    from geneval_reward.support.prompt_shards import Shard
 
 # What may change between calls on one folder: more images and more prompts of the same run can be added.
 _NOT_OF_THE_RUN: Final = ("subset", "images_per_prompt")
@@ -57,6 +59,14 @@ class ImageFolderPlan:
     lora_scale: float
     trained_on_template: bool = False
     search: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse a folder or an argument that cannot be used, before torch is imported."""
+        check_choice("precision", self.precision, ("auto", "fp32", "fp16", "bf16"))
+        check_suite(self.suite, self.subset)
+        if self.rewrites is not None and not self.rewrites.is_file():
+            raise UsageError(f"--rewrites: expected a file, got {self.rewrites}, which is none")
+        _check_folder(self.out)
 
     def open(self, part: Shard, load: Callable[[], T], messages: Any) -> tuple[list[ImageJob], T | None]:
         """Check the folder, write its set-up and the records of this part's prompts.
@@ -184,6 +194,8 @@ def _check_folder(out: Path) -> None:
     from geneval_reward.results.layout import GENERATE_LOCK, GENERATE_SETUP
 
     ours = {GENERATE_SETUP, GENERATE_LOCK}
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"expected a folder, got the file {out}; choose another", param_hint="--out")
     if out.exists() and not any((out / name).exists() for name in ours) and any(out.iterdir()):
         raise typer.BadParameter(
             f"expected a new or empty folder, or one of this command, got {out}; choose another", param_hint="--out"

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from geneval_reward.errors import UsageError
+from geneval_reward.support.imports import is_import_path
+from geneval_reward.vision.names import BACKEND_NAMES, PRECISIONS
 
 Backend = Annotated[
     str,
@@ -128,6 +130,41 @@ Worker = Annotated[
     Path | None,
     typer.Option("--worker", help="Another copy of the worker; see `generate --print-worker`."),
 ]
+
+
+def check_judge(
+    backend: str,
+    *,
+    precision: str = "auto",
+    rules: str | None = None,
+    checkpoint: str | None = None,
+    others: Sequence[str] = (),
+) -> None:
+    """Refuse what no judge can be loaded with, before torch is imported.
+
+    Args:
+        backend: Value of `--backend`.
+        precision: Value of `--precision`.
+        rules: Value of `--rules`.
+        checkpoint: Value of `--checkpoint`.
+        others: Names that the command takes besides those of `GenEvalScorer`.
+    """
+    check_choice("backend", backend if not is_import_path(backend) else BACKEND_NAMES[0], (*BACKEND_NAMES, *others))
+    check_choice("precision", precision, PRECISIONS)
+    if rules is not None:
+        from geneval_reward.judge.rules import Rules
+
+        Rules.parse(rules)
+    if checkpoint is not None and backend in ("lite", "nanodet"):
+        raise UsageError(
+            f"--checkpoint: expected none with {backend}, whose weights are inside the package; leave it out"
+        )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not one of a few."""
+    if value not in choices:
+        raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def process_arguments(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from geneval_reward.errors import FileError
+from geneval_reward.errors import FileError, UsageError
 from geneval_reward.prompts import PromptSpec, read_prompts
+from geneval_reward.prompts.subset import parse_size
 from geneval_reward.support.files import parse_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ def _pocket_suite() -> tuple[PromptSpec, ...]:
     from geneval_reward.pocket import pocket_suite
 
     return pocket_suite()
+
+
+def check_suite(name: str, size: str | None) -> None:
+    """Refuse a suite or the size of a subset that cannot be, without loading the pocket world."""
+    if name != "pocket":
+        read_suite(name)
+    if size is not None and parse_size(size) is None:
+        raise UsageError(f"subset: expected a number of prompts such as 60, or 10/task, got {size!r}")
 
 
 def choose_subset(specs: Sequence[PromptSpec], size: str | None) -> Subset | None:

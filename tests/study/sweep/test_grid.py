@@ -1,6 +1,6 @@
 import pytest
 
-from geneval_reward.study.sweep import Cell, make_cells, parse_axis, read_config
+from geneval_reward.study.sweep.grid import Cell, make_cells, parse_axis, read_config
 
 
 def test_cells_are_all_combinations_with_their_arguments() -> None:

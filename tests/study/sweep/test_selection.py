@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulated_runs import simulate_runs
 
-from geneval_reward.study.sweep import select_best
+from geneval_reward.study.sweep.selection import select_best
 from geneval_reward.study.sweep.timing import note_batch, read_batches, timing
 
 SIZES = dict.fromkeys(("single_object", "two_object", "counting", "colors", "position", "color_attr"), 10)

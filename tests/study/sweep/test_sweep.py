@@ -16,9 +16,11 @@ from geneval_reward.judge import Detections
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
 from geneval_reward.results.tables import render
-from geneval_reward.study.sweep import Sweep, SweepRunner, make_cells, sweep_table
 from geneval_reward.study.sweep import run as sweep_run
+from geneval_reward.study.sweep.grid import make_cells
 from geneval_reward.study.sweep.plot import plot, save_plot
+from geneval_reward.study.sweep.run import Sweep, SweepRunner
+from geneval_reward.study.sweep.table import sweep_table
 
 SPECS = tuple(
     PromptSpec.parse({"tag": tag, "include": [{"class": name, "count": 1}]})
