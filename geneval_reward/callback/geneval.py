@@ -24,7 +24,7 @@ from geneval_reward.callback.plan import Job, balanced, plan_jobs, waves
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.round import Judged, Round, Timings, record_round, warn_if_all_wrong
 from geneval_reward.callback.schedule import Schedule
-from geneval_reward.callback.scores import scores
+from geneval_reward.callback.scores import round_line, scores
 from geneval_reward.callback.tracking import Tracking, run_folder
 from geneval_reward.errors import OutOfStepError, RoundError, SpecError, UsageError
 from geneval_reward.judge.rules import Rules
@@ -364,7 +364,7 @@ class GenEvalCallback(LightningCallback):
         with RoundBar(trainer, self.name, len(jobs)) as bar:
             judged = round_.run(plan, self._budget, allowed, bar)
         seconds = max(gather(time.monotonic() - began))
-        metrics = scores(self.name, [item.verdict for item in judged], seconds)
+        metrics, overall = scores(self.name, [item.verdict for item in judged], seconds)
         if len(judged) < len(jobs):
             per_tag = {tag: sum(item.job.spec.tag == tag and not item.job.index for item in judged) for tag in TAGS}
             counts = ", ".join(f"{tag} {count}" for tag, count in per_tag.items() if count)
@@ -374,6 +374,7 @@ class GenEvalCallback(LightningCallback):
         publish(trainer, self.name, metrics)
         if trainer.fast_dev_run:
             return
+        rank_zero.rank_zero_info(round_line(self.name, overall, seconds, trainer.global_step))
         if rank() == 0 and not self._warned_all_wrong:
             self._warned_all_wrong = warn_if_all_wrong(what, judged)
         if trainer.state.fn == "fit":

@@ -1,4 +1,4 @@
-"""From verdicts to the numbers that are logged."""
+"""From verdicts to the numbers that are logged, and to the line on the console."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.stats import clustered_bootstrap
+from geneval_reward.results.notation import counted, score_text
+from geneval_reward.stats import Estimate, clustered_bootstrap
 from geneval_reward.stats.sums import sum_by_prompt
 
 # The interval's own noise is a few per cent of its width with so many draws, and a round is not held up.
 _DRAWS: Final = 2000
 
 
-def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> dict[str, float]:
-    """The logged metrics of a round; see `geneval_reward.callback.GenEvalCallback` for what they mean.
+def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> tuple[dict[str, float], Estimate]:
+    """The logged metrics of a round, which `geneval_reward.callback.GenEvalCallback` explains, and the overall with its interval.
 
     Args:
         name: Prefix of the keys.
@@ -36,4 +37,10 @@ def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> dict[str, 
         "prompts": float(found.overall.prompts),
         "seconds": seconds,
     }
-    return {f"{name}/{key}": value for key, value in values.items()}
+    return {f"{name}/{key}": value for key, value in values.items()}, found.overall
+
+
+def round_line(name: str, overall: Estimate, seconds: float, step: int) -> str:
+    """Write what a round found in one line: `geneval 0.375 [0.250, 0.500], 12 prompts, 2.6 s, step 20`."""
+    images = "" if overall.images == overall.prompts else f" ({counted(overall.images, 'image')})"
+    return f"{name} {score_text(overall)}, {counted(overall.prompts, 'prompt')}{images}, {seconds:.1f} s, step {step}"

@@ -96,7 +96,7 @@ def score_model(
         error = caught
     raise_together(error, what, kind=RoundError)
     judged = sorted((item for part in gather(mine) for item in part), key=lambda item: item.job.number)
-    metrics = scores(name, [item.verdict for item in judged], max(gather(time.monotonic() - began)))
+    metrics, _ = scores(name, [item.verdict for item in judged], max(gather(time.monotonic() - began)))
     record = record_round(name, step, judged, metrics, lazy.load(), images_per_prompt)
     if rank() == 0:
         warn_if_all_wrong(what, judged)

@@ -442,6 +442,23 @@ def test_ema_before_its_first_update_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, callback, Late())
 
 
+def test_every_round_has_one_line_where_lightning_shows_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = GenEvalCallback(scorer(), RECORDS, images_per_prompt=2, every_n_train_steps=2, log_images=0)
+    metrics = fit(tmp_path, callback).callback_metrics
+    # Lightning shows what its own loggers say from INFO on, such as which devices there are.
+    told = [record for record in caplog.records if record.name.startswith("lightning.") and record.levelname == "INFO"]
+    lines = [record.getMessage() for record in told if record.getMessage().startswith("geneval ")]
+    number = r"[01]\.\d{3}"
+    count = rf"{len(RECORDS)} prompts \({2 * len(RECORDS)} images\)"
+    form = rf"geneval ({number})( \[{number}, {number}\])?, {count}, \d+\.\d s, step (\d+)"
+    found = [re.fullmatch(form, line) for line in lines]
+    assert [one and int(one[3]) for one in found] == [2, 4]
+    assert found[-1] is not None
+    assert float(found[-1][1]) == pytest.approx(float(metrics["geneval/overall"]), abs=5e-4)
+
+
 @pytest.mark.filterwarnings("ignore:.*all . images of a round are wrong", "ignore:.*all .. images of a round are wrong")
 def test_max_seconds_scores_a_balanced_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
