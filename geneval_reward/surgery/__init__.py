@@ -4,23 +4,31 @@ plan    the base of all plans: the fingerprint that refuses another model, `appl
 swaps   replacements and how they are taken back;  stored  bytes of weights in any format
 seams   where a model can be cut, found by running it once
 blocks  `BlockPlan`: blocks of a denoiser and parts of blocks
+text_encoder  `TextEncoderPlan`: sub-blocks skipped or re-used;  sub_blocks  how they are found
+quantize  `QuantizePlan`: linear layers in fewer bits
 """
 
 from geneval_reward.surgery.blocks import BlockPlan, Unit, names_before, removable
 from geneval_reward.surgery.plan import Applied, Plan, find_part, fingerprint, list_parts, load_plan, save_plan
+from geneval_reward.surgery.quantize import QuantizePlan, quantize
 from geneval_reward.surgery.stored import stored_bytes
+from geneval_reward.surgery.text_encoder import TextEncoderPlan, parameter_share
 
 __all__ = [
     "Applied",
     "BlockPlan",
     "Plan",
     "Unit",
+    "QuantizePlan",
+    "TextEncoderPlan",
     "find_part",
     "fingerprint",
     "list_parts",
     "load_plan",
     "names_before",
     "removable",
+    "parameter_share",
+    "quantize",
     "save_plan",
     "stored_bytes",
 ]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
-
-_SCALE: Final = 64.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Seam:
         name: Its name in the model, such as `transformer_blocks.3` or `transformer_blocks.3.ff`.
         module: The module.
         call: The call that was recorded.
-        continues: For each output the parameter whose value it continues: the one of the same shape which, scaled, scales the
-            output. None for outputs that are not tensors or continue nothing.
+        continues: For each output the parameter whose value it continues: the one of the same shape, and of several the one by
+            which the output grows if it is doubled. None for outputs that are not tensors or continue nothing.
     """
 
     name: str
@@ -55,13 +53,17 @@ class Seam:
     call: Call
     continues: tuple[str | None, ...]
 
-    def bypass(self, how: Literal["identity", "zero"] = "identity") -> Bypass:
+    def bypass(self, how: Literal["identity", "zero"] = "identity", *, unread: Collection[int] = ()) -> Bypass:
         """A module without weights for its place: it returns what came in, or zeros.
+
+        Args:
+            how: `identity` or `zero`.
+            unread: Outputs that nobody reads, by place; they become None.
 
         Raises:
             UsageError: If an output continues nothing, so that nothing can stand in for it.
         """
-        return Bypass(self, how)
+        return Bypass(self, how, unread=unread)
 
 
 class Bypass(nn.Module):
@@ -70,17 +72,20 @@ class Bypass(nn.Module):
     Args:
         seam: The module that it replaces.
         how: `identity` or `zero`.
+        unread: Outputs that nobody reads, by place; they become None.
 
     Raises:
         UsageError: If the module has an output that is a tensor and continues no argument.
     """
 
-    def __init__(self, seam: Seam, how: Literal["identity", "zero"] = "identity") -> None:
+    def __init__(
+        self, seam: Seam, how: Literal["identity", "zero"] = "identity", *, unread: Collection[int] = ()
+    ) -> None:
         super().__init__()
         if how not in ("identity", "zero"):
             raise UsageError(f"how: expected identity or zero, got {how!r}")
-        for name, output in zip(seam.continues, seam.call.outputs, strict=True):
-            if name is None and isinstance(output, Tensor):
+        for place, (name, output) in enumerate(zip(seam.continues, seam.call.outputs, strict=True)):
+            if name is None and isinstance(output, Tensor) and place not in unread:
                 raise UsageError(
                     f"{seam.name}: expected a module whose outputs have the shapes of its arguments, got an output "
                     f"{tuple(output.shape)} that continues none; it cannot be taken out"
@@ -217,10 +222,19 @@ def _continues(module: nn.Module, call: Call) -> tuple[str | None, ...]:
 
 
 def _distance(module: nn.Module, call: Call, name: str, place: int) -> float:
-    """How far an output is from following an argument: norms inside a residual branch leave only the argument to grow."""
+    """How far an output is from growing by an argument that is doubled.
+
+    A residual block adds to its input what it computes from a norm of it, and doubling the input leaves the norm as it is.
+    """
     value = call.arguments[name]
-    scaled = rerun(module, call, {name: value * _SCALE})[place]
-    return float((scaled.float() / _SCALE - value.float()).norm())
+    grown = rerun(module, call, {name: value * 2})[place].float() - call.outputs[place].float()
+    return float((grown - value.float()).norm() / value.float().norm().clamp_min(1e-30))
+
+
+def has_residual(seam: Seam) -> bool:
+    """Whether the first output of a module is the argument that it continues with something added, as of a whole block."""
+    name = seam.continues[0]
+    return name is not None and _distance(seam.module, seam.call, name, 0) < 0.5
 
 
 def rerun(module: nn.Module, call: Call, changed: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -66,8 +66,12 @@ class Swaps:
         Raises:
             UsageError: If something else has replaced them since; nothing is taken back then.
         """
-        latest = {name: (new, read) for name, new, read, _ in self._done}
-        for name, (new, read) in latest.items():
+        checked: list[str] = []
+        for name, new, read, _ in reversed(self._done):
+            # What was replaced first inside a module that was then replaced itself is out of reach until that is undone.
+            if any(name == other or name.startswith(f"{other}.") for other in checked):
+                continue
+            checked.append(name)
             if read() is not new:
                 raise UsageError(f"undo: expected {name} as this plan left it; undo first what was applied later")
         while self._done:

@@ -222,3 +222,15 @@ def _sana(layers):
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
     )
+
+
+def run(pipeline, family, prompt="a photo of a red clock", steps=1):
+    """Latents of one seed."""
+    with torch.no_grad():
+        return pipeline(
+            prompt=prompt,
+            num_inference_steps=steps,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+            **settings(family),
+        ).images
