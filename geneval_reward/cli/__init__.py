@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from geneval_reward.cli import recipes, weights
+from geneval_reward.cli import recipes, surgery, weights
 from geneval_reward.cli.annotations import agreement_with_people
 from geneval_reward.cli.audit import audit
 from geneval_reward.cli.compare import compare
@@ -56,6 +56,7 @@ for heading, commands in {
     },
     "Make images": {"generate": generate, "search": search, "sweep": sweep},
     "Train": {"demo": demo, "prompts": prompts, "recipes": recipes.app},
+    "Change a model": {"surgery": surgery.app},
     "Serve": {"serve": serve},
     "Check": {"doctor": doctor, "weights": weights.app, "parity": parity},
 }.items():

@@ -144,6 +144,8 @@ def _nf4(layer: nn.Linear) -> nn.Module:
         quant_type="nf4",
         device="meta",
     )
+    # Where the processor allows it, the first call would repack the weight for a kernel that wants widths of whole blocks.
+    packed.support_avx512bf16_for_cpu = False
     packed.weight = library.nn.Params4bit(layer.weight.detach().clone(), requires_grad=False, quant_type="nf4")
     packed.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
     return PackedLinear(packed.to(layer.weight.device)).train(layer.training)
