@@ -70,5 +70,5 @@ def test_a_fresh_process_measures():
     assert len(found.seconds) == 2
     assert all(0 < seconds < 60 for seconds in found.seconds)
     assert found.peak_bytes is None or found.peak_bytes > found.idle_bytes > 10_000_000
-    with pytest.raises(GeneratorError, match="exit code 1: .*expected"):
+    with pytest.raises(GeneratorError, match=r"exit code 1: .*expected"):
         measure_run("no/such/model", device="cpu")
