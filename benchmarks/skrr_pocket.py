@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from geneval_reward.study.wording import bare_p, difference_interval, difference_text
 from scipy.stats import spearmanr
 
 from geneval_reward.generate import seed_for
@@ -22,7 +23,6 @@ from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.pocket.scene import fulfils
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired, holm
-from geneval_reward.study.wording import bare_p, difference_interval, difference_text
 from geneval_reward.surgery import load_plan, quantize, save_plan, stored_bytes
 from geneval_reward.train.recipes import load_recipe
 

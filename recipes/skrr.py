@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -91,6 +92,10 @@ class Discrepancy:
         self.pipeline, self.encoder = pipeline, find_part(pipeline, part)
         self.sub_blocks = find_sub_blocks(self.encoder)
         self.call = dict(call or {})
+        # Sana puts an instruction in front of every prompt.
+        given = inspect.signature(pipeline.__call__).parameters.get("complex_human_instruction")
+        if given is not None:
+            self.call.setdefault("complex_human_instruction", given.default)
         self.first = next(
             iter(find_blocks(pipeline.transformer, lambda: run_once(pipeline, **self.call)).values())
         ).module

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from geneval_reward.errors import GeneratorError
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.surgery.plan import Plan, list_parts
-from geneval_reward.surgery.seams import run_once
 from geneval_reward.surgery.stored import stored_bytes
 
 
@@ -79,7 +78,7 @@ def count_parameters(model: nn.Module) -> int:
     )
 
 
-def count_operations(pipeline: Any, run: Callable[[], Any] | None = None) -> dict[str, int]:
+def count_operations(pipeline: Any, run: Callable[[], Any]) -> dict[str, int]:
     """Count the floating-point operations of one call, by part, with `torch.utils.flop_counter`.
 
     A multiplication and an addition are two operations. Only matrix products, convolutions and attention count. Count before
@@ -87,7 +86,7 @@ def count_operations(pipeline: Any, run: Callable[[], Any] | None = None) -> dic
 
     Args:
         pipeline: The pipeline.
-        run: Makes the call; None for one sampling step of one image, without decoding it.
+        run: Makes the call, such as `lambda: pipeline("a photo of a red clock")`.
 
     Returns:
         Operations by part, and their sum with what is outside of all parts as `all`.
@@ -106,7 +105,7 @@ def count_operations(pipeline: Any, run: Callable[[], Any] | None = None) -> dic
         hooks += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
     try:
         with counter, torch.no_grad():
-            (run or (lambda: run_once(pipeline)))()
+            run()
     finally:
         for hook in hooks:
             hook.remove()
