@@ -91,11 +91,12 @@ class Discrepancy:
     ) -> None:
         self.pipeline, self.encoder = pipeline, find_part(pipeline, part)
         self.sub_blocks = find_sub_blocks(self.encoder)
-        self.call = dict(call or {})
-        # Sana puts an instruction in front of every prompt.
-        given = inspect.signature(pipeline.__call__).parameters.get("complex_human_instruction")
-        if given is not None:
-            self.call.setdefault("complex_human_instruction", given.default)
+        known = inspect.signature(pipeline.__call__).parameters
+        # Without guidance the empty prompt does not come along; Sana puts an instruction in front of every prompt.
+        own = {"guidance_scale": 1.0} if "guidance_scale" in known else {}
+        if "complex_human_instruction" in known:
+            own["complex_human_instruction"] = known["complex_human_instruction"].default
+        self.call = own | dict(call or {})
         self.first = next(
             iter(find_blocks(pipeline.transformer, lambda: run_once(pipeline, **self.call)).values())
         ).module
@@ -138,7 +139,7 @@ class Discrepancy:
 
         hook = self.first.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            run_once(self.pipeline, **{"prompt": prompts, "guidance_scale": 1.0} | self.call)
+            run_once(self.pipeline, prompt=prompts, **self.call)
         except _FirstBlockReached:
             pass
         finally:
@@ -225,7 +226,7 @@ def shortgpt_order(
 
     hooks = [encoder.get_submodule(name).register_forward_hook(note(name), with_kwargs=True) for name in blocks]
     try:
-        run_once(pipeline, **{"prompt": prompts} | call)
+        run_once(pipeline, prompt=prompts, **call)
     finally:
         for hook in hooks:
             hook.remove()
@@ -323,7 +324,7 @@ def make_plans(
     orders["greedy"] = beam_search(measure, len(sub_blocks), highest, 1)
     log(f"greedy: order {orders['greedy']}")
     orders["truncation"] = last_blocks_first(sub_blocks)
-    orders["shortgpt"] = shortgpt_order(pipeline, part, sub_blocks, list(prompts[:batch_size]), **(call or {}))
+    orders["shortgpt"] = shortgpt_order(pipeline, part, sub_blocks, list(prompts[:batch_size]), **measure.call)
     log(f"ShortGPT: order {orders['shortgpt']}")
     orders |= {f"random{seed}": random_order(sub_blocks, seed) for seed in range(draws)}
     plans: dict[str, TextEncoderPlan] = {}

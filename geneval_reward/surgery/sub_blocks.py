@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
-from geneval_reward.surgery.seams import Call, Seam, find_blocks, find_seams, has_residual, rerun
+from geneval_reward.surgery.seams import Bypass, Call, Seam, find_blocks, find_seams, has_residual, rerun
 from geneval_reward.surgery.swaps import Swaps
 
 ATTENTION: Final = "attention"
@@ -52,7 +52,7 @@ def find_sub_blocks(encoder: nn.Module) -> tuple[SubBlock, ...]:
     passes a hidden state on. It is attention if another token changes what it returns for a token.
 
     Raises:
-        UsageError: If the encoder has no blocks in a list, or a block has no sub-blocks.
+        UsageError: If the encoder is cut already, has no blocks in a list, or a block has no sub-blocks.
 
     Examples:
         >>> from geneval_reward.pocket import load_pipeline
@@ -60,6 +60,11 @@ def find_sub_blocks(encoder: nn.Module) -> tuple[SubBlock, ...]:
         >>> len(found), found[0].name, found[0].kind, found[1].kind
         (12, 'encoder.block.0.layer.0', 'attention', 'feed-forward')
     """
+    if any(isinstance(part, Bypass | ZeroMap | Carried) for part in encoder.modules()):
+        raise UsageError(
+            f"text encoder: expected a whole {type(encoder).__name__}, got one that a plan has cut already, where the numbers of "
+            "sub-blocks would be others; put all changes into one plan"
+        )
     with without_cache(encoder):
         blocks = find_blocks(encoder, lambda: _run(encoder))
         names = [name for block, seam in blocks.items() for name in _inside(block, seam.module)]

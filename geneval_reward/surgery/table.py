@@ -161,8 +161,9 @@ class TableRun:
         jobs = plan_images(root, given.specs, given.images_per_prompt, given.seed, numbers=given.numbers)
         todo = [job for job in jobs if not job.path.exists()]
         progress(row.name, "generate", len(jobs) - len(todo))
-        if todo or not (root / "row.json").exists():
+        if not (root / "row.json").exists():
             self._measure(row)
+        if todo:
             applied = self._apply(row)
             try:
                 generator = self.generator

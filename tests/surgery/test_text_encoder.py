@@ -151,6 +151,14 @@ def test_sparsity_counts_the_embedding():
     assert 0.9 < parameter_share(encoder, sub_blocks, range(12)) < 1
 
 
+def test_a_cut_encoder_is_not_cut_again(encoder):
+    for first in (plan(encoder, (0,)), plan(encoder, (3,)), plan(encoder, (0,), ((0, 2),))):
+        with first.apply(Holder(encoder)) as applied:
+            with pytest.raises(UsageError, match="put all changes into one plan"):
+                plan(encoder, (1,)).apply(Holder(encoder))
+            assert applied.removed_bytes > 0
+
+
 @pytest.mark.parametrize(
     ("skip", "reuse", "message"),
     [
