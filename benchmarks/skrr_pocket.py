@@ -67,6 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=4, help="images per prompt")
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--level", type=float, action="append", help="sparsity; repeatable")
     parser.add_argument("--every-set", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/skrr"))
     given = parser.parse_args()
@@ -74,7 +75,7 @@ def main():
     (given.out / "plans").mkdir(parents=True, exist_ok=True)
     prompts = recipe.read_calibration(None, "pocket", 200)
     if not (given.out / "plans" / "done").exists():
-        plans = recipe.make_plans(pipeline, prompts) | {
+        plans = recipe.make_plans(pipeline, prompts, levels=given.level or recipe.LEVELS) | {
             f"{how}": quantize(pipeline, "text_encoder", how) for how in QUANTISED
         }
         for name, plan in plans.items():
@@ -133,6 +134,13 @@ def main():
         *one.tags,
     ]
     print(markdown_table(header, lines))
+    lines = []
+    for name in pairs:
+        rival, _, level = name.rpartition("_")
+        if level and rival != "skrr":
+            one = compare_paired(rows[f"skrr_{level}"]["right"], rows[name]["right"], ids, tags).overall
+            lines.append([name, f"{difference_text(one)} ({difference_interval(one)})", bare_p(one.p_value)])
+    print(markdown_table(["plan", "minus skrr at the same level, points (95 %)", "p"], lines))
     cuts = [name for name in pairs if rows[name]["d"] is not None]
     rank = spearmanr([rows[name]["d"] for name in cuts], [pairs[name].overall.value for name in cuts])
     print(f"rank correlation of D and the change of the score over {len(cuts)} plans: {rank.statistic:.2f}")

@@ -2,8 +2,9 @@
 
     python benchmarks/structure_claims.py
 
-Prints the Markdown table of docs/surgery.md. Assumes a correlation of .4 between images of one prompt, and of the two runs .8 to
-.95 between prompts and .3 between images of one noise, as docs/measurement.md does; power 80 %, level .05, four images per prompt.
+Prints the Markdown table of docs/surgery.md. Assumes a correlation of .4 between images of one prompt, and of the two runs .8
+to .95 between prompts and .3 between images of one noise, as docs/measurement.md does; power 80 %, level .05, four images per
+prompt.
 """
 
 from geneval_reward.results.tables import markdown_table
