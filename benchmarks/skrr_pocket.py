@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from geneval_reward.study.wording import bare_p, difference_interval, difference_text
 from scipy.stats import spearmanr
 
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket import load_pipeline, pocket_suite
 from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.pocket.scene import fulfils
+from geneval_reward.results.notation import bare_p, difference_text, points_text, share_text
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired, holm
 from geneval_reward.surgery import load_plan, quantize, save_plan, stored_bytes
@@ -115,21 +115,21 @@ def main():
                 "–" if row["sparsity"] is None else f"{100 * row['sparsity']:.1f} %",
                 f"{whole - row['bytes']:,}",
                 "–" if row["d"] is None else f"{row['d']:.4f}",
-                f"{100 * pair.overall.b:.1f}",
-                f"{difference_text(pair.overall)} ({difference_interval(pair.overall)})",
+                share_text(pair.overall.b),
+                difference_text(pair.overall),
                 bare_p(corrected[name]),
-                *(difference_text(one) for one in pair.tags.values()),
+                *(points_text(one.value) for one in pair.tags.values()),
             ]
         )
     one = next(iter(pairs.values()))
-    print(f"dense: {100 * one.overall.a:.1f}; {len(ids)} images, {given.steps} steps, truth; encoder {whole:,} bytes")
+    print(f"dense: {share_text(one.overall.a)}; {len(ids)} images, {given.steps} steps, truth; encoder {whole:,} bytes")
     header = [
         "plan",
         "parameters removed",
         "bytes left",
         "D",
         "score",
-        "change in points (95 %)",
+        "difference in points",
         "p (Holm)",
         *one.tags,
     ]
@@ -139,8 +139,8 @@ def main():
         rival, _, level = name.rpartition("_")
         if level and rival != "skrr":
             one = compare_paired(rows[f"skrr_{level}"]["right"], rows[name]["right"], ids, tags).overall
-            lines.append([name, f"{difference_text(one)} ({difference_interval(one)})", bare_p(one.p_value)])
-    print(markdown_table(["plan", "minus skrr at the same level, points (95 %)", "p"], lines))
+            lines.append([name, difference_text(one), bare_p(one.p_value)])
+    print(markdown_table(["plan", "minus skrr at the same level, points", "p"], lines))
     cuts = [name for name in pairs if rows[name]["d"] is not None]
     rank = spearmanr([rows[name]["d"] for name in cuts], [pairs[name].overall.value for name in cuts])
     print(f"rank correlation of D and the change of the score over {len(cuts)} plans: {rank.statistic:.2f}")

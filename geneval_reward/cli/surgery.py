@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,7 +190,7 @@ def table(
                 what: bar.add_task(f"{number}/{len(run.rows)} {one.name}: {what}".replace("[", r"\["), total=count)
                 for what in ("generate", "score")
             }
-            failures = run.run(one, lambda row, what, images, tasks=tasks: bar.update(tasks[what], advance=images))
+            failures = run.run(one, _reporter(bar, tasks))
             failed += len(failures)
             for name, reason in list(failures.items())[:3]:
                 messages.print(f"not scored: {one.name} {name}: {reason}")
@@ -202,6 +203,15 @@ def table(
     messages.print(f"tables: {out / 'table.md'}, .tex, .csv, .json")
     if failed or document.problems:
         raise typer.Exit(1)
+
+
+def _reporter(bar: Any, tasks: dict[str, Any]) -> Callable[[str, str, int], None]:
+    """Make a function that moves the progress bars of one row."""
+
+    def report(row: str, what: str, images: int) -> None:
+        bar.update(tasks[what], advance=images)
+
+    return report
 
 
 def _check_folder(out: Path, setup: dict[str, Any]) -> None:

@@ -16,20 +16,23 @@ from geneval_reward.generate.write import write_json
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import ResultWriter, RunIdentity, read_results
 from geneval_reward.results.layout import read_folder
+from geneval_reward.results.notation import (
+    DASH,
+    bare_p,
+    detectable_text,
+    difference_text,
+    judge_text,
+    percent_text,
+    rounded,
+    score_text,
+)
 from geneval_reward.results.scoring import score_files
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.scorer import Scorer, fingerprint_id
+from geneval_reward.stats import Difference
 from geneval_reward.study.compare import Comparison, compare_results
+from geneval_reward.study.compare.render import document as compare_document
 from geneval_reward.study.sweep.timing import note_batch, read_batches, timing
-from geneval_reward.study.wording import (
-    bare_p,
-    detectable_text,
-    difference_interval,
-    difference_text,
-    judge_text,
-    points_text,
-    task_header,
-)
 from geneval_reward.support.files import read_json
 from geneval_reward.surgery.plan import Applied, Plan, load_plan
 from geneval_reward.surgery.quantize import QuantizePlan
@@ -272,19 +275,17 @@ def table_document(run: TableRun, *, draws: int = 10_000, level: float = 0.95) -
     """
     results = [read_results(run.path(row) / "results.jsonl") for row in run.rows]
     comparison = compare_results(results, names=[row.name for row in run.rows], draws=draws, level=level)
-    costs = [_cost(run.path(row)) for row in run.rows]
+    costs = {row.name: _cost(run.path(row)) for row in run.rows}
+    relative = {pair.b: _relative(pair.comparison.overall) for pair in comparison.pairs}
+    compared = compare_document(comparison)
+    spent = [[*row, *costs[str(row[0])].values()] for row in compared.values.rows]
     return Document(
-        [_costs(run, comparison, costs), _tasks(comparison)],
-        Table("", _VALUES, _values(comparison, costs)),
-        {"rows": [dict(zip(_VALUES, row, strict=True)) for row in _values(comparison, costs)]},
-        problems=[problem.text for problem in comparison.problems if problem.serious],
-        conclusions=[pair.message for pair in comparison.pairs],
+        [_costs(comparison, costs, relative), _tasks(comparison)],
+        Table("", [*compared.values.header, *costs[DENSE]], spent),
+        {"costs": costs, "relative": relative, **compared.record},
+        problems=compared.problems,
+        conclusions=compared.conclusions,
     )
-
-
-_VALUES: Final = (
-    "row figure value difference low high relative p p_holm detectable parameters bytes flop seconds images".split()
-)
 
 
 def _cost(root: Path) -> dict[str, Any]:
@@ -293,27 +294,34 @@ def _cost(root: Path) -> dict[str, Any]:
         "parameters": sum(part["parameters"] for part in record["parts"]),
         "bytes": sum(part["bytes"] for part in record["parts"]),
         "flop": record["operations"]["all"],
-        "seconds": timing(read_batches(root / "times.jsonl")).seconds,
+        "seconds": rounded(timing(read_batches(root / "times.jsonl")).seconds),
     }
 
 
-def _costs(run: TableRun, comparison: Comparison, costs: Sequence[Mapping[str, Any]]) -> Table:
+def _relative(difference: Difference) -> float | None:
+    """The difference as a share of the dense score, which papers confuse with points."""
+    return rounded(difference.value / difference.a) if difference.a else None
+
+
+def _costs(
+    comparison: Comparison, costs: Mapping[str, Mapping[str, Any]], relative: Mapping[str, float | None]
+) -> Table:
     header = ["row", "parameters", "bytes", "change of bytes", "GFLOP/image", "s/image", "score"]
-    header += ["difference", "relative", "p (Holm)", "smallest visible"]
+    header += ["difference", "relative", "p (corrected)", "smallest visible difference"]
+    pairs = {pair.b: pair.comparison.overall for pair in comparison.pairs}
     rows: list[list[object]] = []
-    for index, (one, cost) in enumerate(zip(comparison.runs, costs, strict=True)):
-        change = 100 * (cost["bytes"] / costs[0]["bytes"] - 1)
-        cells: list[object] = [one.name, f"{cost['parameters']:,}", f"{cost['bytes']:,}"]
-        cells += ["" if index == 0 else f"{change:+.1f} %", f"{cost['flop'] / 1e9:.4g}", f"{cost['seconds']:.3g}"]
-        cells.append(points_text(one.scores.overall))
-        if index == 0:
+    for one in comparison.runs:
+        cost, found = costs[one.name], pairs.get(one.name)
+        seconds = DASH if cost["seconds"] is None else f"{cost['seconds']:.3g}"
+        cells: list[object] = [one.name, f"{cost['parameters']:,}", f"{cost['bytes']:,}", ""]
+        cells += [f"{cost['flop'] / 1e9:.4g}", seconds, score_text(one.scores.overall)]
+        if found is None:
             cells += [""] * 4
         else:
-            found = comparison.pairs[index - 1].comparison.overall
-            star = " *" if found.shown else ""
-            relative = f"{100 * found.value / found.a:+.1f} %" if found.a else "–"
-            cells += [f"{difference_text(found)} ({difference_interval(found)}){star}", relative]
-            cells += [bare_p(found.p_holm), detectable_text(found)]
+            cells[3] = f"{100 * (cost['bytes'] / costs[DENSE]['bytes'] - 1):+.1f} %"
+            share = relative[one.name]
+            cells += [difference_text(found) + (" *" if found.shown else "")]
+            cells += [DASH if share is None else f"{100 * share:+.1f} %", bare_p(found.p_holm), detectable_text(found)]
         rows.append(cells)
     images = f"{comparison.runs[0].images} images of {comparison.runs[0].prompts} prompts"
     return Table(
@@ -321,9 +329,9 @@ def _costs(run: TableRun, comparison: Comparison, costs: Sequence[Mapping[str, A
         header,
         rows,
         [
-            "score, difference and smallest visible difference (power 80 %) in points, with "
-            f"{comparison.level:.0%} intervals paired image by image; relative: the difference in percent of the dense score. A "
-            "star marks differences that are shown after correction over the rows.",
+            f"difference and smallest visible difference (80 % power) in points, with {percent_text(comparison.level)} intervals "
+            "paired image by image; relative: the difference in percent of the dense score. A star marks differences that are "
+            "shown after correction over the rows.",
             "bytes: weights and buffers of all parts as they are stored; GFLOP: one image, counted before quantisation; s/image: "
             "of this machine while it made the images.",
             f"judged by {judge_text([comparison.runs[0].identity])}",
@@ -336,31 +344,10 @@ def _tasks(comparison: Comparison) -> Table:
     rows = []
     for pair in comparison.pairs:
         found = [pair.comparison.tags[tag] for tag in tags]
-        rows.append(
-            [pair.b]
-            + [f"{difference_text(one)} ({difference_interval(one)})" + (" *" if one.shown else "") for one in found]
-        )
+        rows.append([pair.b, *(difference_text(one) + (" *" if one.shown else "") for one in found)])
     return Table(
         "differences by task, in points",
-        ["row", *task_header(tags)],
+        ["row", *tags],
         rows,
         ["A star marks differences that are shown after correction over the tasks."],
     )
-
-
-def _values(comparison: Comparison, costs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
-    rows: list[list[object]] = []
-    for index, (run, cost) in enumerate(zip(comparison.runs, costs, strict=True)):
-        spent = [cost[name] for name in ("parameters", "bytes", "flop", "seconds")]
-        scores = {**run.scores.tags, "overall": run.scores.overall}
-        for name, score in scores.items():
-            one = comparison.pairs[index - 1].comparison.figures()[name] if index else None
-            cells: list[object] = [run.name, name, score.value]
-            if one is None:
-                cells += [None] * 7
-            else:
-                relative = one.value / one.a if one.a else None
-                cells += [one.value, one.interval.low, one.interval.high, relative]
-                cells += [one.p_value, one.p_holm, one.detectable]
-            rows.append([*cells, *spent, score.images])
-    return rows

@@ -39,11 +39,15 @@ def test_rows_share_the_noise_and_the_table_says_what_changed(tmp_path):
     dense, same, half = ((run.path(row) / "00000" / "samples" / "0000.png").read_bytes() for row in run.rows)
     assert dense == same != half
     document = table_document(run, draws=100)
-    record = {(row["row"], row["figure"]): row for row in document.record["rows"]}
-    assert record["nothing", "overall"]["difference"] == 0
-    assert record["half", "overall"]["bytes"] == record["dense", "overall"]["bytes"] - 6 * 4 * 24640
-    assert record["half", "overall"]["flop"] < record["dense", "overall"]["flop"]
-    assert record["half", "overall"]["seconds"] > 0
+    costs, pairs = document.record["costs"], {pair["b"]: pair for pair in document.record["pairs"]}
+    assert pairs["nothing"]["comparison"]["overall"]["value"] == document.record["relative"]["nothing"] == 0
+    assert costs["half"]["bytes"] == costs["dense"]["bytes"] - 6 * 4 * 24640
+    assert costs["half"]["flop"] < costs["dense"]["flop"]
+    assert costs["half"]["seconds"] > 0
+    header = document.values.header
+    assert header[:3] == ["run", "against", "task"]
+    assert list(header[-4:]) == ["parameters", "bytes", "flop", "seconds"]
+    assert all(len(row) == len(header) for row in document.values.rows)
     text = render(document, "markdown")
     assert "relative: the difference in percent of the dense score" in text
     assert "change of bytes" in text
