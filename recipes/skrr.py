@@ -348,13 +348,13 @@ def main() -> None:
     parser.add_argument("--level", type=float, action="append", help="share of the encoder's parameters; repeatable")
     parser.add_argument("--beam", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=200)
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--precision", default="auto", help="what the pipeline computes in")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
 
     prompts = read_calibration(given.calibration, given.model, given.prompts)
-    pipeline = load_pipeline(given.model, given.dtype)
+    pipeline = load_pipeline(given.model, given.precision)
     pipeline = pipeline.to(choose_device(given.device))
     given.out.mkdir(parents=True, exist_ok=True)
     plans = make_plans(

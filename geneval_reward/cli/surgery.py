@@ -9,17 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
+from geneval_reward.cli.shared.help import Command, Group
 from geneval_reward.cli.shared.options import (
     Arguments,
     Backend,
-    BatchSize,
-    DType,
+    Device,
+    GeneratorBatchSize,
+    GeneratorPrecision,
+    Guidance,
     Model,
     RulesText,
+    Seed,
+    Steps,
     SubsetSize,
     SuiteName,
+    check_judge,
 )
-from geneval_reward.cli.shared.suites import call_arguments, choose_subset, read_suite
+from geneval_reward.cli.shared.suites import call_arguments, check_suite, choose_subset, read_suite
 from geneval_reward.cli.shared.tables import (
     Format,
     message_console,
@@ -30,15 +36,12 @@ from geneval_reward.cli.shared.tables import (
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Change a model's structure by plans: what its parts cost, and what the changes do to its score.",
+    help="Change a model's structure: what its parts cost, and what a change does to its score.",
+    cls=Group,
 )
 
-DeviceName = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA where there is one.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps; the pipeline's own.")]
-Guidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the pipeline's own.")]
 
-
-@app.command()
+@app.command(cls=Command)
 def sizes(
     model: Model,
     plan: Annotated[
@@ -51,13 +54,17 @@ def sizes(
     steps: Steps = None,
     guidance: Guidance = None,
     arguments: Arguments = None,
-    device: DeviceName = "auto",
-    precision: DType = "auto",
+    device: Device = "auto",
+    precision: GeneratorPrecision = "auto",
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the tables.")] = Format.table,
 ) -> None:
     """Print parameters, stored bytes and operations of a pipeline's parts, and the memory and time that sampling takes.
 
     A plan that does not fit the model is refused, so this also checks plans.
+
+    Examples:
+        geneval-reward surgery sizes pocket
+        geneval-reward surgery sizes owner/name --plan cut.json --plan int4.json --no-run
     """
     from geneval_reward.surgery import load_plan
     from geneval_reward.surgery.sizes import measure_run, sizes_document
@@ -70,7 +77,7 @@ def sizes(
     measured = None
     if run:
         with messages.status("measuring in a process of its own"):
-            measured = measure_run(model, plans, images=images, device=device, dtype=precision, arguments=settings)
+            measured = measure_run(model, plans, images=images, device=device, precision=precision, arguments=settings)
     print_document(sizes_document(found, dense, operations, measured, "for one image"), format)
 
 
@@ -80,7 +87,7 @@ def _measure_here(model: str, plans: list[Any], device: str, precision: str, set
     from geneval_reward.surgery.quantize import QuantizePlan
     from geneval_reward.surgery.sizes import count_operations, part_sizes
 
-    generator = load_generator(model, device=device, dtype=precision, batch_size=1, **settings)
+    generator = load_generator(model, device=device, precision=precision, batch_size=1, **settings)
     if not isinstance(generator, DiffusersGenerator):
         raise typer.BadParameter(f"expected a diffusers pipeline, got {model!r}, which is none", param_hint="MODEL")
     dense = part_sizes(generator.pipe)
@@ -94,7 +101,7 @@ def _measure_here(model: str, plans: list[Any], device: str, precision: str, set
     return dense, part_sizes(generator.pipe), operations
 
 
-@app.command()
+@app.command(cls=Command)
 def quantize(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the plan.")],
@@ -108,9 +115,13 @@ def quantize(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", help="Leave layers alone whose names hold this text. Repeatable.")
     ] = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Write a plan that stores the weights of a part in fewer bits, once it has been tried on the model."""
+    """Write a plan that stores the weights of a part in fewer bits, once it has been tried on the model.
+
+    Examples:
+        geneval-reward surgery quantize pocket --part text_encoder --how qint4 --out int4.json
+    """
     from geneval_reward.generate.load import choose_device, load_pipeline
     from geneval_reward.surgery import quantize as make_plan
     from geneval_reward.surgery import save_plan
@@ -125,7 +136,7 @@ def quantize(
     typer.echo(f"{out}: {part} as {how}, {removed:,} bytes less")
 
 
-@app.command()
+@app.command(cls=Command)
 def table(
     model: Model,
     row: Annotated[
@@ -138,27 +149,34 @@ def table(
     suite: SuiteName = "official",
     subset: SubsetSize = None,
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", "-n", min=1, help="Images per prompt.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the whole table.")] = 0,
+    seed: Seed = 0,
     steps: Steps = None,
     guidance: Guidance = None,
     arguments: Arguments = None,
     backend: Backend = "lite",
     rules: RulesText = None,
-    batch_size: BatchSize = None,
-    device: DeviceName = "auto",
-    precision: DType = "auto",
+    batch_size: GeneratorBatchSize = None,
+    device: Device = "auto",
+    precision: GeneratorPrecision = "auto",
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print the tables.")] = Format.table,
 ) -> None:
     """Generate and score a model dense and with plans, on the same prompts and noise, and print what changed.
 
-    Goes on where it stopped. Every row's folder is in the benchmark's layout, so `score`, `compare` and `report` read it too.
-    Exit code 1: done, but something weakens the comparison or an image could not be scored; it is named.
+    An interrupted table goes on where it stopped. Every row's folder is in the benchmark's layout, so `score`, `compare` and
+    `report` read it too.
+
+    Examples:
+        geneval-reward surgery table pocket --suite pocket --row cut.json --row both=cut.json+int4.json --out runs/table
+
+    Exit code 1: finished, but something weakens the comparison or an image could not be scored; it is named.
     """
     from geneval_reward.results.tables import render
     from geneval_reward.support.files import write_whole
     from geneval_reward.surgery.table import Settings, TableRun, parse_rows, table_document
 
     messages = message_console()
+    check_judge(backend, rules=rules)
+    check_suite(suite, subset)
     rows = parse_rows(row)
     whole = read_suite(suite)
     chosen = choose_subset(whole, subset)
@@ -170,7 +188,7 @@ def table(
         seed=seed,
         arguments=call_arguments(arguments, num_inference_steps=steps, guidance_scale=guidance),
         device=device,
-        dtype=precision,
+        precision=precision,
         batch_size=batch_size,
     )
     _check_folder(out, {"model": model, "suite": suite, "backend": backend, "rules": rules})

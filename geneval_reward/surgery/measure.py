@@ -23,7 +23,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Load, apply plans, sample, and say what it took; see `geneval_reward.surgery.sizes.Run`."""
     idle = _resident("VmRSS")
     generator: Any = load_generator(
-        task["model"], device=task["device"], dtype=task["dtype"], batch_size=task["images"], **task["arguments"]
+        task["model"],
+        device=task["device"],
+        precision=task["precision"],
+        batch_size=task["images"],
+        **task["arguments"],
     )
     pipeline = generator.pipe
     device = pipeline.device

@@ -119,7 +119,7 @@ def measure_run(
     images: int = 4,
     calls: int = 5,
     device: str = "auto",
-    dtype: str = "auto",
+    precision: str = "auto",
     arguments: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> Run:
@@ -131,7 +131,7 @@ def measure_run(
         images: Images per call.
         calls: Timed calls, after one that is not.
         device: A torch device, or `auto`.
-        dtype: Precision of the pipeline.
+        precision: What the pipeline computes in.
         arguments: Of the pipeline's call, such as `num_inference_steps`.
         timeout: Seconds to wait; None for ever.
 
@@ -144,7 +144,7 @@ def measure_run(
         "images": images,
         "calls": calls,
         "device": device,
-        "dtype": dtype,
+        "precision": precision,
         "arguments": dict(arguments or {}),
     }
     command = [sys.executable, "-m", "geneval_reward.surgery.measure"]

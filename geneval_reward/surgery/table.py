@@ -73,7 +73,7 @@ class Settings:
         seed: Seed of the whole table; image i of a prompt starts from the same noise in every row.
         arguments: Of the pipeline's call, such as `num_inference_steps`.
         device: A torch device, or `auto`.
-        dtype: Precision of the pipeline.
+        precision: What the pipeline computes in.
         batch_size: Images per call; None takes what suits the model.
     """
 
@@ -84,7 +84,7 @@ class Settings:
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
-    dtype: str = "auto"
+    precision: str = "auto"
     batch_size: int | None = None
 
 
@@ -187,7 +187,7 @@ class TableRun:
             found = load_generator(
                 given.model,
                 device=given.device,
-                dtype=given.dtype,
+                precision=given.precision,
                 batch_size=given.batch_size,
                 **dict(given.arguments),
             )
@@ -216,7 +216,12 @@ class TableRun:
 
     def _record(self, row: Row) -> dict[str, Any]:
         given = self.settings
-        shared = {"model": given.model, "identity": identify(given.model), "seed": given.seed, "dtype": given.dtype}
+        shared = {
+            "model": given.model,
+            "identity": identify(given.model),
+            "seed": given.seed,
+            "precision": given.precision,
+        }
         plans = [json.loads(plan.to_json()) for plan in row.plans]
         arguments: dict[str, Any] = json.loads(json.dumps(dict(given.arguments)))
         return shared | {"arguments": arguments, "plans": plans}

@@ -17,7 +17,7 @@ def plan(*skip):
 def make(tmp_path, rows, images=1):
     from geneval_reward import GenEvalScorer
 
-    chosen = stratified_subset(pocket_suite(), "2/tag")
+    chosen = stratified_subset(pocket_suite(), "2/task")
     settings = Settings(
         "pocket",
         tuple(chosen.specs),
