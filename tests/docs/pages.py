@@ -46,7 +46,5 @@ def snippets(page: Path) -> list[Snippet]:
     for match in _SNIPPET.finditer(text):
         marks = re.findall(r"<!--\s*(.*?)\s*-->", match["marks"], re.DOTALL)
         line = text.count("\n", 0, match.start("code")) + 1
-        assert match["kind"], f"{page.name} line {line}: expected a fence with a language, such as sh, python or text"
         found.append(Snippet(line, match["kind"], match["title"], match["code"], tuple(marks)))
-    assert len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)) / 2, f"{page.name}: a fence is not understood"
     return found

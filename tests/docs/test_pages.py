@@ -30,6 +30,13 @@ def test_the_first_commands_are_single_lines():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_fence_has_a_language(page):
+    found = snippets(page)
+    assert [one.line for one in found if not one.kind] == []
+    assert 2 * len(found) == len(re.findall(r"^ *```", page.read_text(), re.MULTILINE)), "a fence is not understood"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith(("http://", "https://")):
