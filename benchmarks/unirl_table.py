@@ -224,7 +224,7 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summarise all arms whose every seed is there, each against the base of the same seeds."""
     suite = list(pocket_suite())
     by_arm: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: ["base", *ARMS].index(row["arm"])):
         by_arm.setdefault(row["arm"], {})[row["seed"]] = row
     base = by_arm["base"]
     table: dict[str, Any] = {}
@@ -323,6 +323,45 @@ def share(event: Any, given: Any, ids: Sequence[int]) -> dict[str, float]:
     }
 
 
+def lines(table: dict[str, Any]) -> list[str]:
+    """Write the tables of docs/unified.md."""
+
+    def changed(found: dict[str, Any] | None) -> str:
+        if found is None:
+            return ""
+        low, high = found["interval"]
+        return f"{found['after']:.3f} ({found['difference']:+.3f}, {low:+.3f} to {high:+.3f})"
+
+    def rate(found: dict[str, float]) -> str:
+        return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}; {found['count']} of {found['of']})"
+
+    text = ["| | score by truth | by `lite` | questions, clean scenes | says right | objects | seeds |"]
+    text.append("|---" * 7 + "|")
+    for arm, one in table.items():
+        base = (
+            f"{one['truth']['after']:.3f} | {one['detector']['after']:.3f} | {one['clean']['after']:.3f}"
+            if arm == "base"
+            else ""
+        )
+        cells = base or f"{changed(one['truth'])} | {changed(one.get('detector'))} | {changed(one['clean'])}"
+        text.append(f"| {arm} | {cells} | {one['says_right']:.3f} | {one['objects']:.2f} | {len(one['seeds'])} |")
+    text += [
+        "",
+        "| | expected answer, wrong picture | other answer, right picture | read right, painted wrong | no spread |",
+    ]
+    text.append("|---" * 5 + "|")
+    for arm, one in table.items():
+        spread = one.get("groups_without_spread")
+        cells = [rate(one[name]) for name in ("flattered", "missed", "not_painted")]
+        text.append(f"| {arm} | {' | '.join(cells)} | {'' if spread is None else f'{spread:.2f}'} |")
+    text += ["", "| epoch | " + " | ".join(arm for arm in table if arm != "base") + " |"]
+    text.append("|---" * len(table) + "|")
+    curves = [one["flattered_over_training"] for arm, one in table.items() if arm != "base"]
+    for points in zip(*curves, strict=True):
+        text.append(f"| {points[0]['epoch']} | " + " | ".join(f"{point['flattered']:.3f}" for point in points) + " |")
+    return text
+
+
 def over_training(curves: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """Pool the seeds: P(reader says right | wrong) and question accuracy on clean scenes, by epoch."""
     points = []
@@ -369,8 +408,7 @@ def main() -> None:
                 write_whole(path, json.dumps(run(arm, seed, args)) + "\n")
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(args.out.glob("*.json"))]
     table = report(rows)
-    for arm, entry in table.items():
-        print(arm, json.dumps(entry), flush=True)
+    print("\n".join(lines(table)), flush=True)
     if args.table:
         settings = {name: value for name, value in vars(args).items() if name not in ("out", "table", "seeds", "arms")}
         write_whole(args.table, json.dumps({"settings": settings, "arms": table}, indent=1) + "\n")

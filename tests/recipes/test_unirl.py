@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.judges import QA
 from geneval_reward.pocket import pocket_suite
 from geneval_reward.pocket.transformer import TokenTransformer
-from geneval_reward.train import PocketUnified, PromptGroups, load_recipe
+from geneval_reward.train import FSDP2Strategy, PocketUnified, PromptGroups, load_recipe
 from geneval_reward.train.cli import EpochCheckpoint
 from geneval_reward.train.reader_audit import ReaderAudit
 
@@ -205,6 +206,13 @@ def test_wrong_use_is_refused(kind):
     ):
         with pytest.raises(UsageError, match=message):
             module(kind, options.pop("unified", None), **options)
+
+
+def test_sharded_weights_are_refused(kind):
+    unirl = module(kind)
+    unirl._trainer = SimpleNamespace(strategy=FSDP2Strategy())
+    with pytest.raises(UsageError, match="strategy: expected auto or ddp, got FSDP2Strategy"):
+        unirl.setup("fit")
 
 
 @pytest.mark.parametrize("variant", ["grpo", "sft"])
