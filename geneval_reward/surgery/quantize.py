@@ -62,7 +62,9 @@ class QuantizePlan(Plan, kind="quantize"):
         layers = {
             name: layer
             for name, layer in model.named_modules(remove_duplicate=False)
-            if type(layer) is nn.Linear and not any(text in name for text in self.skip)
+            if type(layer) is nn.Linear
+            and type(layer.weight) is nn.Parameter  # torchao packs within the layer
+            and not any(text in name for text in self.skip)
         }
         if not layers:
             raise UsageError(

@@ -11,12 +11,12 @@ from geneval_reward.surgery.sizes import count_parameters
 from tests.surgery.tiny import t5
 
 LIBRARIES = {"nf4": "bitsandbytes", "qint4": "optimum", "qint8": "optimum", "int8": "torchao", "int4": "torchao"}
-# Codes, and per 64 or 128 of them a scale; a scale per row; a table of 16 or 256 codes beside them.
+# Codes, and per 64 or 128 of them a scale (and a shift); or per row a scale, and a zero point in torchao.
 BYTES = {
     "nf4": 1024 * 1024 // 2 + 1024 * 16 + (4 * 1024 * 16 // 256 + 4 * 256 + 4 * 16 + 4),
     "qint4": 1024 * 1024 // 2 + 8 * 1024 * 8,
     "qint8": 1024 * 1024 + 4 * 1024,
-    "int8": 1024 * 1024 + 4 * 1024,
+    "int8": 1024 * 1024 + 5 * 1024,
 }
 
 
@@ -71,13 +71,19 @@ def test_widths_that_are_no_whole_blocks_and_biases(how):
 def test_t5_whose_layers_read_the_type_of_a_weight(how):
     torch.manual_seed(0)
     encoder, tokens = t5(width=64), torch.arange(1, 7)[None]
+    # The packed encoder is the plain one with the rounded weights, which a layer shows if it is given an identity.
     plan = quantize(Holder(encoder), "transformer", how)
+    widths = {name: part.in_features for name, part in encoder.named_modules() if type(part) is nn.Linear}
     with torch.no_grad():
-        expected = encoder(input_ids=tokens).last_hidden_state
+        whole = encoder(input_ids=tokens).last_hidden_state
         with plan.apply(Holder(encoder)):
             found = encoder(input_ids=tokens).last_hidden_state
-        assert float((found - expected).norm() / expected.norm()) < 0.5
-        assert torch.equal(encoder(input_ids=tokens).last_hidden_state, expected)
+            rounded = {name: encoder.get_submodule(name)(torch.eye(width)).T for name, width in widths.items()}
+        assert torch.equal(encoder(input_ids=tokens).last_hidden_state, whole)
+        for name, weight in rounded.items():
+            encoder.get_submodule(name).weight.copy_(weight)
+        expected = encoder(input_ids=tokens).last_hidden_state
+    assert float((found - expected).norm() / expected.norm()) < 1e-3
 
 
 @pytest.mark.parametrize("how", CPU)
