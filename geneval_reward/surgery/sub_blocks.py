@@ -25,7 +25,7 @@ class SubBlock:
 
     Attributes:
         name: Name of the module that computes the branch.
-        kind: `attention`, if what it does to a token depends on the others, or `feed-forward`.
+        kind: `attention` or `feed-forward`.
         seam: That module, and the call of it that was recorded.
         before: Name of the norm in front of it; empty if the norm is inside.
         after: Name of the norm behind it, as in Gemma 2; empty if there is none.
@@ -49,7 +49,8 @@ def find_sub_blocks(encoder: nn.Module) -> tuple[SubBlock, ...]:
     """Find the sub-blocks of a text encoder (T5, CLIP, Gemma 2 and what is built like them) in the order in which they run.
 
     The encoder is run on eight tokens. A sub-block is a child of a block, or an entry of a list in it, that has matrices and
-    passes a hidden state on. It is attention if another token changes what it returns for a token.
+    passes a hidden state on. It is attention if it takes more than that, such as a mask, or if what it returns for a token depends
+    on others.
 
     Raises:
         UsageError: If the encoder is cut already, has no blocks in a list, or a block has no sub-blocks.
@@ -228,12 +229,15 @@ def _first(call: Call) -> Any:
 
 
 def _mixes_tokens(seam: Seam) -> bool:
+    """Whether a token's output depends on others, or on a mask or places, which matter to attention alone."""
+    if len(seam.call.arguments) > 1:
+        return True
     name = seam.continues[0]
     assert name is not None
     changed = seam.call.arguments[name].clone()
-    changed[:, 0] += changed.std() + 1
+    changed[:, :-1] += changed.std() + 1
     # The same shapes give the same sums, so a row that depends on itself alone stays equal to the bit.
-    return not torch.equal(rerun(seam.module, seam.call, {name: changed})[0][:, 1:], seam.call.outputs[0][:, 1:])
+    return not torch.equal(rerun(seam.module, seam.call, {name: changed})[0][:, -1], seam.call.outputs[0][:, -1])
 
 
 def _check(sub_blocks: Sequence[SubBlock], skip: Sequence[int], reuse: Mapping[int, int]) -> None:

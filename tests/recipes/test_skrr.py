@@ -117,7 +117,8 @@ def test_every_family_by_the_same_code(family):
     sub_blocks = find_sub_blocks(getattr(pipeline, part))
     assert len(sub_blocks) == 6
     assert len(plans["shortgpt_20"].skip) % 2 == 0
-    assert plans["greedy_20"].discrepancy <= plans["truncation_20"].discrepancy
+    assert [one.kind for one in sub_blocks] == ["attention", "feed-forward"] * 3
+    assert all(plan.sparsity >= 0.2 for plan in plans.values())
     with plans["skrr_20"].apply(pipeline) as applied:
         assert applied.removed_bytes > 0
 

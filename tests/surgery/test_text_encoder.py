@@ -37,6 +37,17 @@ def test_sub_blocks_are_attention_and_feed_forward_in_turn(encoder):
     assert [one.kind for one in find_sub_blocks(encoder)] == ["attention", "feed-forward"] * 3
 
 
+def test_an_attention_that_looks_at_itself_alone_is_attention():
+    torch.manual_seed(0)
+    encoder = t5()
+    with torch.no_grad():
+        for block in encoder.encoder.block:
+            attention = block.layer[0].SelfAttention
+            attention.q.weight.copy_(100 * torch.eye(*attention.q.weight.shape))
+            attention.k.weight.copy_(100 * torch.eye(*attention.k.weight.shape))
+    assert [one.kind for one in find_sub_blocks(encoder)] == ["attention", "feed-forward"] * 3
+
+
 def test_every_sub_block_can_be_skipped_and_frees_what_it_says(encoder):
     whole, before = encode(encoder), stored_bytes(encoder)
     for number, one in enumerate(find_sub_blocks(encoder)):
