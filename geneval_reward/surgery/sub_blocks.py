@@ -49,8 +49,8 @@ def find_sub_blocks(encoder: nn.Module) -> tuple[SubBlock, ...]:
     """Find the sub-blocks of a text encoder (T5, CLIP, Gemma 2 and what is built like them) in the order in which they run.
 
     The encoder is run on eight tokens. A sub-block is a child of a block, or an entry of a list in it, that has matrices and
-    passes a hidden state on. It is attention if it takes more than that, such as a mask, or if what it returns for a token depends
-    on others.
+    passes a hidden state on. It is attention if it takes more than that, such as a mask, or if what it returns for a token
+    depends on others.
 
     Raises:
         UsageError: If the encoder is cut already, has no blocks in a list, or a block has no sub-blocks.
