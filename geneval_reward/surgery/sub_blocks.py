@@ -61,14 +61,10 @@ def find_sub_blocks(encoder: nn.Module) -> tuple[SubBlock, ...]:
         >>> len(found), found[0].name, found[0].kind, found[1].kind
         (12, 'encoder.block.0.layer.0', 'attention', 'feed-forward')
     """
-    if any(isinstance(part, Bypass | ZeroMap | Carried) for part in encoder.modules()):
-        raise UsageError(
-            f"text encoder: expected a whole {type(encoder).__name__}, got one that a plan has cut already, where the numbers of "
-            "sub-blocks would be others; put all changes into one plan"
-        )
     with without_cache(encoder):
         blocks = find_blocks(encoder, lambda: _run(encoder))
         names = [name for block, seam in blocks.items() for name in _inside(block, seam.module)]
+        _refuse_cut_encoder(encoder, names)
         seams = find_seams(encoder, names, lambda: _run(encoder))
         read = {id(value) for seam in seams.values() for value in seam.call.arguments.values()}
         found: list[SubBlock] = []
@@ -185,6 +181,17 @@ def _run(encoder: nn.Module) -> None:
     device = next(encoder.parameters()).device
     vocabulary = int(getattr(getattr(encoder, "config", None), "vocab_size", _TOKENS))
     encoder(input_ids=torch.arange(1, _TOKENS + 1, device=device)[None] % vocabulary)
+
+
+def _refuse_cut_encoder(encoder: nn.Module, names: Sequence[str]) -> None:
+    """Refuse an encoder with stand-ins, or with one part in two places: its sub-blocks would have other numbers."""
+    parts = [encoder.get_submodule(name) for name in names]
+    stand_ins = any(isinstance(part, Bypass | ZeroMap | Carried) for part in encoder.modules())
+    if stand_ins or len(set(map(id, parts))) < len(parts):
+        raise UsageError(
+            f"text encoder: expected a whole {type(encoder).__name__}, got one that a plan has cut already, where the numbers of "
+            "sub-blocks would be others; put all changes into one plan"
+        )
 
 
 def _inside(block: str, module: nn.Module) -> Iterator[str]:
