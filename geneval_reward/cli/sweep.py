@@ -234,6 +234,7 @@ def _check_setup(out: Path, setup: dict[str, Any]) -> None:
                 param_hint="--out",
             )
         return
+    _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, setup)
 

@@ -83,7 +83,7 @@ def translation_table(
         ["language", "set", "accuracy", "BLEU", "segments", "always right"],
         cells,
         [
-            "accuracy is no quality: an untranslated source scores .85 to 1.00; read it with BLEU (torchmetrics, 4-grams, split "
+            "accuracy is no quality: an untranslated source scores 0.85 and more; read it with BLEU (torchmetrics, 4-grams, split "
             "at blanks, with case). 'Always right' are segments whose other reference adds no word."
         ],
     )

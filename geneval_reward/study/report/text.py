@@ -6,7 +6,7 @@ from typing import Any
 
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
-from geneval_reward.results.notation import ESTIMATE_COLUMNS, estimate_cells, judge_text, rounded, score_text
+from geneval_reward.results.notation import ESTIMATE_COLUMNS, ROW_NAMES, estimate_cells, judge_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.study.compare.render import difference_table, to_dict
 from geneval_reward.study.report.calibration import SHIFT
@@ -41,7 +41,18 @@ def _scores(report: Report) -> Table:
         shares = [*map(row.tags.get, TAGS), row.overall]
         texts = ["–" if share is None else f"{share:.2f}" for share in shares]
         rows.append([row.label + (" (r)" if row.rewritten else ""), *texts])
-    notes = [f"{run.name}: judged by {judge_text(run.results.identities)}" for run in report.runs]
+    notes = []
+    for run in report.runs:
+        others = {
+            name: one
+            for name, one in run.summary.scores.figures().items()
+            if name not in (*run.summary.scores.tags, "overall")
+        }
+        notes.append(
+            f"{run.name}: "
+            + ", ".join(f"{ROW_NAMES.get(name, name)} {score_text(one)}" for name, one in others.items())
+        )
+        notes.append(f"{run.name}: judged by {judge_text(run.results.identities)}")
     notes += dict.fromkeys(
         f"source of {row.label}: {row.source}{f' ({row.settings})' if row.settings else ''}" for row in report.published
     )

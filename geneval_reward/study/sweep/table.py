@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.results import Results, read_results
-from geneval_reward.results.notation import judge_text, points_text, score_text, share_text
+from geneval_reward.results.notation import DASH, judge_text, points_text, score_text, share_text
 from geneval_reward.results.tables import Document, Table, finite
 from geneval_reward.stats import Difference, Estimate, clustered_bootstrap, compare_paired, holm
 from geneval_reward.study.sweep.grid import Cell
@@ -317,6 +317,5 @@ def _values(record: Mapping[str, Any]) -> dict[str, object]:
 
 def _seconds(time: Timing) -> str:
     if math.isnan(time.seconds):
-        return "?"
-    half = time.high - time.seconds
-    return f"{time.seconds:.3g}" if math.isnan(half) else f"{time.seconds:.3g} ± {half:.1g}"
+        return DASH
+    return f"{time.seconds:.3g}" + ("" if math.isnan(time.low) else f" [{time.low:.3g}, {time.high:.3g}]")
