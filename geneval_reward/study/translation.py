@@ -83,8 +83,8 @@ def translation_table(
         ["language", "set", "accuracy", "BLEU", "segments", "always right"],
         cells,
         [
-            "accuracy is no quality: an untranslated source scores 0.85 and more; read it with BLEU (torchmetrics, 4-grams, split "
-            "at blanks, with case). 'Always right' are segments whose other reference adds no word."
+            "accuracy is no quality: an untranslated source scores 0.85 and more; read it with BLEU (torchmetrics, 4-grams, "
+            "split at blanks, with case). 'Always right' are segments whose other reference adds no word."
         ],
     )
     values = Table("", _COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])

@@ -448,7 +448,11 @@ def test_every_round_has_one_line_where_lightning_shows_its_own(
     callback = GenEvalCallback(scorer(), RECORDS, images_per_prompt=2, every_n_train_steps=2, log_images=0)
     metrics = fit(tmp_path, callback).callback_metrics
     # Lightning shows what its own loggers say from INFO on, such as which devices there are.
-    told = [record for record in caplog.records if record.name.startswith("lightning.") and record.levelname == "INFO"]
+    told = [
+        record
+        for record in caplog.records
+        if record.name.startswith(("lightning.", "pytorch_lightning.")) and record.levelname == "INFO"
+    ]
     lines = [record.getMessage() for record in told if record.getMessage().startswith("geneval ")]
     number = r"[01]\.\d{3}"
     count = rf"{len(RECORDS)} prompts \({2 * len(RECORDS)} images\)"
