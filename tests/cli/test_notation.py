@@ -49,6 +49,7 @@ OTHERS = {
         "recipes",
         "search",
         "serve",
+        "surgery",
         "sweep",
         "weights",
     ),
