@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -52,8 +53,12 @@ class Command(TyperCommand):
         lines = examples(self.help)
         if lines:
             with formatter.section("Examples"):
+                room = formatter.width - formatter.current_indent - 4
                 for line in lines:
-                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+                    # A shell reads a line that ends with a backslash together with the next one.
+                    pieces = textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+                    indent = " " * formatter.current_indent
+                    formatter.write(indent + f" \\\n{indent}    ".join(pieces) + "\n")
         found = re.search(r"Exit code 1: (.*)", _without_examples(self.help), flags=re.DOTALL)
         _write_ends(formatter, " ".join(found[1].split()).rstrip(".") if found else None)
 
