@@ -21,10 +21,10 @@ SIZES = dict.fromkeys(TAGS, 10)
 
 def main(repeats: int) -> None:
     worlds = {
-        "12 alike at 50": [0.5] * 12,
-        "40 alike at 50": [0.5] * 40,
-        "12 from 45 to 55": np.linspace(0.45, 0.55, 12).tolist(),
-        "11 at 50, one at 65": [0.5] * 11 + [0.65],
+        "12 alike at 0.50": [0.5] * 12,
+        "40 alike at 0.50": [0.5] * 40,
+        "12 from 0.45 to 0.55": np.linspace(0.45, 0.55, 12).tolist(),
+        "11 at 0.50, one at 0.65": [0.5] * 11 + [0.65],
     }
     print(
         "| settings | best's own score | of the chosen, in truth | held out | 95 % intervals that hold it: own | held out |"
@@ -42,9 +42,7 @@ def main(repeats: int) -> None:
             held = found.held_out
             rows.append((found.apparent, truth, held.value, truth in own, truth in held.interval))
         own, truth, held, covered_own, covered_held = np.mean(np.array(rows, float), axis=0)
-        print(
-            f"| {name} | {100 * own:.1f} | {100 * truth:.1f} | {100 * held:.1f} | {covered_own:.2f} | {covered_held:.2f} |"
-        )
+        print(f"| {name} | {own:.3f} | {truth:.3f} | {held:.3f} | {covered_own:.2f} | {covered_held:.2f} |")
 
 
 if __name__ == "__main__":

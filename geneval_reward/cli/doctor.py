@@ -132,6 +132,14 @@ def _self_test(backend: str, device: str, precision: str, checkpoint: str | None
     }
 
 
+def _words(value: Any) -> str:
+    """Write a detector's or verifier's identity for people; `--format json` has all of it."""
+    if not isinstance(value, dict):
+        return str(value)
+    parts = {name: one for name, one in value.items() if isinstance(one, str | int | float) and len(str(one)) <= 40}
+    return ", ".join(f"{name} {one}" for name, one in parts.items())
+
+
 def _print(report: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"python {report['python']} on {report['platform']}")
@@ -151,7 +159,7 @@ def _print(report: dict[str, Any]) -> None:
         return
     console.print(f"  fingerprint {test['fingerprint']}")
     for key in ("detector", "verifier"):
-        console.print(f"  {key}: {json.dumps(test['details'][key])}")
+        console.print(f"  {key}: {_words(test['details'][key])}")
     for row in test["images"]:
         mark = "[green]ok[/]" if row["expected"] == row["got"] else "[red]wrong[/]"
         console.print(

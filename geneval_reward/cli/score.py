@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +113,7 @@ def score(
         scored = score_with_ray(
             source, out, backend, messages, workers=workers, resume=resume, overwrite=overwrite, options=options
         )
-        _finish(out, messages, skipped=bool(scored.failed or source.problems), limited=limit is not None)
+        _finish(out, images, messages, skipped=bool(scored.failed or source.problems), limited=limit is not None)
         return
     from geneval_reward.results.layout import read_folder
     from geneval_reward.results.spread import spread
@@ -125,7 +126,7 @@ def score(
     except KeyboardInterrupt:
         messages.print(f"stopped; {out} holds what was scored, go on with --resume")
         raise typer.Exit(1) from None
-    _finish(out, messages, skipped=bool(failed or folder.problems), limited=limit is not None)
+    _finish(out, images, messages, skipped=bool(failed or folder.problems), limited=limit is not None)
 
 
 def score_items(
@@ -194,14 +195,20 @@ def _changed_at(path: Path) -> int:
     return max(found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _finish(out: Path, messages: Console, *, skipped: bool, limited: bool) -> None:
+def _finish(out: Path, images: Path, messages: Console, *, skipped: bool, limited: bool) -> None:
     """Print the score of a results file, and exit with 1 if something is missing."""
     from geneval_reward.results import read_results
+    from geneval_reward.results.record import failures_path
     from geneval_reward.study.summary import summarize
 
     found = summarize(read_results(out))
     print_summary(found)
     messages.print(f"results: {out}")
+    if (failures := failures_path(out)).exists():
+        messages.print(f"images that could not be scored: {failures}")
+    if images.is_dir():
+        command = shlex.join(["geneval-reward", "report", str(out), "--images", str(images)])
+        messages.print(f"to look at the images: {command}")
     if skipped or not (found.complete or limited):
         raise typer.Exit(1)
 

@@ -47,7 +47,7 @@ def list_(as_json: _Json = False) -> None:
     for row in rows:
         sys.stdout.write(
             f"{row['key']}: {row['about']}\n  file      {row['file']}\n  address   {row['url']}\n"
-            f"  sha256    {row['sha256_prefix']}...\n  here      {row['path'] or 'no'}  (or set {row['variable']})\n"
+            f"  sha256    {row['sha256_prefix']}...\n  place     {row['path'] or 'not here'}  (or set {row['variable']})\n"
         )
     sys.stdout.write(
         "clip: the benchmark's colour verifier, open_clip ViT-L-14-quickgelu/openai\n"

@@ -19,7 +19,8 @@ def test_a_folder_is_scored_and_the_file_read_as_the_official_script_reads_it(ru
     result, code, messages = run("score", images, "--out", "r.jsonl", "--device", "cpu", "--limit", 8)
     assert code == 0, messages
     assert "overall" in result.stdout
-    assert "results: r.jsonl" in result.stderr
+    ends = result.stderr.splitlines()[-2:]
+    assert ends == ["results: r.jsonl", f"to look at the images: geneval-reward report r.jsonl --images {images}"]
     rows = lines(tmp_path / "r.jsonl")
     assert [row["filename"] for row in rows] == [item.filename for item in read_folder(images).items]
     # Every even record is true of its photograph, every odd one is not.
