@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -43,7 +45,7 @@ app = typer.Typer(
     cls=Group,
 )
 
-for heading, commands in {
+_COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "Measure": {
         "score": score,
         "summary": summary,
@@ -59,7 +61,8 @@ for heading, commands in {
     "Change a model": {"surgery": surgery.app},
     "Serve": {"serve": serve},
     "Check": {"doctor": doctor, "weights": weights.app, "parity": parity},
-}.items():
+}
+for heading, commands in _COMMANDS.items():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=heading)
