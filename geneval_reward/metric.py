@@ -14,11 +14,12 @@ from torchmetrics import Metric
 from torchmetrics.utilities.plot import plot_single_or_multi_val
 from torchmetrics.wrappers import BootStrapper
 
-from geneval_reward.errors import UsageError
-from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.errors import SpecError, UsageError
+from geneval_reward.judge.credits import Credit, check_credit
+from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import Prompt, official_suite, resolve_all
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 from geneval_reward.scorer import LazyScorer, Scorer
 from geneval_reward.stats import Interval, clustered_bootstrap
 from geneval_reward.stats.sums import mean_of_task_means
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 # Graded credits are summed as whole numbers of steps of 2**-32. Integers survive a cast of the parent to half precision, fit
 # devices without float64, and add up to the same sum in any order of ranks.
 _GRADED_STEPS: Final = 2**32
-
-_TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 
 
 class GenEvalScore(Metric):
@@ -56,9 +55,11 @@ class GenEvalScore(Metric):
 
     Args:
         scorer: A scorer, or the name of a backend, which is loaded on first use.
-        credit: The credit to average: `official` (the benchmark's), `strict`, `partial`, `dense` or `flow_grpo`.
+        credit: The credit to average: `official` (the benchmark's), `strict`, `partial`, `dense` or `flow_grpo`; the import path
+            of a function of a verdict; or such a function.
         prompts: Specs whose texts may be given as prompts, besides those of the official suite. `breakdown` also counts
-            solved prompts over them. None means the official suite.
+            solved prompts over them, and their tags are the tasks that may be counted beside the six. None means the official
+            suite.
         **kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
@@ -88,26 +89,27 @@ class GenEvalScore(Metric):
     def __init__(
         self,
         scorer: Scorer | str = "lite",
-        credit: str = "official",
+        credit: Credit = "official",
         prompts: Sequence[PromptSpec] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if credit not in CREDITS:
-            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+        check_credit(credit)
         self.credit = credit
         self.lazy_scorer = LazyScorer(scorer)
         self.prompts = tuple(official_suite() if prompts is None else prompts)
         self._by_text = {spec.prompt: spec for spec in self.prompts}
         self._row = {spec: row for row, spec in enumerate(self.prompts)}
+        # Every process must have states of the same shape, so tasks of one's own are known from the beginning.
+        self.tags = sort_tags([*TAGS, *(spec.tag for spec in self.prompts)])
         self._warned_partial = False
         self._batch: list[Verdict] | None = None
         self._steps = 1 if credit in ("official", "strict") else _GRADED_STEPS
         # In a MetricCollection, metrics whose states are equal after the first update share them from then on. Two credits are
         # often equal on the first batch, so this state tells metrics apart that count differently.
         self.add_state("identity", _identity(scorer, credit, self.prompts), dist_reduce_fx="max")
-        self.add_state("images", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(len(TAGS), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(len(self.tags), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(len(self.tags), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("by_prompt", torch.zeros(len(self.prompts), 2, dtype=torch.int64), dist_reduce_fx="sum")
         _last_batches.expect(self.lazy_scorer.loaded)
 
@@ -177,10 +179,15 @@ class GenEvalScore(Metric):
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Count verdicts that exist already, for example where the same verdicts are also logged with their images."""
         # Counting happens on the CPU, because every small step on a GPU would launch a kernel.
-        images, total = [0] * len(TAGS), [0] * len(TAGS)
+        images, total = [0] * len(self.tags), [0] * len(self.tags)
         by_prompt = torch.zeros_like(self.by_prompt, device="cpu")
         for verdict in verdicts:
-            tag = _TAG_INDEX[verdict.spec.tag]
+            if verdict.spec.tag not in self.tags:
+                known = ", ".join(self.tags)
+                raise SpecError(
+                    f"tag: expected one of {known}, got {verdict.spec.tag!r}; give its records as `prompts`"
+                )
+            tag = self.tags.index(verdict.spec.tag)
             images[tag] += 1
             total[tag] += round(verdict.credit(self.credit) * self._steps)
             row = self._row.get(verdict.spec)
@@ -195,7 +202,7 @@ class GenEvalScore(Metric):
 
     def compute(self) -> torch.Tensor:
         """Compute the overall score, the mean of the task means over the tasks with images; NaN if there are no images."""
-        present = self.images > 0
+        present = self.images[: len(TAGS)] > 0
         # A single batch inside `forward` need not contain every task.
         if self._batch is None and not self._warned_partial and present.any() and not present.all():
             self._warned_partial = True
@@ -204,7 +211,7 @@ class GenEvalScore(Metric):
                 f"GenEvalScore: no images for {missing}; the overall is over the other tasks and not the benchmark's",
                 stacklevel=2,
             )
-        return _macro(self.images, self.total, self._steps)
+        return _macro(self.images, self.total, self.tags, self._steps)
 
     def breakdown(self) -> dict[str, float]:
         """Compute the parts of the score, synchronised over processes as `compute` is.
@@ -222,10 +229,10 @@ class GenEvalScore(Metric):
             seen = self.by_prompt[:, 0] > 0
             solved = self.by_prompt[seen, 1] > 0
             parts = {
-                "overall": _macro(self.images, self.total, self._steps).item(),
+                "overall": _macro(self.images, self.total, self.tags, self._steps).item(),
                 "micro": sum(sums) / n if n else float("nan"),
             }
-            parts |= {tag: sums[i] / counts[i] for i, tag in enumerate(TAGS) if counts[i]}
+            parts |= {tag: sums[i] / counts[i] for i, tag in enumerate(self.tags) if counts[i]}
             parts["n"] = n
             parts["prompts"] = int(seen.sum())
             parts["pass_at_k"] = solved.float().mean().item() if len(solved) else float("nan")
@@ -262,7 +269,7 @@ class GenEvalScore(Metric):
             )
         pyplot = require("matplotlib.pyplot", "report", "plot")
         parts, intervals = self.breakdown(), self._intervals()
-        names = [name for name in (*TAGS, "overall") if name in parts]
+        names = [name for name in (*self.tags, "overall") if name in parts]
         if ax is None:
             ax = pyplot.subplots(figsize=(6.4, 0.9 + 0.38 * len(names)), layout="constrained")[1]
         for place, name in enumerate(names):
@@ -301,7 +308,7 @@ def geneval_score(
     images: Any,
     prompts: Sequence[Prompt] | str,
     scorer: Scorer | str = "lite",
-    credit: str = "official",
+    credit: Credit = "official",
 ) -> torch.Tensor:
     """Compute the GenEval score of a set of images: the functional twin of `GenEvalScore`.
 
@@ -320,12 +327,13 @@ def geneval_score(
         UsageError: If there are not as many prompts as images, or the credit or backend is unknown.
     """
     verdicts = LazyScorer(scorer).load().score(images, [prompts] if isinstance(prompts, str) else prompts)
-    counts = torch.zeros(len(TAGS), dtype=torch.int64)
-    total = torch.zeros(len(TAGS), dtype=torch.float64)
+    tags = sort_tags(verdict.spec.tag for verdict in verdicts)
+    counts = torch.zeros(len(tags), dtype=torch.int64)
+    total = torch.zeros(len(tags), dtype=torch.float64)
     for verdict in verdicts:
-        counts[_TAG_INDEX[verdict.spec.tag]] += 1
-        total[_TAG_INDEX[verdict.spec.tag]] += verdict.credit(credit)
-    return _macro(counts, total)
+        counts[tags.index(verdict.spec.tag)] += 1
+        total[tags.index(verdict.spec.tag)] += verdict.credit(credit)
+    return _macro(counts, total, tags)
 
 
 class _LastBatches:
@@ -380,14 +388,14 @@ def _refuse_bootstrapping(metric: GenEvalScore) -> None:
             )
 
 
-def _identity(scorer: Scorer | str, credit: str, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
+def _identity(scorer: Scorer | str, credit: Credit, prompts: tuple[PromptSpec, ...]) -> torch.Tensor:
     """Hash what a metric counts into small integers; torchmetrics compares states with a tolerance that blurs large ones."""
     text = f"{scorer if isinstance(scorer, str) else id(scorer)} {credit} {hash(prompts)}"
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.int64)
 
 
-def _macro(images: torch.Tensor, total: torch.Tensor, steps: int = 1) -> torch.Tensor:
+def _macro(images: torch.Tensor, total: torch.Tensor, tags: Sequence[str], steps: int = 1) -> torch.Tensor:
     # Computed on the CPU, because not every device has float64.
     counts, sums = images.cpu(), total.cpu().double() / steps
-    mean = float(mean_of_task_means(sums.numpy(), counts.numpy()))
+    mean = float(mean_of_task_means(sums.numpy(), counts.numpy(), tags))
     return torch.tensor(mean, dtype=torch.float32, device=images.device)

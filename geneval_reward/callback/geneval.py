@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,18 +21,18 @@ from geneval_reward.callback.base import (
     refuse_untested,
 )
 from geneval_reward.callback.budget import Budget
-from geneval_reward.callback.plan import Job, balanced, plan_jobs, waves
+from geneval_reward.callback.plan import Job, balanced, plan_jobs, refuse_unknown_words, waves
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.round import Judged, Round, Timings, record_round, warn_if_all_wrong
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import round_line, scores
 from geneval_reward.callback.tracking import Tracking, run_folder
-from geneval_reward.errors import OutOfStepError, RoundError, SpecError, UsageError
+from geneval_reward.errors import OutOfStepError, RoundError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts import PromptSpec, read_prompts
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.reward import GenEvalReward
-from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, refusal
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
 from geneval_reward.support.ranks import gather, raise_together, rank, world_size
 
 
@@ -151,7 +152,7 @@ class GenEvalCallback(LightningCallback):
         self.lazy_scorer = LazyScorer(scorer, **options)
         self.rules = rules
         self.specs = balanced(read_prompts(prompts, seed=seed, unique=True), seed)
-        self._refuse_unknown_words()
+        refuse_unknown_words(self.lazy_scorer.loaded, self.specs)
         self.images_per_prompt = images_per_prompt
         self.seed = seed
         self.weights = weights
@@ -303,20 +304,11 @@ class GenEvalCallback(LightningCallback):
             device = trainer.strategy.root_device
             # A reward that was used before the trainer started has loaded it somewhere already.
             self.lazy_scorer.load(device).to("cpu" if self.offload else device)
-            self._refuse_unknown_words()
+            refuse_unknown_words(self.lazy_scorer.loaded, self.specs)
         except Exception as caught:  # noqa: BLE001  shared with all ranks before it is raised
             error = caught
         what = f"GenEvalCallback {self.name!r} could not load its scorer {self.lazy_scorer.source!r}"
         raise_together(error, what, kind=RoundError)
-
-    def _refuse_unknown_words(self) -> None:
-        """Raise now, and not in the first round, if the scorer is there and does not know a class or colour."""
-        scorer = self.lazy_scorer.loaded
-        if scorer is None:
-            return
-        for spec in self.specs:
-            if (problem := refusal(scorer, spec)) is not None:
-                raise SpecError(f"prompts: {spec.prompt!r}: {problem}")
 
     def _warn_never(self, reason: str) -> None:
         self._warned_never = True
@@ -366,8 +358,8 @@ class GenEvalCallback(LightningCallback):
         seconds = max(gather(time.monotonic() - began))
         metrics, overall = scores(self.name, [item.verdict for item in judged], seconds)
         if len(judged) < len(jobs):
-            per_tag = {tag: sum(item.job.spec.tag == tag and not item.job.index for item in judged) for tag in TAGS}
-            counts = ", ".join(f"{tag} {count}" for tag, count in per_tag.items() if count)
+            tags = Counter(item.job.spec.tag for item in judged if not item.job.index)
+            counts = ", ".join(f"{tag} {tags[tag]}" for tag in sort_tags(tags))
             rank_zero.rank_zero_info(
                 f"{what}: the budget allowed {len(judged)} of {len(jobs)} images; prompts scored: {counts}"
             )

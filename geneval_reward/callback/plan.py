@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from geneval_reward.errors import SpecError
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
+from geneval_reward.scorer import Scorer, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,24 @@ def balanced(specs: Sequence[PromptSpec], seed: int) -> tuple[PromptSpec, ...]:
         sorted(
             (s for s in specs if s.tag == tag), key=lambda spec: seed_for(seed, f"order of {spec.core.to_json()}", 0)
         )
-        for tag in TAGS
+        for tag in sort_tags(spec.tag for spec in specs)
     ]
     longest = max(map(len, queues))
     return tuple(queue[row] for row in range(longest) for queue in queues if row < len(queue))
+
+
+def refuse_unknown_words(scorer: Scorer | None, specs: Sequence[PromptSpec]) -> None:
+    """Raise now, and not in the first round, if the scorer is there and does not know a class or colour.
+
+    Raises:
+        SpecError: The message has the prompt and the word.
+    """
+    if scorer is None:
+        return
+    for spec in specs:
+        problem = refusal(scorer, spec)
+        if problem is not None:
+            raise SpecError(f"prompts: {spec.prompt!r}: {problem}")
 
 
 def plan_jobs(specs: Sequence[PromptSpec], images_per_prompt: int, seed: int, shown: int) -> list[Job]:

@@ -26,11 +26,12 @@ def scores(name: str, verdicts: Sequence[Verdict], seconds: float) -> tuple[dict
     # Images with equal records belong to one prompt, as in the benchmark.
     prompts, tags = [verdict.spec for verdict in verdicts], [verdict.spec.tag for verdict in verdicts]
     found = clustered_bootstrap(official, prompts, tags, draws=_DRAWS)
+    graded = sum_by_prompt(partial, prompts, tags)
     assert found.pass_any is not None  # official credits are 0 or 1
     values = {
         "overall": found.overall.value,
         **{tag: estimate.value for tag, estimate in found.tags.items()},
-        "partial": float(sum_by_prompt(partial, prompts, tags).tag_means.mean()),
+        "partial": float(graded.overall_weights @ graded.tag_means),
         "pass_at_k": found.pass_any.value,
         "half_width": found.overall.interval.half_width,
         "n": float(found.overall.images),

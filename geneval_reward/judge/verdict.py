@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from geneval_reward.errors import UsageError
 from geneval_reward.judge.clauses import Finding, dense_credit, find, flow_grpo_credit, partial_credit
+from geneval_reward.judge.credits import CREDITS, Credit, own_credit, value_of
 from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.spec import PromptSpec
 
 if TYPE_CHECKING:
     from PIL import Image
-
-CREDITS: Final[tuple[str, ...]] = ("official", "strict", "partial", "dense", "flow_grpo")
-"""Names of the credits, as `Verdict.credit` takes them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,20 +93,20 @@ class Verdict:
         """The public RL reward with its quirks, in [2 - `rules.max_objects`, 1]."""
         return flow_grpo_credit(self.spec, self._evidence, self.strict_findings)
 
-    def credit(self, name: str) -> float:
-        """Look up a credit by name.
+    def credit(self, name: Credit) -> float:
+        """Look up a credit by name, or compute one of your own.
 
         Args:
-            name: One of `CREDITS`.
+            name: One of `CREDITS`; the import path of a function; or a function that takes a verdict and returns a number.
 
         Raises:
-            UsageError: If there is no credit of that name.
+            UsageError: If there is no such credit, or the function does not return a finite number.
         """
         if name == "official":
             return float(self.correct)
-        if name not in CREDITS:
-            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {name!r}")
-        return float(getattr(self, name))
+        if isinstance(name, str) and name in CREDITS:
+            return float(getattr(self, name))
+        return value_of(own_credit(name), self)
 
     def credits(self) -> dict[str, float]:
         """All credits by name."""

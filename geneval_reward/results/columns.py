@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geneval_reward.errors import DependencyError, ResultsError
+from geneval_reward.judge.credits import own_credit, value_of
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import GeneratorNotes
@@ -19,6 +20,8 @@ from geneval_reward.results.notation import score_text
 from geneval_reward.results.row import ResultRow, RunIdentity
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import clustered_bootstrap
+from geneval_reward.stats.sums import counts_in_overall
+from geneval_reward.support.imports import is_import_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +109,12 @@ class Results:
         rows: list[list[object]] = []
         if len(self):
             scores = clustered_bootstrap(self.correct, self.prompt_ids, self.tags, draws=2000)
-            overall = "overall" if len(scores.tags) == len(TAGS) else f"overall of {len(scores.tags)} tasks"
+            there = sum(counts_in_overall(list(scores.tags)))
+            overall = (
+                "overall"
+                if len(TAGS) in (there, sum(tag in TAGS for tag in scores.tags))
+                else f"overall of {there} tasks"
+            )
             for name, one in {**scores.tags, overall: scores.overall}.items():
                 rows.append([name, score_text(one), one.images, one.prompts])
         table = Table("", ["task", "score", "images", "prompts"], rows, [repr(self)], strong=(len(rows) - 1,))
@@ -164,10 +172,17 @@ class Results:
     def credit(self, name: str) -> npt.NDArray[np.float64]:
         """Look up a credit of all images, `(n,)` float64.
 
+        Args:
+            name: A credit of the file, or the import path of one of your own, which is computed from the stored detections.
+
         Raises:
             ResultsError: If the file does not hold it for every image.
+            UsageError: If an import path names no credit.
         """
         values = self.credits.get(name)
+        if values is None and is_import_path(name):
+            function = own_credit(name)
+            return np.array([value_of(function, row.verdict()) for row in self.rows()], np.float64)
         if values is None or np.isnan(values).any():
             raise ResultsError(
                 f"{self.path}: expected the credit {name!r} in every line, got {', '.join(self.credits)}; "

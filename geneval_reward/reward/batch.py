@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.judge.credits import CREDITS
+from geneval_reward.judge.verdict import Verdict
 
 
 class Reward(Protocol):

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from geneval_reward.errors import GenEvalError, ImageError, SpecError, UsageError
-from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.judge.credits import CREDITS
+from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import resolve
 from geneval_reward.reward.batch import RewardBatch

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from geneval_reward.errors import GenEvalError, ImageError, ScoringError, SpecError, UsageError
-from geneval_reward.judge.verdict import CREDITS, Verdict
+from geneval_reward.judge.credits import Credit, check_credit
+from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import Prompt, resolve
 from geneval_reward.reward.batch import RewardBatch
@@ -35,7 +36,8 @@ class GenEvalReward:
     Args:
         scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), a function that makes one, or the name of
             a backend.
-        credit: `official` (the benchmark's 0/1), `strict`, `partial`, `dense` or `flow_grpo`; see `Verdict`.
+        credit: `official` (the benchmark's 0/1), `strict`, `partial`, `dense` or `flow_grpo` (see `Verdict`); the import path
+            of a function of a verdict; or such a function.
         prompts: Specs whose texts are understood as prompts, besides the official suite: usually the training prompts.
         **options: Keyword arguments of `GenEvalScorer.from_pretrained`, such as `device`; only with the name of a
             backend.
@@ -55,13 +57,12 @@ class GenEvalReward:
     def __init__(
         self,
         scorer: GenEvalScorer | Scorer | LazyScorer | Callable[[], Scorer] | str = "lite",
-        credit: str = "official",
+        credit: Credit = "official",
         *,
         prompts: Sequence[PromptSpec | Mapping[str, Any] | str] = (),
         **options: Any,
     ) -> None:
-        if credit not in CREDITS:
-            raise UsageError(f"credit: expected one of {', '.join(CREDITS)}, got {credit!r}")
+        check_credit(credit)
         self.credit = credit
         self.lazy_scorer = scorer if isinstance(scorer, LazyScorer) else LazyScorer(scorer, **options)
         self._specs = {spec.prompt: spec for spec in (PromptSpec.parse(prompt) for prompt in prompts)}
@@ -72,7 +73,7 @@ class GenEvalReward:
         self._worker = Worker("geneval-reward")
         self._warned_zero = False
         # Trainers name their curves by this.
-        self.__name__ = "geneval" if self.credit == "official" else f"geneval_{self.credit}"
+        self.__name__ = "geneval" if self.credit == "official" else f"geneval_{check_credit(self.credit)}"
 
     @property
     def scorer(self) -> Scorer:

@@ -34,7 +34,8 @@ class ScoreIntervals:
     """Scores of one run with intervals.
 
     Attributes:
-        overall: Unweighted mean of the task scores (the benchmark's "Overall").
+        overall: Unweighted mean of the scores of the benchmark's tasks (its "Overall"); of all tasks where none of the six is
+            there.
         micro: Share of correct images.
         tags: Task scores by tag.
         pass_any: Share of prompts with at least one correct image (the benchmark's "% correct prompts"); None for
@@ -118,7 +119,7 @@ def clustered_bootstrap(
     by_prompt = prompts / prompts.sum()
     single = np.eye(count)
     return ScoreIntervals(
-        overall=maker.estimate(0, np.full(count, 1 / count)),
+        overall=maker.estimate(0, sums.overall_weights),
         micro=maker.estimate(0, images / images.sum()),
         tags={name: maker.estimate(0, single[index]) for index, name in enumerate(sums.tags)},
         pass_any=maker.estimate(2, by_prompt) if sums.binary else None,
@@ -161,7 +162,10 @@ def components(sums: PromptSums) -> tuple[float, float]:
 def _rerun_error(sums: PromptSums) -> float:
     """Estimate the standard error of the mean of task means with the prompts held fixed."""
     variance = 0.0
-    for _, rows in sums.strata():
+    weights = sums.overall_weights
+    for tag, (_, rows) in enumerate(sums.strata()):
+        if not weights[tag]:
+            continue
         n, total = sums.images[rows], sums.total[rows]
         many = n > 1
         if not many.any():
@@ -170,7 +174,7 @@ def _rerun_error(sums: PromptSums) -> float:
         spread[many] = (sums.squares[rows] - total**2 / n)[many] / (n[many] - 1)
         spread[~many] = spread[many].mean()
         variance += float((n * spread).sum() / n.sum() ** 2)
-    return math.sqrt(max(variance, 0.0)) / len(sums.tags)
+    return math.sqrt(max(variance, 0.0)) * float(weights.max())
 
 
 def _choose_k(sums: PromptSums, pass_k: Sequence[int] | None) -> list[int]:

@@ -263,14 +263,16 @@ def compare_unpaired(
     count = len(sums[0].tags)
     prompts = np.minimum(*(np.bincount(one.tag, minlength=count) for one in sums))
     images = np.minimum(*size)
-    even, df = np.full(count, 1 / count), float(max(prompts.sum() - count, 1))
-    overall = difference(even, even, df, int(prompts.sum()), images.sum())
+    even, df = sums[0].overall_weights, float(max(prompts.sum() - count, 1))
+    counted = even > 0
+    own_df = float(max(prompts[counted].sum() - counted.sum(), 1))
+    overall = difference(even, even, own_df, int(prompts[counted].sum()), images[counted].sum())
     micro = difference(size[0] / size[0].sum(), size[1] / size[1].sum(), df, int(prompts.sum()), images.sum())
     single = np.eye(count)
     tags = [
         difference(row, row, float(max(prompts[i] - 1, 1)), int(prompts[i]), images[i]) for i, row in enumerate(single)
     ]
-    error = math.sqrt(float(variance.sum())) / count
+    error = math.sqrt(float(variance[counted].sum())) * float(even.max())
     return PairedComparison(overall, micro, _corrected(sums[0].tags, tags), "none", error, level)
 
 
@@ -284,7 +286,7 @@ def _compare(
     drawn = np.zeros((2, tags, draws))
     parts: list[tuple[Floats, Floats]] = []
     errors, free = np.zeros(tags), np.zeros(tags)
-    unpaired = 0.0
+    unpaired, even = 0.0, sums_a.overall_weights
     for index, (name, rows) in enumerate(sums_a.strata()):
         if len(rows) < 2:
             raise UsageError(
@@ -296,7 +298,8 @@ def _compare(
         summed = counts @ distinct
         drawn[0, index], drawn[1, index] = summed[:, 0] / summed[:, 1], summed[:, 2] / summed[:, 3]
         influence_a, influence_b = _influence(sums_a, rows), _influence(sums_b, rows)
-        unpaired += _standard_error(influence_a) ** 2 + _standard_error(influence_b) ** 2
+        if even[index]:
+            unpaired += _standard_error(influence_a) ** 2 + _standard_error(influence_b) ** 2
         images_a, images_b = columns[:, 1].sum(), columns[:, 3].sum()
         parts.append((columns[:, 0] / images_a, columns[:, 2] / images_b))
         errors[index] = _adjusted_error(influence_b - influence_a, 1 / min(images_a, images_b))
@@ -322,11 +325,10 @@ def _compare(
         images = int(min(size_a[used].sum(), size_b[used].sum()))
         return Difference(a, b, b - a, interval, error, p, p, seen, images, int(prompts[used].sum()))
 
-    even = np.full(tags, 1 / tags)
     overall = difference(even, even)
     micro = difference(size_a / size_a.sum(), size_b / size_b.sum())
     by_tag = [difference(row, row) for row in np.eye(tags)]
-    error = math.sqrt(unpaired) / tags
+    error = math.sqrt(unpaired) * float(even.max())
     return PairedComparison(overall, micro, _corrected(sums_a.tags, by_tag), pairing, error, level)
 
 

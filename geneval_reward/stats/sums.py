@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geneval_reward.errors import UsageError
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -26,7 +26,7 @@ class PromptSums:
 
     Attributes:
         prompts: Ids of the `p` prompts, in order of appearance.
-        tags: Names of the tags that occur, in the benchmark's order.
+        tags: Names of the tags that occur, in the benchmark's order; then tags of one's own.
         tag: `(p,)` index into `tags`.
         images: `(p,)` number of images.
         total: `(p,)` sum of scores.
@@ -59,13 +59,31 @@ class PromptSums:
         size = len(self.tags)
         return np.bincount(self.tag, self.total, size) / np.bincount(self.tag, self.images, size)
 
+    @property
+    def overall_weights(self) -> Floats:
+        """`(t,)` weights of the tags in the overall score; see `counts_in_overall`."""
+        counted = counts_in_overall(self.tags)
+        return counted / counted.sum()
 
-def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike) -> Floats:
+
+def counts_in_overall(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Say which tasks the overall score is the mean of: the benchmark's six, or all where none of the six is there.
+
+    Examples:
+        >>> counts_in_overall(["colors", "texture"]).tolist(), counts_in_overall(["texture"]).tolist()
+        ([True, False], [True])
+    """
+    official = np.array([tag in TAGS for tag in tags], np.bool_)
+    return official if official.any() else np.ones(len(tags), np.bool_)
+
+
+def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike, tags: Sequence[str] = TAGS) -> Floats:
     """Average task scores as the benchmark's overall score does, giving every task with images equal weight.
 
     Args:
         total: `(..., t)` sum of scores per task.
         images: `(t,)` number of images per task.
+        tags: `(t,)` names of the tasks; see `counts_in_overall`.
 
     Returns:
         `(...)` float64; NaN where no task has images.
@@ -74,13 +92,14 @@ def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike) -> Floats:
         djghosh13/geneval `evaluation/summary_scores.py`.
 
     Examples:
-        >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0]))
+        >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0], ["colors", "counting", "position"]))
         0.5
     """
     sums, counts = np.asarray(total, np.float64), np.asarray(images)
     present = counts > 0
     if not present.any():
         return np.full(sums.shape[:-1], np.nan)
+    present[present] = counts_in_overall([tag for tag, here in zip(tags, present.tolist(), strict=True) if here])
     means: Floats = (sums[..., present] / counts[present]).mean(axis=-1)
     return means
 
@@ -102,7 +121,7 @@ def sum_by_prompt(scores: npt.ArrayLike, prompt_ids: Sequence[Any] | npt.NDArray
     for name, size in (("prompt_ids", len(codes)), ("tags", len(tag_codes))):
         if size != len(values):
             raise UsageError(f"{name}: expected one per score ({len(values)}), got {size}")
-    order = sorted(range(len(names)), key=lambda i: (TAGS.index(names[i]) if names[i] in TAGS else len(TAGS), names[i]))
+    order = [names.index(name) for name in sort_tags(names)]
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names))
     tag_codes = rank[tag_codes]

@@ -15,7 +15,7 @@ import numpy as np
 
 from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.judge.rules import Rules
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
@@ -107,7 +107,7 @@ class RulesGrid:
         """The grid as a table: all scores along one rule, or the overall scores over two; CSV has one line per score."""
         names = list(self.axes)
         if len(names) == 1:
-            tags = [tag for tag in TAGS if tag in self.cells[0].tags]
+            tags = sort_tags(self.cells[0].tags)
             header = [names[0], "overall", *tags]
             rows = [
                 [
@@ -254,12 +254,12 @@ def plot(grid: RulesGrid) -> Figure:
 
 def _draw_lines(grid: RulesGrid, figure: Figure, axes: Axes) -> Figure:
     ((name, x),) = grid.axes.items()
-    for number, tag in enumerate(tag for tag in TAGS if tag in grid.cells[0].tags):
+    for number, tag in enumerate(sort_tags(grid.cells[0].tags)):
         y = [cell.tags[tag].value for cell in grid.cells]
         # Tasks often lie on one another, at 0 or at 1: dashes of their own and ever smaller marks let all be seen.
         dashes = (number * 2, (6, 2 + 2 * number))
-        size = 11 - 1.5 * number
-        axes.plot(x, y, color=PALETTE[number], lw=1.4, ls=dashes, marker="o", ms=size, label=tag)
+        size = max(11 - 1.5 * number, 2)
+        axes.plot(x, y, color=PALETTE[number % len(PALETTE)], lw=1.4, ls=dashes, marker="o", ms=size, label=tag)
     axes.plot(x, [cell.overall.value for cell in grid.cells], color="black", linewidth=2.2, label="overall")
     ends = [cell.overall.interval for cell in grid.cells]
     low, high = [one.low for one in ends], [one.high for one in ends]

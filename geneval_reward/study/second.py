@@ -10,7 +10,7 @@ import numpy as np
 
 from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge import Detections, Finding, Rules, Verdict
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.results.notation import counted, estimate_cells, judge_text, kappa_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
@@ -151,7 +151,7 @@ def compare_judges(first: Results, second: Results, *, draws: int = 10_000) -> S
 
     return SecondOpinion(
         part(np.ones(len(rows), bool)),
-        {tag: part(tags == tag) for tag in TAGS if (tags == tag).any()},
+        {tag: part(tags == tag) for tag in sort_tags(tags.tolist())},
         rows,
         [pair for pair, a, b in zip(rows, mine.tolist(), theirs.tolist(), strict=True) if a != b],
         (judge_text(first.identities), judge_text(second.identities)),

@@ -11,7 +11,7 @@ import numpy as np
 
 from geneval_reward.errors import ResultsError
 from geneval_reward.judges.pairwise import TASK_ASPECTS, Comparison, PairJudge
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import Results
 from geneval_reward.results.notation import counted, kappa_text, rounded, share_with_interval
 from geneval_reward.results.tables import Document, Table
@@ -67,7 +67,7 @@ class PairOpinion:
     def document(self) -> Document:
         """The table in every format: agreement where the judge decides, kappa, ties, order consistency and unread answers."""
         rows, values = [], []
-        for name in (*[tag for tag in TAGS if tag in self.tags], "all"):
+        for name in (*sort_tags(self.tags), "all"):
             places = [i for i, tag in enumerate(self.tags) if name in (tag, "all")]
             some = [self.pairs[i] for i in places]
             read = [pair for pair in some if pair.found.preference is not None]

@@ -15,7 +15,7 @@ from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts.pairs import counterfactual_pairs
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 from geneval_reward.results import GeneratorNotes, Results
 from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.notation import (
@@ -128,7 +128,8 @@ class Summary:
     @property
     def overall_label(self) -> str:
         """The name of the overall score, which says so if tasks are missing."""
-        missing, there = len(self.completeness.missing_tags), len(self.scores.tags)
+        missing = len(self.completeness.missing_tags)
+        there = sum(tag in TAGS for tag in self.scores.tags)
         return f"overall of {there} of {there + missing} tasks" if missing else "overall"
 
     @property
@@ -164,7 +165,7 @@ class Summary:
             "overall": self.scores.overall.to_dict(),
             "overall_is_complete": not found.missing_tags,
             "images_correct": self.scores.micro.to_dict(),
-            "tags": {tag: self.scores.tags[tag].to_dict() for tag in TAGS if tag in self.scores.tags},
+            "tags": {tag: self.scores.tags[tag].to_dict() for tag in sort_tags(self.scores.tags)},
             "prompts_correct": None if self.scores.pass_any is None else self.scores.pass_any.to_dict(),
             "counterfactual_pairs": {tag: estimate.to_dict() for tag, estimate in self.pairs.items()},
             "pass_at_k": {str(k): estimate.to_dict() for k, estimate in self.scores.pass_at_k.items()},
@@ -303,6 +304,12 @@ def _pairs(
 
 def _notes(results: Results, double: list[str]) -> list[str]:
     notes = []
+    tags = sort_tags(results.tags.tolist())
+    own = [tag for tag in tags if tag not in TAGS]
+    if 0 < len(own) < len(tags):
+        notes.append(
+            f"{name_some(own)}: not among the benchmark's tasks, so the overall is without {'it' if len(own) == 1 else 'them'}"
+        )
     if len(results.identities) > 1:
         parts = "; ".join(results.identities[0].differences(results.identities[1]))
         notes.append(f"more than one judge in this file: {parts}")

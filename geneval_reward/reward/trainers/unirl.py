@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.judge.verdict import CREDITS
+from geneval_reward.judge.credits import CREDITS
 from geneval_reward.reward.reward import GenEvalReward
 from geneval_reward.reward.trainers.shape import records
 from geneval_reward.vision.backends import resolve_device

@@ -20,7 +20,7 @@ from fastapi import Request, Response
 from starlette.responses import PlainTextResponse
 
 from geneval_reward.errors import GenEvalError, SpecError, UsageError
-from geneval_reward.judge.verdict import CREDITS
+from geneval_reward.judge.credits import CREDITS
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.service.flow_grpo.reply import FLOW_GRPO, reply_of
 from geneval_reward.service.flow_grpo.unpickle import UnpickleError, load_plain_data

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from pydantic.json_schema import models_json_schema
 
-from geneval_reward.judge.verdict import CREDITS
+from geneval_reward.judge.credits import CREDITS
 from geneval_reward.service.flow_grpo.app import FlowGRPO
 from geneval_reward.service.server.door import Door, RefusedError
 from geneval_reward.service.server.metrics import Metrics

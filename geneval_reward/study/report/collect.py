@@ -12,7 +12,7 @@ from typing import Any
 
 from geneval_reward.errors import FileError, ResultsError, UsageError, name_some
 from geneval_reward.judge.boxes import Box, boxes
-from geneval_reward.prompts.vocabulary import COLORS
+from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.layout import GENERATE_SETUP
 from geneval_reward.study.compare import Comparison, compare_results
@@ -140,6 +140,11 @@ class Report:
         """Whether nothing is missing from any run, and nothing serious weakens the comparison."""
         serious = self.comparison is not None and any(problem.serious for problem in self.comparison.problems)
         return all(run.summary.complete and not run.missing for run in self.runs) and not serious
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The benchmark's six tasks, whether or not a run has them, then those of one's own."""
+        return sort_tags([*TAGS, *(tag for run in self.runs for tag in run.summary.scores.tags)])
 
     @property
     def published(self) -> tuple[PublishedScore, ...]:
@@ -359,8 +364,3 @@ def _items(runs: Sequence[RunReport], comparison: Comparison | None) -> tuple[It
                 key = (run.results.records[image.prompt_id], index, "")
             places.setdefault(key, [None] * len(runs))[number] = i
     return tuple(Item(record, index, tuple(sides)) for (record, index, _), sides in places.items())
-
-
-def color_index(name: str | None) -> int:
-    """Number a box's colour: -1 if it was not asked for, 10 if it is none of the ten."""
-    return -1 if name is None else COLORS.index(name) if name in COLORS else len(COLORS)

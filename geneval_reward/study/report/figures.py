@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.study.compare.plot import plot
 from geneval_reward.study.figures import (
@@ -66,7 +65,7 @@ def save_figures(report: Report, folder: str | Path) -> list[Path]:
 def scores_figure(report: Report) -> Figure:
     """Draw bars per task: ours with intervals, then published models; a hatched bar means rewritten prompts."""
     published = report.published
-    names = [*TAGS, "overall"]
+    names = [*report.tags, "overall"]
     figure, axes = new_axes(10, 3.8, grid="y")
     width = 0.8 / (len(report.runs) + len(published))
     places = np.arange(len(names))

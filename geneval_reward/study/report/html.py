@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge.boxes import PALETTE
 from geneval_reward.prompts.spec import PromptSpec
-from geneval_reward.prompts.vocabulary import COLORS, TAGS
-from geneval_reward.study.report.collect import Report, Shown, color_index
+from geneval_reward.prompts.vocabulary import COLORS
+from geneval_reward.study.report.collect import Report, Shown
 from geneval_reward.study.report.reasons import CAUSES
 from geneval_reward.study.report.templates import data_address, embed_json, environment, script_hash, source
 from geneval_reward.study.report.thumbnails import Thumbnail, thumbnails
@@ -129,15 +129,16 @@ def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
     table: list[list[Any]] = []
     reasons: dict[str, int] = {}
     roots: dict[str, int] = {}
+    colors = {name: number for number, name in enumerate([*COLORS, "no colour"])}
     items = []
     for item in report.items:
         number = prompts.setdefault(item.record, len(prompts))
         if number == len(table):
-            table.append(_prompt(item.record))
+            table.append(_prompt(item.record, report.tags))
         sides = [
             None
             if side is None
-            else _side(report.runs[run].images[side], pictures.get((run, side)), reasons, roots, folder)
+            else _side(report.runs[run].images[side], pictures.get((run, side)), reasons, roots, colors, folder)
             for run, side in enumerate(item.sides)
         ]
         items.append([number, item.index, sides])
@@ -145,10 +146,10 @@ def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
     return {
         "runs": [run.name for run in report.runs],
         "pairing": pairs,
-        "tags": list(TAGS),
+        "tags": list(report.tags),
         "causes": [cause.title for cause in CAUSES],
         "causeKeys": [cause.key for cause in CAUSES],
-        "colors": [*COLORS, "no colour"],
+        "colors": list(colors),
         "palette": list(PALETTE),
         "kind": _KIND,
         "prompts": table,
@@ -158,22 +159,27 @@ def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
     }
 
 
-def _prompt(record: str) -> list[Any]:
+def _prompt(record: str, tags: Sequence[str]) -> list[Any]:
     if not record:
         return ["(prompt not recorded: the image could not be scored)", -1, []]
     spec = PromptSpec.parse(record)
-    return [spec.prompt, TAGS.index(spec.tag), list(spec.class_names)]
+    return [spec.prompt, tags.index(spec.tag), list(spec.class_names)]
 
 
 def _side(
-    image: Shown, picture: Thumbnail | None, reasons: dict[str, int], roots: dict[str, int], folder: Path
+    image: Shown,
+    picture: Thumbnail | None,
+    reasons: dict[str, int],
+    roots: dict[str, int],
+    colors: dict[str, int],
+    folder: Path,
 ) -> dict[str, Any]:
     size = frame(image, picture)
     side: dict[str, Any] = {
         "v": 2 if image.correct is None else int(image.correct),
         "n": image.filename,
         "z": list(size),
-        "b": [_box(box, size) for box in image.boxes],
+        "b": [_box(box, size, colors) for box in image.boxes],
     }
     if image.reasons:
         side["r"] = [reasons.setdefault(text, len(reasons)) for text in image.reasons]
@@ -209,13 +215,13 @@ def _address(image: Shown, folder: Path, roots: dict[str, int]) -> list[Any]:
     return [number] if rest == image.filename else [number, rest]
 
 
-def _box(box: Any, size: tuple[int, int]) -> list[int]:
+def _box(box: Any, size: tuple[int, int], colors: dict[str, int]) -> list[int]:
     """List class, corners in thousandths of the image, confidence in per cent (-1 if unknown), whether it counts, and colour."""
     scale = (size[0], size[1], size[0], size[1])
     corners = [round(1000 * min(1.0, max(0.0, value / side))) for value, side in zip(box.xyxy, scale, strict=True)]
     numbers = [-1 if value != value else round(100 * value) for value in (box.confidence, box.color_probability)]
     row = [box.order, *corners, numbers[0], int(box.counts)]
-    return row if box.color is None else [*row, color_index(box.color), numbers[1]]
+    return row if box.color is None else [*row, colors.setdefault(box.color, len(colors)), numbers[1]]
 
 
 def frame(image: Shown, picture: Thumbnail | None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from geneval_reward.prompts.vocabulary import TAGS
+from geneval_reward.prompts.vocabulary import sort_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def group_failures(reasons: Sequence[str], correct: Sequence[bool], tags: Sequen
     for cause in CAUSES:
         if cause.key in rows:
             counts = Counter(tags[row] for row in rows[cause.key])
-            by_tag = {tag: counts[tag] for tag in TAGS if counts[tag]}
+            by_tag = {tag: counts[tag] for tag in sort_tags(counts)}
             top = tuple(details[cause.key].most_common(_EXAMPLES))
             groups.append(FailureGroup(cause, tuple(rows[cause.key]), by_tag, top))
     return sorted(groups, key=lambda group: -group.images)

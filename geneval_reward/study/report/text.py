@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.notation import ESTIMATE_COLUMNS, ROW_NAMES, estimate_cells, judge_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
@@ -35,10 +34,12 @@ def _scores(report: Report) -> Table:
         mark += f" (best of {int(run.results.best_of.max())})" if run.results.best_of.any() else ""
         mark += f" (selected by {', '.join(run.summary.selected_by)})" if run.summary.selected_by else ""
         mark += "" if run.summary.complete else " (PARTIAL)"
-        rows.append([run.name + mark, *(score_text(scores.tags.get(tag)) for tag in TAGS), score_text(scores.overall)])
+        rows.append(
+            [run.name + mark, *(score_text(scores.tags.get(tag)) for tag in report.tags), score_text(scores.overall)]
+        )
     rows += [[]] if report.published else []
     for row in report.published:
-        shares = [*map(row.tags.get, TAGS), row.overall]
+        shares = [*map(row.tags.get, report.tags), row.overall]
         texts = ["–" if share is None else f"{share:.2f}" for share in shares]
         rows.append([row.label + (" (r)" if row.rewritten else ""), *texts])
     notes = []
@@ -58,7 +59,7 @@ def _scores(report: Report) -> Table:
     )
     return Table(
         "GenEval scores with 95 % intervals (bootstrap clustered by prompt), beside published models. (r): rewritten prompts.",
-        ["model", *TAGS, "overall"],
+        ["model", *report.tags, "overall"],
         rows,
         notes,
     )

@@ -43,7 +43,7 @@ def view(report: Report, card: Card) -> dict[str, Any]:
         "problems": report.problems,
         "panels": _panels(report, rows),
         "published": [(number, row) for number, row in enumerate(rows, 1)],
-        "tags": TAGS,
+        "tags": report.tags,
         "failures": _failures(report, card),
         "thresholds": [(run, [_histogram(one) for one in run.thresholds]) for run in report.runs],
         "shift": SHIFT,
@@ -114,7 +114,8 @@ def _run_flags(run: RunReport) -> list[str]:
 def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, Any]]:
     """Make a panel for the overall and one for each tag: our bars, then those of others."""
     panels = []
-    present = [tag for tag in TAGS if any(tag in run.summary.scores.tags for run in report.runs)]
+    present = [tag for tag in report.tags if any(tag in run.summary.scores.tags for run in report.runs)]
+    official = [tag for tag in present if tag in TAGS]
     for name in ["overall", *present]:
         own = []
         for number, run in enumerate(report.runs):
@@ -125,13 +126,15 @@ def _panels(report: Report, rows: Sequence[PublishedScore]) -> list[dict[str, An
             {
                 "name": row.label,
                 "note": number,
-                "value": _overall(row, present) if name == "overall" else row.tags.get(name),
+                "value": _overall(row, official) if name == "overall" else row.tags.get(name),
                 "rewritten": row.rewritten,
             }
             for number, row in enumerate(rows, 1)
         ]
         title = (
-            name if name != "overall" or len(present) == len(TAGS) else f"mean of {len(present)} of {len(TAGS)} tasks"
+            name
+            if name != "overall" or len(official) in (0, len(TAGS))
+            else f"mean of {len(official)} of {len(TAGS)} tasks"
         )
         panels.append({"name": title, "own": own, "others": others})
     return panels
@@ -141,6 +144,8 @@ def _overall(row: PublishedScore, tags: Sequence[str]) -> float | None:
     """Return the printed score or, beside a run that lacks tasks, the mean over those that it has."""
     if len(tags) == len(TAGS):
         return row.overall
+    if not tags:
+        return None
     values = [row.tags[tag] for tag in tags if tag in row.tags]
     return sum(values) / len(values) if len(values) == len(tags) else None
 

@@ -90,7 +90,7 @@ def select_best(
     def overall(use: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """Average the task means of every setting over some of the images."""
         sums = np.stack([np.bincount(row_tag[use], row[use], len(names)) for row in table])
-        return mean_of_task_means(sums, np.bincount(row_tag[use], minlength=len(names)))
+        return mean_of_task_means(sums, np.bincount(row_tag[use], minlength=len(names)), names.tolist())
 
     whole = overall(np.ones(table.shape[1], bool))
     best = int(np.argmax(whole))
