@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from geneval_reward.callback.base import (
     refuse_untested,
 )
 from geneval_reward.callback.budget import Budget
-from geneval_reward.callback.plan import Job, balanced, plan_jobs, refuse_unknown_words, waves
+from geneval_reward.callback.plan import Job, balanced, count_by_task, plan_jobs, refuse_unknown_words, waves
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.round import Judged, Round, Timings, record_round, warn_if_all_wrong
 from geneval_reward.callback.schedule import Schedule
@@ -30,7 +29,6 @@ from geneval_reward.callback.tracking import Tracking, run_folder
 from geneval_reward.errors import OutOfStepError, RoundError, UsageError
 from geneval_reward.judge.rules import Rules
 from geneval_reward.prompts import PromptSpec, read_prompts
-from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.reward import GenEvalReward
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
 from geneval_reward.support.ranks import gather, raise_together, rank, world_size
@@ -358,8 +356,7 @@ class GenEvalCallback(LightningCallback):
         seconds = max(gather(time.monotonic() - began))
         metrics, overall = scores(self.name, [item.verdict for item in judged], seconds)
         if len(judged) < len(jobs):
-            tags = Counter(item.job.spec.tag for item in judged if not item.job.index)
-            counts = ", ".join(f"{tag} {tags[tag]}" for tag in sort_tags(tags))
+            counts = count_by_task(item.job.spec for item in judged if not item.job.index)
             rank_zero.rank_zero_info(
                 f"{what}: the budget allowed {len(judged)} of {len(jobs)} images; prompts scored: {counts}"
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from geneval_reward.errors import SpecError
@@ -47,6 +48,12 @@ def balanced(specs: Sequence[PromptSpec], seed: int) -> tuple[PromptSpec, ...]:
     ]
     longest = max(map(len, queues))
     return tuple(queue[row] for row in range(longest) for queue in queues if row < len(queue))
+
+
+def count_by_task(specs: Iterable[PromptSpec]) -> str:
+    """Say how many prompts of each task there are, such as `colors 2, counting 3`."""
+    counts = Counter(spec.tag for spec in specs)
+    return ", ".join(f"{tag} {counts[tag]}" for tag in sort_tags(counts))
 
 
 def refuse_unknown_words(scorer: Scorer | None, specs: Sequence[PromptSpec]) -> None:

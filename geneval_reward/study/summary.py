@@ -307,9 +307,7 @@ def _notes(results: Results, double: list[str]) -> list[str]:
     tags = sort_tags(results.tags.tolist())
     own = [tag for tag in tags if tag not in TAGS]
     if 0 < len(own) < len(tags):
-        notes.append(
-            f"{name_some(own)}: not among the benchmark's tasks, so the overall is without {'it' if len(own) == 1 else 'them'}"
-        )
+        notes.append(f"the overall is over the benchmark's tasks only, without {name_some(own)}")
     if len(results.identities) > 1:
         parts = "; ".join(results.identities[0].differences(results.identities[1]))
         notes.append(f"more than one judge in this file: {parts}")
