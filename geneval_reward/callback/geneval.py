@@ -23,6 +23,7 @@ from geneval_reward.callback.budget import Budget
 from geneval_reward.callback.plan import Job, balanced, count_by_task, plan_jobs, refuse_unknown_words, waves
 from geneval_reward.callback.progress import RoundBar
 from geneval_reward.callback.round import Judged, Round, Timings, record_round, warn_if_all_wrong
+from geneval_reward.callback.sampler import read_sample_fn
 from geneval_reward.callback.schedule import Schedule
 from geneval_reward.callback.scores import round_line, scores
 from geneval_reward.callback.tracking import Tracking, run_folder
@@ -59,8 +60,7 @@ class GenEvalCallback(LightningCallback):
     `<trainer.log_dir>/geneval/step-<step>/` on disk.
 
     Args:
-        scorer: Any `Scorer` (such as a `GenEvalScorer` or a `RemoteScorer`), or the name of a backend, which is loaded on
-            the trainer's device.
+        scorer: Any `Scorer`, its import path (`module:attribute`), or the name of a backend; loaded on the trainer's device.
         prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
             the suite) a line; or a list of specs, records or such texts.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
@@ -72,8 +72,8 @@ class GenEvalCallback(LightningCallback):
         weights: `"current"`, or `"ema"` for the moving average that Lightning's `WeightAveraging` (or another object
             with a swap context, see `docs/callback.md`) keeps.
         sample_fn: `(pl_module, prompts, seeds, **sample_kwargs) -> images`, or an object with
-            `generate(prompts, seeds, **sample_kwargs)`. None: `pl_module.generate`, or else the diffusers pipeline that the
-            module has as an attribute. Images are what `GenEvalScorer.score` takes, one per prompt.
+            `generate(prompts, seeds, **sample_kwargs)`, or its import path. None: `pl_module.generate`, or else the diffusers
+            pipeline that the module has as an attribute. Images are what `GenEvalScorer.score` takes, one per prompt.
         sample_kwargs: Passed to `sample_fn` or to the pipeline's call; for example `{"num_inference_steps": 20}`.
         batch_size: Images per sampling call, at most.
         max_seconds: A round ends before it would take longer than this; the tasks are balanced all the same.
@@ -115,7 +115,7 @@ class GenEvalCallback(LightningCallback):
         every_n_epochs: int | None = None,
         on_validation: bool = False,
         weights: Literal["current", "ema"] = "current",
-        sample_fn: Callable[..., Any] | None = None,
+        sample_fn: Callable[..., Any] | str | None = None,
         sample_kwargs: dict[str, Any] | None = None,
         batch_size: int = 8,
         max_seconds: float | None = None,
@@ -154,8 +154,8 @@ class GenEvalCallback(LightningCallback):
         self.images_per_prompt = images_per_prompt
         self.seed = seed
         self.weights = weights
-        self.sample_fn = sample_fn
         self.sample_kwargs = dict(sample_kwargs or {})
+        self.sample_fn = read_sample_fn(sample_fn, self.sample_kwargs)
         self.batch_size = batch_size
         self.log_images = log_images
         self.offload = offload

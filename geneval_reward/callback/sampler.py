@@ -12,12 +12,36 @@ import torch
 from torch import nn
 
 from geneval_reward.errors import ImageError, UsageError
+from geneval_reward.support.imports import import_object
+from geneval_reward.support.signatures import check_part, takes_nothing
 from geneval_reward.vision.images import as_images, refuse_invalid_casts
 
 _CPU = torch.device("cpu")
 
 SampleFn = Callable[[Any, Sequence[str], Sequence[int]], Any]
 """`(pl_module, prompts, seeds) -> images`, one image per prompt, each from its own seed."""
+
+
+def read_sample_fn(sample_fn: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Import a `sample_fn` that is given by its import path, and refuse one that does not take what it will get.
+
+    Args:
+        sample_fn: What `Sampler` takes, or the import path of it or of a class without arguments that makes it.
+        kwargs: Names of further arguments of every call.
+
+    Raises:
+        UsageError: If its signature is another one; the message has the expected one.
+    """
+    if isinstance(sample_fn, str):
+        sample_fn = import_object(sample_fn, "sample_fn")
+        if callable(sample_fn) and takes_nothing(sample_fn):
+            sample_fn = sample_fn()
+    more = "".join(f", {name}=" for name in kwargs)
+    if callable(getattr(sample_fn, "generate", None)):
+        check_part("sample_fn", sample_fn, f"generate(prompts, seeds{more})")
+    elif callable(sample_fn):
+        check_part("sample_fn", sample_fn, f"(pl_module, prompts, seeds{more})")
+    return sample_fn
 
 
 class Sampler:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geneval_reward.prompts import DEFAULT_MIX, TAGS, counterfactual_prompts, official_suite, training_prompts
+from geneval_reward.prompts import (
+    DEFAULT_MIX,
+    TAGS,
+    Vocabulary,
+    counterfactual_prompts,
+    official_suite,
+    training_prompts,
+)
+from geneval_reward.prompts.vocabulary import sort_tags
+from geneval_reward.support.imports import is_import_path
 
 
 class Format(StrEnum):
@@ -39,18 +50,43 @@ def prompts(
             "`summary` then gives the share of pairs with both images right.",
         ),
     ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            metavar="FILE",
+            help="Read a file of records, sentences or image metadata, one per line, and name every problem with its line; the "
+            "exit code is 1 if there is one.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            "-b",
+            help="With --check: what will judge; module:attribute for a scorer with words of its own.",
+        ),
+    ] = "lite",
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Print records as JSON lines, or texts.")
     ] = Format.jsonl,
 ) -> None:
-    """Print the official suite, or prompts to train on.
+    """Print the official suite or prompts to train on, or check a file of your own.
 
     The suite is printed byte for byte. No training prompt means the same as one of the suite.
 
     Examples:
         geneval-reward prompts --format txt --task counting
         geneval-reward prompts --train 50000 --unique > train.jsonl
+        geneval-reward prompts --check my_prompts.jsonl
     """
+    if check is not None:
+        if suite or pairs or train is not None or tag is not None:
+            raise typer.BadParameter(
+                "expected it alone or with --backend, got what to print as well", param_hint="--check"
+            )
+        _check(check, backend)
+        return
     if suite and train is not None:
         raise typer.BadParameter("expected --suite or --train, got both")
     if train is None:
@@ -63,6 +99,29 @@ def prompts(
         specs = counterfactual_prompts(specs, held_out=train is not None)
     for spec in specs:
         sys.stdout.write((spec.to_json() if format is Format.jsonl else spec.prompt) + "\n")
+
+
+def _check(path: Path, backend: str) -> None:
+    from geneval_reward.results.check import check_file
+
+    vocabulary = Vocabulary()
+    if is_import_path(backend):
+        from geneval_reward.scorer import LazyScorer
+
+        vocabulary = getattr(LazyScorer(backend).load(), "vocabulary", vocabulary)
+    found = check_file(path, vocabulary)
+    for problem in found.problems:
+        typer.echo(f"{path} {problem}")
+    counts = Counter(spec.tag for spec in found.specs)
+    tasks = ", ".join(f"{name} {counts[name]:,}" for name in sort_tags(counts))
+    typer.echo(f"{len(found.specs):,} prompts can be judged" + (f": {tasks}" if tasks else ""))
+    if found.repeated:
+        typer.echo(
+            f"{len(found.repeated):,} records stand on an earlier line too, the first of them on line {found.repeated[0]}"
+        )
+    if found.problems or not found.specs:
+        typer.echo(f"{len(found.problems):,} lines cannot be used")
+        raise typer.Exit(1)
 
 
 def _parse_mix(text: str | None) -> dict[str, int]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText, check_judge
 from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
+from geneval_reward.support.imports import is_import_path, source_file
 
 if TYPE_CHECKING:
     from geneval_reward.ray.shards import Source
@@ -94,7 +95,9 @@ def score(
         raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
     check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, others=("vqa",))
     messages = message_console()
-    # A worker of a cluster has another working folder, so a path is made absolute.
+    # A worker of a cluster has another working folder, so paths are made absolute.
+    if is_import_path(backend) and (file := source_file(backend)) is not None:
+        backend = f"{file}:{backend.rpartition(':')[2]}"
     where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
     options: dict[str, Any] = {} if where is None else {"checkpoint": where}
     options |= {

@@ -70,9 +70,6 @@ def serve(
             help="With --compat: show the detector red and blue swapped, as the public server does.",
         ),
     ] = True,
-    scorer: Annotated[
-        str | None, typer.Option("--scorer", help="module:function that makes the scorer, instead of a backend.")
-    ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve verdicts and rewards over HTTP.
@@ -113,15 +110,12 @@ def serve(
     logging.getLogger("geneval_reward").setLevel(log_level.upper())
     bounds = Limits.parse(limits)
     devices = [name for name in _devices(device) for _ in range(workers)]
-    options: dict[str, Any] = {}
-    if scorer is None:
-        options = {"precision": precision, "rules": rules, "batch_size": batch_size}
-        options |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    options: dict[str, Any] = {"precision": precision, "rules": rules, "batch_size": batch_size}
+    options |= {} if checkpoint is None else {"checkpoint": checkpoint}
     config = PoolConfig(
         devices=tuple(devices),
         backend=backend,
         options=options,
-        factory=scorer,
         swap_rb=compat is not None and swap_rb,
         batch_size=batch_size,
         max_wait=max_wait / 1000,
@@ -138,9 +132,7 @@ def serve(
         api_key=_api_key(api_key_file),
         flow_grpo_credit=None if compat is None else credit,
         tls=None if tls_cert is None or tls_key is None else (str(tls_cert), str(tls_key)),
-        on_listening=lambda url: messages.print(
-            f"listening on {url}; loading {scorer or backend} on {', '.join(devices)}"
-        ),
+        on_listening=lambda url: messages.print(f"listening on {url}; loading {backend} on {', '.join(devices)}"),
         on_ready=lambda info: messages.print(
             f"ready: {info['backend']}, fingerprint {info['fingerprint']}, batches of {batch_size or info['batch_size']}"
         ),

@@ -15,6 +15,7 @@ from PIL import Image
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
+from geneval_reward.support.signatures import check_part
 from geneval_reward.vision.images import refuse_invalid_casts
 
 Seeding = Literal["given", "global"]
@@ -43,7 +44,7 @@ class CallableGenerator:
 
     Raises:
         TypeError: If `function` cannot be called.
-        UsageError: If `batch_size` or `seeding` is not valid.
+        UsageError: If `batch_size` or `seeding` is not valid, or `function` does not take prompts and seeds.
 
     Examples:
         >>> def paint(prompts, seeds):
@@ -63,6 +64,7 @@ class CallableGenerator:
     ) -> None:
         if not callable(function):
             raise TypeError(f"function: expected something to call, got {type(function).__name__}")
+        check_part("function", function, "(prompts, seeds)")
         if seeding not in ("given", "global"):
             raise UsageError(f"seeding: expected 'given' or 'global', got {seeding!r}")
         self.function = function

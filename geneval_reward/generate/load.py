@@ -23,6 +23,7 @@ from geneval_reward.generate.packaged import list_generators
 from geneval_reward.generate.token_models import load_token_model, token_model_type
 from geneval_reward.support.files import read_json
 from geneval_reward.support.imports import import_object, is_import_path, require
+from geneval_reward.support.signatures import check_part
 from geneval_reward.vision.backends import resolve_device
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -89,6 +90,7 @@ def load_generator(
     arguments = {name: value for name, value in arguments.items() if name not in own}
     pipe = load_pipeline(model, precision, arguments=own)
     if isinstance(pipe, Generator):
+        check_part("model", pipe, "generate(prompts, seeds)")
         return _ready_made(pipe, model, precision, batch_size, lora, arguments)
     if not callable(pipe):
         raise UsageError(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneval_reward.errors import UsageError
-from geneval_reward.scorer import GenEvalScorer, Scorer
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
+from geneval_reward.support.imports import is_import_path
 
 if TYPE_CHECKING:
     from geneval_reward.judges.vqa import ImageTextModel
@@ -33,16 +34,18 @@ def open_model(name: str, *, cache: str | Path | None = None, **options: Any) ->
 
 
 def load_scorer(backend: str, *, checkpoint: str | None = None, **options: Any) -> Scorer:
-    """Load a scorer by the name that `--backend` takes: `vqa`, or a backend of `GenEvalScorer`.
+    """Load a scorer by what `--backend` takes: `vqa`, a backend of `GenEvalScorer`, or the import path of a scorer of one's own.
 
     Args:
-        backend: The name.
+        backend: The name or import path.
         checkpoint: With `vqa` the model, as `open_model` takes it; else the detector's checkpoint.
         **options: Options of `GenEvalScorer.from_pretrained`. `vqa` takes `device`, `precision` and `cache`.
 
     Raises:
-        UsageError: If `vqa` has no model, or gets an option that it does not take.
+        UsageError: If `vqa` has no model, or `vqa` or a scorer of one's own gets an option that it does not take.
     """
+    if is_import_path(backend):
+        return LazyScorer(backend, checkpoint=checkpoint, **options).load()
     if backend != "vqa":
         detector: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
         return GenEvalScorer.from_pretrained(backend, **options, **detector)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from geneval_reward.errors import ServiceError, UsageError
-from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer
 from geneval_reward.support.imports import require
 
 _log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Recipe:
     """How a worker makes its scorer.
 
     Attributes:
-        scorer: Name of a backend, or a function that makes a scorer, which the nodes must be able to import.
+        scorer: Name of a backend, or a function that makes a scorer, or its import path; the nodes must be able to import it.
         options: Passed to `GenEvalScorer.from_pretrained` if `scorer` is a name.
 
     Raises:
@@ -195,8 +195,8 @@ class Recipe:
         if isinstance(self.scorer, GenEvalScorer):
             raise UsageError("scorer: expected a name or a function, got a scorer; each worker makes its own")
 
-    def make(self) -> GenEvalScorer:
+    def make(self) -> Scorer:
         """Make a new scorer in this process."""
         if isinstance(self.scorer, str):
-            return GenEvalScorer.from_pretrained(self.scorer, **self.options)
+            return LazyScorer(self.scorer, **self.options).load()
         return self.scorer()

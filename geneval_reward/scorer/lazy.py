@@ -29,7 +29,7 @@ class LazyScorer:
         source: A scorer, a function that makes one, the import path of either (`module:attribute` or `file.py:attribute`), or
             the name of a backend.
         **options: Keyword arguments of `GenEvalScorer.from_pretrained`; only with the name of a backend. With an import path
-            only `device`.
+            only `device`, and those that change nothing (None, False, `auto`).
 
     Raises:
         UsageError: If `source` is none of these, its members do not fit, or there are options for a scorer that exists already.
@@ -41,7 +41,9 @@ class LazyScorer:
         self._lock = threading.Lock()
         self._loaded: Scorer | None = None
         path = isinstance(source, str) and is_import_path(source)
-        given = [name for name in options if not (path and name == "device")]
+        given = [
+            name for name in options if not path or (name != "device" and options[name] not in (None, False, "auto"))
+        ]
         if given and (path or not isinstance(source, str)):
             raise UsageError(f"{given[0]}: expected no options beside a ready scorer; give them to the scorer")
         if isinstance(source, str) and not path:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import operator
+import os
 import re
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def source_file(path: str) -> Path | None:
 def import_object(path: str, argument: str) -> Any:
     """Import what `module:attribute` or `file.py:attribute` names.
 
-    A file is run once per process, as a module is.
+    A file is run once per process, as a module is. Modules in the working folder are found too, after all others.
 
     Args:
         path: The import path. The attribute may have dots, as in `module:Class.method`.
@@ -66,7 +67,7 @@ def import_object(path: str, argument: str) -> Any:
         raise UsageError(f"{argument}: expected module:attribute or file.py:attribute to import, got {path!r}")
     file = source_file(path)
     try:
-        module = importlib.import_module(found["source"]) if file is None else _run_file(file)
+        module = _import_module(found["source"]) if file is None else _run_file(file)
     except ImportError as error:
         raise UsageError(
             f"{argument}: expected module:attribute or file.py:attribute to import, got {path!r} ({error})"
@@ -104,6 +105,14 @@ def require(module: str, extra: str, user: str) -> ModuleType:
             f"{user}: expected the package {module.partition('.')[0]}, got {error}; "
             f"pip install 'geneval-reward[{extra}]'"
         ) from error
+
+
+def _import_module(name: str) -> ModuleType:
+    top = name.partition(".")[0]
+    if top not in sys.modules and importlib.util.find_spec(top) is None and os.getcwd() not in sys.path:
+        # Last, so that a file in the working folder never shadows an installed module.
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
 
 
 def _run_file(file: Path) -> ModuleType:

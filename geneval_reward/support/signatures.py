@@ -15,7 +15,7 @@ def check_part(argument: str, part: Any, *members: str) -> None:
         argument: What error messages call the part.
         part: An object, or a function.
         members: The signature of each method, such as `"detect(images, wanted)"`; `"(verdict)"` for the part itself if it is a
-            function; a name alone for an attribute. Arguments are handed over by position.
+            function; a name alone for an attribute. Arguments are handed over by position, those written `name=` by name.
 
     Raises:
         UsageError: If the part does not fit; the message has the expected signature.
@@ -44,7 +44,23 @@ def check_part(argument: str, part: Any, *members: str) -> None:
         except (TypeError, ValueError):  # some functions of C extensions have none
             continue
         try:
-            found.bind(*(word.strip() for word in rest.rstrip(")").split(",") if word.strip()))
+            words = [word.strip() for word in rest.rstrip(")").split(",") if word.strip()]
+            names = [word.removesuffix("=") for word in words if word.endswith("=")]
+            found.bind(*(word for word in words if not word.endswith("=")), **dict.fromkeys(names))
         except TypeError as error:
             got = f"{own}.{name}{found}" if name else f"{own}{found}"
             raise UsageError(f"{argument}: expected {whole}, got {got}") from error
+
+
+def takes_nothing(function: Any) -> bool:
+    """Tell whether a function, or a class, can be called without arguments and makes no use of others.
+
+    Examples:
+        >>> takes_nothing(lambda: 1), takes_nothing(lambda **columns: 1)
+        (True, False)
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return all(one.default is not one.empty for one in parameters)

@@ -19,8 +19,9 @@ from geneval_reward.prompts import PromptSpec
 from geneval_reward.reward import CompositeReward, GenEvalReward, Reward, RewardBatch
 from geneval_reward.reward.worker import Worker
 from geneval_reward.rl import GroupAdvantages, Slot, gdpo_advantages
-from geneval_reward.support.imports import import_object
+from geneval_reward.support.imports import import_object, is_import_path
 from geneval_reward.support.ranks import gather
+from geneval_reward.support.signatures import check_part, takes_nothing
 from geneval_reward.train.update import errors_together
 
 BACKENDS: Final = ("lite", "paper", "mmdet")
@@ -33,8 +34,9 @@ def find_reward(reward: Any, credit: Credit, trainer: Any) -> Reward:
     """Find the reward of a recipe.
 
     Args:
-        reward: A `Reward`; the name of a backend; `module:attribute`; a function `reward(images=, prompts=, metadata=)`; or
-            None for that of the `GenEvalCallback` in the Trainer, so that each rank loads one judge instead of two.
+        reward: A `Reward`; a `Scorer`; a function `reward(images=, prompts=, metadata=)`; the import path (`module:attribute`) of
+            one of these, or of a function without arguments that makes one; the name of a backend; or None for that of the
+            `GenEvalCallback` in the Trainer, so that each rank loads one judge instead of two.
         credit: The credit of a backend's reward. `RewardQueue` applies weights of several credits.
         trainer: The Trainer of the run.
 
@@ -50,15 +52,20 @@ def find_reward(reward: Any, credit: Credit, trainer: Any) -> Reward:
                 "the Trainer whose scorer could give it"
             )
         return found[0].reward(name)
-    if isinstance(reward, str) and ":" in reward:
+    if isinstance(reward, str) and is_import_path(reward):
         reward = import_object(reward, "reward")
+        if callable(reward) and not hasattr(reward, "submit") and takes_nothing(reward):
+            reward = reward()
     if isinstance(reward, str):
         if reward not in BACKENDS:
             raise UsageError(f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {reward!r}")
         return GenEvalReward(reward, name, device=trainer.strategy.root_device)
-    if callable(getattr(reward, "submit", None)):
+    if hasattr(reward, "submit"):
+        check_part("reward", reward, "submit(images, specs)", "close()")
         ready: Reward = reward
         return ready
+    if hasattr(reward, "score"):
+        return GenEvalReward(reward, name)
     if not callable(reward):
         raise UsageError(
             f"reward: expected {', '.join(BACKENDS)}, module:function or a callable, got {type(reward).__name__}"
@@ -73,9 +80,13 @@ class FunctionReward:
 
     Args:
         function: `function(images=, prompts=, metadata=)`, which returns one number per image, or None where it has none.
+
+    Raises:
+        UsageError: If the function does not take these arguments.
     """
 
     def __init__(self, function: Callable[..., Sequence[float | None]]) -> None:
+        check_part("reward", function, "(images=, prompts=, metadata=)")
         self._function, self._worker = function, Worker("reward")
 
     def submit(self, images: Any, specs: Sequence[PromptSpec], /) -> Future[RewardBatch]:

@@ -17,8 +17,8 @@ Backend = Annotated[
     typer.Option(
         "--backend",
         "-b",
-        help="The judge: lite or nanodet (inside the package), paper (the benchmark's weights), mmdet; for `score` also vqa (an "
-        "image-text model, named by --checkpoint).",
+        help="The judge: lite or nanodet (inside the package), paper (the benchmark's weights), mmdet, module:attribute or "
+        "file.py:attribute (a scorer of your own); for `score` also vqa (an image-text model, named by --checkpoint).",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="A torch device, or auto: CUDA if there is one.")]

@@ -37,9 +37,8 @@ class PoolConfig:
 
     Attributes:
         devices: One worker per entry; a device may be listed more than once.
-        backend: Backend for `GenEvalScorer.from_pretrained`.
-        options: The other arguments of `from_pretrained`, or those of `factory`; JSON-serialisable.
-        factory: `module:function` that makes the scorer instead.
+        backend: A backend of `GenEvalScorer.from_pretrained`, or the import path of a scorer or of a function that makes one.
+        options: The other arguments of `from_pretrained`; JSON-serialisable.
         swap_rb: Swap red and blue for the `paper` and `mmdet` detectors, as Flow-GRPO's public server does.
         batch_size: Images per batch; None for the scorer's own batch size.
         max_wait: Seconds that an image waits for others to fill a batch.
@@ -51,7 +50,6 @@ class PoolConfig:
     devices: tuple[str, ...] = ("cpu",)
     backend: str = "lite"
     options: dict[str, Any] = field(default_factory=dict)
-    factory: str | None = None
     swap_rb: bool = False
     batch_size: int | None = None
     max_wait: float = 0.005
@@ -61,7 +59,7 @@ class PoolConfig:
 
     def worker_config(self, device: str) -> dict[str, Any]:
         """Return the first message to a worker."""
-        names = ("backend", "options", "factory", "swap_rb", "threads")
+        names = ("backend", "options", "swap_rb", "threads")
         return {name: getattr(self, name) for name in names} | {
             "device": device,
             "max_pixels": self.limits.max_pixels,

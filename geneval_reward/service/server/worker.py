@@ -22,13 +22,13 @@ from geneval_reward.errors import GenEvalError, SelfTestError
 from geneval_reward.judge.verdict import Verdict
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import Prompt
-from geneval_reward.scorer import GenEvalScorer, Scorer, fingerprint_id, refusal
+from geneval_reward.scorer import LazyScorer, Scorer, fingerprint_id, refusal
 from geneval_reward.service.flow_grpo.reply import FLOW_GRPO, row_of, with_red_and_blue_swapped
 from geneval_reward.service.isolation import score_separately
 from geneval_reward.service.server.decode import decode_all, split_by_pixels
 from geneval_reward.service.server.messages import PipeEnd, receive, send
 from geneval_reward.service.wire import ItemReply, VerdictPayload
-from geneval_reward.support.imports import import_object
+from geneval_reward.support.imports import is_import_path
 from geneval_reward.vision.photos import PHOTOS, photo
 
 _log = logging.getLogger(__name__)
@@ -112,22 +112,15 @@ def load_scorer(config: dict[str, Any]) -> Scorer:
     """Make the configured scorer and test it.
 
     Args:
-        config: `backend` with `options` for `GenEvalScorer.from_pretrained`, or `factory`, the `module:function` that makes a
-            scorer from the `options`; `device`, `threads`, and `swap_rb` for Flow-GRPO's numbers.
+        config: `backend` with `options`, as `LazyScorer` takes them; `device`, `threads`, and `swap_rb` for Flow-GRPO's numbers.
 
     Raises:
         SelfTestError: If it judges a packaged photograph wrongly.
     """
     if config["threads"]:
         torch.set_num_threads(config["threads"])
-    scorer: Scorer
-    if config["factory"] is None:
-        scorer = GenEvalScorer.from_pretrained(config["backend"], device=config["device"], **config["options"])
-    else:
-        # Last, so that a file in the working folder never shadows an installed module.
-        sys.path.append(os.getcwd())
-        scorer = import_object(config["factory"], "scorer")(**config["options"])
-    check_scorer(scorer, known=config["factory"] is None)
+    scorer = LazyScorer(config["backend"], device=config["device"], **config["options"]).load()
+    check_scorer(scorer, known=not is_import_path(config["backend"]))
     return with_red_and_blue_swapped(scorer) if config["swap_rb"] else scorer
 
 

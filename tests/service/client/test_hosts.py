@@ -21,7 +21,7 @@ COW = "a photo of a cow"
 
 @pytest.fixture(scope="module")
 def url(server_with):
-    return server_with("--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1").ready().url
+    return server_with("--backend", "service_fakes:make", "--device", "cpu", "--threads", "1").ready().url
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ LIMITS = (
 def server(server_with, tmp_path_factory):
     mark = tmp_path_factory.mktemp("mark") / "died"
     started = server_with(
-        *("--scorer", "service_fakes:make", "--device", "cpu", "--workers", "2", "--threads", "1", "--limits", LIMITS),
+        *("--backend", "service_fakes:make", "--device", "cpu", "--workers", "2", "--threads", "1", "--limits", LIMITS),
         env={"GENEVAL_TEST_MARK": str(mark)},
     )
     started.ready().wait_for(r"worker 0 ready[\s\S]*worker 1 ready|worker 1 ready[\s\S]*worker 0 ready")
@@ -187,7 +187,7 @@ def test_the_server_process_holds_no_detector(server):
 
 
 def test_sigterm_finishes_what_is_in_flight(server_with, fakes):
-    server = server_with("--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1").ready()
+    server = server_with("--backend", "service_fakes:make", "--device", "cpu", "--threads", "1").ready()
     client = RemoteScorer(server.url, timeout=100)
     with closing(client), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.score, [fakes.picture(200, fakes.SLEEP, 10)] * 3, [BENCH] * 3)
@@ -210,7 +210,7 @@ def test_sigterm_finishes_what_is_in_flight(server_with, fakes):
 
 
 def test_a_killed_server_leaves_no_workers(server_with, fakes):
-    server = server_with("--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1").ready()
+    server = server_with("--backend", "service_fakes:make", "--device", "cpu", "--threads", "1").ready()
     (worker,) = server.workers
     server.process.kill()
     server.process.wait()
@@ -258,7 +258,7 @@ def test_a_server_that_cannot_start_says_why():
             "0",
             "--device",
             "cpu",
-            "--scorer",
+            "--backend",
             "service_fakes:broken",
         ],
         env=os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(__file__))},
@@ -275,7 +275,7 @@ def test_flow_grpo_is_answered_by_the_same_workers(server_with, fakes):
     from PIL import Image
 
     server = server_with(
-        "--compat", "flow-grpo", "--scorer", "service_fakes:make", "--device", "cpu", "--threads", "1"
+        "--compat", "flow-grpo", "--backend", "service_fakes:make", "--device", "cpu", "--threads", "1"
     ).ready()
     files = []
     for confidence in (20, 200):
@@ -301,7 +301,7 @@ def test_files_of_the_working_folder_are_not_imported(server_with, tmp_path, mon
     (tmp_path / "mine.py").write_text("from service_fakes import make\n")
     monkeypatch.chdir(tmp_path)
     # The console script, since `python -m` puts the working folder first by itself.
-    server = server_with("--scorer", "mine:make", "--device", "cpu", "--threads", "1", script=True).ready()
+    server = server_with("--backend", "mine:make", "--device", "cpu", "--threads", "1", script=True).ready()
     assert not (tmp_path / "ran").exists()
     assert httpx.get(server.url + "/health").status_code == 200
 
