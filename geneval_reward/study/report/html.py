@@ -261,7 +261,7 @@ def _card(report: Report, pictures: Pictures) -> Callable[[int, int], dict[str, 
             "width": width,
             "height": height,
             "boxes": [(box, PALETTE[box.order % len(PALETTE)]) for box in image.boxes],
-            "prompt": _prompt(record)[0],
+            "prompt": _prompt(record, report.tags)[0],
             "correct": image.correct,
             "reasons": image.reasons,
         }
