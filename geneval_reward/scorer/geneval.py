@@ -78,9 +78,9 @@ class GenEvalScorer:
             raise UsageError(f"batch_size: expected an integer >= 1, got {batch_size!r}")
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence: expected a number in [0, 1], got {min_confidence!r}")
-        check_part("detector", detector, "name", "detect(images, wanted)", "fingerprint()", "to(device)")
+        check_part("detector", detector, "detect(images, wanted)", "fingerprint()", "to(device)")
         if verifier is not None:
-            check_part("verifier", verifier, "name", "colors(queries)", "fingerprint()", "to(device)")
+            check_part("verifier", verifier, "colors(queries)", "fingerprint()", "to(device)")
         self.detector = detector
         self.verifier = verifier
         self.vocabulary = Vocabulary(

@@ -90,7 +90,7 @@ def completeness(
     expected = set(suite)
     tags = {spec.tag for spec in counts}
     # A set of tasks of one's own lacks none of the six.
-    wanted_tags = {spec.tag for spec in suite} if name == "given" or tags.isdisjoint(TAGS) else set(TAGS)
+    wanted_tags = {spec.tag for spec in suite} if name == "given" or (tags and tags.isdisjoint(TAGS)) else set(TAGS)
     return Completeness(
         suite=name,
         prompts=len(counts),

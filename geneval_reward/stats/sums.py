@@ -77,13 +77,13 @@ def counts_in_overall(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
     return official if official.any() else np.ones(len(tags), np.bool_)
 
 
-def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike, tags: Sequence[str] = TAGS) -> Floats:
+def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike, tags: Sequence[str] | None = None) -> Floats:
     """Average task scores as the benchmark's overall score does, giving every task with images equal weight.
 
     Args:
         total: `(..., t)` sum of scores per task.
         images: `(t,)` number of images per task.
-        tags: `(t,)` names of the tasks; see `counts_in_overall`.
+        tags: `(t,)` names of the tasks, for `counts_in_overall`; None if all of them count.
 
     Returns:
         `(...)` float64; NaN where no task has images.
@@ -92,14 +92,15 @@ def mean_of_task_means(total: npt.ArrayLike, images: npt.ArrayLike, tags: Sequen
         djghosh13/geneval `evaluation/summary_scores.py`.
 
     Examples:
-        >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0], ["colors", "counting", "position"]))
+        >>> float(mean_of_task_means([3, 1, 0], [4, 4, 0]))
         0.5
     """
     sums, counts = np.asarray(total, np.float64), np.asarray(images)
     present = counts > 0
     if not present.any():
         return np.full(sums.shape[:-1], np.nan)
-    present[present] = counts_in_overall([tag for tag, here in zip(tags, present.tolist(), strict=True) if here])
+    if tags is not None:
+        present[present] = counts_in_overall([tag for tag, here in zip(tags, present.tolist(), strict=True) if here])
     means: Floats = (sums[..., present] / counts[present]).mean(axis=-1)
     return means
 
