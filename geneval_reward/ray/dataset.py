@@ -21,7 +21,7 @@ from geneval_reward.results.merge import merge_shards
 from geneval_reward.results.record import failures_path
 
 if TYPE_CHECKING:
-    from geneval_reward.scorer import GenEvalScorer
+    from geneval_reward.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DatasetScores:
 def score_dataset(
     source: str | Path | Sequence[str | Path] | Source,
     out: str | Path,
-    scorer: str | Callable[[], GenEvalScorer] = "lite",
+    scorer: str | Callable[[], Scorer] = "lite",
     *,
     metadata: str | Path | None = None,
     workers: int | None = None,
@@ -71,7 +71,7 @@ def score_dataset(
             in the column `metadata` or in `tag`, `include`, `exclude`, `prompt`. Pass one file, a list of files, a folder of
             them, or the result of `geneval_reward.ray.shards.open_source`. Paths must be the same on all nodes.
         out: The results file. The files of the shards are kept in `<out>.shards/`.
-        scorer: The name of a backend, or a function that makes a scorer.
+        scorer: The name of a backend, a function that makes a scorer, or its import path.
         metadata: Records for a flat folder, as in `geneval_reward.results.layout.read_folder`.
         workers: Number of actors; None for as many as fit.
         cpus_per_worker: CPUs per actor.

@@ -21,7 +21,7 @@ from geneval_reward.service.isolation import score_separately
 if TYPE_CHECKING:
     from geneval_reward.ray.shards import Shard
     from geneval_reward.ray.work import ShardReport
-    from geneval_reward.scorer import GenEvalScorer
+    from geneval_reward.scorer import Scorer
 
 MAX_DEATHS: Final = 3
 """Number of actors that one piece of a batch may kill before the pool gives up on it."""
@@ -165,10 +165,10 @@ class ScoringActor:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._scorer: GenEvalScorer | None = None
+        self._scorer: Scorer | None = None
 
     @property
-    def scorer(self) -> GenEvalScorer:
+    def scorer(self) -> Scorer:
         """The scorer, made on first use because errors in an actor's constructor reach the driver only as its death."""
         if self._scorer is None:
             self._scorer = self._recipe.make()
@@ -176,7 +176,9 @@ class ScoringActor:
 
     def describe(self) -> Description:
         """Describe the scorer."""
-        return Description(self.scorer.name, self.scorer.rules, self.scorer.fingerprint(), self.scorer.batch_size)
+        return Description(
+            self.scorer.name, self.scorer.rules, self.scorer.fingerprint(), getattr(self.scorer, "batch_size", 16)
+        )
 
     def score(self, pixels: Sequence[npt.NDArray[np.uint8]], specs: Sequence[PromptSpec]) -> list[Verdict | str]:
         """Score images and return a verdict or an error message per image."""

@@ -186,7 +186,7 @@ class Recipe:
         UsageError: If `scorer` is a scorer object, or options are given with a function.
     """
 
-    scorer: str | Callable[[], GenEvalScorer] = "lite"
+    scorer: str | Callable[[], Scorer] = "lite"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

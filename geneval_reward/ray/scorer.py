@@ -18,11 +18,11 @@ from geneval_reward.ray.runtime import Recipe, Workers, import_ray
 from geneval_reward.vision.images import as_images
 
 if TYPE_CHECKING:
-    from geneval_reward.scorer import GenEvalScorer
+    from geneval_reward.scorer import Scorer
 
 
 class RayScorer:
-    """A [`Scorer`][geneval_reward.Scorer] whose models live in Ray actors: one per GPU, or per CPU if there is no GPU.
+    """A [`Scorer`][geneval_reward.scorer.protocol.Scorer] whose models live in Ray actors: one per GPU, or per CPU if there is no GPU.
 
     The metric, reward and callback accept it like a local scorer. The actors start on first use. A batch is split into pieces
     that go to whichever actor is free. If an actor dies, Ray restarts it and repeats its piece, so that nothing is lost or
@@ -52,7 +52,7 @@ class RayScorer:
 
     def __init__(
         self,
-        scorer: str | Callable[[], GenEvalScorer] = "lite",
+        scorer: str | Callable[[], Scorer] = "lite",
         *,
         workers: int | None = None,
         cpus_per_worker: float = 1,

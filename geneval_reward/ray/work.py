@@ -16,7 +16,7 @@ from geneval_reward.judge.verdict import Verdict
 from geneval_reward.ray.shards import Sample, Shard
 from geneval_reward.results import FailedImage, ResultWriter, RunIdentity
 from geneval_reward.results.scoring import make_row
-from geneval_reward.scorer import GenEvalScorer
+from geneval_reward.scorer import Scorer, fingerprint_id
 from geneval_reward.service.isolation import score_separately
 from geneval_reward.support.read_ahead import read_ahead
 from geneval_reward.vision.images import load_image
@@ -41,7 +41,7 @@ class ShardReport:
     failed: int
 
 
-def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
+def score_shard(scorer: Scorer, shard: Shard, path: Path) -> ShardReport:
     """Score the images of a shard that have no row yet.
 
     Args:
@@ -57,11 +57,12 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
         GenEvalError: If this shard has killed three workers at the same place.
     """
     tries = path.with_suffix(".tries")
-    identity = RunIdentity.of(scorer.rules, scorer.name, scorer.fingerprint_id)
+    fingerprint = fingerprint_id(scorer)
+    identity = RunIdentity.of(scorer.rules, scorer.name, fingerprint)
     with ResultWriter(path, resume=True, identity=identity) as writer:
         before = len(writer.done)
         _count_try(tries, shard, before)
-        for batch in read_ahead(_todo(shard, writer.done), _decode, scorer.batch_size):
+        for batch in read_ahead(_todo(shard, writer.done), _decode, getattr(scorer, "batch_size", 16)):
             good = [
                 (sample, image)
                 for sample, image in batch
@@ -75,7 +76,7 @@ def score_shard(scorer: GenEvalScorer, shard: Shard, path: Path) -> ShardReport:
                 if isinstance(answer, Exception)
             ]
             rows = [
-                make_row(sample, verdict, scorer, scorer.fingerprint_id)
+                make_row(sample, verdict, scorer, fingerprint)
                 for (sample, _), verdict in zip(good, answers, strict=True)
                 if isinstance(verdict, Verdict)
             ]

@@ -26,7 +26,7 @@ _SENDERS: Final = 4  # concurrent requests per batch
 
 
 class RemoteScorer:
-    """A [`Scorer`][geneval_reward.Scorer] that asks a server.
+    """A [`Scorer`][geneval_reward.scorer.protocol.Scorer] that asks a server.
 
     The metric, reward and callback accept it like a local scorer. Prompts are resolved here and sent as records, images are
     sent losslessly, and verdicts come back complete with their detections. A request is retried only if that can help (no
