@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RayScorer:
-    """A [`Scorer`][geneval_reward.scorer.protocol.Scorer] whose models live in Ray actors: one per GPU, or per CPU if there is no GPU.
+    """A scorer whose models live in Ray actors: one per GPU, or per CPU if there is no GPU.
 
     The metric, reward and callback accept it like a local scorer. The actors start on first use. A batch is split into pieces
     that go to whichever actor is free. If an actor dies, Ray restarts it and repeats its piece, so that nothing is lost or

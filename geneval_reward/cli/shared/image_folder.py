@@ -13,6 +13,7 @@ import typer
 from geneval_reward.cli.shared.options import check_choice
 from geneval_reward.cli.shared.suites import check_suite, choose_subset, read_suite
 from geneval_reward.errors import FileError, UsageError
+from geneval_reward.prompts import Vocabulary
 from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class ImageFolderPlan:
         _check_setup(self.out, setup)
         if part.index == 0:
             _announce(messages, chosen, self.images_per_prompt, len(new_texts))
+            _announce_unknown_words(messages, specs)
         jobs = plan_images(
             self.out,
             part.of(specs),
@@ -151,6 +153,16 @@ class ImageFolderPlan:
         if there:
             messages.print(f"{there} of {len(jobs)} images are there already")
         return jobs, generator
+
+
+def _announce_unknown_words(messages: Any, specs: Sequence[PromptSpec]) -> None:
+    """Say before images are made which prompts only a scorer of the user's own can judge; most often it is a misspelling."""
+    problems = [problem for spec in specs if (problem := Vocabulary().problem(spec)) is not None]
+    if problems:
+        messages.print(
+            f"{len(problems)} of {len(specs)} prompts have words that the package's own backends do not know, such as "
+            f"{problems[0]}; a scorer of your own may"
+        )
 
 
 def print_images_made(out: Path, jobs: Sequence[ImageJob], part: Shard) -> None:
