@@ -183,10 +183,8 @@ class GenEvalScore(Metric):
         by_prompt = torch.zeros_like(self.by_prompt, device="cpu")
         for verdict in verdicts:
             if verdict.spec.tag not in self.tags:
-                known = ", ".join(self.tags)
-                raise SpecError(
-                    f"tag: expected one of {known}, got {verdict.spec.tag!r}; give its records as `prompts`"
-                )
+                known, got = ", ".join(self.tags), verdict.spec.tag
+                raise SpecError(f"tag: expected one of {known}, got {got!r}; give its records as `prompts`")
             tag = self.tags.index(verdict.spec.tag)
             images[tag] += 1
             total[tag] += round(verdict.credit(self.credit) * self._steps)

@@ -7,10 +7,19 @@ from geneval_reward.prompts.pairs import (
     mirrored,
 )
 from geneval_reward.prompts.read import Prompts, read_prompts
-from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec, class_id
+from geneval_reward.prompts.spec import Exclude, Include, Position, PromptSpec
 from geneval_reward.prompts.suite import SUITE_SHA256, official_suite, resolve, suite_by_prompt
 from geneval_reward.prompts.training import DEFAULT_MIX, iter_training_prompts, meaning, training_prompts
-from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COLOR_IDS, COLORS, RELATIONS, TAGS, Vocabulary
+from geneval_reward.prompts.vocabulary import (
+    CLASS_IDS,
+    CLASS_NAMES,
+    COLOR_IDS,
+    COLORS,
+    RELATIONS,
+    TAGS,
+    Vocabulary,
+    class_id,
+)
 
 __all__ = [
     "CLASS_IDS",

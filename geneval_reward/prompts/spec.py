@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from geneval_reward.errors import FileError, SpecError
 from geneval_reward.prompts.messages import LONGEST_WORD, hint, shown
-from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES, COCO_ALIASES, RELATIONS, Vocabulary, check_tag
+from geneval_reward.prompts.vocabulary import RELATIONS, Vocabulary, check_tag
 from geneval_reward.prompts.wording import article, number_word, plural
 from geneval_reward.support.files import parse_json
 
@@ -195,23 +195,6 @@ class PromptSpec:
     def colored_class_names(self) -> tuple[str, ...]:
         """The classes that must have a colour, each once, in order of appearance."""
         return tuple(dict.fromkeys(item.class_name for item in self.include if item.color is not None))
-
-
-def class_id(name: str, where: str = "class") -> int:
-    """Look up the index of a class name in `CLASS_NAMES`.
-
-    Args:
-        name: One of the 80 class names.
-        where: What error messages call it.
-
-    Raises:
-        SpecError: If the name is not one of the 80; the message suggests the nearest one.
-    """
-    index = CLASS_IDS.get(name) if isinstance(name, str) else None
-    if index is None:
-        near = hint(name, CLASS_NAMES, COCO_ALIASES) or "; see geneval_reward.prompts.CLASS_NAMES"
-        raise SpecError(f"{where}: expected one of the 80 GenEval class names, got {shown(name)}{near}")
-    return index
 
 
 def _phrase(item: Include) -> str:

@@ -194,6 +194,23 @@ class Vocabulary:
         return f"{where}: expected one of {whose}, got {shown(name)}{rest}"
 
 
+def class_id(name: str, where: str = "class") -> int:
+    """Look up the index of a class name in `CLASS_NAMES`.
+
+    Args:
+        name: One of the 80 class names.
+        where: What error messages call it.
+
+    Raises:
+        SpecError: If the name is not one of the 80; the message suggests the nearest one.
+    """
+    index = CLASS_IDS.get(name) if isinstance(name, str) else None
+    if index is None:
+        near = hint(name, CLASS_NAMES, COCO_ALIASES) or "; see geneval_reward.prompts.CLASS_NAMES"
+        raise SpecError(f"{where}: expected one of the 80 GenEval class names, got {shown(name)}{near}")
+    return index
+
+
 def check_tag(tag: Any) -> str:
     """Check the name of a task: one of the six, or a name of one's own.
 
