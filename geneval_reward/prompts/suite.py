@@ -78,8 +78,8 @@ def resolve(prompt: Prompt, extra: Mapping[str, PromptSpec] | None = None) -> Pr
         return PromptSpec.from_text(prompt)
     except SpecError as error:
         raise SpecError(
-            f"prompt: expected a prompt text of the official suite or a sentence like them, got {prompt[:200]!r}; "
-            f"pass its record (tag, include, ...) instead ({error})"
+            f"prompt: expected a prompt text of the official suite, got {prompt[:200]!r}; pass its record (tag, include, ...) "
+            f"instead, or write a sentence like the suite's ({error})"
         ) from error
 
 

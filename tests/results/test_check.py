@@ -36,7 +36,7 @@ def test_every_problem_is_named_with_its_line(file):
         found.problems,
         [
             "line 3: include[0].class: expected one of the 80 GenEval class names, got 'dgo'; did you mean 'dog'?",
-            "line 7: prompt: expected a prompt text of the official suite or a sentence like them",
+            "line 7: prompt: expected a prompt text of the official suite, got 'a cup next to a dog'",
             "line 8: expected JSON, got",
             "line 10: expected UTF-8 text, got",
             "line 11: record: expected keys of tag, include, exclude, prompt, got 'exlude'; did you mean 'exclude'?",
