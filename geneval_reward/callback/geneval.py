@@ -61,8 +61,7 @@ class GenEvalCallback(LightningCallback):
 
     Args:
         scorer: Any `Scorer`, its import path (`module:attribute`), or the name of a backend; loaded on the trainer's device.
-        prompts: `"suite"` (all 553); a number per task, taken from the suite; a file with one record (or prompt text of
-            the suite) a line; or a list of specs, records or such texts.
+        prompts: What `read_prompts` takes: `"suite"`, 60 (in all), `"10/task"`, a file, or a list of records or sentences.
         images_per_prompt: Images of each prompt; the benchmark's published scores have 4.
         seed: Every image's noise comes from `seed_for(seed, prompt, index)`: the same in every round, whatever the batch
             size and number of processes. It also fixes which prompts a number or a budget picks.

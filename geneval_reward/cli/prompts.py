@@ -81,7 +81,7 @@ def prompts(
         geneval-reward prompts --check my_prompts.jsonl
     """
     if check is not None:
-        if suite or pairs or train is not None or tag is not None:
+        if suite or pairs or train is not None or task is not None:
             raise typer.BadParameter(
                 "expected it alone or with --backend, got what to print as well", param_hint="--check"
             )

@@ -72,7 +72,8 @@ SubsetSize = Annotated[
     ),
 ]
 Credit = Annotated[
-    str, typer.Option("--credit", help="What is averaged: official, strict, partial, dense or flow_grpo.")
+    str,
+    typer.Option("--credit", help="What is averaged: official, strict, partial, dense, flow_grpo, or module:function."),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.", show_default="the pipeline's own")]
 Guidance = Annotated[
