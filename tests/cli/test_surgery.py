@@ -60,7 +60,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(run, plan, tmp_path, model
         "twelve.json": "skip: expected numbers of sub-blocks, 0 to 11, got 12",
         "int4.json": "expected a CUDA device for int4",
         "text.json": "text.json: expected JSON",
-        "nothing.json": "nothing.json",
         "=cut.json": "--row: expected NAME=FILE",
         "dense=cut.json": "none called dense",
     }.items():
@@ -72,6 +71,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(run, plan, tmp_path, model
             _, code, found = run("surgery", "sizes", "pocket", "--plan", files, "--no-run")
             assert code == 2
             assert message in found, files
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):  # one line in `main`, as every OSError
+        run("surgery", "sizes", "pocket", "--plan", "nothing.json", "--no-run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     _, code, found = run("surgery", "table", "pocket", "--suite", "pocket", "--row", plan, "--out", "full")
