@@ -62,7 +62,7 @@ def part_sizes(pipeline: Any) -> list[PartSize]:
     Examples:
         >>> from geneval_reward.pocket import load_pipeline
         >>> [(part.name, part.parameters) for part in part_sizes(load_pipeline())][1]
-        ('text_encoder', 249344)
+        ('text_encoder', 249408)
     """
     return [
         PartSize(name, type(part).__name__, count_parameters(part), stored_bytes(part))
