@@ -30,6 +30,7 @@ from geneval_reward.pocket.scene import fulfils
 from geneval_reward.pocket.tokens_file import TOKENS_FOLDER
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import TAGS
+from geneval_reward.results.notation import DASH, difference_text, share_text
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
 
@@ -172,132 +173,96 @@ def rows_of(values):
 
 
 def score(values):
-    return "" if values is None else f"{overall(values, rows_of(values)):.3f}".removeprefix("0")
+    return share_text(None if values is None else overall(values, rows_of(values)))
 
 
 def by_task(values):
     rows = rows_of(values)
-    return [
-        f"{np.mean([v for v, s in zip(values, rows, strict=True) if s.tag == tag]):.2f}".removeprefix("0")
-        for tag in TAGS
-    ]
+    return [share_text(np.mean([v for v, s in zip(values, rows, strict=True) if s.tag == tag])) for tag in TAGS]
 
 
 def gain(base, own):
-    """Paired difference with a 95 % interval, over the images that both have."""
+    """Paired difference in points with a 95 % interval, over the images that both have."""
     if base is None or own is None:
-        return ""
+        return DASH
     each = min(len(base), len(own)) // len(SUITE)
     base, own = (values.reshape(len(SUITE), -1)[:, :each].ravel() for values in (base, own))
     rows = rows_of(own)
-    found = compare_paired(base, own, [spec.prompt for spec in rows], [spec.tag for spec in rows], draws=4000).overall
-    return f"{found.value:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
+    compared = compare_paired(base, own, [spec.prompt for spec in rows], [spec.tag for spec in rows], draws=4000)
+    return difference_text(compared.overall)
 
 
 def table(options):
     cells, students = Cells(), options.students
     everyone = {"teacher": ["teacher"], "student": students}
-    guidances = sorted({line["guidance"] for key, line in cells.found.items() if key[1] != "questions"})
+    names = sorted({key[0] for key in cells.found})
+    guidances = sorted({line["guidance"] for line in cells.found.values() if "guidance" in line})
+    heads = [f"{steps} steps" for steps in STEPS]
+
     print("Steps and guidance\n")
     rows = []
-    for label, names in everyone.items():
+    for label, runs in everyone.items():
         for guidance in guidances:
-            values = [cells.right(names, steps, guidance) for steps in STEPS]
+            values = [cells.right(runs, steps, guidance) for steps in STEPS]
             if any(value is not None for value in values):
-                rows.append([f"{label}, guidance {guidance:g}", *map(score, values)])
-    print(markdown_table(["", *(f"{steps} steps" for steps in STEPS)], rows))
+                rows.append([label, f"{guidance:g}", *map(score, values)])
+    print(markdown_table(["", "guidance", *heads], rows))
 
-    print("\nEqual forwards: the student without guidance against the teacher's best\n")
+    print("\nSamplers without guidance\n")
+    rows = []
+    for label, runs in everyone.items():
+        for sampler in SAMPLERS:
+            shown = [run for run in runs if (run, 1, 1.0, sampler) in cells.found]
+            if shown:
+                values = [cells.right(shown, steps, 1.0, sampler) for steps in STEPS]
+                alike = [[cells.found.get((run, steps, 1.0, sampler)) for run in shown] for steps in (1, 2, 4)]
+                layouts = [
+                    DASH if None in lines else f"{np.mean([x['layouts'] for x in lines]):.1f}" for lines in alike
+                ]
+                rows.append([f"{label}, {sampler}", len(shown), *map(score, values), *layouts])
+    print(markdown_table(["", "runs", *heads, *(f"layouts, {steps}" for steps in (1, 2, 4))], rows))
+
+    print("\nEqual forwards\n")
     rows = []
     for forwards in STEPS:
+        row: list = [forwards]
+        for sampler in ("plain", "top-k 4", "greedy"):
+            own, base = (cells.right(runs, forwards, 1.0, sampler) for runs in (students, ["teacher"]))
+            row += [score(own), gain(base, own)]
         own = cells.right(students, forwards, 1.0)
-        plain = cells.right(["teacher"], forwards, 1.0)
-        guided = [(cells.right(["teacher"], forwards // 2, g), g) for g in guidances if g != 1 and forwards > 1]
-        guided = [(value, g) for value, g in guided if value is not None]
-        best, at = max(guided, key=lambda pair: overall(pair[0], rows_of(pair[0])), default=(None, 0))
-        greedy = cells.right(["teacher"], forwards, 1.0, "greedy")
-        if own is None:
-            continue
-        each = len(own) // len(SUITE)
-        spread = None if greedy is None else np.repeat(greedy, each)
-        label = f"{score(best)} ({at:g})" if best is not None else ""
-        rows.append(
-            [
-                forwards,
-                score(own),
-                score(plain),
-                gain(plain, own),
-                label,
-                gain(best, own),
-                score(greedy),
-                gain(spread, own),
-            ]
-        )
-    header = [
-        "forwards",
-        "student",
-        "teacher, unguided",
-        "gain",
-        "guided, half the steps",
-        "gain",
-        "teacher, greedy",
-        "gain",
-    ]
-    print(markdown_table(header, rows))
+        guided = [cells.right(["teacher"], forwards // 2, g) for g in guidances if g > 1]
+        best = max((value for value in guided if value is not None), key=lambda v: overall(v, rows_of(v)), default=None)
+        rows.append([*row, score(best), gain(best, own)])
+    header = ["forwards"]
+    for sampler in ("plain", "top-k 4", "greedy"):
+        header += [f"student, {sampler}", "- teacher"]
+    print(markdown_table([*header, "teacher, guided, half the steps", "student, plain, - it"], rows))
 
     print("\nBy task\n")
     rows = []
-    for label, names, steps, guidance in [
-        *(("student", students, steps, 1.0) for steps in STEPS),
-        *(("teacher", ["teacher"], steps, g) for steps in STEPS for g in (1.0, 2.0)),
-    ]:
-        values = cells.right(names, steps, guidance)
-        if values is not None:
-            lines = [cells.found[name, steps, guidance, "plain"] for name in names]
-            seconds = np.mean([line["seconds"] for line in lines])
-            each = lines[0]["each"]
-            layouts = f"{np.mean([line['layouts'] for line in lines]):.2f} of {each}"
-            forwards = steps * (1 if guidance == 1 else 2)
-            rows.append(
-                [
-                    f"{label}, {steps} steps, guidance {guidance:g}",
-                    forwards,
-                    f"{1000 * seconds:.1f}",
-                    *by_task(values),
-                    score(values),
-                    layouts,
-                ]
-            )
-    tags = ["single", "two", "counting", "colors", "position", "colour attr."]
-    print(markdown_table(["", "forwards", "CPU ms", *tags, "overall", "layouts"], rows))
-
-    print("\nSamplers\n")
-    rows = []
-    for label, names in everyone.items():
-        names = names[:1]
-        for sampler in SAMPLERS:
-            for guidance in guidances:
-                values = [cells.right(names, steps, guidance, sampler) for steps in STEPS]
-                if all(value is not None for value in values[:2]):
-                    shown = [f"{label}, {sampler}", f"{guidance:g}", *map(score, values)]
-                    layouts = [cells.found.get((names[0], steps, guidance, sampler)) for steps in (1, 2, 4)]
-                    rows.append(shown + [f"{line['layouts']:.1f}" if line else "" for line in layouts])
-    print(markdown_table(["", "guidance", *(f"{s} steps" for s in STEPS), *(f"layouts, {s}" for s in (1, 2, 4))], rows))
+    for label, runs in everyone.items():
+        for guidance in (1.0, 2.0):
+            for steps in STEPS:
+                values = cells.right(runs, steps, guidance)
+                if values is not None:
+                    lines = [cells.found[run, steps, guidance, "plain"] for run in runs]
+                    seconds = f"{1000 * np.mean([line['seconds'] for line in lines]):.1f}"
+                    forwards = steps * (1 if guidance == 1 else 2)
+                    layouts = f"{np.mean([line['layouts'] for line in lines]):.2f} of {lines[0]['each']}"
+                    name = f"{label}, {steps} steps, guidance {guidance:g}"
+                    rows.append([name, forwards, seconds, *by_task(values), score(values), layouts])
+    print(markdown_table(["", "forwards", "CPU ms", *TAGS, "overall", "layouts"], rows))
 
     print("\nRuns\n")
-    rows, names = [], sorted({key[0] for key in cells.found})
+    rows = []
     for name in names:
         values = [cells.right([name], steps, 1.0) for steps in STEPS]
-        asked = cells.questions([name])
-        rows.append(
-            [
-                name,
-                *map(score, values),
-                score(asked),
-                gain(cells.questions(["teacher"]), asked) if name != "teacher" else "",
-            ]
-        )
-    print(markdown_table(["run", *(f"{steps} steps" for steps in STEPS), "answers true", "change"], rows))
+        few = [cells.right([name], steps, 1.0, "top-k 4") for steps in (1, 2, 4)]
+        asked, base = cells.questions([name]), cells.questions(["teacher"])
+        rows.append([name, *map(score, values), *map(score, few), score(asked), gain(base, asked)])
+    print(
+        markdown_table(["run", *heads, *(f"top-k 4, {steps}" for steps in (1, 2, 4)), "answers true", "change"], rows)
+    )
 
     print("\nBy lite\n")
     rows = []
