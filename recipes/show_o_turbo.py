@@ -28,7 +28,7 @@ needed, no images. One epoch is one Lightning batch:
 | text | Jacobi trajectories of long texts | 10 CE + consistency, times 0.5 | soft CE on the teacher's answers, not accelerated |
 | what is read | - | LLaVA's photographs | the teacher's own paintings |
 | paths | - | made again for every step | `passes` steps over each path: paths cost the most |
-| optimizer | all weights | AdamW 1e-5, constant, batch 4, clip 1 | AdamW 1e-3: a small model and hundreds of steps |
+| optimizer | all weights | AdamW 1e-5, constant, batch 4, clip 1 | AdamW 1e-3, falling to 0, batch 64: hundreds of steps |
 | sampling | top-k at 2 and 4 steps | 200 or 500 of 8,192 codes | `paint(top_k=...)`, swept in docs/unified.md |
 
 Needs the extra `lightning`.
@@ -100,7 +100,7 @@ class ShowOTurbo(LightningModule):
         target_decay: Decay of the moving average of the student that is the target; 0 for the student itself, as released.
         text_weight: Weight of the loss against the teacher's answers; 0 leaves it out.
         text_batch: Paintings of a batch that are asked about in an optimizer step; other ones each time.
-        learning_rate: Learning rate of AdamW.
+        learning_rate: Learning rate of AdamW in the first epoch; see `rate`.
         passes: Optimizer steps over each batch of paths, each with newly drawn k.
         eval_steps: Steps of `generate`.
         save: Folder for the student's weights after each stage, `segments-8` and so on, which `load_tokens` reads; None: none.
@@ -118,14 +118,14 @@ class ShowOTurbo(LightningModule):
         teacher_steps: int = 8,
         teacher_guidance: float = 2.0,
         segments: Sequence[int] = (8, 4, 2, 1),
-        epochs_per_stage: int = 2,
+        epochs_per_stage: int = 1,
         teacher_weight: float = 1.0,
         consistency_weight: float = 0.0,
         target_decay: float = 0.0,
         text_weight: float = 0.5,
-        text_batch: int = 8,
+        text_batch: int = 16,
         learning_rate: float = 1e-3,
-        passes: int = 16,
+        passes: int = 8,
         eval_steps: int = 4,
         save: str | None = None,
     ) -> None:
@@ -178,8 +178,16 @@ class ShowOTurbo(LightningModule):
         """Index of the epoch's stage."""
         return min(self.current_epoch // self.epochs_per_stage, len(self.segments) - 1)
 
+    def rate(self) -> float:
+        """Share of the learning rate in this epoch: it falls linearly over `max_epochs`, and is 1 if they are not limited."""
+        epochs = self.trainer.max_epochs
+        return 1 - self.current_epoch / epochs if epochs is not None and epochs > 0 else 1.0
+
     def training_step(self, batch: train.RolloutBatch, batch_idx: int) -> None:
         """One epoch of the method."""
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate * self.rate()
         with train.errors_together(f"paths of epoch {batch.epoch}", self.trainer):
             paths = self.rollout(batch)
         metrics = self.update(paths)
