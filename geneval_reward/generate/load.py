@@ -86,7 +86,7 @@ def load_generator(
         named = {_TOKEN_ARGUMENTS.get(name, name): value for name, value in arguments.items()}
         named |= {} if batch_size is None else {"batch_size": batch_size}
         return load_token_model(model, device=place, dtype=DTYPES.get(precision), **named)
-    own = _taken(import_object(model, "model"), arguments) if is_import_path(model) else {}
+    own = own_arguments(model, arguments)
     arguments = {name: value for name, value in arguments.items() if name not in own}
     pipe = load_pipeline(model, precision, arguments=own)
     if isinstance(pipe, Generator):
@@ -147,10 +147,20 @@ def load_pipeline(
     return import_object(source, "model")(**(arguments or {}))
 
 
-def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Select the arguments that a function has parameters for."""
+def own_arguments(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the arguments that go to the function that `model` names, rather than to each call of what it returns.
+
+    Args:
+        model: What `load_generator` takes.
+        arguments: Its further arguments.
+
+    Returns:
+        Those that the function has parameters for; none if `model` is not `module:function` or `file.py:function`.
+    """
+    if not is_import_path(model):
+        return {}
     try:
-        names = inspect.signature(function).parameters
+        names = inspect.signature(import_object(model, "model")).parameters
     except (TypeError, ValueError):
         return {}
     return {name: value for name, value in arguments.items() if name in names}

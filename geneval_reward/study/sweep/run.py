@@ -13,6 +13,7 @@ from geneval_reward.generate import DiffusersGenerator, Generator, ImageJob, loa
 from geneval_reward.generate.foreign import ForeignGenerator
 from geneval_reward.generate.generator import notes_of
 from geneval_reward.generate.identity import identify
+from geneval_reward.generate.load import own_arguments
 from geneval_reward.generate.write import write_json
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.results import GeneratorNotes, ResultRow, ResultWriter, RunIdentity, read_results
@@ -163,6 +164,10 @@ class SweepRunner:
         fixed_loading, fixed_calling = Cell(self.sweep.fixed).arguments(aliases=aliases)
         loading, calling = fixed_loading | loading, fixed_calling | calling
         model = loading.pop("model", self.sweep.model)
+        if aliases:
+            # What a function makes depends on these, so a generator made with others must not be used again.
+            own = own_arguments(str(model), calling)
+            loading, calling = loading | own, {name: value for name, value in calling.items() if name not in own}
         key = json.dumps([model, loading], sort_keys=True, default=str)
         if self._loaded is not None and self._loaded[0] == key and isinstance(self._loaded[1], DiffusersGenerator):
             old = self._loaded[1]

@@ -13,6 +13,7 @@ from geneval_reward import GenEvalScorer
 from geneval_reward.errors import ResultsError
 from geneval_reward.generate import CallableGenerator
 from geneval_reward.judge import Detections
+from geneval_reward.pocket import pocket_suite
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.results import read_results
 from geneval_reward.results.tables import render
@@ -248,6 +249,24 @@ def test_real_pipelines_with_random_weights(tmp_path) -> None:
         assert not math.isnan(sweep_table(sweep, 2, draws=100).rows[0].timing.seconds)
     assert sizes == {(32, (32, 32)), (64, (64, 64))}
     assert len(pictures) == 8, "every argument must matter"
+
+
+def test_a_function_that_makes_the_pipeline_is_called_for_each_of_its_arguments(tmp_path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from geneval_reward.pocket import load_pipeline\n"
+        "def make(shift):\n"
+        "    pipe = load_pipeline()\n"
+        "    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=shift)\n"
+        "    return pipe\n"
+    )
+    cells = make_cells({"shift": [1.0, 3.0], "steps": [3, 4]})
+    sweep = Sweep(tmp_path, f"{tmp_path / 'own.py'}:make", cells, pocket_suite()[:1], (0,), 1, device="cpu")
+    runner = SweepRunner(sweep, World().scorer)
+    pictures = set()
+    for cell in sweep.cells:
+        runner.run(cell)
+        pictures.add((sweep.folder(cell) / "00000/samples/0000.png").read_bytes())
+    assert len(pictures) == 4, "every argument must matter"
 
 
 def test_settings_of_others_stay_text_in_every_table(world, tmp_path) -> None:
