@@ -19,7 +19,7 @@ needed, no images. One epoch is one Lightning batch:
 | | paper | released code (zhijie-group/Show-o-Turbo, 6dd6b0e) | here, and why |
 |---|---|---|---|
 | model | Show-o, 256 or 1,024 codes | the same | `PocketTokens`, 18 codes: Show-o's sampler and attention |
-| teacher | guided Show-o | frozen original in all stages, 16 or 32 steps | the same, 8 steps: it gains nothing from more |
+| teacher | guided Show-o | frozen original in all stages, 16 or 32 steps | the same, 8 steps: its samples gain nothing from 16 |
 | path | sampled trajectory | greedy codes, confidence without noise: one path per prompt | as released |
 | segments | shrink in stages to 1 | two scripts: 8 of 32 steps, and 1 of 16 | 8, 4, 2, 1 in one run |
 | end of a segment | - | first step of the next segment, or the last step | as released |
@@ -201,11 +201,8 @@ class ShowOTurbo(LightningModule):
         """Paint the epoch's prompts with the guided teacher, greedily, and let it answer questions about its paintings."""
         found = []
         for specs, slots in batch.split():
-            text, generators, logits = (
-                self.teacher.read([s.prompt for s in specs]),
-                batch.generators(slots),
-                list[Tensor](),
-            )
+            text = self.teacher.read([spec.prompt for spec in specs])
+            generators, logits = batch.generators(slots), list[Tensor]()
 
             def guided(codes: Tensor, text: Tensor = text, logits: list[Tensor] = logits) -> Tensor:
                 logits.append(self.teacher.logits(text, codes, self.teacher_guidance))

@@ -41,6 +41,11 @@ class Rows(lightning.Callback):
         self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items()})
 
 
+class StopAfterTwo(lightning.Callback):
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = trainer.current_epoch == 1
+
+
 def fit(module, folder, epochs=1, prompts=None, callbacks=(), ckpt_path=None):
     rows = Rows()
     trainer = lightning.Trainer(
@@ -48,7 +53,7 @@ def fit(module, folder, epochs=1, prompts=None, callbacks=(), ckpt_path=None):
         devices=1,
         max_epochs=epochs,
         logger=False,
-        enable_checkpointing=bool(callbacks),
+        enable_checkpointing=any(isinstance(callback, EpochCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -174,7 +179,8 @@ def test_resume_is_exact(turbo, tmp_path):
     whole = turbo(consistency_weight=0.1, target_decay=0.5)
     fit(whole, tmp_path, epochs=3)
     half = turbo(consistency_weight=0.1, target_decay=0.5)
-    fit(half, tmp_path, epochs=2, callbacks=[EpochCheckpoint(str(tmp_path))])
+    fit(half, tmp_path, epochs=3, callbacks=[EpochCheckpoint(str(tmp_path)), StopAfterTwo()])
+    assert half.updates == 2
     assert not torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     torch.randn(7)  # what was drawn in between must not matter
     resumed = turbo(consistency_weight=0.1, target_decay=0.5)
@@ -185,6 +191,18 @@ def test_resume_is_exact(turbo, tmp_path):
     for name, parameter in whole.weights.trained().items():
         assert torch.equal(parameter, resumed.weights.trained()[name]), name
         assert torch.equal(whole.target.averages[name], resumed.target.averages[name]), name
+
+
+def test_the_rate_falls_to_zero(turbo, tmp_path):
+    module = turbo(learning_rate=1e-3, text_weight=0.0)
+    rates = []
+
+    class Rates(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(module, tmp_path, epochs=4, callbacks=[Rates()])
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
 def test_generate_paints_with_the_student_in_few_steps(turbo):
