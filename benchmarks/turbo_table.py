@@ -33,6 +33,7 @@ from geneval_reward.prompts import TAGS
 from geneval_reward.results.notation import DASH, difference_text, share_text
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
+from geneval_reward.train.data import read_training_prompts
 
 CELLS = Path(__file__).with_name("turbo_cells.jsonl")
 STEPS = (1, 2, 4, 8, 16)
@@ -44,6 +45,16 @@ SAMPLERS = {
     "greedy": {"temperature": 0.0, "choice_noise": 0.0},
 }
 SUITE = pocket_suite()
+TRAINING = " on training prompts"
+"""Ending of the names of runs that are measured on 200 prompts of the training's."""
+
+
+def specs_of(name):
+    """The prompts that a run is measured on."""
+    if not name.endswith(TRAINING):
+        return SUITE
+    distinct = {spec.prompt: spec for spec in read_training_prompts("pocket", 0)}
+    return tuple(distinct.values())[: len(SUITE)]
 
 
 def images_each(steps):
@@ -53,21 +64,21 @@ def images_each(steps):
 
 def cells_of(options):
     """(steps, guidance, sampler) to measure, cheapest first."""
-    plain = [(steps, guidance, "plain") for steps in STEPS for guidance in options.guidance]
+    plain = [(steps, guidance, "plain") for steps in options.steps for guidance in options.guidance]
     others = [
         (steps, guidance, name)
         for name in options.samplers
-        for steps in STEPS
+        for steps in options.steps
         for guidance in options.sampler_guidance
         if steps <= 8 or name == "greedy"
     ]
     return sorted(plain + others, key=lambda cell: cell[0] * (1 if cell[1] == 1 else 2))
 
 
-def paint(model, steps, guidance, sampler):
-    """Codes of the suite, image by image of each prompt, and CPU seconds per image."""
+def paint(model, specs, steps, guidance, sampler):
+    """Codes for the prompts, image by image of each prompt, and CPU seconds per image."""
     each = 1 if sampler == "greedy" else images_each(steps)
-    jobs = [(spec.prompt, seed_for(0, spec.prompt, index)) for spec in SUITE for index in range(each)]
+    jobs = [(spec.prompt, seed_for(0, spec.prompt, index)) for spec in specs for index in range(each)]
     begun, parts = time.process_time(), []
     for first in range(0, len(jobs), 100):
         prompts, seeds = zip(*jobs[first : first + 100], strict=True)
@@ -83,24 +94,24 @@ def layout(scene):
 
 def measure(options):
     done = {key_of(line) for line in read_cells()}
-    model = load_tokens(folder=options.folder)
+    model, specs = load_tokens(folder=options.folder), specs_of(options.name)
 
     def keep(line):
         with CELLS.open("a") as file:
             file.write(json.dumps({"name": options.name} | line) + "\n")
         print(options.name, {name: value for name, value in line.items() if name not in ("right", "lite")}, flush=True)
 
-    if (options.name, "questions") not in done:
+    if specs == SUITE and (options.name, "questions") not in done:
         keep({"questions": questions(model)})
     scorer = None
     for steps, guidance, sampler in cells_of(options):
         judged = [str(steps), f"{guidance:g}"] in [cell.split(":") for cell in options.judge] and sampler == "plain"
         if (options.name, steps, guidance, sampler, judged) in done:
             continue
-        codes, seconds = paint(model, steps, guidance, sampler)
-        each = len(codes) // len(SUITE)
+        codes, seconds = paint(model, specs, steps, guidance, sampler)
+        each = len(codes) // len(specs)
         scenes = decode(codes)
-        rows = [spec for spec in SUITE for _ in range(each)]
+        rows = [spec for spec in specs for _ in range(each)]
         right = [fulfils(scene, spec) for scene, spec in zip(scenes, rows, strict=True)]
         layouts = [
             len({layout(scene) for scene in scenes[first : first + each]}) for first in range(0, len(scenes), each)
@@ -168,12 +179,12 @@ class Cells:
         return np.mean([[int(bit) for bit in self.found[name, "questions"]["questions"]] for name in names], 0)
 
 
-def rows_of(values):
-    return [spec for spec in SUITE for _ in range(len(values) // len(SUITE))]
+def rows_of(values, specs=SUITE):
+    return [spec for spec in specs for _ in range(len(values) // len(specs))]
 
 
-def score(values):
-    return share_text(None if values is None else overall(values, rows_of(values)))
+def score(values, specs=SUITE):
+    return share_text(None if values is None else overall(values, rows_of(values, specs)))
 
 
 def by_task(values):
@@ -181,13 +192,13 @@ def by_task(values):
     return [share_text(np.mean([v for v, s in zip(values, rows, strict=True) if s.tag == tag])) for tag in TAGS]
 
 
-def gain(base, own):
+def gain(base, own, specs=SUITE):
     """Paired difference in points with a 95 % interval, over the images that both have."""
     if base is None or own is None:
         return DASH
-    each = min(len(base), len(own)) // len(SUITE)
-    base, own = (values.reshape(len(SUITE), -1)[:, :each].ravel() for values in (base, own))
-    rows = rows_of(own)
+    each = min(len(base), len(own)) // len(specs)
+    base, own = (values.reshape(len(specs), -1)[:, :each].ravel() for values in (base, own))
+    rows = rows_of(own, specs)
     compared = compare_paired(base, own, [spec.prompt for spec in rows], [spec.tag for spec in rows], draws=4000)
     return difference_text(compared.overall)
 
@@ -255,7 +266,7 @@ def table(options):
 
     print("\nRuns\n")
     rows = []
-    for name in names:
+    for name in (name for name in names if not name.endswith(TRAINING)):
         values = [cells.right([name], steps, 1.0) for steps in STEPS]
         few = [cells.right([name], steps, 1.0, "top-k 4") for steps in (1, 2, 4)]
         asked, base = cells.questions([name]), cells.questions(["teacher"])
@@ -263,6 +274,16 @@ def table(options):
     print(
         markdown_table(["run", *heads, *(f"top-k 4, {steps}" for steps in (1, 2, 4)), "answers true", "change"], rows)
     )
+
+    print("\nOn training prompts\n")
+    rows, specs = [], specs_of(TRAINING)
+    for name in (name for name in names if name.endswith(TRAINING)):
+        row = [name.removesuffix(TRAINING)]
+        for steps in (1, 2, 4):
+            own, base = (cells.right([run], steps, 1.0) for run in (name, "teacher" + TRAINING))
+            row += [score(own, specs), gain(base, own, specs)]
+        rows.append(row)
+    print(markdown_table(["run", *(text for steps in (1, 2, 4) for text in (f"{steps} steps", "- teacher"))], rows))
 
     print("\nBy lite\n")
     rows = []
@@ -279,8 +300,13 @@ def main():
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("measure")
     one.set_defaults(run=measure)
-    one.add_argument("--name", required=True, help="name of the run in the tables; `teacher` is the one compared with")
+    one.add_argument(
+        "--name",
+        required=True,
+        help=f"name of the run in the tables; `teacher` is the one compared with; ...{TRAINING}: on those",
+    )
     one.add_argument("--folder", type=Path, default=TOKENS_FOLDER)
+    one.add_argument("--steps", type=int, nargs="+", default=STEPS)
     one.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     one.add_argument("--samplers", nargs="*", default=[], choices=[name for name in SAMPLERS if name != "plain"])
     one.add_argument("--sampler-guidance", type=float, nargs="+", default=[1.0])
