@@ -1,11 +1,17 @@
 """Show-o Turbo on the pocket token model: steps x guidance x sampler for the teacher and students, and the tables of the docs.
 
+    recipe="python recipes/show_o_turbo.py fit --config configs/show_o_turbo_pocket.yaml"
+    measure="python benchmarks/turbo_table.py measure"
     for seed in 0 1 2; do
-      python recipes/show_o_turbo.py fit --config configs/show_o_turbo_pocket.yaml --data.seed $seed \
-        --model.save out/turbo/seed-$seed
+      $recipe --data.seed $seed --model.save out/turbo/seed-$seed
+      $measure --name seed-$seed --folder out/turbo/seed-$seed/segments-1 --samplers greedy "top-k 4" --judge 1:1 4:1
+      $measure --name "seed-$seed on training prompts" --folder out/turbo/seed-$seed/segments-1 --guidance 1 --steps 1 2 4
     done
-    python benchmarks/turbo_table.py measure --name teacher
-    python benchmarks/turbo_table.py measure --name seed-0 --folder out/turbo/seed-0/segments-1
+    $recipe --data.seed 0 --model.save out/turbo/no-text --model.text_weight 0
+    $measure --name no-text --folder out/turbo/no-text/segments-1 --guidance 1 --samplers "top-k 4"
+    $measure --name first-stage --folder out/turbo/seed-0/segments-8 --guidance 1 --samplers "top-k 4"
+    $measure --name teacher --guidance 1 2 5 --samplers greedy "top-k 64" "top-k 16" "top-k 4" --judge 1:1 4:1 16:2
+    $measure --name "teacher on training prompts" --guidance 1 --steps 1 2 4
     python benchmarks/turbo_table.py table
 
 `measure` adds one line per cell to benchmarks/turbo_cells.jsonl and goes on where it stopped. All cells have the 200 prompts
