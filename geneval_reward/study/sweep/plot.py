@@ -141,4 +141,7 @@ def _label(axes: Axes, rows: list[SweepRow], axis: str | None) -> None:
                 textcoords="offset points",
                 fontsize=7,
                 color="0.25",
+                # Whiskers of other settings often run through the place of a label.
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+                zorder=6,
             )
