@@ -53,6 +53,9 @@ class World:
             def fingerprint(self):
                 return {"name": "light is an object"}
 
+            def to(self, device):
+                return self
+
             def detect(self, images, wanted):
                 found = []
                 for image, want in zip(images, wanted, strict=True):
