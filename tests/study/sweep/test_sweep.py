@@ -50,6 +50,8 @@ class World:
 
     def scorer(self):
         class Detector:
+            name = "light"
+
             def fingerprint(self):
                 return {"name": "light is an object"}
 
