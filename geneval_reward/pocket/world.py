@@ -9,8 +9,9 @@ from itertools import permutations
 import numpy as np
 
 from geneval_reward.errors import UsageError
+from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.scene import LOOKS, MAX_OBJECTS, POCKET_CLASSES, POCKET_COLORS, Item, Scene, fulfils
-from geneval_reward.prompts import COLORS, PromptSpec
+from geneval_reward.prompts import COLORS, TAGS, PromptSpec
 
 # Left and right, or top and bottom, or the four quarters: centres of places that do not overlap.
 _QUARTERS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
@@ -149,6 +150,24 @@ def sample_captioned(spec: PromptSpec, rng: np.random.Generator, noise: Noise) -
         items = _arrange([(item.class_name, item.color) for item in items], rng)
         items = _shuffled_places(items, rng)
     return Scene(tuple(items), scene.ground)
+
+
+def sample_training_scenes(
+    rng: np.random.Generator, count: int, mix: Mapping[str, int], noise: Noise
+) -> tuple[list[PromptSpec], list[Scene]]:
+    """Draw captions that are not held out, and scenes about which they may be wrong: what the packaged model learned from.
+
+    Args:
+        rng: Random generator.
+        count: Number of scenes.
+        mix: Weight of each task's captions.
+        noise: How often a caption is wrong.
+    """
+    tags = [tag for tag in TAGS if mix.get(tag)]
+    shares = np.array([mix[tag] for tag in tags], float)
+    pools = [training_specs()[tags[tag]] for tag in rng.choice(len(tags), size=count, p=shares / shares.sum())]
+    specs = [pool[int(rng.integers(len(pool)))] for pool in pools]
+    return specs, [sample_captioned(spec, rng, noise) for spec in specs]
 
 
 def _shuffled_places(items: list[Item], rng: np.random.Generator) -> list[Item]:

@@ -118,12 +118,14 @@ class Unit:
         block: The block that it is a part of; None for a block.
         parameters: Number of its weights.
         stand_in: Makes a module without weights for its place.
+        hows: What can stand in for it; only attention and feed-forward parts have a choice.
     """
 
     name: str
     block: str | None
     parameters: int
     stand_in: Callable[[How], nn.Module]
+    hows: tuple[How, ...] = ("zero",)
 
 
 def removable(pipeline: Any, part: str = "transformer") -> dict[str, Unit]:
@@ -152,7 +154,8 @@ def removable(pipeline: Any, part: str = "transformer") -> dict[str, Unit]:
         for name, inner in parts.items():
             stand_in = _stand_in(seam, inner) if name.startswith(f"{block}.") else None
             if stand_in is not None:
-                found[name] = Unit(name, block, _count(inner.module), stand_in)
+                hows: tuple[How, ...] = ("zero", "identity") if stand_in == inner.bypass else ("zero",)
+                found[name] = Unit(name, block, _count(inner.module), stand_in, hows)
     return found
 
 

@@ -3,7 +3,7 @@
 policy     a diffusers pipeline as a flow policy: SD3, FLUX and the pocket model
 unified    models that paint and answer: the protocol, and the pocket token model;  janus  Janus of transformers
 weights    the policy's weights in three roles (trained, old, reference) and their average
-data       groups of prompts, split over ranks
+data       groups of prompts, split over ranks;  captions  prompts with latents, for training without a reward
 rewards    images scored while the next ones are sampled
 epoch      the batches of an epoch and their advantages
 ranks      errors, gradients and logged numbers across ranks;  sharding  weights spread over ranks
@@ -12,6 +12,7 @@ lora       exports trained adapters;  audit  a second judge;  reader_audit  a ju
 tiny       random pipelines for tests
 """
 
+from geneval_reward.train.captions import CaptionBatch, Captions, NoisedBatch, add_noise
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
 from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
 from geneval_reward.train.epoch import Batch, Samples, deal_advantages, split_evenly, velocity_norm
@@ -48,11 +49,14 @@ __all__ = [
     "UNIFIED_METHODS",
     "AnswerReward",
     "Batch",
+    "CaptionBatch",
+    "Captions",
     "Conditions",
     "EpochCheckpoint",
     "FSDP2Strategy",
     "FlowPolicy",
     "MetricSums",
+    "NoisedBatch",
     "Painted",
     "PocketUnified",
     "PolicyAverage",
@@ -65,6 +69,7 @@ __all__ = [
     "Samples",
     "Scores",
     "UnifiedModel",
+    "add_noise",
     "check_same_tensors",
     "check_sampler",
     "check_strategy",

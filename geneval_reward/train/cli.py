@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
-
-from geneval_reward.train.data import PromptGroups
 
 TRAINER_DEFAULTS: Final[dict[str, Any]] = {
     "use_distributed_sampler": False,  # our own sampler makes the groups
@@ -54,7 +52,9 @@ class EpochCheckpoint(ModelCheckpoint):
 class RecipeCLI(LightningCLI):
     """LightningCLI with these defaults; the recipe makes its own optimizer."""
 
-    def __init__(self, model: type[LightningModule], data: type[PromptGroups], args: list[str] | None = None) -> None:
+    def __init__(
+        self, model: type[LightningModule], data: type[LightningDataModule], args: list[str] | None = None
+    ) -> None:
         super().__init__(
             model,
             data,

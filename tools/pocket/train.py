@@ -33,9 +33,8 @@ from torch.utils.data import DataLoader, IterableDataset
 import geneval_reward
 from geneval_reward.pocket.build import build_pipeline
 from geneval_reward.pocket.codec import CENTRE, CHANNELS, encode_scenes
-from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.text import MAX_TOKENS, encode_text, make_tokenizer
-from geneval_reward.pocket.world import Noise, sample_captioned
+from geneval_reward.pocket.world import Noise, sample_training_scenes
 from geneval_reward.prompts import TAGS
 
 Batch = dict[str, torch.Tensor]
@@ -46,10 +45,7 @@ class CaptionedScenes(IterableDataset[Batch]):
 
     def __init__(self, seed: int, first: int, last: int, batch_size: int, mix: Mapping[str, int], noise: Noise) -> None:
         self.seed, self.first, self.last, self.batch_size, self.noise = seed, first, last, batch_size, noise
-        self.tags = [tag for tag in TAGS if mix.get(tag)]
-        shares = np.array([mix[tag] for tag in self.tags], float)
-        self.shares = shares / shares.sum()
-        self.specs = training_specs()
+        self.mix = mix
         self.tokenizer = make_tokenizer()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -58,10 +54,7 @@ class CaptionedScenes(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
-        tags = rng.choice(len(self.tags), size=self.batch_size, p=self.shares)
-        pools = [self.specs[self.tags[tag]] for tag in tags]
-        specs = [pool[int(rng.integers(len(pool)))] for pool in pools]
-        scenes = [sample_captioned(spec, rng, self.noise) for spec in specs]
+        specs, scenes = sample_training_scenes(rng, self.batch_size, self.mix, self.noise)
         words = self.tokenizer(
             [spec.prompt for spec in specs], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
         )
