@@ -20,11 +20,15 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
 from geneval_reward import GenEvalScorer, surgery, train
 from geneval_reward.pocket import pocket_suite
+from geneval_reward.prompts import TAGS
+from geneval_reward.results.tables import markdown_table
+from geneval_reward.stats import compare_paired
 from geneval_reward.surgery.scores import FixedNoise
 from geneval_reward.train.recipes import load_recipe
 
@@ -251,12 +255,84 @@ class Bench:
                     continue
                 policy = self.load(line)
                 if kind:
-                    surgery.quantize(policy.pipeline, kind)
+                    surgery.quantize(policy.pipeline, "transformer", kind).apply(policy.pipeline)
                 scores = {"row": name, "bytes": surgery.stored_bytes(policy.transformer)}
                 scores |= {"truth": self.truth(policy.pipeline)} if kind else {"lite": lite(policy.pipeline)}
                 with path.open("a") as out:
                     out.write(json.dumps(scores) + "\n")
                 print(f"{name}: {self.truth.mean(scores.get('truth') or scores['lite']):.3f}", flush=True)
+
+    # The tables.
+
+    def table(self):
+        rows = {}
+        for line in self.lines():
+            rows.setdefault(line["row"], []).append(line)
+        judged = [json.loads(line) for line in (self.out / "judged.jsonl").read_text().splitlines()]
+        lite = {line["row"]: self.truth.mean(line["lite"]) for line in judged if "lite" in line}
+        rows |= {
+            line["row"]: [rows[line["row"].removesuffix(", nf4")][0] | line] for line in judged if "lite" not in line
+        }
+        dense, tuned = rows["dense"], rows["dense, stage 2"]
+        self.contribution_table()
+        for kind in ("prune", "graft"):
+            header = ["model", "truth", "lite", "seeds", "- dense, points"]
+            header += ["- dense with stage 2, points", "held-out error"] if kind == "graft" else []
+            table = []
+            for row, lines in rows.items():
+                if lines[0]["table"] != kind:
+                    continue
+                cells = [row, f"{np.mean([self.truth.mean(line['truth']) for line in lines]):.3f}"]
+                cells += [f"{lite[row]:.3f}" if row in lite else "", len(lines), self.difference(dense, lines)]
+                if kind == "graft":
+                    errors = [error for line in lines for error in line.get("errors", {}).values()]
+                    cells += [self.difference(tuned, lines)]
+                    cells += [f"{min(errors):.3f} to {max(errors):.3f}" if errors else ""]
+                cells += [
+                    f"{lines[0]['parameters'] / 1e6:.2f}",
+                    f"{lines[0]['bytes'] / 1e6:.2f}",
+                    f"{lines[0]['flops'] / 1e6:.1f}",
+                ]
+                table.append(cells)
+            print(markdown_table([*header, "weights, M", "bytes, MB", "MFLOPs"], table), end="\n\n")
+            print(
+                markdown_table(
+                    ["model", *TAGS], [[row, *self.tasks(rows[row])] for row in rows if rows[row][0]["table"] == kind]
+                ),
+                end="\n\n",
+            )
+
+    def difference(self, base, lines):
+        """Difference of truth in points with a 95 % interval; the seeds of training count as images of a prompt."""
+        if base is lines:
+            return ""
+        start = [base[min(index, len(base) - 1)]["truth"] for index in range(len(lines))]
+        ids, tags = (
+            [spec.prompt for spec in self.truth.specs] * len(lines),
+            [spec.tag for spec in self.truth.specs] * len(lines),
+        )
+        found = compare_paired(
+            np.concatenate(start), np.concatenate([line["truth"] for line in lines]), ids, tags, draws=2000
+        ).overall
+        return f"{100 * found.value:+.1f} ({100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f})"
+
+    def tasks(self, lines):
+        tags = np.array([spec.tag for spec in self.truth.specs])
+        return [f"{np.mean([np.array(line['truth'])[tags == tag].mean() for line in lines]):.2f}" for tag in TAGS]
+
+    def contribution_table(self):
+        cells = {}
+        for one in self.contributions:
+            name = one.unit.split(".")[2] if one.block else "block"
+            text = f"{100 * one.dp:+.1f} ({100 * one.low:+.0f} to {100 * one.high:+.0f})"
+            cells[one.place, name + (f" ({one.how})" if name in ("attn", "ff", "ff_context") else "")] = text
+        names = sorted({name for _, name in cells}, key=lambda name: (name != "block", name))
+        print(
+            markdown_table(
+                ["block", *names], [[place, *(cells.get((place, name), "") for name in names)] for place in range(8)]
+            )
+        )
+        print()
 
 
 def main():

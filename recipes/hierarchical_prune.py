@@ -26,7 +26,7 @@ flow, captions). The method takes four steps:
 | update of a block | scaled by 1/dP | all or nothing | the learning rate, as AdamW does not see a gradient's scale; capped at 1 |
 | feature loss | in the sum | 1e-4, image and text stream | as released |
 | training | 615 A100 hours and more | 64,000 steps of 64 images, 1024 px | a few hundred steps |
-| INT4 | after training | every linear layer, nf4 | not norms, embeddings and head, by default |
+| INT4 | after training | every linear layer, nf4 | the layers of `surgery.quantize`, as a plan of its own |
 
 The position factor as it is noted contradicts its purpose. It grows with the depth i, so of two units with the same dP the later
 has the lower score, and "highest first" takes out the early one, while the paper wants to keep it. `published` does as noted.
@@ -113,7 +113,7 @@ def measure_contributions(
     }
 
     def scores(unit: str, how: str) -> list[float]:
-        key = (model, score.name, unit, how)
+        key = (model, score.digest, unit, how)
         if key not in known:
             removed = (unit,) if unit else ()
             with surgery.BlockPlan(part=part, model=model, removed=removed, how=how).apply(pipeline):  # type: ignore[arg-type]
@@ -236,7 +236,8 @@ class Distillation(LightningModule):
         feature_weight: Weight of the mean distance to the outputs of its blocks.
         freeze: Whether what comes before the first cut is left as it is.
         scale_rates: Whether blocks have learning rates of their own.
-        out: Folder for the plan and the trained weights.
+        quantize: What the weights are stored as afterwards, such as `nf4`; see `geneval_reward.surgery.quantize`.
+        out: Folder for the plans and the trained weights.
     """
 
     def __init__(
@@ -250,6 +251,7 @@ class Distillation(LightningModule):
         feature_weight: float = 1e-4,
         freeze: bool = True,
         scale_rates: bool = True,
+        quantize: str | None = None,
         out: str | None = None,
     ) -> None:
         super().__init__()
@@ -266,17 +268,14 @@ class Distillation(LightningModule):
         units = surgery.removable(policy.pipeline)
         if loaded is not None:
             loaded.apply(policy.pipeline)
-            how = replace(
-                loaded,
-                frozen_before=loaded.frozen_before if freeze else None,
-                rates=loaded.rates if scale_rates else {},
-            )
+            frozen, rates = (loaded.frozen_before if freeze else None), (loaded.rates if scale_rates else {})
+            how = replace(loaded, frozen_before=frozen, rates=rates)
             self.groups = how.optimizer_groups(policy.pipeline, learning_rate)
         for name in [name for name, unit in units.items() if unit.block is None]:
             if any(weight.requires_grad for weight in self.student.get_submodule(name).parameters()):
                 self.blocks.append(name)
         self.task_weight, self.output_weight, self.feature_weight = task_weight, output_weight, feature_weight
-        self.out = out
+        self.quantize, self.out = quantize, out
 
     def setup(self, stage: str) -> None:
         """Move what Lightning does not know of."""
@@ -289,35 +288,34 @@ class Distillation(LightningModule):
 
     def training_step(self, batch: train.CaptionBatch, batch_idx: int) -> Tensor:
         """Three losses at one random time of each image."""
-        teacher = self.teachers[0]
+        teacher, models = self.teachers[0], (self.teachers[0], self.student)
         noised = train.add_noise(self.policy, teacher, batch)
         with ExitStack() as stack:
-            features = [
-                stack.enter_context(surgery.recorded_calls(self._kept(model))) for model in (teacher, self.student)
-            ]
+            kept = [{name: model.get_submodule(name) for name in self.blocks} for model in models]
+            features = [stack.enter_context(surgery.recorded_calls(modules)) for modules in kept]
             with torch.no_grad():
                 v_dense = self.policy.velocity(teacher, noised.conditions)(noised.x, noised.t)
             v = self.policy.velocity(self.student, noised.conditions)(noised.x, noised.t)
         numbers = {"task": (v - noised.target).square().mean(), "output": (v - v_dense).square().mean()}
         numbers["feature"] = feature_distance(*features) if self.blocks else torch.zeros(())
-        loss = (
-            self.task_weight * numbers["task"]
-            + self.output_weight * numbers["output"]
-            + self.feature_weight * numbers["feature"]
-        )
+        loss = self.task_weight * numbers["task"] + self.output_weight * numbers["output"]
+        loss = loss + self.feature_weight * numbers["feature"]
         self.log_dict(numbers | {"loss": loss}, prog_bar=True)
         return loss
 
     def on_train_end(self) -> None:
-        """Write the plan and the weights: the weights alone do not say which blocks are missing."""
-        if self.out and self.trainer.is_global_zero:
-            folder = Path(self.out)
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.plan is not None:
-                surgery.save_plan(self.plan, folder / "plan.json")
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.student.state_dict().items()},
-                folder / "transformer.safetensors",
+        """Write the weights and the plans: the weights alone do not say which blocks are missing."""
+        if not self.out or not self.trainer.is_global_zero:
+            return
+        folder = Path(self.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.contiguous() for name, tensor in self.student.state_dict().items()}
+        save_file(weights, folder / "transformer.safetensors")
+        if self.plan is not None:
+            surgery.save_plan(self.plan, folder / "plan.json")
+        if self.quantize is not None:
+            surgery.save_plan(
+                surgery.quantize(self.policy.pipeline, "transformer", self.quantize), folder / "int4.json"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -328,9 +326,6 @@ class Distillation(LightningModule):
         """Refuse the checkpoint of another cut."""
         if checkpoint.get("plan") != (None if self.plan is None else self.plan.to_json()):
             raise UsageError("checkpoint: expected one of the same plan, got one of another; start without --ckpt_path")
-
-    def _kept(self, model: Any) -> dict[str, Any]:
-        return {name: model.get_submodule(name) for name in self.blocks}
 
 
 def feature_distance(dense: Any, trained: Any) -> Tensor:
@@ -372,20 +367,11 @@ def main(args: list[str] | None = None) -> Any:
     found = measure_contributions(pipeline, score, path, hows=given.how)
     if given.step == "rank":
         for one in found:
-            print(
-                f"{one.unit} {one.how}: dP {one.dp:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {one.parameters} weights"
-            )
+            print(f"{one.unit} {one.how}: dP {one.dp:+.3f} ({one.low:+.3f} to {one.high:+.3f})")
         return found
-    plan = choose_cut(
-        pipeline,
-        found,
-        given.budget,
-        units=given.units,
-        order=given.order,
-        position=given.position,
-        how=given.how[0],
-        score=f"{score.name} of {given.prompts} training prompts, {given.steps} steps",
-    )
+    named = {"units": given.units, "order": given.order, "position": given.position, "how": given.how[0]}
+    named["score"] = f"{score.name} of {given.prompts} training prompts, {given.steps} steps"
+    plan = choose_cut(pipeline, found, given.budget, **named)
     surgery.save_plan(plan, given.out)
     print(f"{given.out}: without {', '.join(plan.removed)}; trained from {plan.frozen_before} on")
     return plan
@@ -396,13 +382,9 @@ def calibration_prompts(pipeline: str, count: int) -> list[PromptSpec]:
     if pipeline != "pocket":
         return list(training_prompts(count, seed=1))
     suite, pools = {spec.prompt for spec in pocket_suite()}, training_specs()
-    tags = [tag for tag in TAGS if tag != "single_object"]
-    rng = random.Random(1)
-    return [
-        spec
-        for tag in tags
-        for spec in rng.choices([spec for spec in pools[tag] if spec.prompt not in suite], k=count // len(tags))
-    ]
+    tags, rng = [tag for tag in TAGS if tag != "single_object"], random.Random(1)
+    pools = {tag: [spec for spec in pools[tag] if spec.prompt not in suite] for tag in tags}
+    return [spec for tag in tags for spec in rng.choices(pools[tag], k=count // len(tags))]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,11 +46,18 @@ class FixedNoise:
             raise UsageError(f"scorer: expected a Scorer or 'truth', got {scorer!r}")
         self.specs, self.scorer, self.batch_size, self.call = list(specs), scorer, batch_size, call
         self.name = scorer if isinstance(scorer, str) else scorer.name
+        self.seed = seed
         seen: dict[str, int] = {}
         self.seeds = []
         for spec in self.specs:
             self.seeds.append(seed_for(seed, spec.prompt, seen.setdefault(spec.prompt, 0)))
             seen[spec.prompt] += 1
+
+    @property
+    def digest(self) -> str:
+        """Names scorer, prompts, seed and settings, so that scores in a file are not taken for those of others."""
+        known = [self.name, self.seed, sorted(self.call.items()), *(spec.to_json() for spec in self.specs)]
+        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def __call__(self, pipeline: Any) -> list[float]:
         """Return 1 for each image that is correct and 0 for the others, in the order of the specs."""

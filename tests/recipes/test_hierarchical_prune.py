@@ -138,7 +138,8 @@ def test_distillation_trains_what_comes_after_the_cut_towards_the_whole_model(pr
     assert "transformer_blocks.0" not in module.blocks
     assert first not in module.blocks
     data = Captions("pocket" if family == "pocket" else ["a photo of a bench"], batch_size=4)
-    data.batch = lambda step, rank, one=data.batch(0): one
+    one = data.batch(0)
+    data.batch = lambda step, rank: one
     first_loss = fit(module, data).callback_metrics["output"]
     last_loss = fit(module, data, steps=15).callback_metrics["output"]
     assert 0 < last_loss < first_loss
@@ -216,5 +217,9 @@ def test_the_commands_rank_and_choose(prune, tmp_path, capsys):
     assert "dP" in capsys.readouterr().out
     prune.main(["choose", found, "--budget", "0.3", "--out", plan, *small])
     assert len(load_plan(plan).removed) == 2
-    assert json.loads((tmp_path / "found.jsonl").read_text().splitlines()[0])["key"][1] == "truth"
+    more = ["--prompts", "15", "--steps", "1"]
+    lines = len((tmp_path / "found.jsonl").read_text().splitlines())
+    prune.main(["rank", "--out", found, *more])  # other prompts: nothing is taken over
+    assert len((tmp_path / "found.jsonl").read_text().splitlines()) == 2 * lines
+    assert len(json.loads((tmp_path / "found.jsonl").read_text().splitlines()[-1])["scores"]) == 15
     assert load_plan(plan).chosen_by.endswith("truth of 10 training prompts, 1 steps")
