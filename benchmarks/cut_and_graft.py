@@ -112,12 +112,13 @@ class Bench:
                 random_cut = self.random_cut(budget, draw)
                 rows.append((f"{name}: random cut {draw}", random_cut, None, (0,)))
                 rows.append((f"{name}: random cut {draw}, freeze, distil, rates", random_cut, {}, (0,)))
-            for position in ("late_first", "published"):
-                other = self.chosen(budget, position=position)
+            for position in ("none", "late_first", "published"):
+                other = self.chosen(budget, position=position, order="absolute")
                 if other.removed != plan.removed:
-                    rows.append((f"{name}: {position}", other, None, (0,)))
+                    word = f"{name}: absolute" if position == "none" else f"{name}: {position}"
+                    rows.append((word, other, None, (0,)))
                     if budget == max(BUDGETS):
-                        rows.append((f"{name}: {position}, freeze, distil, rates", other, {}, (0,)))
+                        rows.append((f"{word}, freeze, distil, rates", other, {}, (0,)))
         parts = self.chosen(0.26, units="parts")
         rows.append(("cut 0.26 of parts: prune only", parts, None, (0,)))
         rows.append(("cut 0.26 of parts: + freeze, distil", parts, {"scale_rates": False}, None))

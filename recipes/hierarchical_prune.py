@@ -26,7 +26,7 @@ flow, captions). The method takes four steps:
 | update of a block | scaled by 1/dP | all or nothing | the learning rate, as AdamW does not see a gradient's scale; capped at 1 |
 | feature loss | in the sum | 1e-4, image and text stream | as released |
 | training | 615 A100 hours and more | 64,000 steps of 64 images, 1024 px | a few hundred steps |
-| INT4 | after training | every linear layer, nf4 | the layers of `surgery.quantize`, as a plan of its own |
+| INT4 | after training | every linear layer, nf4 | the same, as a plan of its own |
 
 The position factor as it is noted contradicts its purpose. It grows with the depth i, so of two units with the same dP the later
 has the lower score, and "highest first" takes out the early one, while the paper wants to keep it. `published` does as noted.
@@ -165,14 +165,18 @@ def choose_cut(
         budget: Share of the component's weights to take out, in (0, 1): as much of it as units fill without exceeding it.
         units: Whole blocks, parts of blocks, or blocks first and then parts for what is left of the budget.
         order: Whether a unit without which the score rises goes first (`signed`) or late (`absolute`).
-        position: Factor of depth.
+        position: Factor of depth; for `absolute` alone, since a factor turns the order of negative losses around.
         how: What stands in for parts.
         part: The component that is cut.
         score: Description of the score, to be kept in the plan.
 
     Raises:
-        UsageError: If the budget is no share, or no unit fits into it.
+        UsageError: If the budget is no share or no unit fits into it, or for a position with signed losses.
     """
+    if position != "none" and order != "absolute":
+        raise UsageError(
+            f"position: expected order absolute with {position}, got {order}; a negative loss would be turned around"
+        )
     if not 0 < budget < 1:
         raise UsageError(f"budget: expected a share of the weights in (0, 1), got {budget}")
     model = getattr(pipeline, part)

@@ -94,9 +94,12 @@ def test_the_cut_takes_the_cheapest_that_fit(prune, pocket):
 def test_the_published_position_factor_takes_out_early_blocks_and_the_other_late_ones(prune, pocket):
     equal = blocks(prune, 0.1, 0.1, 0.1, 0.1)
     cut = {
-        position: prune.choose_cut(pocket, equal, 0.27, position=position) for position in ("published", "late_first")
+        position: prune.choose_cut(pocket, equal, 0.27, position=position, order="absolute")
+        for position in ("published", "late_first")
     }
     assert cut["late_first"].removed == ("transformer_blocks.3",)
+    with pytest.raises(UsageError, match="position: expected order absolute with late_first, got signed"):
+        prune.choose_cut(pocket, equal, 0.27, position="late_first")
     # -|dP| e^((i-n)/n), highest first: the score of an early block is higher.
     scores = [-0.1 * prune.position_factor(i, 4, "published") for i in range(4)]
     assert max(range(4), key=lambda i: scores[i]) == 0
