@@ -36,7 +36,7 @@ warnings.filterwarnings("ignore")
 prune, graft = load_recipe("hierarchical_prune"), load_recipe("grafting")
 BATCH = 32
 DISTIL, REGRESS, TUNE = 5e-4, 1e-3, 3e-4  # learning rates
-BUDGETS = (0.26, 0.51)  # two and four of eight blocks
+BUDGETS, MIDDLE = (0.26, 0.51, 0.64), 0.51  # two, four and five of eight blocks
 TASK = {"task_weight": 1.0, "output_weight": 0.0, "feature_weight": 0.0}
 
 
@@ -102,7 +102,7 @@ class Bench:
                 (f"{name}: prune only", plan, None, (0,)),
                 (f"{name}: + freeze, distil, rates by block", plan, {}, None),
             ]
-            if budget == max(BUDGETS):
+            if budget == MIDDLE:
                 rows += [
                     (f"{name}: + freeze, data alone", plan, TASK | {"scale_rates": False}, None),
                     (f"{name}: + freeze, distil", plan, {"scale_rates": False}, None),
@@ -117,7 +117,7 @@ class Bench:
                 if other.removed != plan.removed:
                     word = f"{name}: absolute" if position == "none" else f"{name}: {position}"
                     rows.append((word, other, None, (0,)))
-                    if budget == max(BUDGETS):
+                    if budget == MIDDLE:
                         rows.append((f"{word}, freeze, distil, rates", other, {}, (0,)))
         parts = self.chosen(0.26, units="parts")
         rows.append(("cut 0.26 of parts: prune only", parts, None, (0,)))
