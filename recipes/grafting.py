@@ -28,7 +28,8 @@ trained model are exchanged for other operators in two stages:
 | stage-1 weights | of the same block | one configuration loads block 0's into block 1 | of the same block |
 
 What a graft needs beside it: the dense model with the same stage 2, new weights in the same operator (`renew`), and the part left
-out with the same stage 2 (a `BlockPlan`). A graft that beats the dense model has only been trained longer.
+out with the same stage 2 (a `BlockPlan`). A graft that beats the dense model has only been trained longer. Operations are counted
+by `geneval_reward.surgery.sizes.count_operations`.
 
 Needs the extras `lightning` and `diffusers`.
 """
@@ -48,7 +49,6 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from geneval_reward import surgery, train
 from geneval_reward.errors import UsageError
@@ -238,15 +238,6 @@ def load_operators(model: nn.Module, units: Iterable[str], path: str) -> None:
         if name not in found or found[name].shape != shape:
             raise UsageError(f"weights: expected operators of this plan in {path}, got none for {name} {tuple(shape)}")
     model.load_state_dict({name: found[name] for name in wanted}, strict=False)
-
-
-def count_flops(policy: train.FlowPolicy) -> int:
-    """Count the floating-point operations of one call of the transformer for one image, multiplications and additions each."""
-    conditions = policy.encode([""])
-    x = policy.noise([torch.Generator().manual_seed(0)])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        policy.velocity(policy.transformer, conditions)(x, torch.full((1,), 0.5, device=x.device))
-    return int(counter.get_total_flops())
 
 
 def main(args: list[str] | None = None) -> Any:
