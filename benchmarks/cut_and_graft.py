@@ -247,22 +247,30 @@ class Bench:
         return policy
 
     def judge(self):
-        lite = FixedNoise(pocket_suite(), GenEvalScorer.from_pretrained("lite", device="cpu"), num_inference_steps=8)
+        """Score models of seed 0 by `lite`, or quantised ones by truth."""
+        nf4 = self.options.nf4
+        score = self.truth
+        if not nf4:
+            scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+            score = FixedNoise(pocket_suite(), scorer, num_inference_steps=8)
         path = self.out / "judged.jsonl"
         done = {json.loads(line)["row"] for line in path.read_text().splitlines()} if path.exists() else set()
         for line in [line for line in self.lines() if line["seed"] == 0]:
-            for kind in ("", "nf4") if self.options.nf4 else ("",):
-                name = f"{line['row']}{', ' if kind else ''}{kind}"
-                if name in done or (self.options.only and not any(word in name for word in self.options.only)):
-                    continue
-                policy = self.load(line)
-                if kind:
-                    surgery.quantize(policy.pipeline, "transformer", kind).apply(policy.pipeline)
-                scores = {"row": name, "bytes": surgery.stored_bytes(policy.transformer)}
-                scores |= {"truth": self.truth(policy.pipeline)} if kind else {"lite": lite(policy.pipeline)}
-                with path.open("a") as out:
-                    out.write(json.dumps(scores) + "\n")
-                print(f"{name}: {self.truth.mean(scores.get('truth') or scores['lite']):.3f}", flush=True)
+            name = line["row"] + (", nf4" if nf4 else "")
+            if name in done or (self.options.only and not any(word in name for word in self.options.only)):
+                continue
+            pipeline = self.load(line).pipeline
+            if nf4:
+                surgery.quantize(pipeline, "transformer", "nf4").apply(pipeline)
+            correct = score(pipeline)
+            found = {
+                "row": name,
+                "truth" if nf4 else "lite": correct,
+                "bytes": surgery.stored_bytes(pipeline.transformer),
+            }
+            with path.open("a") as out:
+                out.write(json.dumps(found) + "\n")
+            print(f"{name}: {self.truth.mean(correct):.3f}", flush=True)
 
     # The tables.
 
