@@ -30,6 +30,7 @@ from geneval_reward.prompts import TAGS
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
 from geneval_reward.surgery.scores import FixedNoise
+from geneval_reward.surgery.seams import run_once
 from geneval_reward.surgery.sizes import count_operations
 from geneval_reward.train.recipes import load_recipe
 
@@ -211,7 +212,7 @@ class Bench:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "bytes": surgery.stored_bytes(model),
         }
-        line |= {"flops": count_operations(policy.pipeline)["transformer"]}
+        line |= {"flops": count_operations(policy.pipeline, lambda: run_once(policy.pipeline))["transformer"]}
         with self.path.open("a") as out:
             out.write(json.dumps(line) + "\n")
         print(
