@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from geneval_reward import GenEvalScorer, surgery, train
 from geneval_reward.pocket import pocket_suite
+from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.prompts import TAGS
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
@@ -273,6 +274,18 @@ class Bench:
                 out.write(json.dumps(found) + "\n")
             print(f"{name}: {self.truth.mean(correct):.3f}", flush=True)
 
+    def objects(self):
+        """Print how many objects the pictures of models of seed 0 show: the benchmark does not mind those that nobody asked for."""
+        asked = np.mean([sum(clause.count for clause in spec.include) for spec in self.truth.specs])
+        print(f"asked: {asked:.2f}")
+        for line in [line for line in self.lines() if line["seed"] == 0]:
+            if not self.options.only or any(word in line["row"] for word in self.options.only):
+                pipeline = self.load(line).pipeline
+                latents = self.truth.images(pipeline, slice(None), "latent")
+                print(
+                    f"{line['row']}: {np.mean([len(scene.items) for scene in decode_scenes(latents)]):.2f}", flush=True
+                )
+
     # The tables.
 
     def table(self):
@@ -348,7 +361,7 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["run", "judge", "table"])
+    parser.add_argument("step", choices=["run", "judge", "objects", "table"])
     parser.add_argument("--tables", nargs="+", default=["prune", "graft"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=120)
