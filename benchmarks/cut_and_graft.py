@@ -275,7 +275,7 @@ class Bench:
             print(f"{name}: {self.truth.mean(correct):.3f}", flush=True)
 
     def objects(self):
-        """Print how many objects the pictures of models of seed 0 show: the benchmark does not mind those that nobody asked for."""
+        """Print how many objects pictures show; the benchmark does not mind those that nobody asked for."""
         asked = np.mean([sum(clause.count for clause in spec.include) for spec in self.truth.specs])
         print(f"asked: {asked:.2f}")
         for line in [line for line in self.lines() if line["seed"] == 0]:
