@@ -19,6 +19,7 @@ import numpy as np
 
 from geneval_reward.judge import Detections, judge
 from geneval_reward.prompts import CLASS_NAMES, RELATIONS, PromptSpec
+from geneval_reward.results.tables import markdown_table
 from geneval_reward.vision.detectors.mask2former import Mask2FormerDetector
 from geneval_reward.vision.images import as_image
 from geneval_reward.vision.parity import compare
@@ -40,6 +41,47 @@ def records(found: Detections, rng: np.random.Generator) -> list[PromptSpec]:
     return [PromptSpec.parse(record) for record in made]
 
 
+def compare_detectors(
+    truth: Mask2FormerDetector, others: dict[str, Mask2FormerDetector], images: list[Any]
+) -> list[dict[str, Any]]:
+    """Count what changes where another detector with the same weights takes the place of `truth`, over all images."""
+    wanted = Wanted(None, frozenset(), 0.02)
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in others}
+    for image in images:
+        (batch,) = truth.prepare([image])
+        output = truth.forward(batch)
+        found = truth.postprocess(*output, batch, [wanted])[0]
+        signs, logits = output[1].cpu() > 0, output[0].float().cpu()
+        specs = records(found, rng)
+        right = [judge(spec, found).correct for spec in specs]
+        classes = {name for spec in specs for name in spec.class_names}
+        for name, detector in others.items():
+            other = detector.forward(batch)
+            flips = (signs != (other[1].cpu() > 0)).float().mean().item()
+            seen = detector.postprocess(*other, batch, [wanted])[0]
+            difference = compare(found, seen)
+            verdicts = sum(judge(spec, seen).correct != is_right for spec, is_right in zip(specs, right, strict=True))
+            counts = len(classes & set(difference.counts_differ))
+            largest = (logits - other[0].float().cpu()).abs().max().item()
+            rows[name].append((largest, flips, difference.confidence, counts, len(classes), verdicts, len(specs)))
+    result = []
+    for name, values in rows.items():
+        table = np.array(values)
+        counts, classes, verdicts, total = table[:, 3:].sum(0).astype(int)
+        result.append(
+            {
+                "precision": name,
+                "largest class logit difference": float(table[:, 0].max()),
+                "mask signs": f"{table[:, 1].mean():.4%}",
+                "largest confidence difference, median image": float(np.median(table[:, 2])),
+                "classes counted differently": f"{counts} of {classes}",
+                "verdicts": f"{verdicts} of {total} ({verdicts / max(total, 1):.2%})",
+            }
+        )
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="*")
@@ -53,36 +95,14 @@ def main() -> None:
     detectors = {
         name: Mask2FormerDetector.from_pretrained(args.checkpoint, device=args.device, precision=name) for name in names
     }
-    wanted = Wanted(None, frozenset(), 0.02)
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in names[1:]}
-    for image in images:
-        (batch,) = detectors["fp32"].prepare([image])
-        outputs = {name: detector.forward(batch) for name, detector in detectors.items()}
-        found = {name: detectors[name].postprocess(*outputs[name], batch, [wanted])[0] for name in names}
-        specs = records(found["fp32"], rng)
-        truth = [judge(spec, found["fp32"]).correct for spec in specs]
-        classes = {name for spec in specs for name in spec.class_names}
-        for name in rows:
-            flips = ((outputs["fp32"][1] > 0) != (outputs[name][1] > 0)).float().mean().item()
-            difference = compare(found["fp32"], found[name])
-            verdicts = sum(
-                judge(spec, found[name]).correct != is_right for spec, is_right in zip(specs, truth, strict=True)
-            )
-            counts = len(classes & set(difference.counts_differ))
-            rows[name].append((flips, difference.confidence, counts, len(classes), verdicts, len(specs)))
-    print(f"{len(images)} images, {args.device}")
-    print(
-        "| precision | mask signs | largest confidence difference, median image | classes counted differently | verdicts |"
-    )
-    print("|---|---|---|---|---|")
-    for name, values in rows.items():
-        table = np.array(values)
-        counts, classes, verdicts, specs = table[:, 2:].sum(0).astype(int)
-        print(
-            f"| {name} | {table[:, 0].mean():.2%} | {np.median(table[:, 1]):.3f} | {counts} of {classes} | "
-            f"{verdicts} of {specs} ({verdicts / specs:.2%}) |"
-        )
+    truth = detectors.pop("fp32")
+    rows = compare_detectors(truth, detectors, images)
+    print(f"{len(images)} images, {args.device}, against fp32\n")
+    print(markdown_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from geneval_reward.reward.batch import RewardBatch
 from geneval_reward.reward.inputs import prompts_per_image, text_of
 from geneval_reward.reward.worker import Worker
 from geneval_reward.scorer import GenEvalScorer, LazyScorer, Scorer, refusal
-from geneval_reward.vision.images import as_image
+from geneval_reward.vision.images import try_images
 
 _log = logging.getLogger(__name__)
 
@@ -143,15 +143,19 @@ class GenEvalReward:
             raise UsageError(f"prompts: expected {len(images)}, one per image, got {len(asked)}")
         ready: dict[int, tuple[torch.Tensor, PromptSpec]] = {}
         failed: dict[int, Exception] = {}
-        for index, (image, prompt) in enumerate(zip(images, asked, strict=True)):
+        for index, (image, prompt) in enumerate(zip(try_images(images), asked, strict=True)):
             try:
-                # The spec comes first: what asks for no picture need not have one.
+                # The spec's error comes first: what asks for no picture need not have one.
                 spec = prompt if isinstance(prompt, PromptSpec) else resolve(text_of(prompt), self._specs)
                 if (problem := refusal(self.scorer, spec)) is not None:
                     raise problem
-                ready[index] = as_image(image), spec
-            except (ImageError, SpecError) as error:
+            except SpecError as error:
                 failed[index] = error
+                continue
+            if isinstance(image, ImageError):
+                failed[index] = image
+            else:
+                ready[index] = image, spec
         verdicts: list[Verdict | None] = [None] * len(images)
         if ready:
             found = self._judge(ready, failed)

@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 class Worker:
     """One thread that runs calls in the order in which they were submitted.
 
-    On CUDA the thread works on a stream of its own, which first waits for what the caller's stream has queued, so that
-    the images of a call need not be finished when it is submitted. The thread starts with the first call.
+    On CUDA the thread works on the caller's GPU, on a stream of its own, which first waits for what the caller's stream has
+    queued, so that the images of a call need not be finished when it is submitted. The thread starts with the first call.
 
     Args:
         name: Name of the thread.
@@ -26,7 +26,7 @@ class Worker:
         self._name = name
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._stream: Any = None
+        self._streams: dict[int, torch.cuda.Stream] = {}
 
     def submit(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Future[Result]:
         """Run `function(*args, **kwargs)` in the thread; returns a future of its result."""
@@ -34,11 +34,12 @@ class Worker:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self._name)
             pool = self._pool
-        if not torch.cuda.is_available():
+        # Asking for more than this would set CUDA up, which takes memory, for a scorer that may be on the CPU.
+        if not torch.cuda.is_initialized():
             return pool.submit(function, *args, **kwargs)
         ready = torch.cuda.Event()
         ready.record()
-        return pool.submit(self._run_on_stream, ready, function, args, kwargs)
+        return pool.submit(self._run_on_stream, torch.cuda.current_device(), ready, function, args, kwargs)
 
     def close(self) -> None:
         """End the thread after what was submitted; the next call starts another."""
@@ -48,11 +49,13 @@ class Worker:
             pool.shutdown(wait=True)
 
     def _run_on_stream(
-        self, ready: torch.cuda.Event, function: Callable[..., Result], args: Any, kwargs: Any
+        self, device: int, ready: torch.cuda.Event, function: Callable[..., Result], args: Any, kwargs: Any
     ) -> Result:
-        # Only the one thread is here, so the stream needs no lock.
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(ready)
+        # Only the one thread is here, so the streams need no lock. A thread starts with GPU 0 as its current one, whatever
+        # its caller's is; the stream brings its own.
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        stream = self._streams[device]
+        with torch.cuda.stream(stream):
+            stream.wait_event(ready)
             return function(*args, **kwargs)

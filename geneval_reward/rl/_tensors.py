@@ -93,5 +93,9 @@ def randn_like(x: Tensor, generator: Generators, dtype: torch.dtype) -> Tensor:
         return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device)
     if len(generator) != x.shape[0]:
         raise UsageError(f"generator: expected one per sample, {x.shape[0]}, got {len(generator)}")
-    rows = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=dtype).to(x.device) for g in generator]
-    return torch.stack(rows)
+    rows = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
+    noise = torch.stack(rows)
+    if x.is_cuda and noise.device.type == "cpu":
+        # A copy from ordinary memory would wait until the GPU has done all that was launched before.
+        return noise.pin_memory().to(x.device, non_blocking=True)
+    return noise.to(x.device)

@@ -19,6 +19,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, Vocabulary
 from geneval_reward.scorer.protocol import fingerprint_id
+from geneval_reward.support.devices import to_host
 from geneval_reward.support.inference import no_autocast, run_in_batches
 from geneval_reward.support.signatures import check_part
 from geneval_reward.version import __version__
@@ -204,11 +205,16 @@ class GenEvalScorer:
         return fingerprint_id(self)
 
     def to(self, device: torch.device | str) -> GenEvalScorer:
-        """Move the weights, for example off the GPU between rounds; returns the scorer."""
+        """Move the weights; returns the scorer.
+
+        On the way to the CPU, GPU memory that nothing uses is given back to other processes.
+        """
         with self._lock:
             self.detector.to(device)
             if self.verifier is not None:
                 self.verifier.to(device)
+        if torch.device(device).type == "cpu" and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenEvalScorer:
@@ -248,13 +254,17 @@ class GenEvalScorer:
     ) -> list[Detections]:
         """Ask the verifier once for every colour of the batch."""
         asked = [self._asked_rows(spec, found) for spec, found in zip(specs, detections, strict=True)]
+        if not any(asked):
+            return detections
+        # Verifiers cut out objects on the CPU: each image that is needed is copied from a GPU once.
+        shown = iter(to_host([image for image, rows in zip(images, asked, strict=True) if rows]))
         queries = [
             ColorQuery(image, found.xyxy[row], found.class_names[row], None if found.mask is None else found.mask[row])
-            for image, found, rows in zip(images, detections, asked, strict=True)
+            for found, rows in zip(detections, asked, strict=True)
+            if rows
+            for image in [next(shown)]
             for row in rows
         ]
-        if not queries:
-            return detections
         if self.verifier is None:
             raise UsageError(
                 "verifier: expected one, since a record asks for a colour, got None; give one, such as "

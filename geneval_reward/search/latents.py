@@ -13,6 +13,7 @@ from torch import Tensor
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.rl import euler_step, predict_x0, sde_step
+from geneval_reward.support.devices import stack_to_device
 from geneval_reward.support.inference import run_in_batches
 from geneval_reward.train.policy import FlowPolicy, decode_latents
 
@@ -59,7 +60,7 @@ class LatentSteps(ABC):
         """Draw each candidate's initial noise on the CPU, as `DiffusersGenerator` does."""
         if not isinstance(prompt, str):
             raise TypeError(f"prompt: expected a string, got {type(prompt).__name__}")
-        x = self._noise(seeds).to(self.device)
+        x = self._noise(seeds)
         return LatentState(x, x, tuple(seeds), self.encode(prompt))
 
     @torch.no_grad()
@@ -68,7 +69,7 @@ class LatentSteps(ABC):
         seeds = [seed_for(seed, "noise of a step", step) for seed in state.seeds]
 
         def run(part: slice) -> list[tuple[Tensor, Tensor]]:
-            noise = self._noise(seeds[part]).to(self.device) if self.stochastic else None
+            noise = self._noise(seeds[part]) if self.stochastic else None
             return list(zip(*self.step(state.x[part], step, state.prompt, noise), strict=True))
 
         pairs, self.batch_size = run_in_batches(run, len(seeds), self.batch_size, name="search")
@@ -103,7 +104,8 @@ class LatentSteps(ABC):
         return images
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        rows = [torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return stack_to_device(rows, self.device)
 
 
 class FlowSteps(LatentSteps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -84,6 +85,7 @@ def run_in_batches(
 
 
 Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+_flags_held = threading.RLock()
 _AUTOCAST: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -128,8 +130,9 @@ def precision_scope(precision: str, device: torch.device | str) -> Iterator[None
     """Run a block in one number format, whatever autocast is on outside, without gradients.
 
     Half formats are autocast over float32 weights: pure half weights lose accuracy in Mask2Former's reference points,
-    and CPU `grid_sample` is wrong in them. `fp32` switches TF32 off for the block and `tf32` switches it on; both
-    give the process-wide flags back as they were.
+    and CPU `grid_sample` is wrong in them. On CUDA, `fp32` switches TF32 off for the block and `tf32` switches it on; both
+    give the flags back as they were. The flags are the whole process's: blocks in several threads take turns, and a
+    training in another thread computes under them meanwhile. Half formats leave them alone.
 
     Args:
         precision: A resolved precision (`resolve_precision`).
@@ -157,11 +160,13 @@ def _tf32(on: bool) -> Iterator[None]:
     flags = [(matmul, "fp32_precision"), (cudnn.conv, "fp32_precision")] if new else []
     flags = flags or [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
     value: Any = ("tf32" if on else "ieee") if new else on
-    before = [getattr(holder, name) for holder, name in flags]
-    try:
-        for holder, name in flags:
-            setattr(holder, name, value)
-        yield
-    finally:
-        for (holder, name), old in zip(flags, before, strict=True):
-            setattr(holder, name, old)
+    # Two blocks that overlap would each give back what the other had set.
+    with _flags_held:
+        before = [getattr(holder, name) for holder, name in flags]
+        try:
+            for holder, name in flags:
+                setattr(holder, name, value)
+            yield
+        finally:
+            for (holder, name), old in zip(flags, before, strict=True):
+                setattr(holder, name, old)

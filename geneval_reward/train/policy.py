@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from geneval_reward import generate
 from geneval_reward.errors import ImageError, UsageError
+from geneval_reward.support.devices import stack_to_device
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DECODE_POSITIONS: Final = 4 * 64 * 64  # of latents: four pictures of 512 x 512
 _FAMILIES: Final = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
 
 
@@ -133,7 +135,7 @@ class FlowPolicy:
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw noise (B, C, H, W), each sample from its own generator, so that it depends on neither batch nor rank."""
         rows = [torch.randn(self.latent_shape, generator=g, device=g.device) for g in generators]
-        return torch.stack(rows).to(self.device, non_blocking=True)
+        return stack_to_device(rows, self.device)
 
     def velocity(self, transformer: Any, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `velocity(x, t) -> v` under encoded prompts: x is (B, C, H, W), t is (B,), v is float32 like x."""
@@ -267,8 +269,12 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """
     scaling = getattr(vae.config, "scaling_factor", None) or 1.0
     shift = getattr(vae.config, "shift_factor", None) or 0.0
+    # A few at a time: float32 maps of one picture of 512 x 512 take about a GB, and more pictures keep a GPU no busier.
+    at_once = max(1, _DECODE_POSITIONS // latents[0, 0].numel()) if latents.device.type == "cuda" else len(latents)
+    scaled = (latents / scaling + shift).to(vae.dtype)
     with _without_autocast(latents.device):
-        images: Tensor = vae.decode((latents / scaling + shift).to(vae.dtype), return_dict=False)[0].float()
+        parts = [vae.decode(part, return_dict=False)[0].float() for part in scaled.split(at_once)]
+    images = torch.cat(parts)
     broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if broken:
         raise ImageError(

@@ -6,7 +6,7 @@ As in the benchmark, EXIF rotation is applied, alpha is dropped (not composited)
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -43,12 +43,43 @@ def as_images(images: Any) -> list[torch.Tensor]:
             raise ImageError(
                 f"images: expected a batch of 4 dimensions, got shape {tuple(images.shape)}; wrap a single image in a list"
             )
-        return [as_image(image, f"images[{index}]") for index, image in enumerate(images)]
-    if isinstance(images, Image.Image | str | bytes | Path) or not isinstance(images, Sequence):
+    elif isinstance(images, Image.Image | str | bytes | Path) or not isinstance(images, Sequence):
         raise ImageError(
             f"images: expected a sequence of images or a 4-d array, got {type(images).__name__}; wrap a single image in a list"
         )
-    return [as_image(image, f"images[{index}]") for index, image in enumerate(images)]
+    found = try_images(images)
+    for tensor in found:
+        if isinstance(tensor, ImageError):
+            raise tensor
+    return [tensor for tensor in found if isinstance(tensor, torch.Tensor)]
+
+
+def try_images(images: Iterable[Any]) -> list[torch.Tensor | ImageError]:
+    """Convert each image as `as_images` does, or give the error that says what is wrong with it.
+
+    Floats have to be read to be checked. Those on a GPU are read together: reading them one by one would wait for the GPU
+    twice per image.
+    """
+    found: list[torch.Tensor | ImageError] = []
+    floats: dict[torch.device, list[int]] = {}
+    for index, image in enumerate(images):
+        try:
+            tensor = _rgb(image, f"images[{index}]")
+        except ImageError as error:
+            found.append(error)
+            continue
+        found.append(tensor)
+        if tensor.is_floating_point():
+            floats.setdefault(tensor.device, []).append(index)
+    for members in floats.values():
+        values = [tensor for index in members if isinstance(tensor := found[index], torch.Tensor)]
+        ranges = torch.stack([torch.stack(torch.aminmax(value)).float() for value in values]).tolist()
+        for index, value, (low, high) in zip(members, values, ranges, strict=True):
+            try:
+                found[index] = _quantised(value, low, high, f"images[{index}]")
+            except ImageError as error:
+                found[index] = error
+    return found
 
 
 def as_image(image: Any, where: str = "image") -> torch.Tensor:
@@ -61,6 +92,15 @@ def as_image(image: Any, where: str = "image") -> torch.Tensor:
     Raises:
         ImageError: If it is not an image, or its values, type or shape are not accepted.
     """
+    tensor = _rgb(image, where)
+    if not tensor.is_floating_point():
+        return tensor
+    low, high = torch.stack(torch.aminmax(tensor)).tolist()
+    return _quantised(tensor, low, high, where)
+
+
+def _rgb(image: Any, where: str) -> torch.Tensor:
+    """Return the `(3, h, w)` pixels of an image: uint8, or floats that are still to be checked."""
     if isinstance(image, Image.Image):
         return _from_pil(image, where)
     if isinstance(image, str | Path):
@@ -184,12 +224,11 @@ def _from_array(array: torch.Tensor, where: str, *, channels_last: bool) -> torc
         return array.contiguous()
     if not array.is_floating_point():
         raise ImageError(f"{where}: expected uint8 or floating values, got {array.dtype}; cast 0..255 to uint8")
-    return _from_floats(array, where)
+    return array
 
 
-def _from_floats(array: torch.Tensor, where: str) -> torch.Tensor:
-    values = array.float()
-    low, high = (value.item() for value in torch.aminmax(values))
+def _quantised(values: torch.Tensor, low: float, high: float, where: str) -> torch.Tensor:
+    """Turn floats whose range is known into uint8."""
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{where}: expected finite values in [0, 1], got NaN or infinity; the generator has diverged")
     if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
@@ -198,4 +237,4 @@ def _from_floats(array: torch.Tensor, where: str) -> torch.Tensor:
         else:
             remedy = "map [-1, 1] by (x + 1) / 2" if low < -_FLOAT_SLACK else "clamp it to [0, 1]"
         raise ImageError(f"{where}: expected floats in [0, 1], got the range [{low:.3g}, {high:.3g}]; {remedy}")
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+    return (values.float().clamp(0, 1) * 255).round().to(torch.uint8).contiguous()

@@ -120,14 +120,14 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     Returns:
         The same shape, float32.
     """
-    table = _table().to(pixels.device)
+    table = _table(pixels.device)
     return torch.stack([table[channel][pixels[:, channel].int()] for channel in range(3)], dim=1)
 
 
-@lru_cache(maxsize=1)
-def _table() -> torch.Tensor:
+@lru_cache(maxsize=16)
+def _table(device: torch.device) -> torch.Tensor:
     # mmdet has both constants in float32. OpenCV subtracts in float32 and multiplies by 1 / std in float64.
     values = np.arange(256, dtype=np.float32)
     centred = values - np.asarray(_MEAN, np.float32)[:, None]
     inverse = 1.0 / np.asarray(_STD, np.float32).astype(np.float64)
-    return torch.from_numpy((centred * inverse[:, None]).astype(np.float32))
+    return torch.from_numpy((centred * inverse[:, None]).astype(np.float32)).to(device)

@@ -37,7 +37,7 @@ class ColorQuery:
     """One object whose colour is asked.
 
     Attributes:
-        image: `(3, H, W)` uint8 RGB, the whole image.
+        image: `(3, H, W)` uint8 RGB on the CPU, the whole image.
         xyxy: Its box `(4,)` float32 in pixels of that image.
         class_name: Its class; CLIP's text prompts name it.
         mask: `(H, W)` bool of the whole image, or None if the detector gives none.

@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from geneval_reward.errors import ImageError
 from geneval_reward.rl import sample_ode
 from geneval_reward.train import FlowPolicy
+from geneval_reward.train.policy import decode_latents
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
 
@@ -115,3 +119,19 @@ def test_wrong_use_is_refused():
     pipeline.transformer = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="got Linear in"):
         FlowPolicy(pipeline)
+
+
+def test_a_gpu_decodes_four_pictures_at_a_time():
+    """By fake tensors, of which nothing can be read: the check for broken pictures ends the call."""
+    sizes = []
+
+    class Decoder:
+        config, dtype = SimpleNamespace(scaling_factor=2.0, shift_factor=0.0), torch.float32
+
+        def decode(self, latents, return_dict):
+            sizes.append(len(latents))
+            return (latents[:, :3].repeat(1, 1, 8, 8),)
+
+    with FakeTensorMode(), pytest.raises(DynamicOutputShapeException):
+        decode_latents(Decoder(), torch.zeros(10, 16, 64, 64, device="cuda"))
+    assert sizes == [4, 4, 2]

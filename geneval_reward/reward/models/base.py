@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from geneval_reward.errors import GenEvalError, ImageError, UsageError
 from geneval_reward.reward.inputs import prompt_texts
+from geneval_reward.support.devices import to_host
 from geneval_reward.vision.backends import resolve_device
-from geneval_reward.vision.images import as_image
+from geneval_reward.vision.images import try_images
 
 Loaded = Callable[[], Any]
 
@@ -85,17 +86,12 @@ class ModelReward(ABC):
         texts = prompt_texts(prompts, metadata)
         if len(texts) != count:
             raise UsageError(f"prompts: expected {count}, one per image, got {len(texts)}")
-        ready: dict[int, torch.Tensor] = {}
-        first = None
-        for index, image in enumerate(images):
-            try:
-                ready[index] = as_image(image, f"images[{index}]").cpu()
-            except ImageError as error:
-                first = first or error
-        if first is not None and not ready:
+        tensors = try_images(images)
+        rows = [index for index, image in enumerate(tensors) if isinstance(image, torch.Tensor)]
+        if not rows and isinstance(first := next(iter(tensors), None), ImageError):
             raise first
+        ready = dict(zip(rows, to_host([image for image in tensors if isinstance(image, torch.Tensor)]), strict=True))
         found: list[float | None] = [None] * count
-        rows = list(ready)
         device = resolve_device(self.device)
         with self._lock, torch.inference_mode(), torch.autocast(device.type, enabled=False):
             if self._loaded is None:

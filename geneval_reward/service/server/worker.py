@@ -29,6 +29,7 @@ from geneval_reward.service.server.decode import decode_all, split_by_pixels
 from geneval_reward.service.server.messages import PipeEnd, receive, send
 from geneval_reward.service.wire import ItemReply, VerdictPayload
 from geneval_reward.support.imports import is_import_path
+from geneval_reward.vision.backends import resolve_device
 from geneval_reward.vision.photos import PHOTOS, photo
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,9 @@ def load_scorer(config: dict[str, Any]) -> Scorer:
     """
     if config["threads"]:
         torch.set_num_threads(config["threads"])
+    device = resolve_device(config["device"])
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # so that a factory's "cuda" is this worker's GPU
     scorer = LazyScorer(config["backend"], device=config["device"], **config["options"]).load()
     check_scorer(scorer, known=not is_import_path(config["backend"]))
     return with_red_and_blue_swapped(scorer) if config["swap_rb"] else scorer

@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from geneval_reward.errors import WeightsError
 from geneval_reward.prompts.vocabulary import COLORS
-from geneval_reward.support.inference import precision_scope, resolve_precision
+from geneval_reward.support.devices import stack_to_device
+from geneval_reward.support.inference import no_autocast, precision_scope, resolve_precision
 from geneval_reward.vision.colors.crops import object_crop
 from geneval_reward.vision.protocols import ColorQuery
 
@@ -158,11 +159,11 @@ class ClipVerifier:
         if not ready:
             return result
         names = [queries[row].class_name for row, _ in ready]
-        # The head has only a few hundred numbers, so float32 costs nothing.
         features = self.image_features([pixels for _, pixels in ready])
         weights = self.classifiers(names)
-        with precision_scope("fp32", self.device):
-            logits = _SCALE * torch.einsum("nd,ncd->nc", features, weights)
+        # Products and sums in float32, which TF32 does not touch as it would a matrix product.
+        with torch.no_grad(), no_autocast():
+            logits = _SCALE * (features[:, None] * weights).sum(-1)
             result[[row for row, _ in ready]] = logits.softmax(-1).cpu().numpy()
         return result
 
@@ -178,7 +179,7 @@ class ClipVerifier:
         parts = []
         with precision_scope(self.precision, self.device):
             for start in range(0, len(inputs), self._forward_crops):
-                batch = torch.stack(list(inputs[start : start + self._forward_crops])).to(self.device)
+                batch = stack_to_device(inputs[start : start + self._forward_crops], self.device)
                 parts.append(functional.normalize(self._model.encode_image(batch).float(), dim=-1))
         return torch.cat(parts)
 
@@ -193,7 +194,7 @@ class ClipVerifier:
                     self._model.encode_text(self._tokenizer(texts[start : start + step]).to(self.device)).float()
                     for start in range(0, len(texts), step)
                 ]
-            with precision_scope("fp32", self.device):
+            with torch.no_grad(), no_autocast():
                 each = functional.normalize(torch.cat(parts), dim=-1)
                 mean = each.view(len(new), len(COLORS), len(TEMPLATES), -1).mean(2)
                 self._classes.update(zip(new, functional.normalize(mean, dim=-1), strict=True))

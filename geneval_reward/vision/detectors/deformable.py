@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from geneval_reward.vision.detectors.mask_decoder import LeanMaskDecoder
+
 Sampler = Callable[[torch.Tensor, Sequence[tuple[int, int]], torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -99,7 +101,7 @@ def _constant(sizes: Sequence[tuple[float, float]], like: torch.Tensor) -> torch
 
 
 def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
-    """Replace every deformable attention module of a Mask2Former by the lean one.
+    """Replace every deformable attention module of a Mask2Former, and its decoder, by the lean ones.
 
     Args:
         model: A `Mask2FormerForUniversalSegmentation`, changed in place.
@@ -111,6 +113,8 @@ def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
     sampler: Sampler = torch.compile(sample_levels, dynamic=False) if compiled else sample_levels
     for layer in _pixel_layers(model):
         layer.self_attn = LeanDeformableAttention(layer.self_attn, sampler)
+    whole: Any = model
+    whole.model.transformer_module.decoder = LeanMaskDecoder(whole.model.transformer_module.decoder)
     return model
 
 

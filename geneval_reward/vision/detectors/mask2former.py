@@ -15,7 +15,8 @@ import torch
 from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
-from geneval_reward.support.inference import precision_scope, resolve_precision
+from geneval_reward.support.devices import stack_to_device, to_host
+from geneval_reward.support.inference import no_autocast, precision_scope, resolve_precision
 from geneval_reward.vision.detectors.deformable import make_lean
 from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
 from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
@@ -191,7 +192,8 @@ class Mask2FormerDetector:
         A forward holds one size only: padding further would change what the network sees, and so the answer.
         """
         places = range(len(images)) if places is None else places
-        chosen = [images[place].flip(0) if self.swap_rb else images[place] for place in places]
+        # Copied from a GPU here and not by the threads, which would not wait for the caller's stream.
+        chosen = to_host([images[place].flip(0) if self.swap_rb else images[place] for place in places])
         if len(chosen) > 1 and self._workers > 1:
             with ThreadPoolExecutor(self._workers) as pool:
                 ready = list(pool.map(resize_and_pad, chosen))
@@ -213,7 +215,7 @@ class Mask2FormerDetector:
 
     def forward(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits `(B, Q, 81)` and mask logits `(B, Q, Hp/4, Wp/4)` of the last decoder layer."""
-        pixels = torch.stack(batch.pixels).to(self.device, non_blocking=True)
+        pixels = stack_to_device(batch.pixels, self.device)
         with precision_scope(self.precision, self.device):
             output = self._model(pixel_values=normalise(pixels))
         return output.class_queries_logits, output.masks_queries_logits
@@ -223,7 +225,7 @@ class Mask2FormerDetector:
     ) -> list[Detections]:
         """Detections of each image of `batch`; `wanted` is that of the whole call."""
         limit = self._chunk_bytes or _CHUNK_BYTES.get(self.device.type, 64 << 20)
-        with precision_scope("fp32", self.device):
+        with torch.no_grad(), no_autocast():
             requests = [wanted[place] for place in batch.places]
             return postprocess(class_logits, mask_logits, batch.geometries, requests, chunk_bytes=limit)
 

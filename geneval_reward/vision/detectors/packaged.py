@@ -29,7 +29,8 @@ from torchvision.ops import batched_nms
 from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
-from geneval_reward.support.inference import precision_scope, resolve_precision
+from geneval_reward.support.devices import to_device
+from geneval_reward.support.inference import no_autocast, precision_scope, resolve_precision
 from geneval_reward.vision.photos import photo
 from geneval_reward.vision.protocols import Wanted
 
@@ -174,7 +175,8 @@ class PackagedDetector(ABC):
                     "convert it to RGB"
                 )
         if self._device.type != "cpu":
-            return self._detect(images, wanted)
+            # Resized on the device: whole images of bytes are no more to copy than resized ones of floats.
+            return self._detect([to_device(image, self._device) for image in images], wanted)
         step = min(_CPU_BATCH, math.ceil(len(images) / workers()))
         spans = [slice(start, start + step) for start in range(0, len(images), step)]
         parts = run_parts(lambda span: self._detect(images[span], wanted[span]), spans)
@@ -210,8 +212,8 @@ class PackagedDetector(ABC):
     def _detect(self, images: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
         # The weights themselves are in half precision, so autocast is off either way: casting a hundred small weights in
         # every forward pass would take longer than the convolutions.
-        scope = "tf32" if self._precision == "tf32" else "fp32"
-        with torch.inference_mode(), precision_scope(scope, self._device):
+        half = _DTYPES[self._precision] != torch.float32
+        with torch.inference_mode(), no_autocast() if half else precision_scope(self._precision, self._device):
             codes, logits = self.net(self.pixels(images, self._device).to(_DTYPES[self._precision]))
             return self._select(codes.float(), logits.float(), images, wanted)
 
