@@ -88,7 +88,7 @@ def paper(device: str, precision: str = "auto", *, tiny: bool = False, batch_siz
 
 
 def served() -> GenEvalScorer:
-    """For `geneval-reward serve --scorer gpu_models:served`."""
+    """For `geneval-reward serve --backend gpu_models:served`."""
     return paper("cuda", batch_size=32)
 
 

@@ -48,9 +48,8 @@ def one_backend(report: Report, backend: str) -> None:
     report.add(table, backend=backend, weights=weights, where="in this process", clients=1, **here)
     scorer.to("cpu")
     release()
-    options = {} if backend == "lite" else {"--scorer": f"gpu_models:{'served_tiny' if tiny else 'served'}"}
-    settings = Namespace(backend="lite", device=report.device, workers=1, threads=1 if tiny else 8, batch_size=32)
-    settings.more_options = options
+    source, size = ("lite", 32) if backend == "lite" else (f"gpu_models:{'served_tiny' if tiny else 'served'}", None)
+    settings = Namespace(backend=source, device=report.device, workers=1, threads=1 if tiny else 8, batch_size=size)
     # The worker finds `gpu_models` in its working folder.
     with contextlib.chdir(Path(__file__).parent), running_server(settings) as (url, _, _):
         remote = RemoteScorer(url)

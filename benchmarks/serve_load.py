@@ -101,7 +101,7 @@ def running_server(args: argparse.Namespace) -> Any:
         "-m",
         "geneval_reward",
         "serve",
-        *(str(part) for pair in options.items() for part in pair),
+        *(str(part) for name, value in options.items() if value is not None for part in (name, value)),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     lines: list[str] = []
