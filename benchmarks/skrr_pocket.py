@@ -137,7 +137,7 @@ def main():
     lines = []
     for name in pairs:
         rival, _, level = name.rpartition("_")
-        if level and rival != "skrr":
+        if rival not in ("", "skrr"):
             one = compare_paired(rows[f"skrr_{level}"]["right"], rows[name]["right"], ids, tags).overall
             lines.append([name, difference_text(one), bare_p(one.p_value)])
     print(markdown_table(["plan", "minus skrr at the same level, points", "p"], lines))
