@@ -65,10 +65,10 @@ def _svg(size: tuple[int, int], drawn: Iterable[_Drawn]) -> str:
         )
         if label:
             # Above the box where there is room, and never beyond the right side; the width of text is an estimate.
-            wide = 6.4 * len(label) + 6
-            x, y = min(left, max(0.0, width * scale - wide)), top - 15 if top >= 15 else top
+            space = 6.4 * len(label) + 6
+            x, y = min(left, max(0.0, width * scale - space)), top - 15 if top >= 15 else top
             shapes.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="15" fill="{hue}" class="label"/>'
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{space:.1f}" height="15" fill="{hue}" class="label"/>'
                 f'<text x="{x + 3:.1f}" y="{y + 11.5:.1f}" fill="white" font-size="11" font-family="sans-serif">'
                 f"{escape(label)}</text>"
             )

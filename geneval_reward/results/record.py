@@ -137,7 +137,7 @@ def _read_shape(keys: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str | N
     """Return the first key that is missing or has a wrong type, and the unknown keys; most lines have the same."""
     types = dict(zip(keys, kinds, strict=True))
     ours = "schema" in types
-    names = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
+    names: tuple[str, ...] = OFFICIAL_KEYS + OUR_KEYS if ours else OFFICIAL_KEYS
     names += tuple(name for name in OPTIONAL_KEYS if ours and name in types)
     problem = next((name for name in names if types.get(name) not in _TYPES[name][0]), None)
     return problem, tuple(name for name in keys if name not in names)

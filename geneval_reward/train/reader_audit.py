@@ -48,8 +48,13 @@ class Agreement:
     def count(cls, said: Sequence[bool], judged: Sequence[bool], unparsed: int = 0) -> Agreement:
         """Count pictures from whether the reader said that they are right, and whether the judge did."""
         pairs = list(zip(said, judged, strict=True))
-        cells = [pairs.count(pair) for pair in ((True, True), (False, True), (True, False), (False, False))]
-        return cls(*cells, unparsed)
+        return cls(
+            both=pairs.count((True, True)),
+            judge_only=pairs.count((False, True)),
+            reader_only=pairs.count((True, False)),
+            neither=pairs.count((False, False)),
+            unparsed=unparsed,
+        )
 
     @property
     def missed(self) -> float:
