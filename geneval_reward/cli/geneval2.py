@@ -69,14 +69,27 @@ def geneval2(
     }
     scores |= {f"skill {name}": value for name, value in found.skills.items()}
     scores |= {f"{count} atoms": value for count, value in found.atomicity.items()}
+    # GenEval 2's own script prints them in per cent.
+    scores = {name: value / 100 for name, value in scores.items()}
     problems = [f"{text!r}: {why}" for text, why in found.failed.items()]
     table = Table(
         f"GenEval 2, {found.prompts} of {len(prompts)} prompts",
         ["", "score"],
-        [[name, share_text(value / 100)] for name, value in scores.items()],
+        [[name, share_text(value)] for name, value in scores.items()],
     )
-    values = Table("", ["figure", "value"], [[name, rounded(value / 100)] for name, value in scores.items()])
-    print_document(Document([table], values, {**scores, "prompts": found.prompts, "problems": problems}), format)
+    values = Table("", ["figure", "value"], [[name, rounded(value)] for name, value in scores.items()])
+    print_document(
+        Document(
+            [table],
+            values,
+            {
+                **{name: rounded(value) for name, value in scores.items()},
+                "prompts": found.prompts,
+                "problems": problems,
+            },
+        ),
+        format,
+    )
     print_notes(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
     if problems:
         raise typer.Exit(1)
