@@ -135,7 +135,7 @@ def load_pipeline(
         DependencyError: If a package that it needs is not installed; the message names the extra.
     """
     if precision != "auto" and precision not in DTYPES:
-        raise UsageError(f"precision: expected auto, {', '.join(DTYPES)}, got {precision!r}")
+        raise UsageError(f"precision: expected one of auto, {', '.join(DTYPES)}, got {precision!r}")
     if not isinstance(source, str):
         return source
     if source == POCKET:

@@ -95,7 +95,10 @@ def test_one_folder_holds_one_run(run, few, tmp_path) -> None:
     [
         (("nothing-here", "--suite", "pocket"), "expected 'pocket', 'pocket-tokens', the folder of a diffusers"),
         (("pocket", "--suite", "pockets"), "--suite: expected 'suite', 'pocket', a number of prompts"),
-        (("pocket", "--suite", "pocket", "--precision", "fp8"), "expected auto, fp32, fp16, bf16, got 'fp8'"),
+        (
+            ("pocket", "--suite", "pocket", "--precision", "fp8"),
+            "precision: expected one of auto, fp32, fp16, bf16, got 'fp8'",
+        ),
         (("pocket", "--suite", "empty.jsonl"), "expected at least one prompt, got none"),
         (("pocket", "--suite", "broken.jsonl"), "expected one of single_object"),
     ],
