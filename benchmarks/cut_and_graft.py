@@ -28,6 +28,7 @@ from geneval_reward import GenEvalScorer, surgery, train
 from geneval_reward.pocket import pocket_suite
 from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.prompts import TAGS
+from geneval_reward.results.notation import difference_text, points_with_interval
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
 from geneval_reward.surgery.scores import FixedNoise
@@ -338,7 +339,7 @@ class Bench:
         found = compare_paired(
             np.concatenate(start), np.concatenate([line["truth"] for line in lines]), ids, tags, draws=2000
         ).overall
-        return f"{100 * found.value:+.1f} ({100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f})"
+        return difference_text(found)
 
     def tasks(self, lines):
         tags = np.array([spec.tag for spec in self.truth.specs])
@@ -348,7 +349,7 @@ class Bench:
         cells = {}
         for one in self.contributions:
             name = one.unit.split(".")[2] if one.block else "block"
-            text = f"{100 * one.dp:+.1f} ({100 * one.low:+.0f} to {100 * one.high:+.0f})"
+            text = points_with_interval(one.dp, one.low, one.high)
             cells[one.place, name + (f" ({one.how})" if name in ("attn", "ff", "ff_context") else "")] = text
         names = sorted({name for _, name in cells}, key=lambda name: (name != "block", name))
         print(

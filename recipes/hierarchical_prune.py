@@ -58,6 +58,7 @@ from geneval_reward.errors import UsageError
 from geneval_reward.pocket import pocket_suite
 from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.prompts import TAGS, PromptSpec, training_prompts
+from geneval_reward.results.notation import points_with_interval
 from geneval_reward.support.files import read_lines
 from geneval_reward.surgery.scores import FixedNoise
 
@@ -371,7 +372,7 @@ def main(args: list[str] | None = None) -> Any:
     found = measure_contributions(pipeline, score, path, hows=given.how)
     if given.step == "rank":
         for one in found:
-            print(f"{one.unit} {one.how}: dP {one.dp:+.3f} ({one.low:+.3f} to {one.high:+.3f})")
+            print(f"{one.unit} {one.how}: dP in points {points_with_interval(one.dp, one.low, one.high)}")
         return found
     named = {"units": given.units, "order": given.order, "position": given.position, "how": given.how[0]}
     named["score"] = f"{score.name} of {given.prompts} training prompts, {given.steps} steps"
