@@ -28,7 +28,7 @@ from geneval_reward import GenEvalScorer, surgery, train
 from geneval_reward.pocket import pocket_suite
 from geneval_reward.pocket.codec import decode_scenes
 from geneval_reward.prompts import TAGS
-from geneval_reward.results.notation import difference_text, points_with_interval
+from geneval_reward.results.notation import difference_text, points_with_interval, share_text
 from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
 from geneval_reward.surgery.scores import FixedNoise
@@ -290,42 +290,35 @@ class Bench:
     # The tables.
 
     def table(self):
-        rows = {}
+        rows, path = {}, self.out / "judged.jsonl"
         for line in self.lines():
             rows.setdefault(line["row"], []).append(line)
-        judged = [json.loads(line) for line in (self.out / "judged.jsonl").read_text().splitlines()]
+        judged = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         lite = {line["row"]: self.truth.mean(line["lite"]) for line in judged if "lite" in line}
-        rows |= {
-            line["row"]: [rows[line["row"].removesuffix(", nf4")][0] | line] for line in judged if "lite" not in line
-        }
+        quantised = [line for line in judged if "truth" in line]
+        rows |= {line["row"]: [rows[line["row"].removesuffix(", nf4")][0] | line] for line in quantised}
+        order = [row for row, *_ in self.cut_rows()] + ["dense, stage 2"]
+        order += [f"{row}, stage {stage}" for row, *_ in self.graft_rows() for stage in (1, 2)]
+        order += [f"{row}, stage 2" for _, row, _ in self.dropped_rows()]
+        names = sorted(rows, key=lambda row: (order.index(row.removesuffix(", nf4")), row))
         dense, tuned = rows["dense"], rows["dense, stage 2"]
         self.contribution_table()
         for kind in ("prune", "graft"):
-            header = ["model", "truth", "lite", "seeds", "- dense, points"]
-            header += ["- dense with stage 2, points", "held-out error"] if kind == "graft" else []
-            table = []
-            for row, lines in rows.items():
-                if lines[0]["table"] != kind:
-                    continue
-                cells = [row, f"{np.mean([self.truth.mean(line['truth']) for line in lines]):.3f}"]
-                cells += [f"{lite[row]:.3f}" if row in lite else "", len(lines), self.difference(dense, lines)]
+            header = ["model", "score", "`lite`", "seeds", "from dense, points"]
+            header += ["from dense with stage 2, points", "held-out error"] if kind == "graft" else []
+            mine, table = [name for name in names if rows[name][0]["table"] == kind], []
+            for row in mine:
+                lines = rows[row]
+                cells = [row, share_text(np.mean([self.truth.mean(line["truth"]) for line in lines]))]
+                cells += [share_text(lite[row]) if row in lite else "", len(lines), self.difference(dense, lines)]
                 if kind == "graft":
                     errors = [error for line in lines for error in line.get("errors", {}).values()]
                     cells += [self.difference(tuned, lines)]
                     cells += [f"{min(errors):.3f} to {max(errors):.3f}" if errors else ""]
-                cells += [
-                    f"{lines[0]['parameters'] / 1e6:.2f}",
-                    f"{lines[0]['bytes'] / 1e6:.2f}",
-                    f"{lines[0]['flops'] / 1e6:.1f}",
-                ]
+                cells += [f"{lines[0]['bytes']:,}", f"{lines[0]['flops'] / 1e6:.1f}"]
                 table.append(cells)
-            print(markdown_table([*header, "weights, M", "bytes, MB", "MFLOPs"], table), end="\n\n")
-            print(
-                markdown_table(
-                    ["model", *TAGS], [[row, *self.tasks(rows[row])] for row in rows if rows[row][0]["table"] == kind]
-                ),
-                end="\n\n",
-            )
+            print(markdown_table([*header, "bytes", "million operations"], table), end="\n\n")
+            print(markdown_table(["model", *TAGS], [[row, *self.tasks(rows[row])] for row in mine]), end="\n\n")
 
     def difference(self, base, lines):
         """Difference of truth in points with a 95 % interval; the seeds of training count as images of a prompt."""
