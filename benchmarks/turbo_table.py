@@ -152,10 +152,11 @@ def questions(model):
 
 
 def overall(right, rows):
-    """Mean of the task means."""
-    return float(
-        np.mean([np.mean([ok for ok, spec in zip(right, rows, strict=True) if spec.tag == tag]) for tag in TAGS])
-    )
+    """Mean of the task means, over the tasks that there are."""
+    by_tag = {spec.tag: [] for spec in rows}
+    for ok, spec in zip(right, rows, strict=True):
+        by_tag[spec.tag].append(ok)
+    return float(np.mean([np.mean(values) for values in by_tag.values()]))
 
 
 def read_cells():
