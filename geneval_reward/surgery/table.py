@@ -23,6 +23,7 @@ from geneval_reward.results.notation import (
     difference_text,
     judge_text,
     percent_text,
+    points_text,
     rounded,
     score_text,
 )
@@ -323,10 +324,14 @@ def _costs(
         if found is None:
             cells += [""] * 4
         else:
-            cells[3] = f"{100 * (cost['bytes'] / costs[DENSE]['bytes'] - 1):+.1f} %"
+            cells[3] = f"{points_text(cost['bytes'] / costs[DENSE]['bytes'] - 1)} %"
             share = relative[one.name]
             cells += [difference_text(found) + (" *" if found.shown else "")]
-            cells += [DASH if share is None else f"{100 * share:+.1f} %", bare_p(found.p_holm), detectable_text(found)]
+            cells += [
+                DASH if share is None else f"{points_text(share)} %",
+                bare_p(found.p_holm),
+                detectable_text(found),
+            ]
         rows.append(cells)
     images = f"{comparison.runs[0].images} images of {comparison.runs[0].prompts} prompts"
     return Table(
