@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Literal, Never
 
 from geneval_reward.errors import UsageError
 from geneval_reward.judge import CREDITS, Detections, Finding, Rules, Verdict
+from geneval_reward.judge.credits import Credit
 from geneval_reward.judges.questions import NUMBERS, Question
 from geneval_reward.prompts.spec import PromptSpec
 
@@ -148,9 +149,9 @@ class AnsweredVerdict(Verdict):
         """The mean of the questions' credits, not bounded below."""
         return _arithmetic([one.credit() for one in self.answers])
 
-    def credit(self, name: str) -> float:
-        """Look up a credit by name: one of `CREDITS` or of `ANSWER_CREDITS`."""
-        if name not in ANSWER_CREDITS:
+    def credit(self, name: Credit) -> float:
+        """Look up a credit: one of `ANSWER_CREDITS`, or what any verdict has."""
+        if not isinstance(name, str) or name not in ANSWER_CREDITS:
             return super().credit(name)
         if name.startswith("vqascore"):
             if self.whole is None:

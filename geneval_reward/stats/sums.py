@@ -63,7 +63,8 @@ class PromptSums:
     def overall_weights(self) -> Floats:
         """`(t,)` weights of the tags in the overall score; see `counts_in_overall`."""
         counted = counts_in_overall(self.tags)
-        return counted / counted.sum()
+        weights: Floats = counted / counted.sum()
+        return weights
 
 
 def counts_in_overall(tags: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from geneval_reward.errors import ResultsError, name_some
 from geneval_reward.judge import Detections, Finding, Rules, Verdict
+from geneval_reward.judge.credits import Credit
 from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.results.notation import counted, estimate_cells, judge_text, kappa_text, rounded, score_text
@@ -173,6 +174,6 @@ class RecordedVerdict(Verdict):
         made.__dict__["recorded"] = dict(row.credits)
         return made
 
-    def credit(self, name: str) -> float:
+    def credit(self, name: Credit) -> float:
         """The recorded credit; NaN where the file has none."""
         return float(self.__dict__["recorded"].get(name, float("nan")))

@@ -72,7 +72,7 @@ def try_images(images: Iterable[Any]) -> list[torch.Tensor | ImageError]:
         if tensor.is_floating_point():
             floats.setdefault(tensor.device, []).append(index)
     for members in floats.values():
-        values = [tensor for index in members if isinstance(tensor := found[index], torch.Tensor)]
+        values = [one for index in members if isinstance(one := found[index], torch.Tensor)]
         ranges = torch.stack([torch.stack(torch.aminmax(value)).float() for value in values]).tolist()
         for index, value, (low, high) in zip(members, values, ranges, strict=True):
             try:
