@@ -14,6 +14,7 @@ from geneval_reward.support.imports import require
 from geneval_reward.surgery.plan import Plan, find_part, fingerprint
 from geneval_reward.surgery.swaps import Swaps
 
+_BLOCK: Final = 64
 KINDS: Final = ("nf4", "qint4", "qint8", "int8", "int4")
 
 
@@ -136,8 +137,38 @@ def _packer(how: str) -> Callable[[nn.Linear], nn.Module]:
     return lambda layer: _torchao(layer, how)
 
 
+class FlatNf4(nn.Module):
+    """A linear layer in nf4 whose blocks run on over the ends of rows, for widths that are no multiple of a block.
+
+    bitsandbytes 0.50 reads such weights wrongly on a CPU, without a word: its rows have to begin with a block. Here the weight
+    is packed as one row after another, 64 values each.
+
+    Args:
+        layer: The layer.
+        library: bitsandbytes.
+    """
+
+    def __init__(self, layer: nn.Linear, library: Any) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        flat = nn.functional.pad(weight.flatten(), (0, -weight.numel() % _BLOCK)).view(-1, _BLOCK)
+        packed = library.nn.Params4bit(flat.clone(), requires_grad=False, quant_type="nf4", blocksize=_BLOCK)
+        self.weight = packed.to(weight.device)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.shape = weight.shape
+        self.unpack = library.functional.dequantize_4bit
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """As the layer."""
+        flat = self.unpack(self.weight.data, self.weight.quant_state).flatten()
+        weight = flat[: self.shape.numel()].view(self.shape).to(hidden.dtype)
+        return nn.functional.linear(hidden, weight, self.bias)
+
+
 def _nf4(layer: nn.Linear) -> nn.Module:
     library = require("bitsandbytes", "quantize", "how: nf4")
+    if layer.in_features % _BLOCK:
+        return PackedLinear(FlatNf4(layer, library)).train(layer.training)
     packed = library.nn.Linear4bit(
         layer.in_features,
         layer.out_features,
