@@ -78,7 +78,7 @@ def test_modules_are_in_eval_mode() -> None:
             [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8, device="meta")],
             r"images\[1\]: .*on cpu or the CPU, got one on meta",
         ),
-        (["a.png", "b.png"], r"sample_fn: images\[0\]: expected a PIL image.* got str"),
+        (["a.png", "b.png"], r"sample_fn: images\[0\]: a.png: expected an image file, got nothing"),
     ],
 )
 def test_bad_images_are_named(images: Any, message: str) -> None:

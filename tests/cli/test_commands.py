@@ -41,7 +41,7 @@ def test_prompts_draws_training_prompts(run):
         (("prompts", "--train", "3", "--mix", "singing=2"), "mix: expected tasks of"),
         (("prompts", "--train", "200", "--mix", "counting=1", "--unique"), "at most 160 prompts"),
         (("summary", "nowhere.jsonl"), "expected a results file, got none"),
-        (("score", ".", "--backend", "best"), "got no image with a record"),
+        (("score", ".", "--backend", "best"), "backend: expected one of lite"),
         (("nonsense",), "No such command"),
     ],
 )

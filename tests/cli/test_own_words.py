@@ -148,7 +148,7 @@ def test_metric_reward_and_callback_count_them(scorer):
         SpecError, match=r"tag: expected one of .*color_attr, got 'patterns'; give its records as `prompts`"
     ):
         GenEvalScore(scorer).update([IMAGE], SPECS[:1])
-    logged = scores("geneval", verdicts, 1.0)
+    logged, _ = scores("geneval", verdicts, 1.0)
     assert (logged["geneval/overall"], logged["geneval/patterns"], logged["geneval/partial"]) == (1.0, 0.5, 1.0)
     only = scores("geneval", verdicts[:2], 1.0)
     assert only["geneval/overall"] == 0.5

@@ -348,7 +348,7 @@ def test_the_process_ends_with_its_generator(start) -> None:
 
 def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch, capsys) -> None:
     page = (Path(__file__).parents[2] / "docs" / "foreign_generators.md").read_text()
-    use, model = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    use, model = re.findall(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)
     (tmp_path / "noise.py").write_text(model)
     monkeypatch.chdir(tmp_path)
     exec(use, {})

@@ -7,7 +7,7 @@ import torch
 
 from geneval_reward.pocket import PocketPipeline
 from geneval_reward.pocket import load as load_module
-from geneval_reward.pocket.prompts import pocket_suite
+from geneval_reward.pocket.prompts import pocket_suite, training_specs
 from geneval_reward.prompts import TAGS
 from geneval_reward.prompts.training import meaning
 
@@ -112,7 +112,7 @@ def test_batches_depend_on_seed_and_step_alone_and_hold_nothing_of_the_suite(rec
     assert len(list(data)) == 5
     assert len(list(later)) == 1
     held_out = {meaning(spec) for spec in pocket_suite() if spec.tag != "single_object"}
-    assert not held_out & {meaning(spec) for pool in data.specs.values() for spec in pool}
+    assert not held_out & {meaning(spec) for pool in training_specs().values() for spec in pool}
 
 
 def test_shipped_weights_come_from_this_recipe(recipe) -> None:

@@ -95,7 +95,7 @@ def test_labels_are_those_of_the_last_step_that_found_a_code_masked(turbo, segme
     paths = replace(paths, generators=[torch.Generator().manual_seed(seed) for seed in range(4)])
     losses = module.losses(paths, 4)
     # The same once more, position by position, without what the path recorded.
-    painting, text, model = Painting(paths.codes, paths.fixed + 1), paths.text, load_tokens()
+    painting, text, model = Painting(paths.codes, paths.fixed + 1, torch.zeros(4, 18)), paths.text, load_tokens()
     guided = [model.logits(text, painting.seen(step + 1), 2.0).softmax(-1) for step in range(4)]
     plain = [model.logits(text, painting.seen(step + 1)).log_softmax(-1) for step in range(4)]
     teacher = consistency = 0.0

@@ -42,7 +42,7 @@ class TestFindReward:
         reward = GenEvalReward(scorer_for(FakeDetector({})))
         assert find_reward(reward, "official", trainer()) is reward
         assert isinstance(find_reward(lambda **_: [], "official", trainer()), FunctionReward)
-        assert isinstance(find_reward("operator:length_hint", "official", trainer()), FunctionReward)
+        assert isinstance(find_reward("argparse:Namespace", "official", trainer()), FunctionReward)
 
     @pytest.mark.parametrize(
         ("reward", "credit", "message"),
