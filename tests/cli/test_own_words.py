@@ -150,7 +150,7 @@ def test_metric_reward_and_callback_count_them(scorer):
         GenEvalScore(scorer).update([IMAGE], SPECS[:1])
     logged, _ = scores("geneval", verdicts, 1.0)
     assert (logged["geneval/overall"], logged["geneval/patterns"], logged["geneval/partial"]) == (1.0, 0.5, 1.0)
-    only = scores("geneval", verdicts[:2], 1.0)
+    only, _ = scores("geneval", verdicts[:2], 1.0)
     assert only["geneval/overall"] == 0.5
     assert set(balanced([*SPECS, BENCH], 0)) == {*SPECS, BENCH}
     batch = GenEvalReward(scorer).score([IMAGE] * 2, [SPECS[0], "a photo of a zebra"])
