@@ -156,7 +156,7 @@ def main(folder: Path) -> None:
         found[f"{layout}, one prompt"] = run(folder, layout, RECORDS[:1], "one")
         found[f"{layout}, warned"] = run(folder, layout, RECORDS[:5], "warned", scorer=FailsOn(1), on_error="warn")
         found[f"{layout}, raised"] = run(folder, layout, RECORDS[:5], "raised", scorer=FailsOn(1))
-        found[f"{layout}, budget"] = run(folder, layout, "4/tag", "budget", max_seconds=0.01)
+        found[f"{layout}, budget"] = run(folder, layout, "4/task", "budget", max_seconds=0.01)
         prompts = ["a photo of a dog", "a photo of a cat"]
         audit = AuditCallback(scorer(), None, prompts=prompts, every_n_epochs=1)
         found[f"{layout}, audit"] = fit(folder / "audit", layout, audit)
