@@ -35,6 +35,7 @@ from geneval_reward.pocket.questions import is_true
 from geneval_reward.pocket.scene import fulfils
 from geneval_reward.pocket.world import sample_scene
 from geneval_reward.prompts import TAGS, PromptSpec
+from geneval_reward.results.notation import points_with_interval, share_text, share_with_interval
 from geneval_reward.reward import RewardBatch
 from geneval_reward.stats import clustered_bootstrap, compare_paired
 from geneval_reward.support.files import write_whole
@@ -330,10 +331,11 @@ def lines(table: dict[str, Any]) -> list[str]:
         if found is None:
             return ""
         low, high = found["interval"]
-        return f"{found['after']:.3f} ({found['difference']:+.3f}, {low:+.3f} to {high:+.3f})"
+        return f"{share_text(found['after'])}, {points_with_interval(found['difference'], low, high)}"
 
     def rate(found: dict[str, float]) -> str:
-        return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}; {found['count']} of {found['of']})"
+        share = share_with_interval(found["value"], found["low"], found["high"])
+        return f"{share}, {found['count']} of {found['of']}"
 
     text = ["| | score by truth | by `lite` | questions, clean scenes | says right | objects | seeds |"]
     text.append("|---" * 7 + "|")
