@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -153,9 +154,11 @@ def measure(folder: Path, images: int) -> dict[str, float]:
     big = folder / "big.jsonl"
     number = 20_000
     big.write_bytes(b"".join(lines[n % len(lines)].replace(b"/samples/", b"/samples/%d-" % n) for n in range(number)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    read = cpu(lambda: read_results(big), 1) / number
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / number
+    read = cpu(lambda: read_results(big)) / number
+    tracemalloc.start()
+    held = read_results(big)
+    grown = tracemalloc.get_traced_memory()[0] / len(held)
+    tracemalloc.stop()
     parts = []
     for part in range(8):
         path = folder / f"part{part}.jsonl"
