@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class GenEvalReward:
         # Trainers name their curves by this.
         self.__name__ = "geneval" if self.credit == "official" else f"geneval_{check_credit(self.credit)}"
 
-    @property
+    @cached_property
     def scorer(self) -> Scorer:
         """The scorer; loaded at the first use."""
         return self.lazy_scorer.load()
@@ -147,8 +148,6 @@ class GenEvalReward:
             try:
                 # The spec's error comes first: what asks for no picture need not have one.
                 spec = prompt if isinstance(prompt, PromptSpec) else resolve(text_of(prompt), self._specs)
-                if (problem := refusal(self.scorer, spec)) is not None:
-                    raise problem
             except SpecError as error:
                 failed[index] = error
                 continue
@@ -213,6 +212,16 @@ class GenEvalReward:
         except ScoringError as partial:
             failed |= {index: error for index, error in zip(ready, partial.errors, strict=True) if error is not None}
             return partial.verdicts
+        except SpecError:
+            # Records with words that the scorer does not know get None, and the others their rewards.
+            refused = {index: refusal(self.scorer, spec) for index, (_, spec) in ready.items()}
+            unknown = {index: error for index, error in refused.items() if error is not None}
+            if not unknown:
+                raise
+            failed |= unknown
+            others = {index: sample for index, sample in ready.items() if index not in unknown}
+            found = iter(self._judge(others, failed) if others else ())
+            return [None if index in unknown else next(found) for index in ready]
 
     def _warn_if_zero(self, rewards: list[float | None]) -> None:
         known = [reward for reward in rewards if reward is not None]

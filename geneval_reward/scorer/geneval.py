@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from geneval_reward.errors import SpecError, UsageError
 from geneval_reward.judge.detections import Detections, Evidence
 from geneval_reward.judge.rules import Rules
 from geneval_reward.judge.verdict import Verdict, judge
-from geneval_reward.prompts.spec import PromptSpec
+from geneval_reward.prompts.spec import Exclude, Include, PromptSpec
 from geneval_reward.prompts.suite import Prompt, resolve_all
 from geneval_reward.prompts.vocabulary import CLASS_NAMES, COLORS, Vocabulary
 from geneval_reward.scorer.protocol import fingerprint_id
@@ -90,6 +90,7 @@ class GenEvalScorer:
         self._rows_of: dict[str, list[int]] = {}
         for row, known in enumerate(self.vocabulary.classes):
             self._rows_of.setdefault(known, []).append(row)
+        self._colors = frozenset((*self.vocabulary.colors, None))
         self.rules = Rules.parse(rules)
         self.batch_size = batch_size
         self.min_confidence = min(min_confidence, self.rules.confidence, self.rules.counting_confidence)
@@ -170,12 +171,13 @@ class GenEvalScorer:
             torch.OutOfMemoryError: If a single image does not fit.
         """
         tensors = as_images(images)
-        parsed = resolve_all(specs)
+        ready = isinstance(specs, Sequence) and all(isinstance(spec, PromptSpec) for spec in specs)
+        parsed = cast("list[PromptSpec]", list(specs)) if ready else resolve_all(specs)
         if len(tensors) != len(parsed):
             raise UsageError(f"specs: expected {len(tensors)}, one per image, got {len(parsed)}")
         for index, spec in enumerate(parsed):
-            if (problem := self.vocabulary.problem(spec)) is not None:
-                raise SpecError(f"specs[{index}]: {problem}")
+            if not self._knows(spec):
+                raise SpecError(f"specs[{index}]: {self.vocabulary.problem(spec)}")
         with self._lock, torch.inference_mode(), no_autocast():
             verdicts, self.batch_size = run_in_batches(
                 lambda part: self._score_batch(tensors[part], parsed[part]),
@@ -242,12 +244,18 @@ class GenEvalScorer:
         colored = self._with_colors(images, specs, detections)
         return [judge(spec, found, self.rules) for spec, found in zip(specs, colored, strict=True)]
 
+    def _knows(self, spec: PromptSpec) -> bool:
+        items: tuple[Include | Exclude, ...] = (*spec.include, *spec.exclude)
+        classes = all(item.class_name in self._rows_of for item in items)
+        return classes and self._colors.issuperset(item.color for item in spec.include)
+
     def _wanted(self, spec: PromptSpec) -> Wanted:
-        named, colored = self._ids(spec.class_names), self._ids(spec.colored_class_names)
+        named = self._ids((*spec.include, *spec.exclude))
+        colored = self._ids([item for item in spec.include if item.color is not None])
         return Wanted(None if self.all_classes else named, colored, self.min_confidence)
 
-    def _ids(self, names: Sequence[str]) -> frozenset[int]:
-        return frozenset(row for name in names for row in self._rows_of[name])
+    def _ids(self, items: Sequence[Include | Exclude]) -> frozenset[int]:
+        return frozenset(row for item in items for row in self._rows_of[item.class_name])
 
     def _with_colors(
         self, images: list[torch.Tensor], specs: list[PromptSpec], detections: list[Detections]

@@ -23,8 +23,9 @@ class Scorer(Protocol):
 
     [`GenEvalScorer`][geneval_reward.GenEvalScorer] judges in this process,
     `geneval_reward.service.client.RemoteScorer` asks a server, and `geneval_reward.ray.RayScorer` a pool of Ray actors. A
-    class of your own needs these members and no base class. If it has an attribute `vocabulary`
-    (`geneval_reward.prompts.Vocabulary`), hosts refuse records with other words before they score.
+    class of your own needs these members and no base class. If it also has an attribute `vocabulary`
+    (`geneval_reward.prompts.Vocabulary`), hosts that know all records beforehand refuse those with other words before they
+    score, and a reward gives None to the records that made `score` raise a `SpecError`.
     """
 
     @property
@@ -45,6 +46,7 @@ class Scorer(Protocol):
             specs: One spec, record, JSON record or known prompt text per image.
 
         Raises:
+            SpecError: If a record names what the scorer does not know.
             ScoringError: If some images could not be scored and the others could; it carries their verdicts.
         """
         ...

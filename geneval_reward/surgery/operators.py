@@ -44,7 +44,7 @@ class Place:
 
 
 def renew(place: Place) -> nn.Module:
-    """The same module with new random weights: the control that shows what the training of an operator can reach."""
+    """Copy the module with new random weights: the control that shows what the training of an operator can reach."""
     new = copy.deepcopy(place.seam.module)
     layers: list[Any] = [module for module in new.modules() if hasattr(module, "reset_parameters")]
     for layer in layers:
@@ -175,7 +175,12 @@ def find_operator(name: str) -> Operator:
 
 
 class Parallel(nn.Module):
-    """See `parallel`."""
+    """Runs two blocks on the same input and adds what a linear layer per stream makes of their changes.
+
+    Args:
+        first: The first block, with a recorded call.
+        second: The block behind it; its outputs decide which streams there are.
+    """
 
     def __init__(self, first: Seam, second: Seam) -> None:
         super().__init__()

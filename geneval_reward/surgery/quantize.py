@@ -54,7 +54,7 @@ class QuantizePlan(Plan, kind="quantize"):
             raise UsageError(f"skip: expected parts of names, got {self.skip!r}")
 
     def change(self, pipeline: Any, model: nn.Module, swaps: Swaps) -> None:
-        """See `Plan.change`.
+        """Replace the linear layers of the model by packed ones.
 
         Raises:
             UsageError: If the kind needs other hardware, or the model has no linear layer to quantise.
@@ -93,7 +93,7 @@ def quantize(pipeline: Any, part: str, how: str, *, skip: tuple[str, ...] = ()) 
     Args:
         pipeline: The pipeline.
         part: Its component, such as `transformer` or `text_encoder`.
-        how: See `QuantizePlan`.
+        how: One of `KINDS`, which the table of `QuantizePlan` explains.
         skip: Layers whose names hold one of these texts stay as they are.
 
     Raises:
@@ -124,7 +124,7 @@ class PackedLinear(nn.Module):
         self.layer = layer
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """As the layer."""
+        """Apply the packed layer."""
         result: Tensor = self.layer(hidden)
         return result
 
@@ -159,7 +159,7 @@ class FlatNf4(nn.Module):
         self.unpack = library.functional.dequantize_4bit
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """As the layer."""
+        """Unpack the weight and apply it to inputs `(..., in_features)`; returns `(..., out_features)`."""
         flat = self.unpack(self.weight.data, self.weight.quant_state).flatten()
         weight = flat[: self.shape.numel()].view(self.shape).to(hidden.dtype)
         return nn.functional.linear(hidden, weight, self.bias)

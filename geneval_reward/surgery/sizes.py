@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -132,7 +133,7 @@ def measure_run(
         calls: Timed calls, after one that is not.
         device: A torch device, or `auto`.
         precision: What the pipeline computes in.
-        arguments: Of the pipeline's call, such as `num_inference_steps`.
+        arguments: Further keyword arguments of every pipeline call, such as `num_inference_steps`.
         timeout: Seconds to wait; None for ever.
 
     Raises:
@@ -195,7 +196,7 @@ def sizes_document(
     }
     if run is not None:
         record["run"] = vars(run)
-        middle = sorted(run.seconds)[len(run.seconds) // 2]
+        middle = statistics.median(run.seconds)
         cells = [
             ["peak memory while sampling", _megabytes(run.peak_bytes)],
             ["peak memory while loading", _megabytes(run.loading_bytes)],

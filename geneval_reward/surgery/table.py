@@ -72,7 +72,7 @@ class Settings:
         numbers: Their numbers in the whole prompt set, which name their folders.
         images_per_prompt: Images per prompt.
         seed: Seed of the whole table; image i of a prompt starts from the same noise in every row.
-        arguments: Of the pipeline's call, such as `num_inference_steps`.
+        arguments: Further keyword arguments of every pipeline call, such as `num_inference_steps`.
         device: A torch device, or `auto`.
         precision: What the pipeline computes in.
         batch_size: Images per call; None takes what suits the model.

@@ -52,7 +52,7 @@ class TextEncoderPlan(Plan, kind="text_encoder"):
             )
 
     def change(self, pipeline: Any, model: nn.Module, swaps: Swaps) -> None:
-        """See `Plan.change`."""
+        """Skip and re-use the sub-blocks that the plan names."""
         skip_and_reuse(swaps, find_sub_blocks(model), self.skip, dict(self.reuse))
 
 

@@ -93,7 +93,7 @@ class Captions(LightningDataModule):
         return CaptionBatch([spec.prompt for spec in specs], encode_scenes(scenes), seed)
 
     def with_seed(self, seed: int) -> Captions:
-        """The same prompts and sizes with another seed, such as for batches to be held out."""
+        """Return a copy that draws from the same prompts with another seed, for example for held-out batches."""
         other = copy.copy(self)
         other.seed = seed
         return other

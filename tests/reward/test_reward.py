@@ -265,7 +265,7 @@ class TestInATrainer:
         assert answers == {n: [float(n >> bit & 1) for bit in range(4)] + [1.0] for n in range(16)}
 
 
-def test_a_call_goes_through_few_files():
+def test_a_call_goes_through_ten_files():
     """What a reader has to open to follow one reward from the call to the number, after everything is loaded."""
     import sys
     from pathlib import Path
@@ -285,4 +285,4 @@ def test_a_call_goes_through_few_files():
     finally:
         sys.setprofile(before)
     ours = sorted(file.removeprefix(root) for file in files if file.startswith(root))
-    assert 5 < len(ours) <= 15, ours
+    assert 5 < len(ours) <= 10, ours
