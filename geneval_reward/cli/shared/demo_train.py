@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from geneval_reward import GenEvalScorer
     from geneval_reward.demo.training import TrainingDemo
+    from geneval_reward.demo.training.record import RunRecord
 
 _ROWS = 12  # largest number of epochs in the live table
 _COLUMNS = (
@@ -33,7 +35,7 @@ def train_and_report(
 ) -> Path:
     """Fine-tune the pocket model, print the scores before and after, write `training-<method>.html` and return its path."""
     from geneval_reward.demo.training import train_pocket
-    from geneval_reward.demo.training.page import method_name, methods_table, training_page
+    from geneval_reward.demo.training.page import method_name, training_page
     from geneval_reward.demo.training.record import RunRecord, records_in
     from geneval_reward.results.notation import points_text, share_text
     from geneval_reward.support.files import write_whole
@@ -50,11 +52,7 @@ def train_and_report(
     output.print(_by_task(result))
     RunRecord.of(result).save(out)
     runs = records_in(out)
-    columns, rows = methods_table(runs)
-    methods = Table(*columns, title="score against images and seconds", title_justify="left")
-    for row in rows:
-        methods.add_row(*row)
-    output.print(methods)
+    print_methods(runs, output)
     audit = result.audit_after
     output.print(
         f"audit: first judge {share_text(audit.score)}, second judge {share_text(audit.audit)}, gap {points_text(audit.gap)} "
@@ -64,6 +62,16 @@ def train_and_report(
     page = out / f"training-{method}.html"
     write_whole(page, training_page(result, runs))
     return page
+
+
+def print_methods(runs: Sequence[RunRecord], output: Console) -> None:
+    """Print what each recorded run reached with how many images and seconds."""
+    from geneval_reward.demo.training.page import methods_table
+    from geneval_reward.results import tables
+    from geneval_reward.results.terminal import terminal
+
+    table = tables.Table("score against images and seconds", *methods_table(runs))
+    output.print(terminal(tables.Document([table], table), output.width))
 
 
 class LiveTable:

@@ -1,10 +1,13 @@
 """The demo's training from end to end, on an untrained pocket model and a judge that looks at colours."""
 
+import io
 import math
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+from geneval_reward.cli.shared.demo_train import print_methods
 from geneval_reward.demo.training import Settings, settings_for, train_pocket
 from geneval_reward.demo.training.page import methods_table, training_page
 from geneval_reward.demo.training.record import Point, RunRecord, records_in
@@ -86,6 +89,12 @@ def test_half_of_the_rise_is_told_where_it_was_seen():
         "difference, points": "+40.0 [+30.0, +50.0]",
         "half of it at": "300 images, 30 s",
     }
+    console = Console(width=80, file=io.StringIO())
+    print_methods([run], console)
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    assert all(word in printed for cell in rows[0] for word in cell.split())
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_a_record_of_something_else_is_refused(tmp_path):
