@@ -36,6 +36,18 @@ def test_rewards_come_in_order(reward):
     assert reward.__name__ == "geneval"
 
 
+def test_records_with_unknown_words_get_none_and_the_others_their_own_rewards(reward):
+    teapot = {"tag": "single_object", "include": [{"class": "teapot", "count": 1}]}
+    turquoise = {"tag": "colors", "include": [{"class": "bench", "count": 1, "color": "turquoise"}]}
+    batch = reward.score([IMAGE] * 5, [COW, teapot, BENCH, turquoise, BENCH])
+    assert batch.rewards == [0.0, None, 1.0, None, 1.0]
+    assert "got 'teapot'" in batch.errors[1]
+    assert "got 'turquoise'" in batch.errors[3]
+    assert [verdict is None for verdict in batch.verdicts] == [False, True, False, True, False]
+    with pytest.raises(SpecError, match="got 'teapot'"):
+        reward([IMAGE] * 2, [teapot, turquoise])
+
+
 def test_a_batch_prints_in_a_line(reward):
     batch = reward.score([IMAGE] * 3, [BENCH, COW, "a photo of nothing known"])
     assert repr(batch).startswith("RewardBatch(3 images, mean reward 0.500, 1 without a reward; prompts[2]: ")
