@@ -36,7 +36,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from geneval_reward import GenEvalScorer, official_suite
-from geneval_reward.ray.shards import open_source
+from geneval_reward.results.shards import open_source
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
@@ -183,7 +183,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from geneval_reward import GenEvalScorer
-from geneval_reward.ray.shards import open_source
+from geneval_reward.results.shards import open_source
 from geneval_reward.ray.work import score_shard
 begin = time.process_time()
 scorer = GenEvalScorer.from_pretrained("lite", device="cpu")

@@ -17,8 +17,8 @@ from geneval_reward.errors import UsageError
 from geneval_reward.support.imports import is_import_path, source_file
 
 if TYPE_CHECKING:
-    from geneval_reward.ray.shards import Source
     from geneval_reward.results.layout import ImageFolder, ImageItem
+    from geneval_reward.results.shards import Source
 
 
 def score(
@@ -109,7 +109,7 @@ def score(
     }
     if engine == "ray":
         from geneval_reward.cli.shared.ray_engine import score_with_ray
-        from geneval_reward.ray.shards import open_source
+        from geneval_reward.results.shards import open_source
 
         source = open_source(images, metadata, limit=limit)
         _print_problems(messages, source)

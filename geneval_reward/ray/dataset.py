@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from geneval_reward.errors import GenEvalError, ResultsError, ServiceError, UsageError
 from geneval_reward.ray.pool import ActorPool
 from geneval_reward.ray.runtime import Recipe, Workers, import_ray
-from geneval_reward.ray.shards import Source, open_source
 from geneval_reward.ray.work import ShardReport, done_path
 from geneval_reward.results.merge import merge_shards
 from geneval_reward.results.record import failures_path
+from geneval_reward.results.shards import Source, open_source
 
 if TYPE_CHECKING:
     from geneval_reward.scorer import Scorer
@@ -69,7 +69,7 @@ def score_dataset(
             an image (`png`, `jpg`, `webp`) and a `json` with the record, its prompt text, or either under `metadata`
             (or a `txt` with the text); parquet files with a column `image` of bytes, or `{"bytes": ...}`, and the record
             in the column `metadata` or in `tag`, `include`, `exclude`, `prompt`. Pass one file, a list of files, a folder of
-            them, or the result of `geneval_reward.ray.shards.open_source`. Paths must be the same on all nodes.
+            them, or the result of `geneval_reward.results.shards.open_source`. Paths must be the same on all nodes.
         out: The results file. The files of the shards are kept in `<out>.shards/`.
         scorer: The name of a backend, a function that makes a scorer, or its import path.
         metadata: Records for a flat folder, as in `geneval_reward.results.layout.read_folder`.

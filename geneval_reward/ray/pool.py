@@ -19,8 +19,8 @@ from geneval_reward.ray.runtime import Recipe, Workers, await_room, connect, imp
 from geneval_reward.service.isolation import score_separately
 
 if TYPE_CHECKING:
-    from geneval_reward.ray.shards import Shard
     from geneval_reward.ray.work import ShardReport
+    from geneval_reward.results.shards import Shard
     from geneval_reward.scorer import Scorer
 
 MAX_DEATHS: Final = 3
@@ -40,11 +40,12 @@ class ActorPool:
     """A pool of actors. If an actor dies, Ray restarts it and repeats its call.
 
     Args:
-        recipe: How each actor makes its scorer.
+        recipe: The argument of each actor, such as how it makes its scorer.
         workers: Number of actors and their resources.
         address: Address of a cluster; None for that of this process, that of `RAY_ADDRESS`, or a new one on this machine.
         max_deaths: Number of actors that one call may kill; None for no limit.
         at_most: Number of actors that the current work can use.
+        actor: Class of the actors; it needs a method `process_id()`.
 
     Raises:
         ServiceError: If Ray cannot be reached or started, or has no room for the actors in time.
@@ -52,12 +53,13 @@ class ActorPool:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Any,
         workers: Workers,
         address: str | None = None,
         *,
         max_deaths: int | None = MAX_DEATHS,
         at_most: int | None = None,
+        actor: type | None = None,
     ) -> None:
         self._ray = import_ray()
         self._owns_cluster = connect(address)
@@ -70,7 +72,7 @@ class ActorPool:
                 num_gpus=granted.gpus,
                 max_restarts=-1,
                 max_task_retries=-1 if max_deaths is None else max_deaths - 1,
-            )(ScoringActor)
+            )(actor or ScoringActor)
             self._actors = [kind.remote(recipe) for _ in range(granted.count)]
             first_calls = [actor.process_id.remote() for actor in self._actors]
             enough = 1 if workers.count is None else granted.count
@@ -100,7 +102,7 @@ class ActorPool:
         """Make each call on whichever actor is free.
 
         Args:
-            method: Name of a method of `ScoringActor`.
+            method: Name of a method of the actors.
             calls: Arguments of each call.
 
         Yields:

@@ -13,9 +13,9 @@ import torch
 
 from geneval_reward.errors import GenEvalError, ImageError
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.ray.shards import Sample, Shard
 from geneval_reward.results import FailedImage, ResultWriter, RunIdentity
 from geneval_reward.results.scoring import make_row
+from geneval_reward.results.shards import Sample, Shard
 from geneval_reward.scorer import Scorer, fingerprint_id
 from geneval_reward.service.isolation import score_separately
 from geneval_reward.support.read_ahead import read_ahead

@@ -107,7 +107,7 @@ def read_folder(root: str | Path, metadata: str | Path | None = None) -> ImageFo
     folder = ImageFolder(root)
     if metadata is not None:
         _read_flat(folder, Path(metadata), root)
-    elif own := _is_image_folder(root):
+    elif own := metadata_files(root):
         for file in own:
             _read_flat(folder, file, file.parent)
         _leave_out_repeats(folder)
@@ -256,7 +256,7 @@ def _read_record(path: Path, folder: ImageFolder) -> Entry | None:
     return None
 
 
-def _is_image_folder(root: Path) -> list[Path]:
+def metadata_files(root: Path) -> list[Path]:
     """The metadata files of a Hugging Face image folder: `metadata.jsonl` with `file_name`, at the top or in each split."""
     found = []
     for file in (root / "metadata.jsonl", *sorted(root.glob("*/metadata.jsonl"))):
@@ -304,7 +304,7 @@ def _read_flat(folder: ImageFolder, metadata: Path, root: Path) -> None:
             folder.problems.append(f"{where}: {error}; its image is skipped")
             entry = None
         entries.append((where, entry))
-    images = _images_below(root, folder)
+    images = images_below(root, folder)
     if any(name_of(entry) is not None for _, entry in entries):
         pairs = _named(folder, entries, images)
     else:
@@ -353,7 +353,7 @@ def _dealt(
     return [(entries[owners[i]][0], images[i], entries[owners[i]][1]) for i in order]
 
 
-def _images_below(root: Path, folder: ImageFolder) -> list[str]:
+def images_below(root: Path, folder: ImageFolder) -> list[str]:
     """The names of the images below a folder, without what file managers, notebooks and the benchmark's script leave there."""
     found = []
     for path, folders, files in os.walk(root, followlinks=False):

@@ -13,10 +13,10 @@ from geneval_reward.cli import app
 from geneval_reward.errors import GenEvalError, ResultsError
 from geneval_reward.prompts import PromptSpec
 from geneval_reward.ray import score_dataset
-from geneval_reward.ray.shards import open_source
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
+from geneval_reward.results.shards import open_source
 from geneval_reward.vision.photos import PHOTOS, photo
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_workers")]

@@ -12,8 +12,8 @@ from geneval_reward.cli.shared.tables import progress_bar
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores
-    from geneval_reward.ray.shards import Source
     from geneval_reward.ray.work import ShardReport
+    from geneval_reward.results.shards import Source
 
 
 def score_with_ray(

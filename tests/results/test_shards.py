@@ -18,12 +18,12 @@ from PIL import Image
 from geneval_reward import GenEvalScorer
 from geneval_reward.errors import GenEvalError, ResultsError
 from geneval_reward.prompts import official_suite
-from geneval_reward.ray.shards import Sample, Shard, open_source
 from geneval_reward.ray.work import done_path, score_shard
 from geneval_reward.results import FailedImage, read_results
 from geneval_reward.results.layout import read_folder, write_prompt_folder
 from geneval_reward.results.merge import merge_shards
 from geneval_reward.results.record import failures_path
+from geneval_reward.results.shards import Sample, Shard, open_source
 from geneval_reward.testing import FakeDetector, scorer_for
 
 SUITE = official_suite()
@@ -168,7 +168,7 @@ def test_parquet_in_its_forms(tmp_path: Path) -> None:
 def test_sources_that_are_none(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ResultsError, match="expected a folder of images"):
         open_source(tmp_path / "nothing")
-    with pytest.raises(ResultsError, match=r"expected a \.tar or .parquet file, got nothing"):
+    with pytest.raises(ResultsError, match=r"expected a \.tar, \.parquet or \.arrow file, got nothing"):
         open_source([tmp_path / "nothing.tar"])
     with pytest.raises(ResultsError, match="expected at least one file"):
         open_source([])
