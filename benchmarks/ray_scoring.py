@@ -26,10 +26,10 @@ from PIL import Image
 
 from geneval_reward import GenEvalScorer, official_suite
 from geneval_reward.ray import RayScorer, score_dataset
-from geneval_reward.results.shards import open_source
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
+from geneval_reward.results.shards import open_source
 from geneval_reward.vision.photos import PHOTOS, photo
 
 

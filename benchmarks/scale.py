@@ -36,11 +36,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from geneval_reward import GenEvalScorer, official_suite
-from geneval_reward.results.shards import open_source
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.results.merge import merge_shards
+from geneval_reward.results.shards import open_source
 from geneval_reward.vision.images import load_image
 from geneval_reward.vision.photos import PHOTOS, photo
 
