@@ -12,7 +12,7 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.generate.batches import check_request
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.results.layout import ImageItem, read_folder
-from geneval_reward.vision.images import load_image
+from geneval_reward.vision.images import load_rgb
 
 
 class FolderGenerator:
@@ -143,4 +143,4 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _read(path: Path) -> Image.Image:
     # Read files as the judge does, so that a rotated or 16-bit image is the same here and in `score`.
-    return Image.fromarray(load_image(path).permute(1, 2, 0).numpy())
+    return load_rgb(path)

@@ -14,7 +14,7 @@ from geneval_reward.results.tables import Document
 from geneval_reward.study.report.page import Card, Part, Section, judged_page
 from geneval_reward.study.second import RecordedVerdict, SecondOpinion
 from geneval_reward.study.second_pairs import PairOpinion
-from geneval_reward.vision.images import load_image
+from geneval_reward.vision.images import load_rgb
 
 MOST: Final = 48
 """The most images, or pairs, of a section."""
@@ -94,4 +94,4 @@ def _shown(all_of_them: Sequence[object], there: Sequence[object], noun: str) ->
 
 def _picture(path: Path | None) -> Image.Image:
     assert path is not None
-    return Image.fromarray(load_image(path).permute(1, 2, 0).numpy())
+    return load_rgb(path)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from geneval_reward.errors import ImageError
 from geneval_reward.vision.formats import MAX_PIXELS, damaged, open_image
@@ -127,6 +127,23 @@ def load_image(path: str | Path | BinaryIO, where: str | None = None) -> torch.T
         return _from_pil(image, where)
 
 
+def load_rgb(path: str | Path | BinaryIO, where: str | None = None) -> Image.Image:
+    """Read an image file as a Pillow image of mode RGB with the pixels that `load_image` returns.
+
+    It saves two copies of the pixels where Pillow goes on with them.
+
+    Args:
+        path: A PNG, JPEG or WebP file, or an open binary file.
+        where: What error messages call it; the path if None.
+
+    Raises:
+        ImageError: As `load_image` does.
+    """
+    where = str(path) if where is None else where
+    with open_image(path, where) as image:
+        return _to_rgb(image, where)
+
+
 @contextmanager
 def refuse_invalid_casts(where: str) -> Iterator[None]:
     """Raise where NumPy casts NaN to integers inside the block, as pipelines do that return pictures of a diverged model.
@@ -158,6 +175,11 @@ def refuse_invalid_casts(where: str) -> Iterator[None]:
 
 
 def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
+    return torch.from_numpy(np.array(_to_rgb(image, where))).permute(2, 0, 1).contiguous()
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """Decode an image and turn it into mode RGB; an image that is plain RGB already is returned as it is."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{where}: expected at most {MAX_PIXELS:,} pixels, got {width} x {height}; scale it down")
@@ -167,19 +189,19 @@ def _from_pil(image: Image.Image, where: str) -> torch.Tensor:
         # An image that Pillow opened lazily is decoded only here. Damaged files make decoders raise all kinds of errors
         # (struct.error from odd EXIF data, for example), and each of them is that file's error.
         image.load()
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     except Exception as error:
         raise ImageError(damaged(where, error)) from error
     if image.mode.startswith("I") or image.mode == "F":
-        return torch.from_numpy(_deep_to_rgb(np.asarray(image), where))
+        return Image.fromarray(_high_bytes(np.asarray(image), where)).convert("RGB")
     try:
-        array = np.array(image.convert("RGB"), dtype=np.uint8)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"{where}: expected a mode that converts to RGB, got {image.mode}; convert it") from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def _deep_to_rgb(values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
+def _high_bytes(values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
     """Reduce grey values of 16 bits to 8 by their high byte, as OpenCV does; Pillow's own conversion clips at 255.
 
     Pillow's modes `I` (int32) and `I;16` do not say whether values of 0..255 are 8-bit values or nearly black 16-bit ones.
@@ -195,7 +217,7 @@ def _deep_to_rgb(values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, An
             f"{where}: expected 16-bit values up to 65535, got at most {high}, which would be black; "
             "convert it to 8 bits (mode L or RGB) if that is what they are"
         )
-    return np.repeat((values.astype(np.uint32) >> 8).astype(np.uint8)[None], 3, axis=0)
+    return (values.astype(np.uint32) >> 8).astype(np.uint8)
 
 
 def _to_tensor(array: np.ndarray[Any, Any], where: str) -> torch.Tensor:

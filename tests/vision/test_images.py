@@ -17,7 +17,7 @@ from PIL import Image
 
 from geneval_reward.errors import ImageError
 from geneval_reward.vision import images as module
-from geneval_reward.vision.images import as_image, as_images, load_image
+from geneval_reward.vision.images import as_image, as_images, load_image, load_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 CHW = torch.from_numpy(RGB.transpose(2, 0, 1).copy())
@@ -231,6 +231,31 @@ def test_exif_rotation_is_applied(orientation: int, tmp_path: Path) -> None:
         assert same(as_image(lazy), expected.transpose(2, 0, 1).copy())
 
 
+def test_load_rgb_shows_what_load_image_returns(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8))
+    files = [
+        saved(clear, tmp_path / "clear.png"),
+        saved(clear, tmp_path / "clear.webp"),
+        saved(clear.convert("RGB"), tmp_path / "plain.png"),
+        saved(clear.convert("RGB"), tmp_path / "turned.png", exif=exif),
+        saved(clear.convert("RGB"), tmp_path / "turned.jpg", exif=exif),
+        saved(clear.convert("CMYK"), tmp_path / "ink.jpg"),
+        saved(clear.convert("P"), tmp_path / "palette.png", transparency=3),
+        saved(clear.convert("LA"), tmp_path / "grey.png"),
+        saved(Image.fromarray(grey > 99), tmp_path / "bits.png"),
+        saved(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path / "deep.png"),
+    ]
+    for file in files:
+        image = load_rgb(file)
+        assert image.mode == "RGB"
+        assert same(load_image(file), np.asarray(image).transpose(2, 0, 1).copy()), file.name
+    with pytest.raises(ImageError, match=r"nothing\.png: expected an image file, got nothing"):
+        load_rgb(tmp_path / "nothing.png")
+
+
 def test_a_mode_that_pillow_cannot_convert_is_refused() -> None:
     with pytest.raises(ImageError, match=r"image: expected a mode that converts to RGB, got La; convert it"):
         as_image(Image.new("La", (3, 2)))
@@ -335,7 +360,9 @@ def test_a_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path:
 
 @pytest.mark.parametrize("error", [struct.error("x"), RuntimeError("x"), NotImplementedError("x"), MemoryError()])
 def test_whatever_a_decoder_raises_is_the_error_of_its_file(error: Exception, tmp_path: Path, monkeypatch) -> None:
-    path = saved(Image.fromarray(RGB), tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(Image.fromarray(RGB), tmp_path / "a.png", exif=exif)
     for where in ("PIL.Image.open", "PIL.PngImagePlugin.PngImageFile.load", "PIL.ImageOps.exif_transpose"):
         with monkeypatch.context() as patch:
             patch.setattr(where, lambda *args, **more: (_ for _ in ()).throw(error))

@@ -7,7 +7,7 @@ it, the score says as much about the detector as about the images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -88,8 +88,7 @@ def flip(row: ResultRow, verdict: Verdict) -> Flip:
 def _flips(row: ResultRow, verdict: Verdict, field: str, threshold: float) -> bool | None:
     value = min(1.0, max(0.0, round(threshold, 6)))
     try:
-        rules = Rules.parse(verdict.rules.to_dict() | {field: value})
-        return row.verdict(rules).correct != verdict.correct
+        return row.verdict(replace(verdict.rules, **{field: value})).correct != verdict.correct
     except (ResultsError, ValueError):
         # The threshold is below what the file keeps, or a box counts whose colour was not asked for.
         return None

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geneval_reward.study.report import thumbnails as module
 from geneval_reward.study.report.thumbnails import LADDER, MISSING, thumbnails
+from geneval_reward.vision.images import load_rgb
 
 
 def noise(path, size=(256, 128), seed=0, **options):
@@ -48,6 +50,33 @@ def test_a_sample_that_misleads_is_made_up_for(tmp_path):
         paths.append(path)
     found = thumbnails(paths, 60_000)
     assert sum(len(one.data) for one in found) <= 60_000
+
+
+def test_no_image_is_decoded_twice(tmp_path, monkeypatch):
+    """Decoding is most of the work, so the step must fit at the first try, and what was sampled is kept."""
+    decoded = []
+    monkeypatch.setattr(module, "load_rgb", lambda path: decoded.append(path) or load_rgb(path))
+    paths = [noise(tmp_path / f"{i}.png", size=(64 + i % 7 * 16, 64), seed=i) for i in range(150)]
+    for budget in (100_000, 200_000, 400_000):
+        decoded.clear()
+        found = thumbnails(paths, budget, workers=2)
+        assert sorted(decoded) == sorted(paths)
+        assert 0.5 * budget < sum(len(one.data) for one in found) <= budget
+
+
+def test_a_picture_is_the_mean_of_what_it_shows(tmp_path):
+    """Stripes become grey and edges stay where they are, at a size that does not divide the image's."""
+    stripes = np.zeros((500, 1000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    stripes[:, 750:] = (255, 0, 0)
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    (one,) = thumbnails([tmp_path / "stripes.png"], 3_000)
+    picture = np.asarray(opened(one).convert("RGB"), np.float64)
+    height, width = picture.shape[:2]
+    assert width == 2 * height <= LADDER[0][0]
+    edge = 0.75 * width
+    assert abs(picture[:, : round(edge) - 3] - 127.5).max() < 25
+    assert abs(picture[:, round(edge) + 3 :] - (255, 0, 0)).max() < 40
 
 
 def test_nothing_fits(tmp_path):
