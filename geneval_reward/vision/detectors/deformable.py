@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,61 @@ def sample_levels(
     return total.view(batch, heads * depth, queries).transpose(1, 2)
 
 
+def sample_rows(
+    value: torch.Tensor, shapes: Sequence[tuple[int, int]], locations: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute what `sample_levels` computes, by one weighted sum of table rows (`embedding_bag`).
+
+    A bilinear sample is a weighted sum of four neighbours, so that each query and head sums `4 * levels * points` rows of
+    `value`. On a CPU this takes a sixth of the time of `grid_sample`, which reads one channel after the other.
+
+    Args:
+        value: As in `sample_levels`.
+        shapes: As in `sample_levels`.
+        locations: As in `sample_levels`.
+        weights: As in `sample_levels`.
+
+    Returns:
+        `(B, N, heads * d)` in the dtype of `weights`.
+    """
+    batch, rows, heads, depth = value.shape
+    queries, levels, points = locations.shape[1], *locations.shape[3:5]
+    table = value.reshape(-1, depth).to(weights.dtype)
+
+    def each_point(numbers: Sequence[int]) -> torch.Tensor:
+        """From one number per level to one per head, level and point: long inner loops are what makes this fast."""
+        return locations.new_tensor(numbers).repeat_interleave(points).repeat(heads)
+
+    width, height = each_point([w for _, w in shapes]), each_point([h for h, _ in shapes])
+    starts = itertools.accumulate((h * w for h, w in shapes[:-1]), initial=0)
+    first = each_point(list(starts)) * heads + torch.arange(heads).repeat_interleave(levels * points)
+    x, y = locations.flatten(2, 4).unbind(-1)
+    weights = weights.flatten(2)
+    index, share = [], []
+    for row, row_share in _neighbours(y, height):
+        start, row_share = row * (width * heads) + first, row_share * weights
+        for column, column_share in _neighbours(x, width):
+            index.append((start + column * heads).view(batch, queries * heads, -1))
+            share.append((row_share * column_share).view(batch * queries * heads, -1))
+    of_image = torch.cat(index, -1).int() + torch.arange(batch, dtype=torch.int32)[:, None, None] * (rows * heads)
+    sums = functional.embedding_bag(
+        of_image.flatten(0, 1), table, mode="sum", per_sample_weights=torch.cat(share, -1)
+    )
+    return sums.view(batch, queries, heads * depth)
+
+
+def _neighbours(at: torch.Tensor, size: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The two pixels beside each place in [0, 1] of an axis and their shares; pixels outside of the map have none."""
+    at = at * size - 0.5
+    low = at.floor()
+    part = at - low
+    found = []
+    for pixel, share in ((low, 1 - part), (low + 1, part)):
+        near = pixel.clamp(min=0).minimum(size - 1)
+        found.append((near, share * (near == pixel)))
+    return found
+
+
 class LeanDeformableAttention(nn.Module):
     """Takes the place of transformers' deformable attention module; parameters and names stay the same.
 
@@ -55,10 +111,10 @@ class LeanDeformableAttention(nn.Module):
 
     Args:
         original: The module to replace.
-        sampler: `sample_levels`, or a compiled form of it.
+        sampler: A compiled form of `sample_levels`. None for `sample_rows` on a CPU and `sample_levels` elsewhere.
     """
 
-    def __init__(self, original: nn.Module, sampler: Sampler = sample_levels) -> None:
+    def __init__(self, original: nn.Module, sampler: Sampler | None = None) -> None:
         super().__init__()
         source: Any = original
         self.sampling_offsets = source.sampling_offsets
@@ -88,10 +144,12 @@ class LeanDeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).view(*shape, 2).to(exact)
         weights = self.attention_weights(query).to(exact).view(*shape[:3], -1).softmax(-1).view(shape)
         sizes = [(float(w), float(h)) for h, w in spatial_shapes_list]
-        scale = _constant(sizes, offsets)
-        locations = reference_points[:, :, None, :, None, :] + offsets / scale[:, None, :]
+        scale = _constant(sizes, offsets)[:, None].expand(-1, self.points, -1).flatten()
+        places = reference_points[:, :, None, :, None].expand(-1, -1, 1, -1, self.points, -1).flatten(3)
+        locations = (places + offsets.flatten(3) / scale).view_as(offsets)
         heads = value.view(batch, length, self.heads, width // self.heads)
-        return self.output_proj(self.sampler(heads, spatial_shapes_list, locations, weights)), None
+        sampler = self.sampler or (sample_rows if value.device.type == "cpu" else sample_levels)
+        return self.output_proj(sampler(heads, spatial_shapes_list, locations, weights)), None
 
 
 def _constant(sizes: Sequence[tuple[float, float]], like: torch.Tensor) -> torch.Tensor:
@@ -110,7 +168,7 @@ def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
     Returns:
         The model.
     """
-    sampler: Sampler = torch.compile(sample_levels, dynamic=False) if compiled else sample_levels
+    sampler: Sampler | None = torch.compile(sample_levels, dynamic=False) if compiled else None
     for layer in _pixel_layers(model):
         layer.self_attn = LeanDeformableAttention(layer.self_attn, sampler)
     whole: Any = model

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from geneval_reward.vision.detectors.deformable import LeanDeformableAttention, make_lean, sample_levels
+from geneval_reward.vision.detectors.deformable import LeanDeformableAttention, make_lean, sample_levels, sample_rows
 from geneval_reward.vision.detectors.mask2former_convert import build_model, load_converted
 
 SHAPES = [(5, 7), (10, 14), (20, 28)]
@@ -22,12 +22,13 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, ...]:
     return value, locations, weights
 
 
-def test_equals_transformers() -> None:
+@pytest.mark.parametrize("sampler", [sample_levels, sample_rows])
+def test_equals_transformers(sampler: Any) -> None:
     from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
     value, locations, weights = inputs()
     expected = multi_scale_deformable_attention(value, SHAPES, locations, weights)
-    torch.testing.assert_close(sample_levels(value, SHAPES, locations, weights), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(sampler(value, SHAPES, locations, weights), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.slow

@@ -40,3 +40,20 @@ def test_draws_nothing_and_keeps_one_prediction(models, monkeypatch):
 
 def test_names_of_weights_stay(models):
     assert list(models[0].state_dict()) == list(models[1].state_dict())
+
+
+def test_masks_are_made_at_full_size_once(models):
+    """Inner predictions say where to look on a coarser grid, and are made on that grid."""
+    sizes = []
+
+    class Sizes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if function is torch.einsum:
+                sizes.append(tuple(found.shape[-2:]))
+            return found
+
+    with torch.no_grad(), Sizes():
+        models[1](pixel_values=torch.zeros(1, 3, 64, 96))
+    assert sizes.count((16, 24)) == 1
+    assert set(sizes) == {(2, 3), (4, 6), (8, 12), (16, 24)}
