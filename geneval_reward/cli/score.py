@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Device, Precision, RulesText, check_judge
+from geneval_reward.cli.shared.options import (
+    Backend,
+    BatchSize,
+    Checkpoint,
+    Device,
+    Precision,
+    RulesText,
+    Runtime,
+    check_judge,
+)
 from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
 from geneval_reward.support.imports import is_import_path, source_file
@@ -48,6 +57,7 @@ def score(
     backend: Backend = "lite",
     device: Device = "auto",
     precision: Precision = "auto",
+    runtime: Runtime = "torch",
     batch_size: BatchSize = None,
     rules: RulesText = None,
     checkpoint: Checkpoint = None,
@@ -93,13 +103,14 @@ def score(
         raise UsageError("--resume, --overwrite: expected at most one of the two, got both")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out}: expected a new file, got one that is there; pass --resume or --overwrite")
-    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, others=("vqa",))
+    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, runtime=runtime, others=("vqa",))
     messages = message_console()
     # A worker of a cluster has another working folder, so paths are made absolute.
     if is_import_path(backend) and (file := source_file(backend)) is not None:
         backend = f"{file}:{backend.rpartition(':')[2]}"
     where = None if checkpoint is None else str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
     options: dict[str, Any] = {} if where is None else {"checkpoint": where}
+    options |= {} if runtime == "torch" else {"runtime": runtime}
     options |= {
         "device": device,
         "precision": precision,

@@ -123,7 +123,7 @@ class GenEvalScorer:
             batch_size: Images per forward pass; None for what suits the backend.
             min_confidence: Detections at or below it are not kept, in [0, 1].
             all_classes: Whether to keep detections of classes that the record does not name.
-            **options: Passed to the detector.
+            **options: Passed to the detector, such as `runtime="openvino"` or the `checkpoint` of `paper`.
 
         Raises:
             UsageError: If the backend, device or precision is unknown.

@@ -51,7 +51,7 @@ def load_backend(
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         precision: `auto` (fp16 autocast on CUDA, fp32 on the CPU), `fp32`, `tf32`, `fp16` or `bf16`.
         rules: What `Rules.parse` takes, starting from the backend's own profile; None for that profile.
-        **options: Passed to the detector (such as `checkpoint`, `swap_rb`).
+        **options: Passed to the detector (such as `checkpoint`, `swap_rb`, `runtime`).
 
     Raises:
         UsageError: If the backend, device or precision is unknown.

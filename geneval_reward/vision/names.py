@@ -1,4 +1,4 @@
-"""Names of backends and precisions; without torch, so that a wrong one is refused at once."""
+"""Names of backends, precisions and runtimes; without torch, so that a wrong one is refused at once."""
 
 from __future__ import annotations
 
@@ -7,3 +7,5 @@ from typing import Final
 BACKEND_NAMES: Final = ("lite", "nanodet", "paper", "mmdet")
 
 PRECISIONS: Final = ("auto", "fp32", "tf32", "fp16", "bf16")
+
+RUNTIMES: Final = ("torch", "openvino")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 from PIL import Image
@@ -207,3 +208,41 @@ def test_a_killed_or_stopped_run_is_resumed_and_nothing_is_scored_twice(images, 
     assert names == [f"{number:05d}/samples/0000.png" for number in range(60)]
     assert b"overall" in stdout
     assert not stdout.startswith(b"scoring")  # progress is not data
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
+def test_another_runtime_gives_the_same_verdicts_and_is_another_judge(run, images, lines, tmp_path):
+    assert run("score", images, "--out", "torch.jsonl", "--device", "cpu", "--limit", 8)[1] == 0
+    other = ("--device", "cpu", "--limit", 8, "--runtime", "openvino")
+    assert run("score", images, "--out", "openvino.jsonl", *other)[1] == 0
+    torch_rows, openvino_rows = (lines(tmp_path / f"{name}.jsonl") for name in ("torch", "openvino"))
+    assert [row["reason"] for row in torch_rows] == [row["reason"] for row in openvino_rows]
+    _, code, message = run(
+        "score", images, "--out", "torch.jsonl", "--resume", "--device", "cpu", "--runtime", "openvino"
+    )
+    assert code == 2
+    assert "torch.jsonl" in message
+
+
+def test_a_runtime_that_is_not_there(run, images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    _, code, message = run("score", images, "--device", "cpu", "--runtime", "openvino")
+    assert code == 2
+    assert message.startswith("runtime: expected the package openvino, got ")
+    assert message.endswith("pip install 'geneval-reward[openvino]'")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--runtime", "onnx"], "runtime: expected one of torch, openvino, got 'onnx'"),
+        (
+            ["--runtime", "openvino", "--backend", "mmdet"],
+            "--runtime: expected openvino with lite, nanodet, paper, got it",
+        ),
+    ],
+)
+def test_a_wrong_runtime_is_refused(run, images, words, expected):
+    _, code, message = run("score", images, *words)
+    assert code == 2
+    assert expected in message

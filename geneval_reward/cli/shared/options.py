@@ -10,7 +10,7 @@ import typer
 
 from geneval_reward.errors import UsageError
 from geneval_reward.support.imports import is_import_path
-from geneval_reward.vision.names import BACKEND_NAMES, PRECISIONS
+from geneval_reward.vision.names import BACKEND_NAMES, PRECISIONS, RUNTIMES
 
 Backend = Annotated[
     str,
@@ -27,6 +27,13 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         help="What the judge computes in: auto (fp16 on CUDA, fp32 on the CPU), fp32, tf32, fp16 or bf16.",
+    ),
+]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        help="What runs the networks of lite, nanodet and paper: torch, or openvino (faster on a CPU; the extra openvino).",
     ),
 ]
 BatchSize = Annotated[
@@ -139,6 +146,7 @@ def check_judge(
     precision: str = "auto",
     rules: str | None = None,
     checkpoint: str | None = None,
+    runtime: str = "torch",
     others: Sequence[str] = (),
 ) -> None:
     """Refuse what no judge can be loaded with, before torch is imported.
@@ -148,10 +156,14 @@ def check_judge(
         precision: Value of `--precision`.
         rules: Value of `--rules`.
         checkpoint: Value of `--checkpoint`.
+        runtime: Value of `--runtime`.
         others: Names that the command takes besides those of `GenEvalScorer`.
     """
     check_choice("backend", backend if not is_import_path(backend) else BACKEND_NAMES[0], (*BACKEND_NAMES, *others))
     check_choice("precision", precision, PRECISIONS)
+    check_choice("runtime", runtime, RUNTIMES)
+    if runtime != "torch" and backend not in (known := ("lite", "nanodet", "paper")):
+        raise UsageError(f"--runtime: expected {runtime} with {', '.join(known)}, got it with {backend}; leave it out")
     if rules is not None:
         from geneval_reward.judge.rules import Rules
 

@@ -86,9 +86,7 @@ def sample_rows(
             index.append((start + column * heads).view(batch, queries * heads, -1))
             share.append((row_share * column_share).view(batch * queries * heads, -1))
     of_image = torch.cat(index, -1).int() + torch.arange(batch, dtype=torch.int32)[:, None, None] * (rows * heads)
-    sums = functional.embedding_bag(
-        of_image.flatten(0, 1), table, mode="sum", per_sample_weights=torch.cat(share, -1)
-    )
+    sums = functional.embedding_bag(of_image.flatten(0, 1), table, mode="sum", per_sample_weights=torch.cat(share, -1))
     return sums.view(batch, queries, heads * depth)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import nn
 
 from geneval_reward.errors import SelfTestError, UsageError, WeightsError
 from geneval_reward.judge.detections import Detections
@@ -20,6 +21,7 @@ from geneval_reward.support.inference import no_autocast, precision_scope, resol
 from geneval_reward.vision.detectors.deformable import make_lean
 from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
 from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
+from geneval_reward.vision.detectors.openvino_network import OpenVinoNetwork, wants_openvino
 from geneval_reward.vision.preprocess import Geometry, normalise, resize_and_pad
 from geneval_reward.vision.protocols import Wanted
 from geneval_reward.vision.weights import KNOWN_FILES, resolve
@@ -62,6 +64,8 @@ class Mask2FormerDetector:
         chunk_bytes: Memory for masks at full size. None: 512 MiB on CUDA, else 64 MiB.
         compiled: Run the sampling of deformable attention through `torch.compile`.
         workers: Threads that resize images.
+        runtime: `torch`, or `openvino` to run the network with OpenVINO, on a CPU only. The first image of each size then
+            takes a minute more.
 
     Examples:
         >>> detector = Mask2FormerDetector.from_pretrained()  # doctest: +SKIP
@@ -85,12 +89,16 @@ class Mask2FormerDetector:
         chunk_bytes: int | None = None,
         compiled: bool = False,
         workers: int | None = None,
+        runtime: str = "torch",
     ) -> None:
         if forward_images is not None and forward_images < 1:
             raise UsageError(f"forward_images: expected at least 1, got {forward_images}")
         classes = model.config.num_labels
         if classes != len(CLASS_NAMES):
             raise WeightsError(f"checkpoint: expected {len(CLASS_NAMES)} classes (COCO), got {classes}")
+        if compiled and wants_openvino(runtime):
+            raise UsageError("compiled: expected False with runtime='openvino', got True; leave one of the two out")
+        self._openvino = wants_openvino(runtime)
         self._model = make_lean(model, compiled=compiled)
         self._asked_precision = precision
         self._weights = (weights_sha256, weights_status)
@@ -113,6 +121,7 @@ class Mask2FormerDetector:
         chunk_bytes: int | None = None,
         compiled: bool = False,
         workers: int | None = None,
+        runtime: str = "torch",
         allow_download: bool = True,
         progress: bool = False,
         self_test: bool | None = None,
@@ -129,6 +138,7 @@ class Mask2FormerDetector:
             chunk_bytes: Memory in bytes that masks may take at a time.
             compiled: Whether to use `torch.compile`.
             workers: Threads that resize images.
+            runtime: `torch` or `openvino`.
             allow_download: Whether the network may be used.
             progress: Whether to show a bar on stderr during a download.
             self_test: Whether to look for the cat in a packaged photograph; None for only if the weights are the published ones.
@@ -136,6 +146,7 @@ class Mask2FormerDetector:
         Raises:
             WeightsError: If the weights are missing, damaged or of another architecture.
             SelfTestError: If the self-test fails; nothing is scored with such a detector.
+            DependencyError: If OpenVINO is asked for and not installed.
         """
         file = resolve(KNOWN_FILES["mask2former"], checkpoint, allow_download=allow_download, progress=progress)
         weights = load_converted(file)
@@ -152,6 +163,7 @@ class Mask2FormerDetector:
             chunk_bytes=chunk_bytes,
             compiled=compiled,
             workers=workers,
+            runtime=runtime,
         )
         if weights.verified if self_test is None else self_test:
             detector.check()
@@ -216,6 +228,9 @@ class Mask2FormerDetector:
     def forward(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits `(B, Q, 81)` and mask logits `(B, Q, Hp/4, Wp/4)` of the last decoder layer."""
         pixels = stack_to_device(batch.pixels, self.device)
+        if self._network is not None:
+            class_logits, mask_logits = self._network(normalise(pixels))
+            return class_logits, mask_logits
         with precision_scope(self.precision, self.device):
             output = self._model(pixel_values=normalise(pixels))
         return output.class_queries_logits, output.masks_queries_logits
@@ -258,14 +273,28 @@ class Mask2FormerDetector:
             "precision": self.precision,
             "swap_rb": self.swap_rb,
             "compiled": self._compiled,
+            **({} if self._network is None else {"runtime": self._network.version}),
         }
 
     def to(self, device: torch.device | str) -> Mask2FormerDetector:
         """Move the weights; `auto` precision follows the device. Returns self."""
         self.device = torch.device(device)
         self.precision = resolve_precision(self._asked_precision, self.device)
+        self._network = OpenVinoNetwork(_Logits(self._model), self.device, self.precision) if self._openvino else None
         self._model.to(self.device)
         return self
+
+
+class _Logits(nn.Module):
+    """A model whose output is the two tensors that are used, for runtimes that know no other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(pixel_values=pixels)
+        return output.class_queries_logits, output.masks_queries_logits
 
 
 def _status(weights: ConvertedWeights) -> str:

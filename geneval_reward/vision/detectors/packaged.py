@@ -31,6 +31,7 @@ from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_NAMES
 from geneval_reward.support.devices import to_device
 from geneval_reward.support.inference import no_autocast, precision_scope, resolve_precision
+from geneval_reward.vision.detectors.openvino_network import OpenVinoNetwork, wants_openvino
 from geneval_reward.vision.photos import photo
 from geneval_reward.vision.protocols import Wanted
 
@@ -69,6 +70,7 @@ class PackagedDetector(ABC):
         weights_sha256: Hash of its file.
         device: Where to run.
         precision: `auto` is fp32 on a CPU and fp16 on CUDA; `tf32` is for CUDA only.
+        runtime: `torch`, or `openvino` to run the network with OpenVINO, on a CPU only.
     """
 
     name: str
@@ -82,30 +84,41 @@ class PackagedDetector(ABC):
     """Column of the class logits for each of the 80 classes."""
 
     def __init__(
-        self, net: nn.Module, *, weights_sha256: str, device: torch.device | str = "cpu", precision: str = "auto"
+        self,
+        net: nn.Module,
+        *,
+        weights_sha256: str,
+        device: torch.device | str = "cpu",
+        precision: str = "auto",
+        runtime: str = "torch",
     ) -> None:
         self.master = net.to("cpu", torch.float32).eval().requires_grad_(False)
         self.weights_sha256 = weights_sha256
         self._asked = precision
+        self._openvino = wants_openvino(runtime)
         self.to(device)
 
     @classmethod
-    def from_pretrained(cls, device: torch.device | str = "cpu", precision: str = "auto") -> Self:
+    def from_pretrained(
+        cls, device: torch.device | str = "cpu", precision: str = "auto", runtime: str = "torch"
+    ) -> Self:
         """Load the packaged weights.
 
         Args:
             device: Where to run.
             precision: `auto` is fp32 on a CPU and fp16 on CUDA; `tf32` is for CUDA only.
+            runtime: `torch` or `openvino`.
 
         Raises:
             WeightsError: If the packaged file is missing or damaged.
-            UsageError: If the precision is unknown or not for this device.
+            UsageError: If the precision or the runtime is unknown or not for this device.
+            DependencyError: If OpenVINO is asked for and not installed.
         """
         state, sha256 = read_weights(cls.name)
         with torch.device("meta"):
             net = cls.build()
         net.load_state_dict(state, assign=True)
-        return cls(net, weights_sha256=sha256, device=device, precision=precision)
+        return cls(net, weights_sha256=sha256, device=device, precision=precision, runtime=runtime)
 
     @staticmethod
     @abstractmethod
@@ -143,7 +156,11 @@ class PackagedDetector(ABC):
         """Move the weights, choosing the precision anew if it is `auto`; returns the detector."""
         device = torch.device(device)
         precision = resolve_precision(self._asked, device)
-        self.net = copy.deepcopy(self.master).to(device, _DTYPES[precision]).to(memory_format=torch.channels_last)
+        self.net: nn.Module | OpenVinoNetwork
+        if self._openvino:
+            self.net = OpenVinoNetwork(self.master, device, precision, streams=workers())
+        else:
+            self.net = copy.deepcopy(self.master).to(device, _DTYPES[precision]).to(memory_format=torch.channels_last)
         self._device, self._precision = device, precision
         return self
 
@@ -156,6 +173,7 @@ class PackagedDetector(ABC):
             "precision": self._precision,
             "nms_iou": self.nms_iou,
             "max_detections": self.max_detections,
+            **({"runtime": self.net.version} if isinstance(self.net, OpenVinoNetwork) else {}),
         }
 
     def detect(self, images: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Detections]:
