@@ -246,7 +246,8 @@ class ResultRow:
                 f"{self.filename}: expected stored detections, got none; files of the official script and of judges "
                 "that answer questions cannot be judged again"
             )
-        rules = Rules.parse(rules, base=Rules.parse(self.rules))
+        if not isinstance(rules, Rules):
+            rules = Rules.parse(rules, base=Rules.parse(self.rules))
         floor = self.min_confidence
         if floor is not None and rules.threshold(self.tag) < floor:
             raise ResultsError(

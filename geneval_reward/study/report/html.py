@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,10 +69,19 @@ def write_html(
 
 def render_html(report: Report, folder: Path, *, max_bytes: int, workers: int | None, now: float) -> str:
     """Render a report as HTML whose links to the images are relative to `folder`."""
-    empty = _page(report, {}, folder, now)
+    paths = {image.path for run in report.runs for image in run.images if image.path is not None}
+    addresses = {path: _relative(path, folder) for path in paths}
+    empty = _page(report, {}, addresses, now)
     # Base64 writes three bytes as four characters.
     room = int((max_bytes - len(empty.encode("utf-8", "replace"))) * 3 / 4 * 0.97)
-    return _page(report, _pictures(report, max(room, 1), workers), folder, now)
+    return _page(report, _pictures(report, max(room, 1), workers), addresses, now)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(os.path.realpath(path), folder)).as_posix()
+    except ValueError:  # on another drive
+        return path.resolve().as_posix()
 
 
 def _pictures(report: Report, budget: int, workers: int | None) -> Pictures:
@@ -106,14 +115,14 @@ def _examples(report: Report) -> list[Key]:
     return keys
 
 
-def _page(report: Report, pictures: Pictures, folder: Path, now: float) -> str:
+def _page(report: Report, pictures: Pictures, addresses: Mapping[Path, str], now: float) -> str:
     script = source("report.js")
     return (
         environment()
         .get_template("report.html.jinja")
         .render(
             report=report,
-            data=embed_json(_data(report, pictures, folder)),
+            data=embed_json(_data(report, pictures, addresses)),
             script=script,
             script_hash=script_hash(script),
             version=__version__,
@@ -123,7 +132,7 @@ def _page(report: Report, pictures: Pictures, folder: Path, now: float) -> str:
     )
 
 
-def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
+def _data(report: Report, pictures: Pictures, addresses: Mapping[Path, str]) -> dict[str, Any]:
     """Collect what the gallery is drawn from. Keys are short because, after the pictures, this is most of the page."""
     prompts: dict[str, int] = {}
     table: list[list[Any]] = []
@@ -138,7 +147,7 @@ def _data(report: Report, pictures: Pictures, folder: Path) -> dict[str, Any]:
         sides = [
             None
             if side is None
-            else _side(report.runs[run].images[side], pictures.get((run, side)), reasons, roots, colors, folder)
+            else _side(report.runs[run].images[side], pictures.get((run, side)), reasons, roots, colors, addresses)
             for run, side in enumerate(item.sides)
         ]
         items.append([number, item.index, sides])
@@ -172,7 +181,7 @@ def _side(
     reasons: dict[str, int],
     roots: dict[str, int],
     colors: dict[str, int],
-    folder: Path,
+    addresses: Mapping[Path, str],
 ) -> dict[str, Any]:
     size = frame(image, picture)
     side: dict[str, Any] = {
@@ -199,20 +208,15 @@ def _side(
     if note := picture_note(image, picture):
         side["m"] = note
     if image.path is not None:
-        side["u"] = _address(image, folder, roots)
+        side["u"] = _address(image.filename, addresses[image.path], roots)
     return side
 
 
-def _address(image: Shown, folder: Path, roots: dict[str, int]) -> list[Any]:
+def _address(name: str, here: str, roots: dict[str, int]) -> list[Any]:
     """Return the way to an image: the number of the part it shares with others, and the rest unless that is its name."""
-    assert image.path is not None
-    try:
-        here = Path(os.path.relpath(image.path.resolve(), folder)).as_posix()
-    except ValueError:  # on another drive
-        here = image.path.resolve().as_posix()
-    root, rest = (here.removesuffix(image.filename), image.filename) if here.endswith(image.filename) else ("", here)
+    root, rest = (here.removesuffix(name), name) if here.endswith(name) else ("", here)
     number = roots.setdefault(root, len(roots))
-    return [number] if rest == image.filename else [number, rest]
+    return [number] if rest == name else [number, rest]
 
 
 def _box(box: Any, size: tuple[int, int], colors: dict[str, int]) -> list[int]:
