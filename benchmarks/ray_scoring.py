@@ -1,28 +1,38 @@
-"""Scoring a data set by Ray workers against one process, on this machine.
+"""Scoring by Ray workers against one process, on this machine.
 
-    python benchmarks/ray_scoring.py [--images 200] [--size 512] [--workers 2]
+    python benchmarks/ray_scoring.py [--images 64] [--size 512] [--workers 2] [--rounds 5] [--skip-dataset]
 
-Writes images in the benchmark's layout to a temporary folder and scores them with the `lite` backend on the CPU by
-(a) one process that does what `geneval-reward score` does, (b) `score_dataset` with one worker, (c) with several; and a batch by
-a scorer in this process and a `RayScorer`. Every process gets one thread, so that the figures compare one core with several. The
-cluster is started before the clock; loading a scorer is shown apart, since a large data set pays for it once.
+(a) A batch of images in memory, scored with the `lite` backend on the CPU by a scorer in this process with one thread and with as
+many as there are workers, by `RayScorer` with one worker and with several, and by as many processes without Ray, each of which
+has its share of the images already: that is what the cores can give. Sides take turns; figures are medians of the rounds.
+(b) The hand-over alone: workers that sleep 20 ms per image, so that all but Ray is free.
+(c) Files: `score_shard` in one process on one core, and as it runs with a core more for its reading thread; `score_dataset` with
+one worker and with several.
+
+Every process has one thread but where it says otherwise. The cluster is started before the clock, and scorers are loaded. CPU
+milliseconds are those of this process and all its children, among them Ray's own. Needs psutil, which accelerate brings along.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-import numpy as np
+import psutil
 import ray
 import torch
-from PIL import Image
 
 from geneval_reward import GenEvalScorer, official_suite
 from geneval_reward.ray import RayScorer, score_dataset
@@ -30,7 +40,11 @@ from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
 from geneval_reward.results.shards import open_source
+from geneval_reward.vision.images import load_image
 from geneval_reward.vision.photos import PHOTOS, photo
+
+READY: dict[str, Any] = {}
+"""What a plain process holds."""
 
 
 def make_images(root: Path, count: int, size: int) -> None:
@@ -41,63 +55,173 @@ def make_images(root: Path, count: int, size: int) -> None:
             photos[(number + index) % len(photos)].save(samples / f"{index:04d}.png", compress_level=1)
 
 
-def timed_dataset(root: Path, out: Path, workers: int) -> dict[str, float]:
-    """Seconds of all, and images a second after the first shard of each worker, which includes loading."""
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of all its children that live."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def load_batch(root: Path) -> tuple[list[torch.Tensor], list[Any]]:
+    paths = sorted(root.rglob("*.png"))
+    return [load_image(path) for path in paths], [official_suite()[number // 4] for number in range(len(paths))]
+
+
+def start_process(root: Path, step: int) -> None:
+    """Make a plain process ready: its scorer is loaded and warm, and the images are in memory."""
+    torch.set_num_threads(1)
+    images, specs = load_batch(root)
+    scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+    scorer.score(images[:4], specs[:4])
+    READY.update(scorer=scorer, images=images, specs=specs, step=step)
+
+
+def score_share(start: int) -> int:
+    rows = slice(start, None, READY["step"])
+    return len(READY["scorer"].score(READY["images"][rows], READY["specs"][rows]))
+
+
+def sleeping() -> Any:
+    """Make a scorer that computes nothing and takes 20 ms per image."""
+    from geneval_reward.testing import FakeDetector, scorer_for
+
+    return scorer_for(FakeDetector(lambda image: time.sleep(0.02) or {}), batch_size=16)
+
+
+def in_turns(sides: dict[str, Callable[[], Any]], images: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of the sides; each ratio is the median of those within a round, against the first side."""
+    walls: dict[str, list[float]] = {name: [] for name in sides}
+    cpus: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(-1, rounds):  # the first round warms up
+        for name, call in sides.items():
+            cpu, start = cpu_seconds(), time.perf_counter()
+            call()
+            if number >= 0:
+                walls[name].append((time.perf_counter() - start) / images * 1000)
+                cpus[name].append((cpu_seconds() - cpu) / images * 1000)
+        print(
+            f"round {number + 1} of {rounds}",
+            {name: round(wall[-1], 1) for name, wall in walls.items() if wall},
+            flush=True,
+        )
+    base = walls[next(iter(sides))]
+    return {
+        name: {
+            "ms_per_image": round(statistics.median(walls[name]), 2),
+            "cpu_ms_per_image": round(statistics.median(cpus[name]), 2),
+            "times_as_fast": round(statistics.median(a / b for a, b in zip(base, walls[name], strict=True)), 2),
+        }
+        for name in sides
+    }
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def batches(root: Path, workers: int, rounds: int) -> dict[str, Any]:
+    images, specs = load_batch(root)
+    scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+
+    def with_threads(count: int) -> Any:
+        with threads(count):
+            return scorer.score(images, specs)
+
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=start_process, initargs=(root, workers)) as processes:
+        pools = {count: RayScorer("lite", workers=count, device="cpu") for count in sorted({1, workers})}
+        sides = {
+            "this process, 1 thread": lambda: with_threads(1),
+            f"this process, {workers} threads": lambda: with_threads(workers),
+            f"{workers} processes without Ray": lambda: list(processes.map(score_share, range(workers))),
+            **{f"RayScorer, {n} workers": lambda p=p: p.score(images, specs) for n, p in pools.items()},
+        }
+        found = in_turns(sides, len(images), rounds)
+        assert [v.credits() for v in pools[workers].score(images, specs)] == [v.credits() for v in with_threads(1)]
+        for pool in pools.values():
+            pool.close()
+    local, pool = sleeping(), RayScorer(sleeping, workers=workers)
+    slept = {
+        "this process": lambda: local.score(images, specs),
+        f"RayScorer, {workers} workers": lambda: pool.score(images, specs),
+    }
+    handed = in_turns(slept, len(images), rounds)
+    pool.close()
+    return {"batch": found, "hand-over": handed}
+
+
+def timed_dataset(root: Path, out: Path, workers: int, shard_size: int) -> dict[str, float]:
+    """Seconds of all, and milliseconds per image after the first shard of each worker, which includes loading."""
     ends: list[tuple[float, int]] = []
     start = time.perf_counter()
     score_dataset(
-        open_source(root, shard_size=10), out, "lite", workers=workers, overwrite=True, device="cpu",
+        open_source(root, shard_size=shard_size), out, "lite", workers=workers, device="cpu",
         progress=lambda report: ends.append((time.perf_counter(), report.scored)),
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    steady = sum(images for _, images in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
-    return {"seconds_with_loading": round(seconds, 1), "images_per_second": round(steady, 2)}
+    steady = (ends[-1][0] - ends[workers - 1][0]) / sum(images for _, images in ends[workers:])
+    return {"ms_per_image": round(1000 * steady, 2), "seconds_with_loading": round(seconds, 1)}
+
+
+def files(root: Path, folder: Path, workers: int) -> dict[str, Any]:
+    scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
+    (shard,) = open_source(root, shard_size=1_000_000).shards
+    count = len(list(root.rglob("*.png")))
+    found: dict[str, Any] = {}
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    for name, use in (("on one core", 1), ("reading on another core", None)):
+        if cores is not None:
+            os.sched_setaffinity(0, sorted(cores)[:use])
+        cpu, start = cpu_seconds(), time.perf_counter()
+        score_shard(scorer, shard, folder / f"one-{use}.jsonl")
+        found[f"one process, {name}"] = {
+            "ms_per_image": round((time.perf_counter() - start) / count * 1000, 2),
+            "cpu_ms_per_image": round((cpu_seconds() - cpu) / count * 1000, 2),
+        }
+    expected = read_results(folder / "one-1.jsonl").correct.tolist()
+    for number in sorted({1, workers}):
+        out = folder / f"ray{number}.jsonl"
+        found[f"score_dataset, {number} workers"] = timed_dataset(root, out, number, shard_size=max(1, count // 16))
+        assert read_results(out).correct.tolist() == expected
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip-dataset", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = {
-        "images": options.images,
-        "size": options.size,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-    }
+    report: dict[str, Any] = {
+        "images": options.images, "size": options.size, "rounds": options.rounds, "cores": os.cpu_count(),
+        "machine": platform.machine(), "torch": torch.__version__, "ray": ray.__version__,
+        "load at the start": os.getloadavg()[0],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "images"
         make_images(root, options.images, options.size)
-        start = time.perf_counter()
-        scorer = GenEvalScorer.from_pretrained("lite", device="cpu")
-        loading = time.perf_counter() - start
-        (shard,) = open_source(root, shard_size=options.images).shards
-        start = time.perf_counter()
-        score_shard(scorer, shard, Path(name) / "one.jsonl")
-        seconds = time.perf_counter() - start
-        report["one process"] = {"loading": round(loading, 1), "images_per_second": round(options.images / seconds, 2)}
+        # One CPU more than workers are busy at once, because the pool of one worker waits beside the other.
         ray.init(
-            num_cpus=options.workers, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False
+            num_cpus=options.workers + 1, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False
         )
-        for workers in sorted({1, options.workers}):
-            out = Path(name) / f"ray{workers}.jsonl"
-            report[f"score_dataset, {workers} workers"] = timed_dataset(root, out, workers)
-            assert read_results(out).correct.tolist() == read_results(Path(name) / "one.jsonl").correct.tolist()
-        batch = [
-            torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in sorted(root.rglob("*.png"))[:32]
-        ]
-        specs = [official_suite()[0]] * len(batch)
-        pool = RayScorer("lite", workers=options.workers, piece=4, device="cpu")
-        for title, judge in {"GenEvalScorer": scorer, f"RayScorer, {options.workers} workers": pool}.items():
-            judge.score(batch[:4], specs[:4])
-            start = time.perf_counter()
-            for _ in range(3):
-                judge.score(batch, specs)
-            report[title] = {"images_per_second": round(3 * len(batch) / (time.perf_counter() - start), 2)}
+        report |= batches(root, options.workers, options.rounds)
+        print(json.dumps(report, indent=1), flush=True)
+        if not options.skip_dataset:
+            report["files"] = files(root, Path(name), options.workers)
+            print(json.dumps(report["files"], indent=1))
         ray.shutdown()
-    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

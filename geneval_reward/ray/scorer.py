@@ -33,7 +33,7 @@ class RayScorer:
         workers: Number of actors; None for as many as fit.
         cpus_per_worker: CPUs per actor.
         gpus_per_worker: GPUs per actor; None for one if the cluster has any. A fraction shares a GPU with the trainer.
-        piece: Maximum images per piece; None for equal parts, one per actor, of at most the scorer's batch size.
+        piece: Maximum images per piece; None for equal parts, as many for each actor, of at most the scorer's batch size.
         address: Address of a cluster; None for that of this process, that of `RAY_ADDRESS`, or a new one on this machine.
         start_timeout: Seconds that the cluster may take to find room for the actors on first use; loading is not counted.
         **options: Passed to `GenEvalScorer.from_pretrained`.
@@ -114,7 +114,7 @@ class RayScorer:
         errors: list[Exception | None] = [None] * len(tensors)
         with self._lock:
             pool, described = self._start()
-            size = self._piece or max(1, min(described.batch_size, math.ceil(len(tensors) / len(pool))))
+            size = self._piece or piece_size(len(tensors), len(pool), described.batch_size)
             starts = range(0, len(tensors), size)
             pixels = [image.cpu().numpy() for image in tensors]
             pieces = [(pixels[start : start + size], parsed[start : start + size]) for start in starts]
@@ -170,3 +170,19 @@ class RayScorer:
                 pool.close()
                 raise
         return self._running
+
+
+def piece_size(images: int, workers: int, limit: int) -> int:
+    """Return the size of equal pieces of a batch, so that all actors are done at about the same time.
+
+    Args:
+        images: Number of images in the batch.
+        workers: Number of actors.
+        limit: Largest size of a piece.
+
+    Examples:
+        >>> piece_size(40, workers=2, limit=16)  # 16 + 16 + 8 would leave one actor idle while the other scores 8
+        10
+    """
+    pieces = workers * math.ceil(images / (workers * limit))
+    return math.ceil(images / pieces) if pieces else 1

@@ -11,6 +11,7 @@ from geneval_reward.cli import app
 from geneval_reward.errors import DependencyError, ServiceError
 from geneval_reward.ray import RayScorer, score_dataset
 from geneval_reward.ray.runtime import Recipe, Share, Workers, await_room, connect, share
+from geneval_reward.ray.scorer import piece_size
 from geneval_reward.testing import FakeDetector, scorer_for
 
 
@@ -27,6 +28,20 @@ def test_a_missing_ray_is_named_with_its_extra(sixteen: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, ["score", str(sixteen), "--out", str(tmp_path / "out.jsonl"), "--engine", "ray"])
     assert isinstance(result.exception, DependencyError)
     assert "pip install 'geneval-reward[ray]'" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("images", "workers", "limit", "expected"),
+    [(0, 2, 16, 1), (1, 2, 16, 1), (32, 2, 16, 16), (33, 2, 16, 9), (40, 2, 16, 10), (64, 3, 16, 11), (30, 2, 4, 4),
+     (100, 1, 16, 15)],
+)  # fmt: skip
+def test_pieces_are_equal_and_as_many_for_each_worker(images: int, workers: int, limit: int, expected: int) -> None:
+    size = piece_size(images, workers, limit)
+    assert size == expected
+    assert size <= limit
+    # The busiest worker has at most a piece's rounding more than its share.
+    pieces = -(-images // size)
+    assert -(-pieces // workers) * size <= -(-images // workers) + size // 2 + 1
 
 
 @pytest.mark.slow
