@@ -283,7 +283,7 @@ class GenEvalScore(Metric):
         ax.set_xlim(lower, 1.15)  # room for the figure beside a full bar
         what = "share of correct images" if self.credit == "official" else f"mean credit {self.credit!r}"
         ax.set_xlabel(what + (", 95 % intervals" if intervals else ""))
-        ax.set_title(f"GenEval, {parts['n']:,} images")
+        ax.set_title(f"GenEval, {parts['n']:,} image" + ("" if parts["n"] == 1 else "s"))
         ax.spines[["top", "right"]].set_visible(False)
         return ax.figure, ax  # type: ignore[return-value]
 

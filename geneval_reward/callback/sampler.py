@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from geneval_reward.errors import ImageError, UsageError
+from geneval_reward.results.notation import counted
 from geneval_reward.support.imports import import_object
 from geneval_reward.support.signatures import check_part, takes_nothing
 from geneval_reward.vision.images import as_images, refuse_invalid_casts
@@ -176,7 +177,7 @@ def check_images(images: Any, count: int, device: torch.device | None, name: str
     images = getattr(images, "images", images)
     got = str(len(images)) if hasattr(images, "__len__") else type(images).__name__
     if got != str(count):
-        raise ImageError(f"{name}: expected {count} images, one per prompt, got {got}; return them in order")
+        raise ImageError(f"{name}: expected {counted(count, 'image')}, one per prompt, got {got}; return them in order")
     for index, image in enumerate(images):
         elsewhere = device is not None and isinstance(image, torch.Tensor) and image.device not in (device, _CPU)
         if elsewhere:

@@ -19,6 +19,7 @@ from geneval_reward.prompts import (
     training_prompts,
 )
 from geneval_reward.prompts.vocabulary import sort_tags
+from geneval_reward.results.notation import counted
 from geneval_reward.support.imports import is_import_path
 
 
@@ -114,13 +115,14 @@ def _check(path: Path, backend: str) -> None:
         typer.echo(f"{path} {problem}")
     counts = Counter(spec.tag for spec in found.specs)
     tasks = ", ".join(f"{name} {counts[name]:,}" for name in sort_tags(counts))
-    typer.echo(f"{len(found.specs):,} prompts can be judged" + (f": {tasks}" if tasks else ""))
+    typer.echo(f"{counted(len(found.specs), 'prompt')} can be judged" + (f": {tasks}" if tasks else ""))
     if found.repeated:
         typer.echo(
-            f"{len(found.repeated):,} records stand on an earlier line too, the first of them on line {found.repeated[0]}"
+            f"{counted(len(found.repeated), 'record', 'stand')} on an earlier line too, the first of them on line "
+            f"{found.repeated[0]}"
         )
     if found.problems or not found.specs:
-        typer.echo(f"{len(found.problems):,} lines cannot be used")
+        typer.echo(f"{counted(len(found.problems), 'line')} cannot be used")
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from geneval_reward.cli.shared.options import (
 )
 from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
+from geneval_reward.results.notation import counted
 from geneval_reward.support.imports import is_import_path, source_file
 
 if TYPE_CHECKING:
@@ -168,8 +169,8 @@ def score_items(
         todo = [item for item in items if item.filename not in writer.done]
         if changed:
             messages.print(
-                f"{len(changed)} images or their records have changed since {out} was written, such as {changed[0]}; they are "
-                "scored again"
+                f"{counted(len(changed), 'image', 'have')} changed since {out} was written, or the record has, such as "
+                f"{changed[0]}: scored again"
             )
         if len(todo) < len(items):
             messages.print(f"{len(items) - len(todo)} of {len(items)} images are in {out} already")
@@ -236,6 +237,6 @@ def _print_problems(messages: Console, folder: ImageFolder | Source) -> None:
     for note in folder.notes:
         messages.print(f"note: {note}")
     if folder.ignored:
-        messages.print(f"{folder.ignored} files or folders are not part of the layout and were ignored")
+        messages.print(f"files and folders that are not part of the layout and were ignored: {folder.ignored}")
     if folder.subset is not None:
         messages.print(f"a stratified subset: {folder.subset}; its score is an estimate of the suite's")

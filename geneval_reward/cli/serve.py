@@ -13,6 +13,7 @@ from rich.console import Console
 
 from geneval_reward.cli.shared.options import Backend, BatchSize, Checkpoint, Precision, RulesText, check_judge
 from geneval_reward.errors import DependencyError, UsageError
+from geneval_reward.support.imports import is_import_path
 
 
 def serve(
@@ -110,8 +111,10 @@ def serve(
     logging.getLogger("geneval_reward").setLevel(log_level.upper())
     bounds = Limits.parse(limits)
     devices = [name for name in _devices(device) for _ in range(workers)]
-    options: dict[str, Any] = {"precision": precision, "rules": rules, "batch_size": batch_size}
+    options: dict[str, Any] = {"precision": precision, "rules": rules}
     options |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    # A scorer of one's own takes no options; the server fills its batches all the same.
+    options |= {} if is_import_path(backend) else {"batch_size": batch_size}
     config = PoolConfig(
         devices=tuple(devices),
         backend=backend,

@@ -34,6 +34,7 @@ from geneval_reward.cli.shared.tables import (
     quiet_about_cut_lines,
 )
 from geneval_reward.errors import ResultsError
+from geneval_reward.results.notation import counted
 from geneval_reward.support.prompt_shards import Shard
 
 if TYPE_CHECKING:
@@ -208,8 +209,8 @@ def _announce(messages: Any, plan: Sweep, whole: int) -> None:
     images = sum(len(plan.specs) * plan.candidates(cell) for cell in plan.renderings())
     part = "" if len(plan.specs) == whole else f"a stratified subset of {len(plan.specs)} of {whole} prompts, "
     messages.print(
-        f"{len(plan.cells)} settings, {part}{images} images in all; expect a standard error of about {error:.1f} points for "
-        "each score (less for differences: the noise is shared)"
+        f"{counted(len(plan.cells), 'setting')}, {part}{counted(images, 'image')} in all; expect a standard error of "
+        f"about {error:.1f} points for each score (less for differences: the noise is shared)"
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
+from geneval_reward.results.notation import counted
 from geneval_reward.support.signatures import check_part
 from geneval_reward.vision.images import refuse_invalid_casts
 
@@ -160,7 +161,7 @@ def as_pil(
     except TypeError as error:
         raise UsageError(f"{name}: expected a list of images, got {type(images).__name__}") from error
     if len(found) != count:
-        raise UsageError(f"{name}: expected {count} images, one per prompt, got {len(found)}")
+        raise UsageError(f"{name}: expected {counted(count, 'image')}, one per prompt, got {len(found)}")
     return [_one(image, f"{name}: images[{index}]", describe(index)) for index, image in enumerate(found)]
 
 

@@ -12,6 +12,7 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.generate.batches import check_request
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.results.layout import ImageItem, read_folder
+from geneval_reward.results.notation import counted
 from geneval_reward.vision.images import load_rgb
 
 
@@ -108,12 +109,12 @@ class FolderGenerator:
             there = _ranges(_numbers(prompt, items, []))
             raise ResultsError(
                 f"seeds[{index}]: expected seed_for({self.base_seed}, {prompt!r}, i) with i of {there}, the "
-                f"{len(items)} images stored in {self.root}, got {seed}; generate more, or ask with another base_seed"
+                f"{counted(len(items), 'image')} stored in {self.root}, got {seed}; generate more, or ask with another base_seed"
             )
         known = ", ".join(f"{stored.seed} ({stored.filename})" for stored in items[:4])
         raise ResultsError(
-            f"seeds[{index}]: expected a seed of the {len(items)} images of {prompt!r} in {self.root}, such as {known}, got "
-            f"{seed}; generate more, or ask with the same base seed"
+            f"seeds[{index}]: expected a seed of the {counted(len(items), 'image')} of {prompt!r} in {self.root}, such "
+            f"as {known}, got {seed}; generate more, or ask with the same base seed"
         )
 
 

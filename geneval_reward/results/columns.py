@@ -16,7 +16,7 @@ from geneval_reward.judge.credits import own_credit, value_of
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import GeneratorNotes
-from geneval_reward.results.notation import score_text
+from geneval_reward.results.notation import counted, score_text
 from geneval_reward.results.row import ResultRow, RunIdentity
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import clustered_bootstrap
@@ -98,8 +98,8 @@ class Results:
     def __repr__(self) -> str:
         judges = ", ".join(dict.fromkeys(one.backend or "unknown backend" for one in self.identities))
         return (
-            f"Results({self.path.name!r}: {len(self)} images of {len(self.records)} prompts, {int(self.correct.sum())} correct, "
-            f"{len(self.failed)} failed; judged by {judges or 'nobody'})"
+            f"Results({self.path.name!r}: {counted(len(self), 'image')} of {counted(len(self.records), 'prompt')}, "
+            f"{int(self.correct.sum())} correct, {len(self.failed)} failed; judged by {judges or 'nobody'})"
         )
 
     def _repr_html_(self) -> str:

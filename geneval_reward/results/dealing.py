@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from geneval_reward.errors import ResultsError
+from geneval_reward.results.notation import counted
 
 _HOW: Final = (
     'name them: add "file_name": "<path below the folder>" to each line, or use the benchmark\'s layout '
@@ -44,7 +45,9 @@ def deal(images: Sequence[str], lines: int, where: str) -> tuple[list[int], str 
         ResultsError: If the names do not tell; the message says how to name the images.
     """
     if not lines or not images:
-        raise ResultsError(f"{where}: expected images and lines of records, got {len(images)} images and {lines} lines")
+        raise ResultsError(
+            f"{where}: expected images and lines of records, got {counted(len(images), 'image')} and {counted(lines, 'line')}"
+        )
     if lines == 1:
         return [0] * len(images), None
     split = [re.split(r"([0-9]+)", name.rpartition(".")[0]) for name in images]
@@ -101,5 +104,5 @@ def _counts_lines(column: list[int], others: list[list[int]], lines: int) -> boo
 def _refusal(images: Sequence[str], lines: int, where: str, got: str) -> ResultsError:
     return ResultsError(
         f"{where}: expected images whose names tell which of the {lines} lines they belong to, got {got} "
-        f"({len(images)} images and {lines} lines without names); {_HOW}"
+        f"({counted(len(images), 'image')} and {counted(lines, 'line')} without names); {_HOW}"
     )

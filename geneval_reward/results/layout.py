@@ -19,6 +19,7 @@ from geneval_reward.results.dealing import deal
 from geneval_reward.results.entries import FILENAME_KEYS, Entry, name_of, read_entry
 from geneval_reward.results.generation import GENERATION, Generation, read_generation
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
+from geneval_reward.results.notation import counted
 from geneval_reward.results.record import index_of
 from geneval_reward.support.files import parse_json, read_json, read_lines
 from geneval_reward.vision.formats import SUFFIXES, is_image_name
@@ -191,8 +192,8 @@ def _read_benchmark_layout(folder: ImageFolder) -> None:
         folder.notes.append(f"the records have keys that are not read: {name_some(list(unread))}")
     if others:
         folder.notes.append(
-            f"{others:,} records have another prompt than the benchmark's record of the same objects; their images count as "
-            "made from rewritten prompts"
+            f"{counted(others, 'record', 'have')} another prompt than the benchmark's record of the same objects; their images "
+            "count as made from rewritten prompts"
         )
 
 
@@ -339,7 +340,9 @@ def _named(folder: ImageFolder, entries: list[tuple[str, Any]], images: list[str
             pairs[filename] = where, filename, entry
     unlisted = [name for name in images if name not in pairs]
     if unlisted:
-        folder.problems.append(f"{len(unlisted)} images are not in the metadata file, such as {unlisted[0]}")
+        folder.problems.append(
+            f"{counted(len(unlisted), 'image', 'are')} not in the metadata file, such as {unlisted[0]}"
+        )
     return list(pairs.values())
 
 

@@ -19,6 +19,7 @@ from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
+    counted,
     estimate_cells,
     percent_text,
     rules_text,
@@ -123,7 +124,7 @@ class RulesGrid:
             scores = [share_text(cell.overall.value) for cell in self.cells]
             rows = [[f"{value:g}", *scores[i * len(across) : (i + 1) * len(across)]] for i, value in enumerate(down)]
         rest = {name: value for name, value in self.base.to_dict().items() if name not in self.axes}
-        title = f"{self.credit} scores, {self.images} images JUDGED AGAIN over a grid of rules"
+        title = f"{self.credit} scores, {counted(self.images, 'image')} JUDGED AGAIN over a grid of rules"
         values = [
             [*(getattr(cell.rules, name) for name in names), task, *estimate_cells(one), rules_text(rest)]
             for cell in self.cells

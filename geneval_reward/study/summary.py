@@ -334,4 +334,4 @@ def _notes(results: Results, double: list[str]) -> list[str]:
 
 
 def _images_were(number: int) -> str:
-    return f"{counted(number, 'image')} {'was' if number == 1 else 'were'}"
+    return counted(number, "image", "were")

@@ -19,6 +19,7 @@ from geneval_reward.results.layout import read_folder
 from geneval_reward.results.notation import (
     DASH,
     bare_p,
+    counted,
     detectable_text,
     difference_text,
     judge_text,
@@ -333,7 +334,7 @@ def _costs(
                 detectable_text(found),
             ]
         rows.append(cells)
-    images = f"{comparison.runs[0].images} images of {comparison.runs[0].prompts} prompts"
+    images = f"{counted(comparison.runs[0].images, 'image')} of {counted(comparison.runs[0].prompts, 'prompt')}"
     return Table(
         f"the pipeline and its score, {images} per row from the same noise",
         header,

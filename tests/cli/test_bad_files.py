@@ -19,6 +19,7 @@ from geneval_reward.errors import GenEvalError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.layout import write_prompt_folder
+from geneval_reward.results.notation import counted
 from geneval_reward.results.record import failures_path
 from geneval_reward.vision.photos import photo
 
@@ -245,7 +246,7 @@ def test_images_that_were_replaced_are_scored_again(run, images, tmp_path, lines
     _, code, messages = run("score", images, "--out", "r.jsonl", "--resume", "--limit", 8)
     assert code == 0
     assert (
-        f"1 images or their records have changed since r.jsonl was written, such as {rows[0]['filename']}" in messages
+        f"1 image has changed since r.jsonl was written, or the record has, such as {rows[0]['filename']}" in messages
     )
     again = {row["filename"]: row["correct"] for row in lines(tmp_path / "r.jsonl")}
     assert len(again) == 8
@@ -266,7 +267,7 @@ def test_images_and_records_that_were_replaced_by_older_ones_are_scored_again(ru
     changed = 1 + sum((images / name).parent.parent == record.parent for name in names)
     record.write_text(official_suite()[7].to_json())
     _, _, messages = run("score", images, "--out", "r.jsonl", "--resume")
-    assert f"{changed} images or their records have changed since r.jsonl was written" in messages
+    assert f"{counted(changed, 'image', 'have')} changed since r.jsonl was written" in messages
     again = {row["filename"]: row for row in lines(tmp_path / "r.jsonl")}
     assert again[first.relative_to(images).as_posix()]["correct"] is False
     assert again[names[-1]]["prompt"] == official_suite()[7].prompt

@@ -115,7 +115,7 @@ def test_shards_make_the_same_images(run, few, tmp_path, monkeypatch) -> None:
     make(run, few, tmp_path / "whole")
     result, code, _ = make(run, few, tmp_path / "parts", "--shard", "1/2")
     assert code == 0
-    assert "2 images of 1 prompts (shard 1/2)" in result.stdout
+    assert "2 images of 1 prompt (shard 1/2)" in result.stdout
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")

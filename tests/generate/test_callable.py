@@ -81,7 +81,7 @@ def test_batches_shrink_when_memory_runs_out() -> None:
         (lambda: CallableGenerator(noise).generate("ab", [1, 2]), TypeError, "got one string"),
         (lambda: CallableGenerator(noise).generate(["a"], []), ValueError, "expected one per prompt"),
         (lambda: CallableGenerator(lambda p, s: None).generate(["a"], [1]), ValueError, "got NoneType"),
-        (lambda: CallableGenerator(lambda p, s: []).generate(["a"], [1]), ValueError, "expected 1 images.*got 0"),
+        (lambda: CallableGenerator(lambda p, s: []).generate(["a"], [1]), ValueError, "expected 1 image, .*got 0"),
         (
             lambda: CallableGenerator(lambda p, s: [np.zeros((4, 4), np.uint8)]).generate(["a"], [1]),
             ValueError,

@@ -287,7 +287,7 @@ def test_protocol() -> None:
             r"expected one per prompt \(2\), got 1",
         ),
         (lambda: DiffusersGenerator(Fake()).generate(["a", 3], [1, 2]), TypeError, r"prompts\[1\]: expected a string"),
-        (lambda: DiffusersGenerator(Fake(give=1)).generate(["a"], [1]), ValueError, "expected 1 images.*got 0"),
+        (lambda: DiffusersGenerator(Fake(give=1)).generate(["a"], [1]), ValueError, "expected 1 image, .*got 0"),
     ],
 )
 def test_bad_input(call, error, message) -> None:

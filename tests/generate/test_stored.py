@@ -59,7 +59,7 @@ def test_a_missing_file_does_not_give_another_image(folder) -> None:
     (folder / "00001/samples/00000.png").unlink()
     generator, prompt = FolderGenerator(folder), SPECS[1].prompt
     assert shades(generator.generate([prompt], [seed_for(0, prompt, 1)])) == [11]
-    with pytest.raises(ResultsError, match="i of 1, the 1 images"):
+    with pytest.raises(ResultsError, match="i of 1, the 1 image stored"):
         generator.generate([prompt], [seed_for(0, prompt, 0)])
 
 

@@ -68,7 +68,7 @@ def test_one_counter_is_dealt_in_shares_and_that_is_said():
         (["s0/0.png", "s0/1.png", "s0/2.png", "s1/0.png", "s1/1.png"], 3, "no number that counts the lines"),
         (["seedA/0.png", "seedB/0.png"], 2, "not named alike"),
         ([], 2, "0 images and 2 lines"),
-        (["0.png"], 0, "1 images and 0 lines"),
+        (["0.png"], 0, "1 image and 0 lines"),
     ],
 )
 def test_doubt_is_refused(images, lines, message):

@@ -271,7 +271,7 @@ def test_another_text_than_the_record_s_is_a_rewritten_prompt(record_of_others) 
     folder = read_folder(record_of_others({"prompt": LONG}, "00000.png"))
     assert [(item.spec, item.rewritten) for item in folder.items] == [(SPEC, LONG)]
     assert len(folder.notes) == 1
-    assert "1 records have another prompt than the benchmark's" in folder.notes[0]
+    assert "1 record has another prompt than the benchmark's" in folder.notes[0]
 
 
 def test_a_record_of_ones_own_keeps_its_text(tmp_path) -> None:

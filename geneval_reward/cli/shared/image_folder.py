@@ -14,6 +14,7 @@ from geneval_reward.cli.shared.options import check_choice
 from geneval_reward.cli.shared.suites import check_suite, choose_subset, read_suite
 from geneval_reward.errors import FileError, UsageError
 from geneval_reward.prompts import Vocabulary
+from geneval_reward.results.notation import counted
 from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def print_images_made(out: Path, jobs: Sequence[ImageJob], part: Shard) -> None:
     """Print what a folder holds now."""
     prompts = len({job.path.parent for job in jobs})
     of = f" (shard {part.index}/{part.count})" if part.count > 1 else ""
-    sys.stdout.write(f"{len(jobs)} images of {prompts} prompts{of} in {out}\n")
+    sys.stdout.write(f"{counted(len(jobs), 'image')} of {counted(prompts, 'prompt')}{of} in {out}\n")
 
 
 def _rewrites_record(
@@ -197,7 +198,8 @@ def _announce(messages: Any, chosen: Subset | None, images_per_prompt: int, rewr
         )
     if rewritten:
         messages.print(
-            f"{rewritten} prompts are rewritten: the score will be another measurement than on the prompts themselves"
+            f"{counted(rewritten, 'prompt', 'are')} rewritten: the score will be another measurement than on the "
+            "prompts themselves"
         )
 
 

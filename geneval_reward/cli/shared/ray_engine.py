@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from geneval_reward.cli.shared.tables import progress_bar
+from geneval_reward.results.notation import counted
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores
@@ -38,7 +39,7 @@ def score_with_ray(
             def progress(report: ShardReport) -> None:
                 nonlocal images, failed
                 images, failed = images + report.scored, failed + report.failed
-                bar.update(task, advance=1, note=f"{images} images" + (f", {failed} skipped" if failed else ""))
+                bar.update(task, advance=1, note=counted(images, "image") + (f", {failed} skipped" if failed else ""))
 
             found = score_dataset(
                 source,

@@ -106,8 +106,7 @@ class FlowGRPO:
         most = self._limits.max_items
         if not 0 < len(files) <= most or len(files) != len(records):
             raise RequestError(
-                f"request: expected 1 to {most} images and as many meta_datas, got {len(files)} images and {len(records)} "
-                "meta_datas"
+                f"request: expected 1 to {most} images and as many meta_datas, got {len(files)} and {len(records)}"
             )
         items: list[Item | str] = []
         for index, (file, record) in enumerate(zip(files, records, strict=True)):

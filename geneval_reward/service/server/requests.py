@@ -160,7 +160,7 @@ async def collect_answers(pool: WorkerPool, items: list[Item | str], deadline: f
     except TimeoutError:
         done = len(items) - len(ready) + sum(item.future.done() and not item.future.cancelled() for item in ready)
         raise RefusedError(
-            504, f"deadline: expected all {len(items)} images in time, got {done}; send fewer or allow more time"
+            504, f"deadline: expected all images in time, got {done} of {len(items)}; send fewer or allow more time"
         ) from None
     return [next(found) if isinstance(item, Item) else _error(item) for item in items]
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from geneval_reward.errors import ResultsError, UsageError, name_some
 from geneval_reward.results import Results
 from geneval_reward.results.generator_notes import generator_marks
+from geneval_reward.results.notation import counted
 from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
 from geneval_reward.stats.completeness import completeness
 
@@ -76,8 +77,8 @@ def check(runs: Sequence[Results], names: Sequence[str], allow: Collection[str] 
         double = run.duplicates()
         if double:
             refusals.append(
-                f"{name}: {len(double)} images occur more than once: {name_some(double, shown=_NAMED, separator='; ')}; "
-                "remove the extra lines"
+                f"{name}: {counted(len(double), 'image', 'occur')} more than once: "
+                f"{name_some(double, shown=_NAMED, separator='; ')}; remove the extra lines"
             )
     problems = _judge_differences(runs, names) + _prompt_differences(runs, names)
     refusals += [problem.text for problem in problems if problem.kind in ALLOWABLE and problem.kind not in allow]
@@ -150,7 +151,9 @@ def align(
             for name, other, count in zip(names, reversed(names), dropped, strict=True):
                 if count:
                     problems.append(
-                        Problem("incomplete", f"{name}: {count} images have no partner in {other} and are left out")
+                        Problem(
+                            "incomplete", f"{name}: {counted(count, 'image', 'have')} no partner in {other}, left out"
+                        )
                     )
         if rows is not None and len(known) < len(pairs):
             text = (
@@ -208,8 +211,14 @@ def _prompt_differences(runs: Sequence[Results], names: Sequence[str]) -> list[P
         ):
             alone = [i for i, record in enumerate(these.records) if record not in those]
             if alone:
+                are = "is" if len(alone) == 1 else "are"
                 examples = name_some([repr(these.prompt(i)) for i in alone[:_NAMED]], len(alone), _NAMED)
-                problems.append(Problem("prompts", f"{len(alone)} prompts of {who} are not in {whom}: {examples}"))
+                problems.append(
+                    Problem(
+                        "prompts",
+                        f"{counted(len(alone), 'prompt')} of {who} {are} not in {whom}: {examples}",
+                    )
+                )
     return problems
 
 
@@ -219,7 +228,9 @@ def _problems_within(run: Results, name: str) -> list[Problem]:
     problems = [Problem("incomplete", f"{name}: {text}") for text in found]
     if run.failed:
         examples = name_some([f"{file} ({error})" for file, error in run.failed.items()], shown=_NAMED)
-        problems.append(Problem("failed", f"{name}: {len(run.failed)} images could not be scored: {examples}"))
+        problems.append(
+            Problem("failed", f"{name}: {counted(len(run.failed), 'image')} could not be scored: {examples}")
+        )
     if run.cut is not None:
         problems.append(Problem("cut", f"{name}: the last line ({run.cut.number}) is cut off and left out"))
     if by := run.selecting_rewards():

@@ -10,6 +10,7 @@ from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
     ROW_NAMES,
     bare_p,
+    counted,
     detectable_text,
     difference_text,
     estimate_cells,
@@ -52,10 +53,10 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 def difference_table(pair: Pair) -> Table:
     """Build the table of one run's differences from the first."""
     one = pair.comparison
-    counted = one.overall.counts is not None
+    has_counts = one.overall.counts is not None
     header = ["task", "difference", "p (corrected)", "smallest visible difference (80 % power)"]
-    header += [f"only {pair.a} / only {pair.b}"] if counted else []
-    images = f"{one.overall.images} images, {one.overall.prompts} prompts"
+    header += [f"only {pair.a} / only {pair.b}"] if has_counts else []
+    images = f"{counted(one.overall.images, 'image')}, {counted(one.overall.prompts, 'prompt')}"
     return Table(
         f"{pair.b} - {pair.a}, in points, {_PAIRINGS[one.pairing]} ({images})",
         header,

@@ -15,6 +15,7 @@ from geneval_reward.judge.boxes import Box, boxes
 from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.layout import GENERATE_SETUP
+from geneval_reward.results.notation import counted
 from geneval_reward.study.compare import Comparison, compare_results
 from geneval_reward.study.compare.table import short_names
 from geneval_reward.study.published import PublishedScore
@@ -324,7 +325,7 @@ def _problems(
         found.append(f"{len(missing)} of {len(images)} images were not found {where}: {name_some(missing, shown=3)}")
     if differ:
         found.append(
-            f"{len(differ)} verdicts are not what their stored detections give, such as {differ[0]}: the file was "
+            f"{counted(len(differ), 'verdict', 'are')} not what the stored detections give, such as {differ[0]}: the file was "
             "changed, or written by another version"
         )
     return found

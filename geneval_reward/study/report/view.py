@@ -101,9 +101,9 @@ def _run_flags(run: RunReport) -> list[str]:
     if run.summary.failed:
         flags.append(f"{len(run.summary.failed)} not scored")
     if run.summary.duplicates:
-        flags.append(f"{run.summary.duplicates:,} images more than once")
+        flags.append(f"{counted(run.summary.duplicates, 'image')} more than once")
     if run.missing:
-        flags.append(f"{run.missing:,} images not found")
+        flags.append(f"{counted(run.missing, 'image')} not found")
     if len(results.identities) > 1:
         flags.append("more than one judge")
     if results.cut is not None:
@@ -283,7 +283,7 @@ def _facts(run: RunReport) -> list[tuple[str, str]]:
         for identity in results.identities
     ]
     facts = [
-        ("results file", f"{results.path.name} ({len(results):,} lines)"),
+        ("results file", f"{results.path.name} ({counted(len(results), 'line')})"),
         ("sha256 of the file", run.sha256),
         ("judged by", "; ".join(judges) or "not said"),
     ]

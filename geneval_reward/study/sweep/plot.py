@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geneval_reward.errors import UsageError
-from geneval_reward.results.notation import percent_text
+from geneval_reward.results.notation import counted, percent_text
 from geneval_reward.study.figures import PALETTE, error_bars, estimate_bars, new_axes, plain_text, save_figure, style_of
 from geneval_reward.study.sweep.table import SweepRow, SweepTable
 
@@ -50,7 +50,7 @@ def plot(table: SweepTable) -> Figure:
     _scale_seconds(axes, [row.timing.seconds for row in rows])
     axes.set_ylabel(f"score, {percent_text(table.level)} intervals")
     part = "" if table.prompts == table.whole else f" of {table.whole}"
-    title = f"{len(table.rows)} settings, {table.prompts}{part} prompts x {table.images_per_prompt}"
+    title = f"{counted(len(table.rows), 'setting')}, {table.prompts}{part} prompts x {table.images_per_prompt}"
     axes.set_title(title, loc="left", fontsize=10)
     handles, _ = axes.get_legend_handles_labels()
     if handles:

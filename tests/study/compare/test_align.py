@@ -95,7 +95,7 @@ def test_a_file_of_two_judges_is_refused(files, tmp_path):
 
 def test_images_twice_in_a_file_are_refused_always(files, tmp_path):
     double = written(tmp_path / "double.jsonl", [*LINES[1], LINES[1][0]])
-    with pytest.raises(ResultsError, match=r"double: 1 images occur more than once: 00000/samples/0000\.png: 2 lines"):
+    with pytest.raises(ResultsError, match=r"double: 1 image occurs more than once: 00000/samples/0000\.png: 2 lines"):
         compare(files[0], double, allow=["prompts", "rules", "backend", "fingerprint"])
 
 
@@ -117,7 +117,7 @@ def test_missing_images_are_left_out_and_counted(files, tmp_path):
     some = written(tmp_path / "some.jsonl", LINES[1][1:])
     found = compare(files[0], some)
     assert found.pairs[0].comparison.overall.images == len(LINES[0]) - 1
-    assert any(problem.text == "a: 1 images have no partner in some and are left out" for problem in found.problems)
+    assert any(problem.text == "a: 1 image has no partner in some, left out" for problem in found.problems)
     assert any("fewer than 3 images" in problem.text for problem in found.problems)
 
 

@@ -205,7 +205,7 @@ def test_a_cut_line_a_double_and_two_judges_are_said(write, rows, page):
 def test_verdicts_that_the_detections_do_not_give(write, rows, page):
     forged = replace(rows[0][0], correct=not rows[0][0].correct, reason="" if rows[0][0].reason else "because")
     shown, _ = page([write("a", [forged, *rows[0][1:]])])
-    assert f"1 verdicts are not what their stored detections give, such as {forged.filename}" in shown.words
+    assert f"1 verdict is not what the stored detections give, such as {forged.filename}" in shown.words
 
 
 def test_a_comparison(write, rows, page):
