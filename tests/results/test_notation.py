@@ -5,6 +5,7 @@ import math
 from geneval_reward.results import RunIdentity
 from geneval_reward.results.notation import (
     bare_p,
+    counted,
     detectable_text,
     difference_text,
     estimate_cells,
@@ -55,3 +56,15 @@ def test_judges_and_their_rules():
     second = RunIdentity(rules='{"confidence":0.5}', backend="lite", fingerprint="ab12")
     assert judge_text([first]) == "lite ab12, rules confidence=0.3"
     assert judge_text([first, second]) == "lite ab12, rules confidence=0.3; confidence=0.5"
+
+
+def test_counts_agree_with_nouns_and_verbs():
+    assert [counted(number, "image") for number in (0, 1, 2, 1234)] == [
+        "0 images",
+        "1 image",
+        "2 images",
+        "1,234 images",
+    ]
+    for verb, singular in (("are", "is"), ("were", "was"), ("have", "has"), ("occur", "occurs")):
+        assert counted(1, "image", verb) == f"1 image {singular}"
+        assert counted(3, "image", verb) == f"3 images {verb}"
