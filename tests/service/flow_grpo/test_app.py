@@ -345,7 +345,7 @@ REFUSED = {
     "no lists": (request_of(images=b"x"), "expected lists of images"),
     "no images": (request_of(images=[], meta_datas=[]), "expected 1 to 128 images"),
     "too many images": (request_of(images=[GOOD] * 257, meta_datas=[BENCH] * 257), "expected 1 to 128 images"),
-    "fewer records": (request_of(images=[GOOD] * 2), "got 2 images and 1 meta_datas"),
+    "fewer records": (request_of(images=[GOOD] * 2), "got 2 and 1"),
     "an array for an image": (
         request_of(images=[np.zeros((8, 8, 3), np.uint8)]),
         "pickle: expected plain data",

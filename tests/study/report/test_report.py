@@ -237,7 +237,7 @@ def test_images_that_one_run_lacks(write, rows, page):
     shown, _ = page([write("a", rows[0]), write("b", rows[1][1:]), write("c", rows[1])])
     assert shown.data["items"][0][2][1] is None
     assert shown.data["items"][0][2][2] is not None
-    assert "have no partner" in shown.words
+    assert "has no partner" in shown.words
 
 
 def test_what_is_refused(write, rows, tmp_path):
