@@ -74,12 +74,14 @@ class PartReport:
     Attributes:
         label: The part.
         rows: Number of its samples.
+        scored: Number of those of which something was scored, and not only taken over.
         changed: Number of samples that are not what they were when they were scored.
         problem: What is wrong with the part as a whole.
     """
 
     label: str
     rows: int
+    scored: int
     changed: int
     problem: str | None = None
 
@@ -111,7 +113,7 @@ class Annotator:
         pieces = _Pieces(job.path, self.info)
         known = {row["key"]: row for table in (*_known_tables(job), *pieces.stored()) for row in table.to_pylist()}
         problems: list[str] = []
-        rows = changed = 0
+        rows = scored = changed = 0
         try:
             for batch in read_ahead(
                 _read(job.part, problems),
@@ -121,6 +123,7 @@ class Annotator:
             ):
                 fresh = [row for _, (row, _) in batch]
                 changed += sum(differs for _, (_, differs) in batch)
+                scored += sum(row.image is not None for row in fresh)
                 self.rewards.score(fresh)
                 pieces.add([_finished(row) for row in fresh])
                 rows += len(fresh)
@@ -134,7 +137,7 @@ class Annotator:
                 f"{job.part.label}: expected a part that stays as it is, got one that changed while it was read"
             )
         pieces.finish(ShardState(job.part.label, "" if problems else digest, rows))
-        return PartReport(job.part.label, rows, changed, "; ".join(problems) or None)
+        return PartReport(job.part.label, rows, scored, changed, "; ".join(problems) or None)
 
     def _merged(self, known: TableInfo) -> TableInfo:
         """What the table is made with after this run; refuses what does not fit."""

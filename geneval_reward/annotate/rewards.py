@@ -23,7 +23,7 @@ from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.reward.models import MODEL_NAMES, model_reward
 from geneval_reward.reward.parts import accepted_arguments, as_column
 from geneval_reward.scorer import LazyScorer, Scorer, fingerprint_id, refusal
-from geneval_reward.support.imports import import_object, is_import_path
+from geneval_reward.support.imports import import_object, is_import_path, source_file
 from geneval_reward.support.signatures import check_part, takes_nothing
 from geneval_reward.version import __version__
 
@@ -85,6 +85,9 @@ def _spec(name: str, source: Any) -> RewardSpec:
         return RewardSpec(name, "credit", source.removeprefix(_PREFIX))
     if isinstance(source, str) and source in MODEL_NAMES:
         return RewardSpec(name, "model", source)
+    if isinstance(source, str) and (file := source_file(source)) is not None:
+        # A worker of a cluster has another working folder.
+        source = f"{file}:{source.rpartition(':')[2]}"
     if isinstance(source, str) and not is_import_path(source):
         known = ", ".join((*(_PREFIX + credit for credit in CREDITS), *MODEL_NAMES))
         raise UsageError(f"rewards: expected {known}, module:function or file.py:function, got {source!r}")
@@ -156,7 +159,7 @@ class RewardSet:
                 is_own = not (isinstance(spec.source, str) and spec.source in CREDITS)
                 own = import_object(spec.source, spec.name) if is_own and isinstance(spec.source, str) else spec.source
                 self._credits[spec.name] = own
-                self.identities[spec.name] = f"{_CREDIT} {_source_text(spec.source, own) if is_own else own}"
+                self.identities[spec.name] = f"{_CREDIT} {_source_text(own) if is_own else own}"
                 continue
             function: Any = spec.source
             if spec.kind == "model":
@@ -164,7 +167,7 @@ class RewardSet:
                 self.identities[spec.name] = repr(function)
             else:
                 function = import_object(function, spec.name) if isinstance(function, str) else function
-                self.identities[spec.name] = _source_text(spec.source, function)
+                self.identities[spec.name] = _source_text(function)
                 if takes_nothing(function):
                     function = function()
             try:
@@ -301,13 +304,11 @@ def _judge(scorer: Scorer, rows: Sequence[Row]) -> list[Any]:
         return list(scorer.score([row.image for row in rows], [row.spec for row in rows]))  # type: ignore[misc]
 
 
-def _source_text(source: Any, function: Any) -> str:
+def _source_text(function: Any) -> str:
     """Name a function with a digest of its source, so that values of an edited one are not mixed with the old."""
-    name = source if isinstance(source, str) else getattr(function, "__qualname__", type(function).__qualname__)
+    kind = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
-        code = inspect.getsource(
-            function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
-        )
+        code = inspect.getsource(kind)
     except (OSError, TypeError):
-        return str(name)
-    return f"{name} {hashlib.sha256(code.encode()).hexdigest()[:8]}"
+        return str(kind.__qualname__)
+    return f"{kind.__qualname__} {hashlib.sha256(code.encode()).hexdigest()[:8]}"

@@ -43,6 +43,7 @@ class AnnotationRun:
     Attributes:
         path: The table.
         samples: Number of samples that were read; those of parts that were complete are not.
+        scored: Number of those of which something was scored, and not only taken over.
         changed: Number of samples that are not what they were when an earlier run scored them.
         problems: What is wrong with the data set or its parts, one sentence each.
         notes: What a user should know although nothing is wrong.
@@ -50,6 +51,7 @@ class AnnotationRun:
 
     path: Path
     samples: int
+    scored: int
     changed: int
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -144,7 +146,8 @@ def annotate(
                 run_here(setup, jobs, run.tick, run.done)
         problems += [f"{report.label}: {report.problem}" for report in run.reports if report.problem]
         notes = _assemble(out, folder, parts)
-        return AnnotationRun(out, run.samples, sum(report.changed for report in run.reports), problems, notes)
+        scored, changed = (sum(getattr(one, name) for one in run.reports) for name in ("scored", "changed"))
+        return AnnotationRun(out, run.samples, scored, changed, problems, notes)
     finally:
         lock.release()
         if not any(file.suffix in (".parquet", ".piece") for file in folder.iterdir()):

@@ -69,6 +69,9 @@ class Annotations:
         shards: The part of the data set that each is from, `(n,)`.
         captions: The captions that were scored, `(n,)`; empty where there is none.
         rewards: By name, `(n,)` float64; NaN where a sample has no value.
+        records: The records that `geneval_*` was judged by, as JSON, `(n,)`; None where there is none.
+        origins: Where each record is from, `(n,)`: `records` (a file given for it), `sample` (beside the image), `suite` (the
+            caption is a prompt of the official suite) or `parsed` (the caption was read as a sentence).
         reasons: Why a reward has no value, by its name, for each sample, `(n,)`.
         info: What the table was made with.
     """
@@ -77,6 +80,8 @@ class Annotations:
     shards: list[str]
     captions: list[str]
     rewards: dict[str, npt.NDArray[np.float64]]
+    records: list[str | None]
+    origins: list[str | None]
     reasons: list[dict[str, str]]
     info: TableInfo
 
@@ -97,7 +102,7 @@ def read_annotations(path: str | Path) -> Annotations:
     """
     info = read_info(path)
     table = require("pyarrow.parquet", "annotate", str(path)).read_table(path)
-    texts = {name: table.column(name).to_pylist() for name in ("key", "shard", "caption", "reasons")}
+    texts = {name: table.column(name).to_pylist() for name in (*BEFORE, "record", "record_from", "reasons")}
     rewards = {
         # An empty cell becomes NaN; a copy, because pyarrow's arrays are read-only.
         name: np.array(table.column(name).cast("float64").to_numpy(), np.float64)
@@ -108,6 +113,8 @@ def read_annotations(path: str | Path) -> Annotations:
         shards=texts["shard"],
         captions=[text or "" for text in texts["caption"]],
         rewards=rewards,
+        records=texts["record"],
+        origins=texts["record_from"],
         reasons=[json.loads(text) if text else {} for text in texts["reasons"]],
         info=info,
     )

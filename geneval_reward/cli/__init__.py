@@ -15,13 +15,14 @@ from typing import Any
 import typer
 
 from geneval_reward.cli import recipes, surgery, weights
-from geneval_reward.cli.annotations import agreement_with_people
+from geneval_reward.cli.annotate import annotate
 from geneval_reward.cli.audit import audit
 from geneval_reward.cli.compare import compare
 from geneval_reward.cli.demo import demo
 from geneval_reward.cli.doctor import doctor
 from geneval_reward.cli.generate import generate
 from geneval_reward.cli.geneval2 import geneval2
+from geneval_reward.cli.human_agreement import agreement_with_people
 from geneval_reward.cli.mt_geneval import mt_geneval
 from geneval_reward.cli.parity import parity
 from geneval_reward.cli.prompts import prompts
@@ -52,9 +53,10 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
         "compare": compare,
         "report": report,
         "audit": audit,
-        "annotations": agreement_with_people,
+        "human-agreement": agreement_with_people,
         "geneval2": geneval2,
         "mt-geneval": mt_geneval,
+        "annotate": annotate,
     },
     "Make images": {"generate": generate, "search": search, "sweep": sweep},
     "Train": {"demo": demo, "prompts": prompts, "recipes": recipes.app},

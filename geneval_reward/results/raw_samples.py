@@ -58,7 +58,7 @@ def read_tar(path: Path) -> Iterator[RawSample]:
     """Read samples by WebDataset's convention: consecutive files with the same name up to the first dot form one sample."""
     seen = set[str]()
     with tarfile.open(path) as tar:
-        for key, members in groupby(filter(_is_member, tar), key=_member_key):
+        for key, members in groupby(filter(is_sample_file, tar), key=sample_key):
             name = f"{path.stem}/{key}"
             if key in seen:
                 list(members)
@@ -88,13 +88,14 @@ def read_tar(path: Path) -> Iterator[RawSample]:
                 yield _tar_sample(path, key, parts)
 
 
-def _is_member(member: tarfile.TarInfo) -> bool:
+def is_sample_file(member: tarfile.TarInfo) -> bool:
     """Return whether a member belongs to a sample; macOS adds `._name` files and a folder `__MACOSX`."""
     folder, _, base = member.name.rpartition("/")
     return member.isfile() and not base.startswith(".") and "__MACOSX" not in folder.split("/")
 
 
-def _member_key(member: tarfile.TarInfo) -> str:
+def sample_key(member: tarfile.TarInfo) -> str:
+    """Return the name of a member up to the first dot, which the files of a sample share."""
     folder, _, base = member.name.rpartition("/")
     stem = base.partition(".")[0]
     return f"{folder}/{stem}" if folder else stem

@@ -33,7 +33,7 @@ COMMANDS = {
     "compare one prompt": "compare few.jsonl other.jsonl",
     "report": "report a.jsonl b.jsonl",
     "audit": "audit a.jsonl --second b.jsonl",
-    "annotations": "annotations people.csv a.jsonl",
+    "human-agreement": "human-agreement people.csv a.jsonl",
     "mt-geneval": "mt-geneval data said",
 }
 # They print no score, or end with the table of `summary`; the table of `sweep` is tested below, and `geneval2` with its model.

@@ -12,8 +12,8 @@ from simulated_runs import simulate_runs
 from geneval_reward.errors import ResultsError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import ResultRow, ResultWriter, read_results
-from geneval_reward.study.annotation_files import read_annotations
-from geneval_reward.study.annotations import agreement
+from geneval_reward.study.human_agreement import agreement
+from geneval_reward.study.human_annotations import read_human_annotations
 
 HEADER = (
     "HITId,Input.index,Input.prompt_id,Input.image_id,Input.image_url,Input.caption,Input.object_0_name,Input.object_1_name,"
@@ -62,7 +62,7 @@ def prompt_of(tag):
 
 @pytest.mark.parametrize("spec", SUITE[::9], ids=lambda spec: spec.prompt)
 def test_who_sees_what_is_asked_finds_it_correct(tmp_path, spec) -> None:
-    (image,) = read_annotations(write(tmp_path / "a.csv", [line(spec.prompt)]))
+    (image,) = read_human_annotations(write(tmp_path / "a.csv", [line(spec.prompt)]))
     assert image.answers[0].correct(spec) is True
     assert image.objects == tuple(item.class_name for item in spec.include)
 
@@ -85,13 +85,13 @@ def test_who_sees_what_is_asked_finds_it_correct(tmp_path, spec) -> None:
 )
 def test_answers_against_the_record(tmp_path, tag, answers, expected) -> None:
     prompt = prompt_of(tag)
-    (image,) = read_annotations(write(tmp_path / "a.csv", [line(prompt, **answers)]))
+    (image,) = read_human_annotations(write(tmp_path / "a.csv", [line(prompt, **answers)]))
     assert image.answers[0].correct(BY_PROMPT[prompt][1]) is expected
 
 
 def test_the_caption_as_criterion(tmp_path) -> None:
     rows = [line(prompt_of("colors"), quality=value) for value in ("4", "3", "")]
-    (image,) = read_annotations(write(tmp_path / "a.csv", rows))
+    (image,) = read_human_annotations(write(tmp_path / "a.csv", rows))
     spec = BY_PROMPT[image.prompt][1]
     assert [answer.correct(spec, "caption") for answer in image.answers] == [True, False, None]
 
@@ -117,7 +117,7 @@ def said(row: ResultRow, correct: bool):
 def test_people_who_agree_and_people_who_do_not(tmp_path, scored) -> None:
     results, rows = scored
     lines = [said(row, row.correct) for row in rows for _ in range(4)] + [said(row, not row.correct) for row in rows]
-    found = agreement(read_annotations(write(tmp_path / "a.csv", lines)), results, draws=300)
+    found = agreement(read_human_annotations(write(tmp_path / "a.csv", lines)), results, draws=300)
     assert found.notes == ()
     assert found.overall.images == 48
     assert found.overall.annotators.value == pytest.approx(0.8)
@@ -130,7 +130,7 @@ def test_people_who_agree_and_people_who_do_not(tmp_path, scored) -> None:
     assert set(found.tags) == {spec.tag for spec in SUITE}
     assert all(one.images == 8 for one in found.tags.values())
     assert found.overall.people == found.overall.backend == pytest.approx(np.mean([row.correct for row in rows]))
-    by_caption = agreement(read_annotations(tmp_path / "a.csv"), results, criterion="caption", draws=300)
+    by_caption = agreement(read_human_annotations(tmp_path / "a.csv"), results, criterion="caption", draws=300)
     assert by_caption.overall.annotators.value == pytest.approx(0.8)
 
 
@@ -138,7 +138,9 @@ def test_kappa_is_that_of_the_textbook(tmp_path, scored) -> None:
     results, rows = scored
     rng = np.random.default_rng(0)
     opinions = [bool(rng.random() < (0.8 if row.correct else 0.3)) for row in rows]
-    images = read_annotations(write(tmp_path / "a.csv", [said(r, o) for r, o in zip(rows, opinions, strict=True)]))
+    images = read_human_annotations(
+        write(tmp_path / "a.csv", [said(r, o) for r, o in zip(rows, opinions, strict=True)])
+    )
     found = agreement(images, results, draws=500).overall
     a, b = np.array([row.correct for row in rows]), np.array(opinions)
     chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
@@ -153,16 +155,16 @@ def test_what_is_left_out_is_told(tmp_path, scored) -> None:
     results, rows = scored
     lines = [said(row, True) for row in rows[:10]]
     lines += [line(rows[0].prompt, 77), line(rows[1].prompt, rows[1].index, count_0="")]
-    found = agreement(read_annotations(write(tmp_path / "a.csv", lines)), results, draws=200)
+    found = agreement(read_human_annotations(write(tmp_path / "a.csv", lines)), results, draws=200)
     assert found.overall.images == 10
     assert found.notes[0].startswith("1 of 11 annotated images are not in r.jsonl")
     assert found.notes[1].startswith("38 scored images are not annotated, such as ")
     assert found.notes[2].startswith("1 answers lack what the criterion takes")
     with pytest.raises(ResultsError, match="expected images that are annotated, got none of 1; score the images of"):
-        agreement(read_annotations(write(tmp_path / "b.csv", [line(rows[0].prompt, 77)])), results)
+        agreement(read_human_annotations(write(tmp_path / "b.csv", [line(rows[0].prompt, 77)])), results)
     wrong = line(rows[0].prompt, rows[0].index) | {"Input.object_0_name": "unicorn"}
     with pytest.raises(ResultsError, match="got questions about unicorn"):
-        agreement(read_annotations(write(tmp_path / "c.csv", [wrong])), results)
+        agreement(read_human_annotations(write(tmp_path / "c.csv", [wrong])), results)
     with pytest.raises(ValueError, match="criterion: expected 'questions' or 'caption'"):
         agreement([], results, criterion="vibes")
 
@@ -182,20 +184,20 @@ def test_what_is_left_out_is_told(tmp_path, scored) -> None:
 def test_bad_cells(tmp_path, change, message) -> None:
     write(tmp_path / "a.csv", [line(prompt_of("colors")) | change])
     with pytest.raises(ResultsError, match=message):
-        read_annotations(tmp_path / "a.csv")
+        read_human_annotations(tmp_path / "a.csv")
 
 
 def test_bad_files(tmp_path) -> None:
     with pytest.raises(ResultsError, match="expected an annotation file, got none"):
-        read_annotations(tmp_path / "no.csv")
+        read_human_annotations(tmp_path / "no.csv")
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ResultsError, match=r"got none called 'Input\.prompt_id'"):
-        read_annotations(tmp_path / "a.csv")
+        read_human_annotations(tmp_path / "a.csv")
     with pytest.raises(ResultsError, match="got a header only"):
-        read_annotations(write(tmp_path / "b.csv", []))
+        read_human_annotations(write(tmp_path / "b.csv", []))
     (tmp_path / "c.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResultsError, match="expected text in UTF-8"):
-        read_annotations(tmp_path / "c.csv")
+        read_human_annotations(tmp_path / "c.csv")
 
 
 def test_command(tmp_path, scored, capsys, monkeypatch) -> None:
@@ -207,15 +209,15 @@ def test_command(tmp_path, scored, capsys, monkeypatch) -> None:
     results, rows = scored
     write(tmp_path / "a.csv", [said(row, row.correct) for row in rows for _ in range(3)])
     run = typer.testing.CliRunner().invoke
-    out = run(app, ["annotations", str(tmp_path / "a.csv"), str(results.path)])
+    out = run(app, ["human-agreement", str(tmp_path / "a.csv"), str(results.path)])
     assert out.exit_code == 0
     assert "1.000 [" in out.stdout
     assert "the paper" in out.stdout
     assert "83" in out.stdout
-    record = json.loads(run(app, ["annotations", str(tmp_path / "a.csv"), str(results.path), "-f", "json"]).stdout)
+    record = json.loads(run(app, ["human-agreement", str(tmp_path / "a.csv"), str(results.path), "-f", "json"]).stdout)
     assert record["overall"]["annotators"]["value"] == 1
-    listed = run(app, ["annotations", str(tmp_path / "a.csv"), "--urls"]).stdout.splitlines()
+    listed = run(app, ["human-agreement", str(tmp_path / "a.csv"), "--urls"]).stdout.splitlines()
     assert len(listed) == 48
     assert listed[0].split("\t")[0] == rows[0].filename
     write(tmp_path / "a.csv", [said(rows[0], True), line(rows[0].prompt, 50)])
-    assert run(app, ["annotations", str(tmp_path / "a.csv"), str(results.path)]).exit_code == 1
+    assert run(app, ["human-agreement", str(tmp_path / "a.csv"), str(results.path)]).exit_code == 1

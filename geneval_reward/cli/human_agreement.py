@@ -1,4 +1,4 @@
-"""`geneval-reward annotations`: a results file beside the benchmark's human annotations."""
+"""`geneval-reward human-agreement`: a results file beside the benchmark's human annotations."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def agreement_with_people(
     records beside them, and score them.
 
     Examples:
-        geneval-reward annotations annotations_sdv2.csv --urls
-        geneval-reward annotations annotations_sdv2.csv sdv2.jsonl
+        geneval-reward human-agreement annotations_sdv2.csv --urls
+        geneval-reward human-agreement annotations_sdv2.csv sdv2.jsonl
 
     Exit code 1: printed, but some annotated images are not in the results.
     """
     from geneval_reward.results import read_results
-    from geneval_reward.study.annotation_files import read_annotations
-    from geneval_reward.study.annotations import agreement
+    from geneval_reward.study.human_agreement import agreement
+    from geneval_reward.study.human_annotations import read_human_annotations
 
-    images = read_annotations(file)
+    images = read_human_annotations(file)
     if urls:
         for image in images:
             tail = "/".join(image.url.split("/")[-3:])

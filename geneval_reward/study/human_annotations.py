@@ -95,7 +95,7 @@ class AnnotatedImage:
     answers: tuple[Answer, ...]
 
 
-def read_annotations(path: str | Path) -> list[AnnotatedImage]:
+def read_human_annotations(path: str | Path) -> list[AnnotatedImage]:
     """Read an annotation file of the benchmark.
 
     Args:

@@ -24,7 +24,7 @@ from geneval_reward.results.notation import judge_text, kappa_text, rounded, sco
 from geneval_reward.results.record import index_of
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap, cohen_kappa
-from geneval_reward.study.annotation_files import AnnotatedImage, Criterion
+from geneval_reward.study.human_annotations import AnnotatedImage, Criterion
 
 PAPER: Final = {"annotators": 0.83, "between annotators": 0.88, "unanimous": 0.91}
 """The paper's figures (arXiv 2310.11513)."""
@@ -141,7 +141,7 @@ def agreement(
     meaningless one.
 
     Args:
-        images: What `geneval_reward.study.annotation_files.read_annotations` returns.
+        images: What `geneval_reward.study.human_annotations.read_human_annotations` returns.
         results: What `geneval_reward.results.read_results` returns.
         criterion: What makes an image correct in a person's eyes, as `Answer.correct` takes it.
         draws: Bootstrap draws; prompts are drawn within tasks.

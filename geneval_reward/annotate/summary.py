@@ -1,0 +1,152 @@
+"""What an annotation holds: per reward how many samples have a value, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from geneval_reward.annotate.table import Annotations
+from geneval_reward.results.notation import DASH, counted, rules_text
+from geneval_reward.results.tables import Document, Table
+
+_QUANTILES: Final = (0.05, 0.5, 0.95)
+_FAULTS: Final = {
+    "image": "no image",
+    "caption": "no caption",
+    "record": "no record",
+    "changed": "another sample now",
+}
+_EXAMPLES: Final = 3
+
+
+def summarize(found: Annotations, *, parse: bool = False, problems: Sequence[str] = ()) -> Document:
+    """Make the tables of an annotation.
+
+    Args:
+        found: The annotation.
+        parse: Whether to say how many captions were understood as sentences.
+        problems: Sentences to print first.
+    """
+    columns = {name: _numbers(values) for name, values in found.rewards.items()}
+    rows = [
+        [
+            name,
+            f"{one['scored']:,}",
+            f"{one['empty']:,}",
+            *map(_text, (one["mean"], *one["quantiles"])),
+            f"{one['distinct']:,}",
+        ]
+        for name, one in columns.items()
+    ]
+    header = ["reward", "scored", "empty", "mean", *(f"{100 * q:g} %" for q in _QUANTILES), "distinct"]
+    tables = [Table("", header, rows)]
+    faults = _faults(found)
+    if faults:
+        tables.append(Table("Empty values", ["at fault", "reward", "samples", "the first"], faults))
+    conclusions = _conclusions(found, parse)
+    values = Table(
+        "",
+        ["reward", "scored", "empty", "mean", *(f"q{100 * q:02g}" for q in _QUANTILES), "distinct"],
+        [
+            [name, one["scored"], one["empty"], one["mean"], *one["quantiles"], one["distinct"]]
+            for name, one in columns.items()
+        ],
+    )
+    record = {
+        "samples": len(found),
+        "judge": found.info.judge,
+        "rules": None if found.info.rules is None else json.loads(found.info.rules),
+        "rewards": {
+            name: one | {"quantiles": dict(zip(map(str, _QUANTILES), one["quantiles"], strict=True))}
+            for name, one in columns.items()
+        },
+        "empty": [dict(zip(("fault", "rewards", "samples", "first"), row, strict=True)) for row in faults],
+        "problems": list(problems),
+        "notes": conclusions,
+    }
+    return Document(tables, values, record, problems=tuple(problems), conclusions=conclusions)
+
+
+def _numbers(values: Any) -> dict[str, Any]:
+    known = values[~np.isnan(values)]
+    quantiles = [float(one) for one in np.quantile(known, _QUANTILES)] if len(known) else [math.nan] * len(_QUANTILES)
+    return {
+        "scored": len(known),
+        "empty": len(values) - len(known),
+        "mean": float(known.mean()) if len(known) else math.nan,
+        "quantiles": quantiles,
+        "distinct": len(np.unique(known)),
+    }
+
+
+def _text(value: float) -> str:
+    return DASH if math.isnan(value) else f"{value:.3f}"
+
+
+def _faults(found: Annotations) -> list[list[str]]:
+    """Count what is at fault, by reward, with the first sample of each kind; rewards that lack the same samples share a row."""
+    counts: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], str] = {}
+    for key, reasons in zip(found.keys, found.reasons, strict=True):
+        for name, text in reasons.items():
+            fault, _, detail = text.partition(": ")
+            kind = fault if fault in _FAULTS else "reward", name
+            counts[kind] = counts.get(kind, 0) + 1
+            first.setdefault(kind, f"{key}: {detail or text}")
+    rows: dict[tuple[str, int, str], list[str]] = {}
+    for (fault, name), count in counts.items():
+        rows.setdefault((fault, count, first[fault, name]), []).append(name)
+    return [
+        [
+            _FAULTS.get(fault, "no value"),
+            "all" if len(names) == len(found.rewards) > 1 else ", ".join(names),
+            f"{count:,}",
+            text,
+        ]
+        for (fault, count, text), names in rows.items()
+    ]
+
+
+def _conclusions(found: Annotations, parse: bool) -> list[str]:
+    said = []
+    if found.info.judge is not None:
+        rules: Mapping[str, Any] = json.loads(found.info.rules or "{}")
+        said.append(f"geneval_* judged by {found.info.judge}, rules {rules_text(rules)}")
+    if parse:
+        said.append(_coverage(found))
+    prompts = {record: json.loads(record).get("prompt") for record in set(found.records) if record is not None}
+    pairs = zip(found.records, found.captions, strict=True)
+    others = sum(record is not None and prompts[record] not in (None, caption) for record, caption in pairs)
+    if others:
+        said.append(
+            f"{counted(others, 'caption')} differ from the prompt of the record: geneval_* judges by the record, other "
+            "rewards by the caption"
+        )
+    return said
+
+
+def _coverage(found: Annotations) -> str:
+    """Say how many captions that are no records were understood as sentences."""
+    read = [caption for caption, origin in zip(found.captions, found.origins, strict=True) if origin == "parsed"]
+    unread: dict[str, str] = {}
+    failed = 0
+    for caption, reasons in zip(found.captions, found.reasons, strict=True):
+        text = next((one for one in reasons.values() if one.startswith("record: the caption is not understood")), None)
+        if text is not None:
+            failed += 1
+            unread.setdefault(caption, text.partition("(text: ")[2].removesuffix(")"))
+    different = len(set(read))
+    said = (
+        f"--parse understood {len(read):,} of {counted(len(read) + failed, 'caption')} that have no record "
+        f"({different:,} of {different + len(unread):,} different ones)"
+    )
+    if unread:
+        examples = "; ".join(
+            f"{caption[:60]!r} ({reason[:120]})" for caption, reason in list(unread.items())[:_EXAMPLES]
+        )
+        said += f"; not understood, for example: {examples}"
+    return said
