@@ -97,15 +97,20 @@ def stages(folder: Path) -> None:
 
     class Some:
         label, digest, path = part.label, part.digest, part.path
+        count = 32  # the first call imports and caches
 
         def raw_samples(self) -> Any:
-            return (one for one, _ in zip(whole(), range(STAGED), strict=False))
+            return (one for one, _ in zip(whole(), range(self.count), strict=False))
 
     parts.digest_now = lambda _: part.digest
     parts._known_tables = lambda job: ()
     path = Path(sys.argv[2]) / "stages.parquet"
+    some = Some()
+    annotator.annotate(Job(some, path))  # type: ignore[arg-type]
+    spent.clear()
+    some.count = STAGED
     begun = time.process_time()
-    report = annotator.annotate(Job(Some(), path))  # type: ignore[arg-type]
+    report = annotator.annotate(Job(some, path))  # type: ignore[arg-type]
     total = time.process_time() - begun
     path.unlink()
     print(f"{report.scored} images, {1000 * total / report.scored:.1f} CPU ms per image, one thread")

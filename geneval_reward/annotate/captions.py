@@ -24,6 +24,10 @@ class UnscorableError(Exception):
     """Why a sample has no value; the text begins with what is at fault: `image`, `caption`, `record` or a reward's name."""
 
 
+class MissingCaptionError(UnscorableError):
+    """A sample has no caption, so that it may take the prompt of its record."""
+
+
 def read_records(source: str | Path | Mapping[str, Any]) -> dict[str, PromptSpec | SpecError]:
     """Read the records of samples by their keys.
 
@@ -78,7 +82,8 @@ def find_caption(raw: RawSample, name: str | None) -> str:
             file `txt`, the keys `caption`, `text` and `prompt`, and the prompt of its record.
 
     Raises:
-        UnscorableError: If there is none, or it is no text.
+        MissingCaptionError: If there is none.
+        UnscorableError: If it is no text.
     """
     if name is None and "txt" in raw.files:
         return _text(raw.files["txt"], "txt")
@@ -99,8 +104,8 @@ def find_caption(raw: RawSample, name: str | None) -> str:
                     resolve(record).prompt if isinstance(record, str) else record.get("prompt"), "metadata: prompt"
                 )
             except (SpecError, AttributeError) as error:
-                raise UnscorableError("caption: expected one, got none") from error
-    raise UnscorableError(f"caption: expected one{'' if name is None else f' under {name}'}, got none")
+                raise MissingCaptionError("caption: expected one, got none") from error
+    raise MissingCaptionError(f"caption: expected one{'' if name is None else f' under {name}'}, got none")
 
 
 def _text(value: Any, name: str) -> str:

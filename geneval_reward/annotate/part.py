@@ -12,7 +12,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-from geneval_reward.annotate.captions import Records, UnscorableError, find_caption, find_record, read_records
+from geneval_reward.annotate.captions import (
+    MissingCaptionError,
+    Records,
+    UnscorableError,
+    find_caption,
+    find_record,
+    read_records,
+)
 from geneval_reward.annotate.rewards import RewardSet, RewardSpec, Row, is_credit
 from geneval_reward.annotate.sources import Part, digest_now
 from geneval_reward.annotate.table import ShardState, StoredTable, TableInfo, make_table, write_table
@@ -169,12 +176,11 @@ class Annotator:
         """Prepare a sample: its texts, its record, what is known of it, and its image if something is to be scored."""
         names = self.rewards.names
         row = Row(dict.fromkeys(self.info.identities) | {"key": raw.key, "shard": part.label}, set(names))
+        caption, problem, origin = None, None, None
         try:
             caption = find_caption(raw, self.setup.caption_name)
         except UnscorableError as error:
-            caption = None
-            row.reasons |= {name: str(error) for name in names if self.rewards.needs_caption(name)}
-        origin = None
+            problem = error
         if self.rewards.read_records:
             try:
                 row.spec, origin = find_record(
@@ -182,8 +188,10 @@ class Annotator:
                 )
             except UnscorableError as error:
                 row.reasons |= {name: str(error) for name in names if self.rewards.needs_record(name)}
-        if caption is None and row.spec is not None:
+        if isinstance(problem, MissingCaptionError) and row.spec is not None and self.setup.caption_name is None:
             caption = row.spec.prompt
+        elif problem is not None:
+            row.reasons |= {name: str(problem) for name in names if self.rewards.needs_caption(name)}
         record = None if row.spec is None else row.spec.to_json()
         row.values |= {"caption": caption, "record": record, "record_from": origin}
         content = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image

@@ -144,13 +144,13 @@ def annotate(
                 run_processes(setup, jobs, run.tick, run.done, min(workers or 1, len(jobs)))
             else:
                 run_here(setup, jobs, run.tick, run.done)
-        problems += [f"{report.label}: {report.problem}" for report in run.reports if report.problem]
-        notes = _assemble(out, folder, parts)
+        problems += [report.problem for report in run.reports if report.problem]
+        notes = _assemble(out, folder, parts, names)
         scored, changed = (sum(getattr(one, name) for one in run.reports) for name in ("scored", "changed"))
         return AnnotationRun(out, run.samples, scored, changed, problems, notes)
     finally:
         lock.release()
-        if not any(file.suffix in (".parquet", ".piece") for file in folder.iterdir()):
+        if not _unfinished(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -181,28 +181,34 @@ def _remove_temporary(out: Path, folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def _unfinished(folder: Path) -> list[Path]:
+    """The files of an interrupted run, parts before pieces."""
+    return [*sorted(folder.glob("*.parquet")), *sorted(folder.glob("*.piece"))]
+
+
 def _stored(out: Path, folder: Path) -> list[Path]:
-    files = [*sorted(folder.glob("*.parquet")), *sorted(folder.glob("*.piece"))]
-    return [out, *files] if out.exists() else files
+    return [out, *_unfinished(folder)] if out.exists() else _unfinished(folder)
 
 
 def _known_info(out: Path, folder: Path, caption: str | None) -> TableInfo:
     """What the table and the parts of an interrupted run were made with."""
-    known = TableInfo(caption)
-    for path in _stored(out, folder):
-        info = read_info(path)
+    found = [(path, read_info(path)) for path in _stored(out, folder)]
+    for path, info in found:
         if info.caption_name != caption:
             raise ResultsError(
                 f"{path}: expected captions from {_captions(caption)}, got a table with those from "
                 f"{_captions(info.caption_name)}; name another file, or pass --overwrite (overwrite=True) to start over"
             )
-        known = replace(
-            known,
-            identities=known.identities | info.identities,
-            judge=info.judge or known.judge,
-            rules=info.rules or known.rules,
-        )
-    return known
+    return replace(_merged([info for _, info in found]), caption_name=caption)
+
+
+def _merged(infos: Sequence[TableInfo]) -> TableInfo:
+    """Join what several files say; they were made with the same judge, or a worker would have refused."""
+    whole = TableInfo()
+    for info in infos:
+        judge = (info.judge, info.rules) if info.judge is not None else (whole.judge, whole.rules)
+        whole = TableInfo(info.caption_name, whole.identities | info.identities, *judge)
+    return whole
 
 
 def _captions(name: str | None) -> str:
@@ -211,9 +217,8 @@ def _captions(name: str | None) -> str:
 
 def _drop(out: Path, folder: Path, names: Sequence[str], caption: str | None) -> None:
     """Forget what is known of some rewards, before they are scored again."""
-    for path in folder.iterdir():
-        if path.suffix in (".parquet", ".piece"):
-            path.unlink()
+    for path in _unfinished(folder):
+        path.unlink()
     if not out.exists():
         return
     stored = StoredTable(out)
@@ -250,28 +255,18 @@ def _is_complete(job: Job, names: Sequence[str]) -> bool:
     return all(name in info.identities and not state.empty.get(name, state.rows) for name in names)
 
 
-def _assemble(out: Path, folder: Path, parts: Sequence[Part]) -> list[str]:
+def _assemble(out: Path, folder: Path, parts: Sequence[Part], names: Sequence[str]) -> list[str]:
     """Write the table: the rows of every part, from this run or from the table that is there."""
     jobs = _jobs(parts, out, folder)
-    known = TableInfo()
-    for path in _stored(out, folder):
-        info = read_info(path)
-        known = replace(
-            info,
-            identities=known.identities | info.identities,
-            judge=info.judge or known.judge,
-            rules=info.rules or known.rules,
-        )
-    old = StoredTable(out) if out.exists() else None
+    known = _merged([read_info(path) for path in _stored(out, folder)])
     places: list[tuple[Path, ShardState]] = []
     for job in jobs:
         state = _state(job)[0]
         if state is not None:
             places.append((job.path if job.path.exists() else out, state))
-    labels = {part.label for part in parts}
     notes = []
-    left = [state for state in old.info.shards if state.label not in labels] if old else []
-    if left and not any(isinstance(part, FolderPiece) for part in parts):
+    left = _other_parts(out, parts)
+    if left:
         places += [(out, state) for state in left]
         notes.append(
             f"{sum(state.rows for state in left):,} rows of parts that are not in this data set, such as {left[0].label}, "
@@ -281,9 +276,18 @@ def _assemble(out: Path, folder: Path, parts: Sequence[Part]) -> list[str]:
         replace(state, empty={name: state.empty.get(name, state.rows) for name in known.identities})
         for _, state in places
     ]
-    info = replace(known, shards=tuple(states))
+    # A reward that was given up before it gave a value is no column.
+    kept = [name for name in known.identities if name in names or any(one.empty[name] < one.rows for one in states)]
+    info = replace(known, identities={name: known.identities[name] for name in kept}, shards=tuple(states))
     write_table(out, (StoredTable(path).rows(state.label) for path, state in places if state.rows), info)
-    for file in folder.iterdir():
-        if file.suffix in (".parquet", ".piece"):
-            file.unlink()
+    for file in _unfinished(folder):
+        file.unlink()
     return notes
+
+
+def _other_parts(out: Path, parts: Sequence[Part]) -> list[ShardState]:
+    """The parts that the table has and the data set has not; pieces of a folder are not told apart from those of another."""
+    if not out.exists() or any(isinstance(part, FolderPiece) for part in parts):
+        return []
+    labels = {part.label for part in parts}
+    return [state for state in read_info(out).shards if state.label not in labels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -46,7 +47,8 @@ def summarize(found: Annotations, *, parse: bool = False, problems: Sequence[str
     tables = [Table("", header, rows)]
     faults = _faults(found)
     if faults:
-        tables.append(Table("Empty values", ["at fault", "reward", "samples", "the first"], faults))
+        notes = [f"{fault}: {first}" for fault, _, _, first in faults]
+        tables.append(Table("Empty values", ["at fault", "samples", "rewards"], [row[:3] for row in faults], notes))
     conclusions = _conclusions(found, parse)
     values = Table(
         "",
@@ -64,7 +66,7 @@ def summarize(found: Annotations, *, parse: bool = False, problems: Sequence[str
             name: one | {"quantiles": dict(zip(map(str, _QUANTILES), one["quantiles"], strict=True))}
             for name, one in columns.items()
         },
-        "empty": [dict(zip(("fault", "rewards", "samples", "first"), row, strict=True)) for row in faults],
+        "empty": [dict(zip(("fault", "samples", "rewards", "first"), row, strict=True)) for row in faults],
         "problems": list(problems),
         "notes": conclusions,
     }
@@ -88,25 +90,20 @@ def _text(value: float) -> str:
 
 
 def _faults(found: Annotations) -> list[list[str]]:
-    """Count what is at fault, by reward, with the first sample of each kind; rewards that lack the same samples share a row."""
-    counts: dict[tuple[str, str], int] = {}
+    """Count what is at fault, with the first sample; rewards that lack the same number of samples share a row."""
+    counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
     for key, reasons in zip(found.keys, found.reasons, strict=True):
         for name, text in reasons.items():
-            fault, _, detail = text.partition(": ")
-            kind = fault if fault in _FAULTS else "reward", name
-            counts[kind] = counts.get(kind, 0) + 1
-            first.setdefault(kind, f"{key}: {detail or text}")
+            fault = text.partition(": ")[0]
+            kind = _FAULTS.get(fault, "no value"), name
+            counts[kind] += 1
+            first.setdefault(kind, f"{key}: {text.partition(': ')[2] if fault in _FAULTS else text}")
     rows: dict[tuple[str, int, str], list[str]] = {}
-    for (fault, name), count in counts.items():
-        rows.setdefault((fault, count, first[fault, name]), []).append(name)
+    for kind, count in counts.items():
+        rows.setdefault((kind[0], count, first[kind]), []).append(kind[1])
     return [
-        [
-            _FAULTS.get(fault, "no value"),
-            "all" if len(names) == len(found.rewards) > 1 else ", ".join(names),
-            f"{count:,}",
-            text,
-        ]
+        [fault, f"{count:,}", "all" if len(names) == len(found.rewards) > 1 else ", ".join(names), text]
         for (fault, count, text), names in rows.items()
     ]
 
@@ -123,8 +120,8 @@ def _conclusions(found: Annotations, parse: bool) -> list[str]:
     others = sum(record is not None and prompts[record] not in (None, caption) for record, caption in pairs)
     if others:
         said.append(
-            f"{counted(others, 'caption')} differ from the prompt of the record: geneval_* judges by the record, other "
-            "rewards by the caption"
+            f"captions that are not the prompt of their record: {others:,}; geneval_* judges by the record, other rewards by "
+            "the caption"
         )
     return said
 
