@@ -277,7 +277,12 @@ def _assemble(out: Path, folder: Path, parts: Sequence[Part], names: Sequence[st
         for _, state in places
     ]
     # A reward that was given up before it gave a value is no column.
-    kept = [name for name in known.identities if name in names or any(one.empty[name] < one.rows for one in states)]
+    before = read_info(out).identities if out.exists() else {}
+    kept = [
+        name
+        for name in known.identities
+        if name in names or name in before or any(one.empty[name] < one.rows for one in states)
+    ]
     info = replace(known, identities={name: known.identities[name] for name in kept}, shards=tuple(states))
     write_table(out, (StoredTable(path).rows(state.label) for path, state in places if state.rows), info)
     for file in _unfinished(folder):

@@ -55,7 +55,11 @@ class RawSample:
 
 
 def read_tar(path: Path) -> Iterator[RawSample]:
-    """Read samples by WebDataset's convention: consecutive files with the same name up to the first dot form one sample."""
+    """Read samples by WebDataset's convention: consecutive files with the same name up to the first dot form one sample.
+
+    Raises:
+        tarfile.TarError: If the archive is damaged or cut off; the samples before that were yielded.
+    """
     seen = set[str]()
     with tarfile.open(path) as tar:
         for key, members in groupby(filter(is_sample_file, tar), key=sample_key):
@@ -86,6 +90,9 @@ def read_tar(path: Path) -> Iterator[RawSample]:
                 yield RawSample(name, name, f"{path}: {key}", None, f"{path}: {problem}", parts)
             else:
                 yield _tar_sample(path, key, parts)
+        # Python takes an archive that was cut between two members for a whole one.
+        if tar.fileobj is not None and tar.fileobj.tell() <= tar.offset:
+            raise tarfile.ReadError("it has no end mark, so samples may be missing")
 
 
 def is_sample_file(member: tarfile.TarInfo) -> bool:

@@ -50,7 +50,7 @@ def test_parquet_without_images(tmp_path):
 
 
 def test_a_hugging_face_data_set_on_disk(tmp_path):
-    """What `datasets` 5.2 writes: Arrow streams, listed in order in state.json; a data set of several splits is a folder of such."""
+    """What `datasets` 5.2 writes: Arrow streams, listed in order in state.json; several splits are a folder of such."""
     folder = tmp_path / "saved" / "train"
     folder.mkdir(parents=True)
     kind = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("text", pa.string())])
@@ -70,11 +70,11 @@ def test_a_hugging_face_data_set_on_disk(tmp_path):
     assert values(found.rewards["g"]) == [1, 1, 1, 1]
     assert found.origins == ["suite"] * 4
     with pytest.raises(
-        ResultsError, match="expected one split of a data set on disk, got all; name one, such as .*train"
+        ResultsError, match=r"expected one split of a data set on disk, got all; name one, such as .*train"
     ):
         open_parts(folder.parent)
     (folder / names[1]).unlink()
-    with pytest.raises(ResultsError, match="expected the files that state.json names, got no data-00001"):
+    with pytest.raises(ResultsError, match=r"expected the files that state.json names, got no data-00001"):
         open_parts(folder)
 
 
@@ -137,7 +137,7 @@ def test_images_that_come_and_go_leave_the_others_scored(tmp_path):
 
 
 def test_duplicate_and_damaged_samples(tmp_path):
-    picks = [("0", {"png": picture(5), "txt": "a"}), ("1", {"png": picture(6)[:40], "txt": "b"})]
+    picks = [("0", {"png": picture(5), "txt": "a"}), ("1", {"png": picture(6)[:-30], "txt": "b"})]
     write_tar(tmp_path / "a.tar", [*picks, ("0", {"png": picture(7), "txt": "c"}), ("2", {"txt": "d"})])
     run, found = annotated(tmp_path / "a.tar", tmp_path)
     assert found.keys == ["a/0", "a/1", "a/0#2", "a/2"]
@@ -148,10 +148,12 @@ def test_duplicate_and_damaged_samples(tmp_path):
     assert not run.problems
 
 
-def test_a_cut_tar_keeps_what_could_be_read_and_is_read_again(tmp_path):
+@pytest.mark.parametrize("cut", [2048, 2700])
+def test_a_cut_tar_keeps_what_could_be_read_and_is_read_again(tmp_path, cut):
+    """Each sample has two members of 1,024 bytes; Python does not notice a cut between two members."""
     path = write_tar(tmp_path / "a.tar", [(str(number), {"png": picture(number), "txt": "a"}) for number in range(4)])
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(whole[:cut])
     run, found = annotated(path, tmp_path)
     assert 0 < len(found) < 4
     assert "expected a whole tar file, got a damaged one" in run.problems[0]
@@ -195,6 +197,6 @@ def test_parts_that_are_not_in_the_data_set_stay(tmp_path):
 def test_sources_that_are_none(tmp_path, name):
     (tmp_path / "file.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ResultsError, match="expected (a folder of images|images)"):
+    with pytest.raises(ResultsError, match=r"expected (a folder of images|images)"):
         annotate(tmp_path / name, tmp_path / "t.parquet", {"b": brightness})
     assert not (tmp_path / "t.parquet.parts").exists()

@@ -39,6 +39,7 @@ COMMANDS = {
 # They print no score, or end with the table of `summary`; the table of `sweep` is tested below, and `geneval2` with its model.
 OTHERS = {
     *(
+        "annotate",
         "score",
         "demo",
         "doctor",

@@ -382,3 +382,14 @@ def test_the_image_of_a_sample_is_certain(tmp_path: Path) -> None:
     assert (first.filename, first.image) == ("x/0.png", picture(16))
     assert isinstance(second, FailedImage)
     assert "1: expected one image, got jpg, png" in second.error
+
+
+def test_a_tar_that_was_cut_between_two_samples(tmp_path: Path) -> None:
+    """Python's reader ends there as if nothing were missing."""
+    path = write_tar(
+        tmp_path / "a.tar", [(f"{n}.{end}", data) for n in "01" for end, data in (("png", picture()), ("txt", b"x"))]
+    )
+    path.write_bytes(path.read_bytes()[:2048])
+    last = list(open_source(path).shards[0].samples())[-1]
+    assert isinstance(last, FailedImage)
+    assert "no end mark" in last.error
