@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from geneval_reward.annotate.part import Annotator, Job, PartReport, Setup, Tick
-from geneval_reward.errors import GenEvalError, ServiceError
+from geneval_reward.errors import GenEvalError, ServiceError, UsageError
 
 Done = Callable[[PartReport], None]
 
@@ -44,8 +45,16 @@ def run_processes(setup: Setup, jobs: Sequence[Job], tick: Tick, done: Done, wor
     """Annotate parts in several processes, which share the CPU's threads.
 
     Raises:
+        UsageError: If the rewards or the scorer cannot be sent to other processes.
         GenEvalError: If a process died; what was stored is taken up by the next run.
     """
+    try:
+        pickle.dumps(setup)
+    except Exception as error:
+        raise UsageError(
+            f"workers: expected rewards and a scorer that other processes can import, got one that cannot be sent to them "
+            f"({error}); name it as module:function"
+        ) from error
     context = multiprocessing.get_context("spawn")
     ticks, stop = context.Queue(), context.Event()
     threads = max(1, (os.cpu_count() or 1) // workers)

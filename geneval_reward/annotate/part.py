@@ -21,7 +21,7 @@ from geneval_reward.annotate.captions import (
     read_records,
 )
 from geneval_reward.annotate.rewards import RewardSet, RewardSpec, Row, is_credit
-from geneval_reward.annotate.sources import Part, digest_now
+from geneval_reward.annotate.sources import FolderPiece, Part, digest_now
 from geneval_reward.annotate.table import ShardState, StoredTable, TableInfo, make_table, write_table
 from geneval_reward.errors import FileError, ImageError, ResultsError
 from geneval_reward.results.raw_samples import RawSample
@@ -32,6 +32,7 @@ from geneval_reward.vision.images import load_image
 
 _ROWS: Final = 256  # samples per stored piece of a part
 _SECONDS: Final = 30.0  # or as many seconds of work
+_ENOUGH: Final = 16  # samples of a part that cannot all have changed by chance
 
 Tick = Callable[[int], None]
 
@@ -48,6 +49,7 @@ class Setup:
         parse: Whether captions are read as sentences.
         caption_name: Where captions are; None for the usual places.
         known: What the table was made with so far.
+        replace: Whether a part may be another one than the table's of that name.
     """
 
     rewards: tuple[RewardSpec, ...]
@@ -57,6 +59,7 @@ class Setup:
     parse: bool = False
     caption_name: str | None = None
     known: TableInfo = field(default_factory=TableInfo)
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class PartReport:
         rows: Number of its samples.
         scored: Number of those of which something was scored, and not only taken over.
         changed: Number of samples that are not what they were when they were scored.
+        gone: Number of samples that the table has and the part has no longer.
         problem: What is wrong with the part as a whole.
     """
 
@@ -90,6 +94,7 @@ class PartReport:
     rows: int
     scored: int
     changed: int
+    gone: int
     problem: str | None = None
 
 
@@ -116,20 +121,24 @@ class Annotator:
         Args:
             job: The part.
             tick: Called with the number of samples of each batch.
+
+        Raises:
+            ResultsError: If the table has a part of this name with other samples.
         """
         pieces = _Pieces(job.path, self.info)
         known = {row["key"]: row for table in (*_known_tables(job), *pieces.stored()) for row in table.to_pylist()}
         problems: list[str] = []
-        rows = scored = changed = 0
+        rows = scored = changed = again = 0
         try:
             for batch in read_ahead(
                 _read(job.part, problems),
-                lambda raw: self._row(job.part, raw, known.get(raw.key)),
+                lambda raw: self._row(job.part, raw, known.get(clean(raw.key))),
                 self.rewards.batch_size,
                 2,
             ):
                 fresh = [row for _, (row, _) in batch]
                 changed += sum(differs for _, (_, differs) in batch)
+                again += sum(row.values["key"] in known for row in fresh)
                 scored += sum(row.image is not None for row in fresh)
                 self.rewards.score(fresh)
                 pieces.add([_finished(row) for row in fresh])
@@ -138,13 +147,20 @@ class Annotator:
                     tick(len(fresh))
         finally:
             pieces.flush()
+        gone = 0 if problems or isinstance(job.part, FolderPiece) else len(known) - again
+        if len(known) >= _ENOUGH and again == changed and not problems and not self.setup.replace:
+            pieces.discard()
+            raise ResultsError(
+                f"{job.part.label}: expected a part of the table's data set, got another of the same name, in which no sample is "
+                "what it was; name another file, or pass --overwrite (overwrite=True) to replace its rows"
+            )
         digest = job.part.digest
         if not problems and digest_now(job.part) != digest:
             problems.append(
                 f"{job.part.label}: expected a part that stays as it is, got one that changed while it was read"
             )
         pieces.finish(ShardState(job.part.label, "" if problems else digest, rows))
-        return PartReport(job.part.label, rows, scored, changed, "; ".join(problems) or None)
+        return PartReport(job.part.label, rows, scored, changed, gone, "; ".join(problems) or None)
 
     def _merged(self, known: TableInfo) -> TableInfo:
         """What the table is made with after this run; refuses what does not fit."""
@@ -175,7 +191,7 @@ class Annotator:
     def _row(self, part: Part, raw: RawSample, known: Mapping[str, Any] | None) -> tuple[Row, bool]:
         """Prepare a sample: its texts, its record, what is known of it, and its image if something is to be scored."""
         names = self.rewards.names
-        row = Row(dict.fromkeys(self.info.identities) | {"key": raw.key, "shard": part.label}, set(names))
+        row = Row(dict.fromkeys(self.info.identities) | {"key": clean(raw.key), "shard": clean(part.label)}, set(names))
         caption, problem, origin = None, None, None
         try:
             caption = find_caption(raw, self.setup.caption_name)
@@ -194,12 +210,12 @@ class Annotator:
             row.reasons |= {name: str(problem) for name in names if self.rewards.needs_caption(name)}
         record = None if row.spec is None else row.spec.to_json()
         row.values |= {"caption": caption, "record": record, "record_from": origin}
-        content = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image
+        content, missing = _content(raw)
         row.values["digest"] = None if content is None else _digest(content, caption)
         differs = known is not None and not self._keep_known(row, known)
         row.todo = {name for name in names if row.values[name] is None}
         if content is None:
-            row.reasons |= dict.fromkeys(row.todo, f"image: {raw.problem}")
+            row.reasons |= dict.fromkeys(row.todo, f"image: {missing}")
         elif row.todo - set(row.reasons):
             try:
                 row.image = load_image(BytesIO(content), raw.where)
@@ -231,7 +247,23 @@ class Annotator:
 
 def _finished(row: Row) -> dict[str, Any]:
     reasons = {name: text for name, text in row.reasons.items() if row.values.get(name) is None}
-    return row.values | {"reasons": json.dumps(reasons, sort_keys=True) if reasons else None}
+    values = row.values | {"reasons": json.dumps(reasons, sort_keys=True) if reasons else None}
+    return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def clean(text: str) -> str:
+    """Replace what UTF-8 cannot hold: bytes of a file's name, or half a pair of surrogates from JSON."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _content(raw: RawSample) -> tuple[bytes | None, str | None]:
+    """Read the bytes of an image, or say why they cannot be read."""
+    if not isinstance(raw.image, Path):
+        return raw.image, raw.problem
+    try:
+        return raw.image.read_bytes(), None
+    except OSError as error:
+        return None, f"{raw.where}: expected an image file, got {error.strerror}"
 
 
 def _digest(content: bytes, caption: str | None) -> str:
@@ -284,6 +316,10 @@ class _Pieces:
         empty = {name: table.column(name).null_count for name in self._info.identities}
         info = replace(self._info, shards=(replace(state, empty=empty),))
         write_table(self._path, [table], info)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the pieces."""
         for file in self._list():
             file.unlink()
 

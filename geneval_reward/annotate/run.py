@@ -133,7 +133,7 @@ def annotate(
         if overwrite:
             _drop(out, folder, [spec.name for spec in specs], caption)
         known = _known_info(out, folder, caption)
-        setup = Setup(specs, scorer, options, records, parse, caption, known)
+        setup = Setup(specs, scorer, options, records, parse, caption, known, overwrite)
         names = [spec.name for spec in specs]
         jobs = [job for job in _jobs(parts, out, folder) if not _is_complete(job, names)]
         run = _Watch(len(jobs), progress)
@@ -146,8 +146,12 @@ def annotate(
                 run_here(setup, jobs, run.tick, run.done)
         problems += [report.problem for report in run.reports if report.problem]
         notes = _assemble(out, folder, parts, names)
-        scored, changed = (sum(getattr(one, name) for one in run.reports) for name in ("scored", "changed"))
-        return AnnotationRun(out, run.samples, scored, changed, problems, notes)
+        rows, scored, changed, gone = (
+            sum(getattr(one, name) for one in run.reports) for name in ("rows", "scored", "changed", "gone")
+        )
+        if gone:
+            notes.append(f"{gone:,} rows of samples that are no longer in their part have left the table")
+        return AnnotationRun(out, rows, scored, changed, problems, notes)
     finally:
         lock.release()
         if not _unfinished(folder):

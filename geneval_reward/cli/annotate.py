@@ -151,6 +151,10 @@ def annotate(
         problems += copied
         messages.print(f"{len(files)} files with scores in {write_back}")
     table = read_annotations(out)
+    if records is not None and "records" not in table.origins:
+        problems.append(
+            f"{records}: expected keys such as {table.keys[0] if len(table) else ''}, got none that is a sample"
+        )
     print_document(summarize(table, parse=parse, problems=problems), format)
     print_notes(found.notes)
     messages.print(f"{len(table):,} samples in {out}")

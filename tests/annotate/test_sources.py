@@ -1,6 +1,7 @@
 """Which samples a data set has, whatever it is stored as."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -200,3 +201,35 @@ def test_sources_that_are_none(tmp_path, name):
     with pytest.raises(ResultsError, match=r"expected (a folder of images|images)"):
         annotate(tmp_path / name, tmp_path / "t.parquet", {"b": brightness})
     assert not (tmp_path / "t.parquet.parts").exists()
+
+
+def test_another_data_set_of_the_same_names_is_refused(tmp_path):
+    for name, level in (("one", 0), ("two", 100)):
+        (tmp_path / name).mkdir()
+        samples = [(str(number), {"png": picture(level + number), "txt": "a"}) for number in range(20)]
+        write_tar(tmp_path / name / "00000.tar", samples)
+    annotate(tmp_path / "one", tmp_path / "t.parquet", {"b": brightness})
+    before = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(
+        ResultsError, match="00000: expected a part of the table's data set, got another of the same name"
+    ):
+        annotate(tmp_path / "two", tmp_path / "t.parquet", {"b": brightness})
+    assert (tmp_path / "t.parquet").read_bytes() == before
+    assert annotate(tmp_path / "one", tmp_path / "t.parquet", {"b": brightness}).samples == 0
+    assert values(read_annotations(tmp_path / "t.parquet").rewards["b"]) == list(range(20))
+    annotate(tmp_path / "two", tmp_path / "t.parquet", {"b": brightness}, overwrite=True)
+    assert values(read_annotations(tmp_path / "t.parquet").rewards["b"]) == list(range(100, 120))
+
+
+def test_texts_that_are_no_utf8(tmp_path):
+    write_tar(tmp_path / "a.tar", [("0", {"png": picture(1), "json": {"caption": "half \ud83d of a pair"}})])
+    annotated(tmp_path / "a.tar", tmp_path)
+    run, found = annotated(tmp_path / "a.tar", tmp_path)
+    assert found.captions == ["half \\ud83d of a pair"]
+    assert run.changed == 0
+    root = tmp_path / "images"
+    root.mkdir()
+    with open(os.fsencode(root) + b"/\xff.png", "wb") as file:
+        file.write(picture(2))
+    found = annotated(root, tmp_path / "images")[1]
+    assert found.keys == ["\\udcff.png"]

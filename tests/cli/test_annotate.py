@@ -68,7 +68,7 @@ def test_the_summary(run, data, tmp_path):
 
 
 def test_it_ends_with_0_where_nothing_is_empty(run, data):
-    result, code, messages = run("annotate", data, "-r", "b=mine.py:bright", "-o", "t.parquet", "-f", "csv")
+    result, code, _ = run("annotate", data, "-r", "b=mine.py:bright", "-o", "t.parquet", "-f", "csv")
     assert code == 0
     assert result.stdout.splitlines() == ["reward,scored,empty,mean,q05,q50,q95,distinct", "b,4,0,1.5,0.15,1.5,2.85,4"]
     assert run("annotate", data, "-r", "b=mine.py:bright", "-o", "t.parquet", "--write-back", "scored")[1] == 0
