@@ -94,7 +94,7 @@ def _spec(name: str, source: Any) -> RewardSpec:
     found = import_object(source, "rewards") if isinstance(source, str) else source
     if not callable(found):
         raise UsageError(f"rewards: {name}: expected a function, got {type(found).__name__}")
-    if takes_nothing(found) or _takes_images(name, found):
+    if _takes_images(name, found) or takes_nothing(found):
         return RewardSpec(name, "function", source)
     check_part(f"rewards: {name}", found, "(verdict)")
     return RewardSpec(name, "credit", source)
@@ -168,7 +168,7 @@ class RewardSet:
             else:
                 function = import_object(function, spec.name) if isinstance(function, str) else function
                 self.identities[spec.name] = _source_text(function)
-                if takes_nothing(function):
+                if not _takes_images(spec.name, function):
                     function = function()
             try:
                 self._accepts[spec.name] = accepted_arguments(spec.name, function)
@@ -210,12 +210,19 @@ class RewardSet:
         Raises:
             GenEvalError: If a reward cannot be loaded, or has failed for the first three batches.
         """
-        credits = [name for name in self.names if name in self._credits]
-        judged = [row for row in rows if row.image is not None and row.spec is not None and row.todo & set(credits)]
+        judged = [
+            row for row in rows if row.image is not None and row.spec is not None and row.todo & set(self._credits)
+        ]
         if judged and self.scorer is not None:
             for row, verdict in zip(judged, self._verdicts(self.scorer, judged), strict=True):
-                for name in row.todo & set(credits):
+                for name in row.todo & set(self._credits):
                     self._settle(row, name, verdict)
+            for name in self._credits:
+                # A record with other words than the judge's is not the reward's fault.
+                tried = [
+                    row for row in judged if name in row.todo and not row.reasons.get(name, "").startswith("record: ")
+                ]
+                self._give_up_if_hopeless(name, tried)
         for name in self._functions:
             waiting = [row for row in rows if row.image is not None and name in row.todo]
             if not waiting:
@@ -270,7 +277,7 @@ class RewardSet:
             return [UnscorableError(f"{name}: {str(error).partition(': ')[2]}")] * len(rows)
 
     def _give_up_if_hopeless(self, name: str, rows: Sequence[Row]) -> None:
-        if self._failures[name] < 0:
+        if self._failures[name] < 0 or not rows:
             return
         if any(row.values.get(name) is not None for row in rows):
             self._failures[name] = -1

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from geneval_reward.annotate.table import Annotations
-from geneval_reward.results.notation import DASH, counted, rules_text
+from geneval_reward.results.notation import DASH, counted, rounded, rules_text
 from geneval_reward.results.tables import Document, Table
 
 _QUANTILES: Final = (0.05, 0.5, 0.95)
@@ -32,40 +32,22 @@ def summarize(found: Annotations, *, parse: bool = False, problems: Sequence[str
         parse: Whether to say how many captions were understood as sentences.
         problems: Sentences to print first.
     """
-    columns = {name: _numbers(values) for name, values in found.rewards.items()}
-    rows = [
-        [
-            name,
-            f"{one['scored']:,}",
-            f"{one['empty']:,}",
-            *map(_text, (one["mean"], *one["quantiles"])),
-            f"{one['distinct']:,}",
-        ]
-        for name, one in columns.items()
-    ]
-    header = ["reward", "scored", "empty", "mean", *(f"{100 * q:g} %" for q in _QUANTILES), "distinct"]
-    tables = [Table("", header, rows)]
+    numbers = {name: _numbers(values) for name, values in found.rewards.items()}
+    rows = [[name, *(_text(one) for one in row.values())] for name, row in numbers.items()]
+    quantiles = [f"{100 * q:g} %" for q in _QUANTILES]
+    tables = [Table("", ["reward", "scored", "empty", "mean", *quantiles, "distinct"], rows)]
     faults = _faults(found)
     if faults:
         notes = [f"{fault}: {first}" for fault, _, _, first in faults]
         tables.append(Table("Empty values", ["at fault", "samples", "rewards"], [row[:3] for row in faults], notes))
     conclusions = _conclusions(found, parse)
-    values = Table(
-        "",
-        ["reward", "scored", "empty", "mean", *(f"q{100 * q:02g}" for q in _QUANTILES), "distinct"],
-        [
-            [name, one["scored"], one["empty"], one["mean"], *one["quantiles"], one["distinct"]]
-            for name, one in columns.items()
-        ],
-    )
+    header = ["reward", *next(iter(numbers.values()), {})]
+    values = Table("", header, [[name, *row.values()] for name, row in numbers.items()])
     record = {
         "samples": len(found),
         "judge": found.info.judge,
         "rules": None if found.info.rules is None else json.loads(found.info.rules),
-        "rewards": {
-            name: one | {"quantiles": dict(zip(map(str, _QUANTILES), one["quantiles"], strict=True))}
-            for name, one in columns.items()
-        },
+        "rewards": numbers,
         "empty": [dict(zip(("fault", "samples", "rewards", "first"), row, strict=True)) for row in faults],
         "problems": list(problems),
         "notes": conclusions,
@@ -73,20 +55,20 @@ def summarize(found: Annotations, *, parse: bool = False, problems: Sequence[str
     return Document(tables, values, record, problems=tuple(problems), conclusions=conclusions)
 
 
-def _numbers(values: Any) -> dict[str, Any]:
+def _numbers(values: Any) -> dict[str, int | float | None]:
     known = values[~np.isnan(values)]
-    quantiles = [float(one) for one in np.quantile(known, _QUANTILES)] if len(known) else [math.nan] * len(_QUANTILES)
+    quantiles = np.quantile(known, _QUANTILES) if len(known) else [math.nan] * len(_QUANTILES)
     return {
         "scored": len(known),
         "empty": len(values) - len(known),
-        "mean": float(known.mean()) if len(known) else math.nan,
-        "quantiles": quantiles,
+        "mean": rounded(float(known.mean())) if len(known) else None,
+        **{f"q{100 * q:02g}": rounded(float(one)) for q, one in zip(_QUANTILES, quantiles, strict=True)},
         "distinct": len(np.unique(known)),
     }
 
 
-def _text(value: float) -> str:
-    return DASH if math.isnan(value) else f"{value:.3f}"
+def _text(value: int | float | None) -> str:
+    return DASH if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _faults(found: Annotations) -> list[list[str]]:

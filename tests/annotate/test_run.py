@@ -168,6 +168,32 @@ def test_a_reward_that_gives_nothing_is_given_up(tmp_path):
     assert read_annotations(tmp_path / "t.parquet").rewards["b"].tolist() == list(range(60))
 
 
+def test_a_judge_that_fails_on_every_image_is_given_up(tmp_path):
+    write_tar(tmp_path / "a.tar", [(f"{number:02d}", {"png": picture(number), "json": BENCH}) for number in range(20)])
+    scorer = benches()
+    scorer.detector.detect = lambda images, wanted: 1 / 0
+    with pytest.raises(GenEvalError, match="expected geneval_strict to score at least one .*ZeroDivisionError"):
+        annotate(tmp_path / "a.tar", tmp_path / "t.parquet", "geneval_strict", scorer=scorer)
+
+
+def test_rewards_that_are_made_by_a_function_or_take_everything(tars, tmp_path):
+    def optional(images=None, prompts=None):
+        return brightness(images)
+
+    def make():
+        return length
+
+    def everything(images, **columns):
+        return [float(record is not None) for record in columns["metadata"]]
+
+    rewards = {"o": optional, "m": make, "e": everything}
+    annotate(tars, tmp_path / "t.parquet", rewards)
+    found = read_annotations(tmp_path / "t.parquet")
+    assert found.rewards["o"].tolist() == [0, 1, 2, 10, 11, 12]
+    assert found.rewards["m"].tolist() == [17, 16, 23] * 2
+    assert found.rewards["e"].tolist() == [1, 1, 0] * 2
+
+
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
