@@ -172,7 +172,7 @@ def test_a_judge_that_fails_on_every_image_is_given_up(tmp_path):
     write_tar(tmp_path / "a.tar", [(f"{number:02d}", {"png": picture(number), "json": BENCH}) for number in range(20)])
     scorer = benches()
     scorer.detector.detect = lambda images, wanted: 1 / 0
-    with pytest.raises(GenEvalError, match="expected geneval_strict to score at least one .*ZeroDivisionError"):
+    with pytest.raises(GenEvalError, match=r"expected geneval_strict to score at least one .*ZeroDivisionError"):
         annotate(tmp_path / "a.tar", tmp_path / "t.parquet", "geneval_strict", scorer=scorer)
 
 
