@@ -1,4 +1,4 @@
-"""Building blocks for the reinforcement learning recipes; the methods themselves are the files in `recipes/`.
+"""Building blocks for the training recipes; the methods themselves are the files in `recipes/`.
 
 policy     a diffusers pipeline as a flow policy: SD3, FLUX and the pocket model
 unified    models that paint and answer: the protocol, and the pocket token model;  janus  Janus of transformers
@@ -7,6 +7,7 @@ data       groups of prompts, split over ranks;  captions  prompts with latents,
 rewards    images scored while the next ones are sampled
 epoch      the batches of an epoch and their advantages
 ranks      errors, gradients and logged numbers across ranks;  sharding  weights spread over ranks
+reward_bins  rewards as levels;  reward_tokens  tokens for them and guidance by them;  muon  an optimizer for small models
 recipes    finds, lists, copies and loads the recipe files;  cli  their command line
 lora       exports trained adapters;  audit  a second judge;  reader_audit  a judge of a unified model's answers
 tiny       random pipelines for tests
@@ -16,8 +17,11 @@ from geneval_reward.train.captions import CaptionBatch, Captions, NoisedBatch, a
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
 from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
 from geneval_reward.train.epoch import Batch, Samples, deal_advantages, split_evenly, velocity_norm
+from geneval_reward.train.muon import MuonAndAdamW
 from geneval_reward.train.policy import Conditions, FlowPolicy
 from geneval_reward.train.recipes import load_recipe
+from geneval_reward.train.reward_bins import RewardBins
+from geneval_reward.train.reward_tokens import RewardGuidance, RewardTokens
 from geneval_reward.train.rewards import RewardQueue, Scores, find_reward, gather_scores, log_epoch
 from geneval_reward.train.sharding import FSDP2Strategy, check_strategy, idle_passes, refuse_sharded
 from geneval_reward.train.unified import (
@@ -56,6 +60,7 @@ __all__ = [
     "FSDP2Strategy",
     "FlowPolicy",
     "MetricSums",
+    "MuonAndAdamW",
     "NoisedBatch",
     "Painted",
     "PocketUnified",
@@ -63,7 +68,10 @@ __all__ = [
     "PolicyWeights",
     "PromptGroups",
     "RecipeCLI",
+    "RewardBins",
+    "RewardGuidance",
     "RewardQueue",
+    "RewardTokens",
     "Role",
     "RolloutBatch",
     "Samples",
