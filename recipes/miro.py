@@ -13,16 +13,16 @@ steps; there is no reward term in the loss:
 
 | | paper | released code (nicolas-dufour/miro) | here, and why |
 |---|---|---|---|
-| rewards | 7 models of images and texts | the same | any that `annotate` takes; GenEval among them, which the paper only reports |
-| bins | 64 of equal population | quantiles of distinct values, else uniform | equal population as far as ties allow; one bin per value for GenEval |
+| rewards | 7 models of images and texts | the same | any that `annotate` takes, GenEval among them |
+| bins | 64 of equal population | quantiles of distinct values, else uniform | equal population; one per value for GenEval |
 | missing reward | - | NaN becomes 0, which is also the worst | a token of its own |
-| tokens | sinusoid, MLP per reward, learned place | the same, mixed by 2 attention layers | appended to the text, for the model's own attention |
+| tokens | sinusoid, MLP per reward, learned place | the same, mixed by 2 attention layers | the model's own attention |
 | dropped captions | 0 | 0 | 0.1, so that guidance by text can be the control |
-| dropped rewards | - | 0 (a base configuration says .8) | 0.1 of all rewards at once, each 0.05: targets for some rewards alone |
+| dropped rewards | - | 0 (a base configuration says .8) | in 30 % of images, so that targets may name some rewards |
 | time | uniform | uniform | logit-normal, as SD3 and the pocket model were trained |
 | second pass | keeps the caption | empty caption | either: `negative` is `same` (the paper) or `empty` (the release) |
 | average | EMA in the module | the same | Lightning's `EMAWeightAveraging`, in the configuration |
-| model | 0.36 B, from nothing, frozen FLAN-T5 | the same | any `FlowPolicy`; pocket from nothing, with the packaged model's frozen T5 |
+| model | 0.36 B, from nothing, frozen FLAN-T5 | the same | any `FlowPolicy`; pocket from nothing, frozen T5 |
 
 Needs the extras `lightning` and `diffusers`.
 """
@@ -48,7 +48,7 @@ from geneval_reward import annotate, train
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket.dataset import write_captioned_images
-from geneval_reward.rl import interpolate, sample_ode
+from geneval_reward.rl import sample_ode
 from geneval_reward.support.files import write_whole
 
 REWARDS = ("geneval_official", "geneval_partial", "recipes/miro.py:colorfulness", "recipes/miro.py:brightness")
@@ -94,7 +94,7 @@ class AnnotatedBatch(train.CaptionBatch):
 
 
 class AnnotatedImages(train.Captions):
-    """A data set of WebDataset tar files with the rewards of its images; the batch of a step depends on seed, step and rank alone.
+    """WebDataset tar files with the rewards of their images; the batch of a step depends on seed, step and rank alone.
 
     Args:
         folder: Holds the tar files. A sample has a caption (`txt`, or `prompt` in its `json`) and an image, and may have the
@@ -144,7 +144,9 @@ class AnnotatedImages(train.Captions):
         """Read captions and latents, and choose the bins."""
         files = sorted(self.folder.glob("*.tar"))
         if not files:
-            raise UsageError(f"folder: expected tar files in {self.folder}, got none; name the data set, or give images=")
+            raise UsageError(
+                f"folder: expected tar files in {self.folder}, got none; name the data set, or give images="
+            )
         self.samples = [sample for file in files for sample in read_samples(file)]
         if not self.rewards:
             return
@@ -233,8 +235,8 @@ class Miro(LightningModule):
         muon_rate: Highest learning rate of Muon for the blocks' matrices; 0 for AdamW alone.
         warmup: Number of steps.
         drop_caption: Chance that a caption is left out.
-        drop_rewards: Chance that all rewards of an image are unknown to the model.
-        drop_reward: Chance that one of them is.
+        drop_rewards: Chance that some rewards of an image are unknown to the model: from none to all of them, each number being
+            equally likely.
         out: Folder for the trained weights, which `trained` loads; None: none.
 
     Raises:
@@ -255,13 +257,11 @@ class Miro(LightningModule):
         muon_rate: float = 0.0,
         warmup: int = 100,
         drop_caption: float = 0.1,
-        drop_rewards: float = 0.1,
-        drop_reward: float = 0.05,
+        drop_rewards: float = 0.3,
         out: str | None = None,
     ) -> None:
         super().__init__()
-        chances = {"drop_caption": drop_caption, "drop_rewards": drop_rewards, "drop_reward": drop_reward}
-        for name, chance in chances.items():
+        for name, chance in {"drop_caption": drop_caption, "drop_rewards": drop_rewards}.items():
             if not 0 <= chance <= 1:
                 raise UsageError(f"{name}: expected a chance in [0, 1], got {chance}")
         self.policy, self.from_nothing = policy, from_nothing
@@ -276,7 +276,7 @@ class Miro(LightningModule):
                 dim = policy.encode([""]).embeds.shape[2]
                 self.tokens = train.RewardTokens(reward_names(rewards), dim, place)
         self.place, self.learning_rate, self.muon_rate, self.warmup = place, learning_rate, muon_rate, warmup
-        self.drop_caption, self.drop_rewards, self.drop_reward = drop_caption, drop_rewards, drop_reward
+        self.drop_caption, self.drop_rewards = drop_caption, drop_rewards
         self.out = out
         self.strict_loading = False
 
@@ -314,8 +314,11 @@ class Miro(LightningModule):
         else:
             if batch.levels is None:
                 raise UsageError("data.rewards: expected those of the model, got none")
-            gone = torch.rand(count, 1, generator=generator) < self.drop_rewards
-            gone = gone | (torch.rand(batch.levels.shape, generator=generator) < self.drop_reward)
+            # With a chance that is itself uniform, every number of unknown rewards is equally likely.
+            chance = torch.rand(count, 1, generator=generator) * (
+                torch.rand(count, 1, generator=generator) < self.drop_rewards
+            )
+            gone = torch.rand(batch.levels.shape, generator=generator) < chance
             levels = batch.levels.masked_fill(gone, torch.nan).to(self.device)
             with train.RewardGuidance(self.tokens, levels).applied_to(self.transformer):
                 v = velocity(noised.x, noised.t)
@@ -342,8 +345,8 @@ class Miro(LightningModule):
         prompts: Sequence[str],
         seeds: Sequence[int],
         *,
-        target: float | None | Mapping[str, float | None] = 1.0,
-        away: float | None | Mapping[str, float | None] = 0.0,
+        target: float | Mapping[str, float | None] | None = 1.0,
+        away: float | Mapping[str, float | None] | None = 0.0,
         scale: float = 0.0,
         negative: Literal["same", "empty"] = "same",
         num_inference_steps: int = 8,
@@ -376,7 +379,7 @@ class Miro(LightningModule):
             return sample_ode(self.policy.velocity(self.transformer, conditions), x, sigmas, solver="euler")
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> Tensor:
-        """Make images, uint8 (n, 3, h, w); `GenEvalCallback` calls this with its `sample_kwargs`, the options of `sample_latents`."""
+        """Make images, uint8 (n, 3, h, w), with the options of `sample_latents`; `GenEvalCallback` calls this."""
         return self.policy.decode(self.sample_latents(prompts, seeds, **options))
 
     def on_train_end(self) -> None:
@@ -385,10 +388,17 @@ class Miro(LightningModule):
             return
         folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "miro.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "miro.safetensors"
+        )
         bins: train.RewardBins | None = getattr(self.trainer, "datamodule", None) and self.trainer.datamodule.bins  # type: ignore[attr-defined]
         names = [] if self.tokens is None else list(self.tokens.names)
-        about = {"rewards": names, "place": self.place, "steps": self.trainer.global_step, "from_nothing": self.from_nothing}
+        about = {
+            "rewards": names,
+            "place": self.place,
+            "steps": self.trainer.global_step,
+            "from_nothing": self.from_nothing,
+        }
         write_whole(folder / "about.json", json.dumps(about) + "\n")
         if bins is not None:
             write_whole(folder / "bins.json", bins.to_json() + "\n")

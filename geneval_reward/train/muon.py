@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
 
 class MuonAndAdamW(Optimizer):
     """Muon (Jordan et al. 2024) for the blocks' matrices and AdamW for all other weights, as one optimizer.
@@ -30,6 +31,7 @@ class MuonAndAdamW(Optimizer):
         ]
 
     def step(self, closure: Any = None) -> Any:
+        """Take a step of both."""
         loss = closure() if closure is not None else None
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
@@ -37,9 +39,11 @@ class MuonAndAdamW(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of both, and the learning rates that a schedule changes."""
         return {"groups": super().state_dict(), "parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state["groups"])
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)

@@ -54,7 +54,9 @@ class RewardBins:
 
     def __post_init__(self) -> None:
         if not self.kinds or set(self.kinds) != set(self.edges):
-            raise UsageError(f"edges: expected those of {', '.join(self.kinds) or 'some rewards'}, got {list(self.edges)}")
+            raise UsageError(
+                f"edges: expected those of {', '.join(self.kinds) or 'some rewards'}, got {list(self.edges)}"
+            )
         for name, kind in self.kinds.items():
             if kind not in ("quantile", "values"):
                 raise UsageError(f"kinds[{name!r}]: expected quantile or values, got {kind!r}")
@@ -116,9 +118,7 @@ class RewardBins:
         """Return the number of bins of a reward."""
         return len(self._edges(name)) + (self.kinds[name] == "quantile")
 
-    def index(
-        self, name: str, values: Sequence[float | None] | npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.int64]:
+    def index(self, name: str, values: Sequence[float | None] | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Return the bin of each value, from 0; -1 for None and NaN.
 
         Raises:
@@ -183,5 +183,7 @@ def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
         raise UsageError(f"rewards[{name!r}]: expected numbers and None, got {error}") from error
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
-        raise UsageError(f"rewards[{name!r}][{infinite[0]}]: expected a finite number or None, got {numbers[infinite[0]]}")
+        raise UsageError(
+            f"rewards[{name!r}][{infinite[0]}]: expected a finite number or None, got {numbers[infinite[0]]}"
+        )
     return numbers

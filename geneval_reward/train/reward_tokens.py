@@ -71,9 +71,7 @@ class RewardTokens(nn.Module):
             nn.init.zeros_(mlp[2].weight)
             nn.init.zeros_(mlp[2].bias)
 
-    def forward(
-        self, prompt_embeds: Tensor, mask: Tensor | None, levels: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, prompt_embeds: Tensor, mask: Tensor | None, levels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Add the tokens to encoded prompts.
 
         Args:
@@ -116,7 +114,7 @@ class RewardTokens(nn.Module):
             )
         return prompt_embeds + functional.pad(tokens, (0, 0, length - len(self.names), 0)), None
 
-    def target(self, target: float | None | Mapping[str, float | None]) -> Tensor:
+    def target(self, target: float | Mapping[str, float | None] | None) -> Tensor:
         """Return the levels to ask for, `(rewards,)`.
 
         Args:
@@ -141,7 +139,9 @@ class RewardTokens(nn.Module):
         unknown = levels.isnan()
         known = levels.masked_fill(unknown, 0.0)
         if bool(((known < 0) | (known > 1)).any()):
-            raise UsageError(f"levels: expected numbers in [0, 1] or NaN, got {float(known.min())} to {float(known.max())}")
+            raise UsageError(
+                f"levels: expected numbers in [0, 1] or NaN, got {float(known.min())} to {float(known.max())}"
+            )
         angles = known[..., None] * self.frequencies
         waves = torch.cat([angles.sin(), angles.cos()], -1)
         found = torch.stack([mlp(waves[:, row]) for row, mlp in enumerate(self.mlps)], 1)
@@ -207,7 +207,9 @@ class RewardGuidance:
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if "encoder_hidden_states" not in kwargs:
-            raise UsageError("transformer: expected a call with encoder_hidden_states=..., got it as a position, or no text")
+            raise UsageError(
+                "transformer: expected a call with encoder_hidden_states=..., got it as a position, or no text"
+            )
         text, mask = kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask")
         parts = [self.tokens(text, mask, self.s_plus)]
         kwargs = dict(kwargs)
