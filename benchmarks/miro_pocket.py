@@ -5,14 +5,17 @@
     python benchmarks/miro_pocket.py table                              # the tables of docs/miro.md
 
 Arms: `none` has no reward tokens, `tokens` is MIRO, `shuffled` is MIRO with the rewards of other images. All have the same
-images, captions, batches, times and noise. The rewards come from `lite`; what is reported is judged by the scene that each image really
-shows, over the 200 prompts of the pocket suite, none of whose compositions was trained on. The weight of the guidance is chosen
-on other prompts.
+images, captions, batches, times and noise. The rewards come from `lite`; what is reported is judged by the scene that each
+image really shows, over the 200 prompts of the pocket suite, none of whose compositions was trained on (single objects apart).
+The knobs are chosen on other prompts.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,10 @@ from geneval_reward.pocket.prompts import training_specs
 from geneval_reward.pocket.render import render
 from geneval_reward.pocket.scene import fulfils
 from geneval_reward.prompts import TAGS, PromptSpec
+from geneval_reward.results.notation import difference_text, points_text, share_text
+from geneval_reward.results.tables import markdown_table
+from geneval_reward.stats import compare_paired
+from geneval_reward.study.figures import new_figure, save_figure, style_of, tidy
 from geneval_reward.support.files import read_lines
 from geneval_reward.train import FlowPolicy, load_recipe
 
@@ -220,3 +227,215 @@ def at(model: Any, file: Path) -> Any:
     other.load_state_dict(torch.load(file, map_location="cpu", weights_only=False)["state_dict"])
     other.policy.transformer = other.transformer
     return other
+
+
+# Tables.
+
+Rows = Mapping[tuple[str, str], dict[str, Any]]
+
+
+def difference(
+    rows: Rows, seeds: Sequence[int], base: tuple[str, str], other: tuple[str, str], key: str = "correct"
+) -> str:
+    """Write a difference over all seeds with its interval, and that of each seed."""
+    specs, _ = prompts_for("suite")
+    prompts, tags = [spec.prompt for spec in specs], [spec.tag for spec in specs]
+    pairs = [(rows[f"{base[0]}-{s}", base[1]][key], rows[f"{other[0]}-{s}", other[1]][key]) for s in seeds]
+    whole = compare_paired(
+        [value for a, _ in pairs for value in a],
+        [value for _, b in pairs for value in b],
+        prompts * len(seeds),
+        tags * len(seeds),
+        draws=2000,
+    )
+    each = [mean_of_tasks(b, specs) - mean_of_tasks(a, specs) for a, b in pairs]
+    return f"{difference_text(whole.overall)} ({', '.join(points_text(one) for one in each)})"
+
+
+def mean_over(rows: Rows, arm: str, seeds: Sequence[int], name: str, key: str = "score") -> float:
+    """Mean of a figure over the seeds."""
+    return float(np.mean([rows[f"{arm}-{seed}", name][key] for seed in seeds]))
+
+
+def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
+    """Make all tables of the documentation, as Markdown."""
+    rows = Measured(root / "measured.jsonl").rows
+    text = []
+
+    plain, cfg = ("none", "plain"), ("none", "cfg")
+    shown = [
+        (plain, 8, plain),
+        (("tokens", "unknown"), 8, plain),
+        (("tokens", "s+"), 8, plain),
+        (("tokens", "s-"), 8, plain),
+        (("shuffled", "s+"), 8, plain),
+        (("none", "plain, 16 steps"), 16, cfg),
+        (cfg, 16, cfg),
+        (("tokens", "s+, 16 steps"), 16, cfg),
+        (("tokens", "guided, same caption"), 16, cfg),
+        (("tokens", "guided, empty caption"), 16, cfg),
+        (("tokens", "guided, knob"), 16, cfg),
+        (("shuffled", "guided, same caption"), 16, cfg),
+    ]
+    table = []
+    for (arm, name), passes, base in shown:
+        options = rows[f"{arm}-{seeds[0]}", name]["options"]
+        table.append(
+            [
+                arm,
+                name + (f", w {options['scale']:g}" if options.get("scale") else ""),
+                passes,
+                share_text(mean_over(rows, arm, seeds, name)),
+                "" if (arm, name) == base else difference(rows, seeds, base, (arm, name)),
+                share_text(mean_over(rows, arm, seeds, name, "lite_score")),
+                f"{mean_over(rows, arm, seeds, name, 'colorfulness'):.1f}",
+                f"{mean_over(rows, arm, seeds, name, 'brightness'):.0f}",
+            ]
+        )
+    head = [
+        "arm",
+        "sampling",
+        "forward passes",
+        "GenEval, true scene",
+        "points from the baseline of equal passes (each seed)",
+    ]
+    text.append(markdown_table([*head, "GenEval, `lite`", "colourfulness", "brightness"], table))
+
+    tuned = sorted({(run.rpartition("-")[0], name) for run, name in rows if name.startswith("tune ")})
+    text.append(
+        markdown_table(
+            ["arm", "knob", "value", "GenEval on training prompts"],
+            [[arm, *name.split()[1:], share_text(mean_over(rows, arm, seeds, name))] for arm, name in tuned],
+        )
+    )
+
+    found = {}
+    for reward in (*GENEVAL, *LOOKS):
+        found[reward] = [
+            [mean_over(rows, "tokens", seeds, f"response {reward} {level}", key) for level in LEVELS]
+            for key in ("score", *LOOKS)
+        ]
+    text.append(
+        markdown_table(
+            ["target of", "figure", *(f"{level:g}" for level in LEVELS)],
+            [
+                [reward, figure_name, *(share_text(v) if row == 0 else f"{v:.1f}" for v in values)]
+                for reward, curves in found.items()
+                for row, (figure_name, values) in enumerate(zip(("GenEval", *LOOKS), curves, strict=True))
+            ],
+        )
+    )
+
+    keys = {"geneval": "score", "colorfulness": "colorfulness", "brightness": "brightness"}
+    for first, second in (("geneval", "colorfulness"), ("geneval", "brightness"), ("colorfulness", "brightness")):
+        cells = []
+        for a in (0.0, 0.5, 1.0):
+            cell = []
+            for b in (0.0, 0.5, 1.0):
+                values = [
+                    mean_over(rows, "tokens", seeds, f"pair {first} {a} {second} {b}", keys[one])
+                    for one in (first, second)
+                ]
+                cell.append(
+                    " / ".join(
+                        f"{v:.3f}" if one == "geneval" else f"{v:.1f}"
+                        for one, v in zip((first, second), values, strict=True)
+                    )
+                )
+            cells.append([f"{first} {a:g}", *cell])
+        text.append(markdown_table([f"{first} / {second}", *(f"{second} {b:g}" for b in (0.0, 0.5, 1.0))], cells))
+
+    curves = [
+        ("none", "plain"),
+        ("tokens", "s+"),
+        ("shuffled", "s+"),
+        ("none", "cfg"),
+        ("tokens", "guided, same caption"),
+        ("shuffled", "guided, same caption"),
+    ]
+    steps = sorted(
+        int(name.rpartition(" at ")[2])
+        for run, name in rows
+        if run == f"none-{seeds[0]}" and name.startswith("plain at ")
+    )
+    scores = {(arm, name): [mean_over(rows, arm, seeds, f"{name} at {step}") for step in steps] for arm, name in curves}
+    reached = []
+    for arm, name in curves:
+        last = scores[plain if name in ("plain", "s+") else cfg][-1]
+        first_step = next((step for step, score in zip(steps, scores[arm, name], strict=True) if score >= last), None)
+        reached.append([arm, name, *(share_text(score) for score in scores[arm, name]), first_step or "not reached"])
+    text.append(
+        markdown_table(
+            ["arm", "sampling", *(f"step {step}" for step in steps), "baseline's final score at step"], reached
+        )
+    )
+
+    losses = {arm: np.mean([losses_of(root / f"{arm}-{seed}", steps) for seed in seeds], 0) for arm in ARMS}
+    text.append(
+        markdown_table(
+            ["loss of", *(f"up to step {step}" for step in steps)],
+            [[arm, *(f"{v:.4f}" for v in losses[arm])] for arm in ARMS],
+        )
+    )
+    if figure is not None:
+        draw(figure, found, steps, scores)
+    return "\n\n".join(text) + "\n"
+
+
+def losses_of(folder: Path, steps: Sequence[int]) -> list[float]:
+    """Mean of the logged losses over the 100 steps before each of some steps."""
+    found = {}
+    for file in sorted(folder.glob("log/*/metrics.csv")):
+        with file.open(encoding="utf-8") as lines:
+            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(lines) if row["loss"]}
+    return [float(np.mean([loss for step, loss in found.items() if last - 100 <= step < last])) for last in steps]
+
+
+def draw(
+    path: Path, found: Mapping[str, Any], steps: Sequence[int], scores: Mapping[tuple[str, str], Sequence[float]]
+) -> None:
+    """Draw the response of GenEval to targets, and its rise over the steps of training."""
+    figure = new_figure(9, 3.4)
+    left, right = figure.subplots(1, 2)
+    for number, (reward, curves) in enumerate(found.items()):
+        color, marker = style_of(number)
+        left.plot(LEVELS, curves[0], color=color, marker=marker, label=reward)
+    left.set(xlabel="target of one reward, the others unknown", ylabel="GenEval, true scene")
+    for number, ((arm, name), values) in enumerate(scores.items()):
+        color, marker = style_of(number)
+        right.plot(steps, values, color=color, marker=marker, label=f"{arm}, {name}")
+    right.set(xlabel="step of training")
+    for axes in (left, right):
+        tidy(axes, "both")
+        axes.legend(fontsize=7)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["train", "measure", "table"])
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs/miro"), help="folder of the data set, the runs and what was measured"
+    )
+    parser.add_argument("--arm", choices=ARMS, help="train this arm only")
+    parser.add_argument("--seed", type=int, help="train this seed only")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--images", type=int, default=20_000, help="images of the data set")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of training")
+    parser.add_argument("--no-detector", action="store_true", help="measure without the second judge")
+    parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
+    args = parser.parse_args()
+    seeds = range(args.seeds) if args.seed is None else [args.seed]
+    if args.step == "train":
+        for seed in seeds:
+            for arm in ARMS if args.arm is None else [args.arm]:
+                train(arm, seed, args.root, args.images, args.steps)
+    elif args.step == "measure":
+        measure(args.root, seeds, not args.no_detector)
+    else:
+        sys.stdout.write(tables(args.root, seeds, args.figure))
+
+
+if __name__ == "__main__":
+    main()
