@@ -82,7 +82,7 @@ def train(arm: str, seed: int, root: Path, images: int, steps: int) -> None:
 
 # Measuring.
 
-WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GENEVAL = ("geneval_official", "geneval_partial")
 LOOKS = ("colorfulness", "brightness")
