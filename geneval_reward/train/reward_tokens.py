@@ -55,6 +55,8 @@ class RewardTokens(nn.Module):
         ((3, 14, 8), True)
     """
 
+    frequencies: Tensor
+
     def __init__(self, names: Sequence[str], dim: int, place: Place = "append") -> None:
         super().__init__()
         if not names or dim < 1:
