@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +44,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geneval_reward import annotate, train
+from geneval_reward.annotate.captions import UnscorableError, find_caption
+from geneval_reward.annotate.sources import open_parts
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket.dataset import write_captioned_images
 from geneval_reward.rl import sample_ode
 from geneval_reward.support.files import write_whole
+from geneval_reward.vision.images import load_image
 
 REWARDS = ("geneval_official", "geneval_partial", "recipes/miro.py:colorfulness", "recipes/miro.py:brightness")
 
@@ -94,22 +96,23 @@ class AnnotatedBatch(train.CaptionBatch):
 
 
 class AnnotatedImages(train.Captions):
-    """WebDataset tar files with the rewards of their images; the batch of a step depends on seed, step and rank alone.
+    """Images with the rewards of each; the batch of a step depends on seed, step and rank alone.
 
     Args:
-        folder: Holds the tar files. A sample has a caption (`txt`, or `prompt` in its `json`) and an image, and may have the
-            latents of it (`npy`).
-        images: Number of images of the pocket world to make if the folder has no tar file; None for a data set of one's own.
-        rewards: Names of rewards, as `geneval-reward annotate` takes them; none for a model that is not told of any.
-        annotations: The table of `annotate`; None for `annotations.parquet` in the folder. Made or completed if needed.
-        backend: The scorer of GenEval's rewards.
+        folder: A data set that `annotate` reads. Samples may have the latents of their image (a `.npy` file in tar files);
+            images without latents are held in memory as the files have them.
+        images: Number of images of the pocket world to write to the folder first; None for a data set of one's own.
+        rewards: Names of rewards, as `annotate` takes them; none for a model that is told of no reward.
+        annotations: The table of `annotate`, made or completed if needed; None for `annotations.parquet` beside the folder.
+        scorer: What judges GenEval's rewards.
+        workers: Number of processes that annotate.
         bins: Number of bins of continuous rewards.
         shuffled: Give every image the rewards of another one: the control for what the tokens add by themselves.
         batch_size: Images per step and rank.
-        seed: Seed of images, order, times and noise.
+        seed: Seed of order, times and noise.
 
     Raises:
-        UsageError: If there are no tar files, or no sample has a row in the table.
+        UsageError: If a sample has no row in the table, no caption or no image.
     """
 
     def __init__(
@@ -119,46 +122,44 @@ class AnnotatedImages(train.Captions):
         images: int | None = None,
         rewards: Sequence[str] = REWARDS,
         annotations: str | None = None,
-        backend: str = "lite",
+        scorer: str = "lite",
+        workers: int | None = None,
         bins: int = 64,
         shuffled: bool = False,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__("pocket", batch_size, seed)
-        self.folder, self.images, self.rewards, self.backend = Path(folder), images, tuple(rewards), backend
-        self.table = self.folder / "annotations.parquet" if annotations is None else Path(annotations)
-        self.n_bins, self.shuffled = bins, shuffled
-        self.samples: list[dict[str, Any]] = []
+        self.folder, self.images, self.rewards = Path(folder), images, tuple(rewards)
+        self.table = self.folder.parent / "annotations.parquet" if annotations is None else Path(annotations)
+        self.scorer, self.workers, self.n_bins, self.shuffled = scorer, workers, bins, shuffled
+        self.samples: list[Sample] = []
         self.bins: train.RewardBins | None = None
         self.levels: Tensor | None = None
 
     def prepare_data(self) -> None:
-        """Make the pictures of the pocket world if they are wanted, and annotate what has no annotations yet."""
+        """Write the pictures of the pocket world if they are wanted, and annotate what has no annotations yet."""
         if self.images is not None:
-            write_captioned_images(self.folder, self.images, seed=0)
+            write_captioned_images(self.folder, self.images)
         if self.rewards:
-            annotate.annotate(self.folder, self.table, self.rewards, backend=self.backend, resume=True)
+            annotate.annotate(self.folder, self.table, self.rewards, scorer=self.scorer, workers=self.workers)
 
     def setup(self, stage: str) -> None:
         """Read captions and latents, and choose the bins."""
-        files = sorted(self.folder.glob("*.tar"))
-        if not files:
-            raise UsageError(
-                f"folder: expected tar files in {self.folder}, got none; name the data set, or give images="
-            )
-        self.samples = [sample for file in files for sample in read_samples(file)]
+        self.samples = read_samples(self.folder)
         if not self.rewards:
             return
         table = annotate.read_annotations(self.table)
         rows = {key: row for row, key in enumerate(table.keys)}
-        unknown = [sample["key"] for sample in self.samples if sample["key"] not in rows]
+        unknown = [sample.key for sample in self.samples if sample.key not in rows]
         if unknown:
             raise UsageError(
                 f"{self.table}: expected a row for each sample of {self.folder}, got none for {len(unknown)} of "
                 f"{len(self.samples)}, such as {unknown[0]}; annotate this data set"
             )
-        order = np.array([rows[sample["key"]] for sample in self.samples])
+        order = np.array([rows[sample.key] for sample in self.samples])
+        for sample, row in zip(self.samples, order, strict=True):
+            sample.caption = table.captions[row]  # the caption that was scored
         if self.shuffled:
             order = np.random.default_rng(self.seed).permutation(order)
         columns = {name: table.rewards[name][order] for name in reward_names(self.rewards)}
@@ -169,54 +170,68 @@ class AnnotatedImages(train.Captions):
         """Make the batch of a step."""
         rows = np.random.default_rng([self.seed, step, rank]).integers(len(self.samples), size=self.batch_size)
         chosen = [self.samples[row] for row in rows]
-        known = all("latent" in sample for sample in chosen)
+        latents = [sample.latents for sample in chosen if sample.latents is not None]
+        known = len(latents) == len(chosen)
         return AnnotatedBatch(
-            [sample["caption"] for sample in chosen],
-            torch.stack([sample["latent"] for sample in chosen]) if known else None,
+            [sample.caption for sample in chosen],
+            torch.stack(latents) if known else None,
             seed_for(self.seed, f"annotated images of rank {rank}", step),
             None if self.levels is None else self.levels[rows],
-            None if known else [read_image(sample) for sample in chosen],
+            None if known else [sample.read() for sample in chosen],
         )
 
 
 def reward_names(rewards: Sequence[str]) -> list[str]:
-    """Return the names of rewards' columns and tokens: a function's own name for an import path."""
-    return [name.rpartition(":")[2] for name in rewards]
+    """Return the names of the rewards' columns, which are those of their tokens."""
+    return [spec.name for spec in annotate.parse_rewards(rewards)] if rewards else []
 
 
-def read_samples(file: Path) -> list[dict[str, Any]]:
-    """Read the samples of a tar file: key, caption, latents if there are any, and where the image is."""
-    samples: dict[str, dict[str, Any]] = {}
-    with tarfile.open(file) as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            sample, part = samples.setdefault(key, {"key": key}), tar.extractfile(member)
-            if part is None:
-                continue
-            if suffix == "npy":
-                sample["latent"] = torch.from_numpy(np.load(io.BytesIO(part.read())))
-            elif suffix == "txt":
-                sample["caption"] = part.read().decode().strip()
-            elif suffix == "json":
-                sample.setdefault("caption", json.loads(part.read()).get("prompt"))
-            elif suffix in ("png", "jpg", "jpeg", "webp"):
-                sample["image"] = file, member.offset_data, member.size
-    bad = [key for key, sample in samples.items() if not sample.get("caption") or not {"latent", "image"} & set(sample)]
-    if bad:
+@dataclass
+class Sample:
+    """A sample of the data set.
+
+    Attributes:
+        key: Its name.
+        caption: Its caption.
+        image: The file of its image, as bytes or a path; None if latents are known.
+        latents: (C, H, W), if they are known.
+    """
+
+    key: str
+    caption: str
+    image: bytes | Path | None = None
+    latents: Tensor | None = None
+
+    def read(self) -> Tensor:
+        """Read the image, uint8 (3, h, w)."""
+        assert self.image is not None
+        return load_image(io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image, self.key)
+
+
+def read_samples(folder: str | Path) -> list[Sample]:
+    """Read the samples of a data set; those without a caption or an image are refused by name."""
+    parts, problems = open_parts(folder)
+    found = []
+    for raw in (raw for part in parts for raw in part.raw_samples()):
+        try:
+            sample = Sample(raw.key, find_caption(raw, None))
+        except UnscorableError as error:
+            problems.append(f"{raw.where}: {error}")
+            continue
+        if "npy" in raw.files:
+            sample.latents = torch.from_numpy(np.load(io.BytesIO(raw.files["npy"])))
+        elif raw.image is None:
+            problems.append(str(raw.problem))
+            continue
+        else:
+            sample.image = raw.image
+        found.append(sample)
+    if problems:
         raise UsageError(
-            f"{file}: expected a caption and an image or latents in each sample, got {len(bad)} of {len(samples)} without, "
-            f"such as {bad[0]}; leave them out of the data set"
+            f"folder: expected a caption and an image in each sample of {folder}, got {len(problems)} without, such as "
+            f"{problems[0]}; leave them out of the data set"
         )
-    return list(samples.values())
-
-
-def read_image(sample: Mapping[str, Any]) -> Tensor:
-    """Read a sample's image, uint8 (3, h, w)."""
-    path, offset, size = sample["image"]
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(size)
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+    return found
 
 
 # 2. and 3. Train.

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from PIL import Image
 
-from geneval_reward.errors import UsageError
+from geneval_reward.errors import ResultsError, UsageError
 from geneval_reward.pocket.dataset import write_captioned_images
 from geneval_reward.train import FlowPolicy
 from geneval_reward.train.recipes import load_recipe
@@ -186,7 +186,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(miro, looks, pocket_data
 
 
 def test_what_is_missing_is_named(miro, looks, pocket_data, tmp_path):
-    with pytest.raises(UsageError, match="folder: expected tar files in"):
+    with pytest.raises(ResultsError, match="expected images, got none"):
         miro.AnnotatedImages(str(tmp_path), rewards=()).setup("fit")
     other = tmp_path / "other"
     write_captioned_images(other, 25, seed=1)
