@@ -38,14 +38,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from geneval_reward.annotate.captions import UnscorableError, find_caption
+from geneval_reward.annotate.sources import open_parts
 from lightning.pytorch import LightningModule
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geneval_reward import annotate, train
-from geneval_reward.annotate.captions import UnscorableError, find_caption
-from geneval_reward.annotate.sources import open_parts
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket.dataset import write_captioned_images
