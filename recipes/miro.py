@@ -38,14 +38,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from geneval_reward.annotate.captions import UnscorableError, find_caption
-from geneval_reward.annotate.sources import open_parts
 from lightning.pytorch import LightningModule
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geneval_reward import annotate, train
+from geneval_reward.annotate.captions import UnscorableError, find_caption
+from geneval_reward.annotate.sources import open_parts
 from geneval_reward.errors import UsageError
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket.dataset import write_captioned_images
@@ -53,7 +53,12 @@ from geneval_reward.rl import sample_ode
 from geneval_reward.support.files import write_whole
 from geneval_reward.vision.images import load_image
 
-REWARDS = ("geneval_official", "geneval_partial", "recipes/miro.py:colorfulness", "recipes/miro.py:brightness")
+REWARDS = (
+    "geneval_official",
+    "geneval_partial",
+    "colorfulness=recipes/miro.py:colorfulness",
+    "brightness=recipes/miro.py:brightness",
+)
 
 # 1. Annotate. Two rewards of an image's look that need no network; `annotate` takes them by their import path.
 
@@ -162,7 +167,10 @@ class AnnotatedImages(train.Captions):
             sample.caption = table.captions[row]  # the caption that was scored
         if self.shuffled:
             order = np.random.default_rng(self.seed).permutation(order)
-        columns = {name: table.rewards[name][order] for name in reward_names(self.rewards)}
+        names = reward_names(self.rewards)
+        if lacking := sorted(set(names) - set(table.rewards)):
+            raise UsageError(f"{self.table}: expected a column {lacking[0]}, got {', '.join(table.rewards)}")
+        columns = {name: table.rewards[name][order] for name in names}
         self.bins = train.RewardBins.fit(columns, self.n_bins)
         self.levels = torch.from_numpy(self.bins.levels(columns))
 
@@ -182,8 +190,8 @@ class AnnotatedImages(train.Captions):
 
 
 def reward_names(rewards: Sequence[str]) -> list[str]:
-    """Return the names of the rewards' columns, which are those of their tokens."""
-    return [spec.name for spec in annotate.parse_rewards(rewards)] if rewards else []
+    """Return the names of the rewards' columns and tokens: what stands before `=`, or the reward itself."""
+    return [reward.partition("=")[0].strip() for reward in rewards]
 
 
 @dataclass
@@ -242,7 +250,7 @@ class Miro(LightningModule):
 
     Args:
         policy: The model.
-        rewards: As in the data; none for the baseline without tokens.
+        rewards: As in the data, of which only the names matter here; none for the baseline without tokens.
         place: Where the tokens go; see `geneval_reward.train.RewardTokens`.
         from_nothing: Whether the transformer starts from random weights.
         seed: Seed of those weights.
@@ -407,9 +415,8 @@ class Miro(LightningModule):
             {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "miro.safetensors"
         )
         bins: train.RewardBins | None = getattr(self.trainer, "datamodule", None) and self.trainer.datamodule.bins  # type: ignore[attr-defined]
-        names = [] if self.tokens is None else list(self.tokens.names)
         about = {
-            "rewards": names,
+            "rewards": [] if self.tokens is None else list(self.tokens.names),
             "place": self.place,
             "steps": self.trainer.global_step,
             "from_nothing": self.from_nothing,

@@ -18,7 +18,7 @@ from geneval_reward.train import FlowPolicy
 from geneval_reward.train.recipes import load_recipe
 from geneval_reward.train.tiny import tiny_flux, tiny_sd3
 
-LOOKS = ("recipes/miro.py:colorfulness", "recipes/miro.py:brightness")
+LOOKS = ("colorfulness", "brightness")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def miro():
 @pytest.fixture(scope="module")
 def looks(miro):
     """The two rewards that need no detector, by the path of the file."""
-    return tuple(f"{miro.__file__}:{name.rpartition(':')[2]}" for name in LOOKS)
+    return tuple(f"{name}={miro.__file__}:{name}" for name in LOOKS)
 
 
 @pytest.fixture(scope="module")
