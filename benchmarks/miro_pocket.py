@@ -1,8 +1,10 @@
-"""MIRO on the pocket world with its controls, three seeds: python benchmarks/miro_pocket.py train|measure|table
+"""MIRO on the pocket world with its controls, three seeds: python benchmarks/miro_pocket.py train|tune|measure|table
 
     python benchmarks/miro_pocket.py train --arm tokens --seed 0        # one of nine runs, about 8 CPU minutes
-    python benchmarks/miro_pocket.py measure                            # goes on where it stopped; about 20 CPU minutes
+    python benchmarks/miro_pocket.py measure                            # goes on where it stopped; about 45 CPU minutes
     python benchmarks/miro_pocket.py table                              # the tables of docs/miro.md
+
+Seeds may be measured in processes of their own: `tune --seed N` for each, then `measure --seed N`.
 
 Arms: `none` has no reward tokens, `tokens` is MIRO, `shuffled` is MIRO with the rewards of other images. All have the same
 images, captions, batches, times and noise. The rewards come from `lite`; what is reported is judged by the scene that each
@@ -13,10 +15,13 @@ The knobs are chosen on other prompts.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -145,88 +150,122 @@ def mean_of_tasks(correct: Sequence[int], specs: Sequence[PromptSpec]) -> float:
     return float(np.mean([np.mean(one) for one in by_task.values()]))
 
 
-def measure(root: Path, seeds: Sequence[int], detector: bool) -> None:
-    """Measure everything that the tables need."""
+def look(level: float | None) -> Options:
+    """All of GenEval's rewards high, led away from low ones, at one level of the rewards of the look."""
+    looks = {} if level is None else dict.fromkeys(LOOKS, level)
+    return {"target": dict.fromkeys(GENEVAL, 1.0) | looks, "away": dict.fromkeys(GENEVAL, 0.0) | looks}
+
+
+KNOBS: dict[str, tuple[str, dict[str, Options]]] = {
+    "cfg": ("none", {f"{w:g}": {"scale": w} for w in WEIGHTS}),
+    "guided, same caption": ("tokens", {f"{w:g}": {"scale": w} for w in WEIGHTS}),
+    "guided, empty caption": ("tokens", {f"{w:g}": {"scale": w, "negative": "empty"} for w in WEIGHTS}),
+    "shuffled, same caption": ("shuffled", {f"{w:g}": {"scale": w} for w in WEIGHTS}),
+    "shuffled, empty caption": ("shuffled", {f"{w:g}": {"scale": w, "negative": "empty"} for w in WEIGHTS}),
+    "look": ("tokens", {"unknown": look(None)} | {f"{level:g}": look(level) for level in LEVELS}),
+}
+"""Settings to choose among: the arm, and the options by name. The weights of guidance with the chosen look come later."""
+
+
+def tune(root: Path, seeds: Sequence[int], own: Sequence[int]) -> dict[str, Options]:
+    """Choose the knobs on prompts of the training set, one value for all seeds; measures what is missing of some seeds."""
+    miro, kept = load_recipe("miro"), {seed: Measured(root / f"measured-{seed}.jsonl") for seed in seeds}
+    models = {(arm, seed): miro.load(root / f"{arm}-{seed}") for arm in ARMS for seed in own}
+    chosen: dict[str, Options] = {}
+
+    def choose(knob: str, arm: str, choices: Mapping[str, Options]) -> None:
+        for seed in own:
+            for name, options in choices.items():
+                measured = partial(figures, models[arm, seed], "tuning", options)
+                kept[seed].add(f"{arm}-{seed}", f"tune {knob}: {name}", measured)
+        found = {
+            name: [kept[seed].rows.get((f"{arm}-{seed}", f"tune {knob}: {name}")) for seed in seeds] for name in choices
+        }
+        if all(all(rows) for rows in found.values()):
+            means = {name: float(np.mean([row["score"] for row in rows if row])) for name, rows in found.items()}
+            chosen[knob] = choices[max(means, key=lambda name: means[name])]
+
+    for knob, (arm, choices) in KNOBS.items():
+        choose(knob, arm, choices)
+    if "look" in chosen:
+        for negative in ("same", "empty"):
+            weights = {f"{w:g}": chosen["look"] | {"scale": w, "negative": negative} for w in WEIGHTS}
+            choose(f"look, guided, {negative} caption", "tokens", weights)
+    return chosen
+
+
+def headline(chosen: Mapping[str, Options]) -> list[tuple[str, str, Options, bool]]:
+    """Arm, name, options, and whether the detector judges too."""
+    longer = {"num_inference_steps": 16}
+    return [
+        ("none", "plain", {}, True),
+        ("tokens", "unknown", {"target": None}, False),
+        ("tokens", "s+", {}, True),
+        ("tokens", "s-", {"target": 0.0}, True),
+        ("tokens", "look", chosen["look"], True),
+        ("shuffled", "s+", {}, False),
+        ("none", "plain, 16 steps", longer, False),
+        ("none", "cfg", chosen["cfg"], True),
+        ("tokens", "s+, 16 steps", longer, False),
+        ("tokens", "guided, same caption", chosen["guided, same caption"], True),
+        ("tokens", "guided, empty caption", chosen["guided, empty caption"], False),
+        ("tokens", "look, 16 steps", chosen["look"] | longer, False),
+        ("tokens", "look, guided, same caption", chosen["look, guided, same caption"], True),
+        ("tokens", "look, guided, empty caption", chosen["look, guided, empty caption"], True),
+        ("shuffled", "guided, same caption", chosen["shuffled, same caption"], False),
+        ("shuffled", "guided, empty caption", chosen["shuffled, empty caption"], False),
+    ]
+
+
+CURVES = (
+    ("none", "plain"),
+    ("none", "cfg"),
+    ("tokens", "s+"),
+    ("tokens", "look"),
+    ("tokens", "look, guided, empty caption"),
+)
+PAIRS = (("geneval", "colorfulness"), ("geneval", "brightness"), ("colorfulness", "brightness"))
+
+
+def measure(root: Path, seeds: Sequence[int], own: Sequence[int]) -> None:
+    """Measure what the tables need of some seeds; the knobs come from all."""
     from geneval_reward import GenEvalScorer
 
-    miro, kept = load_recipe("miro"), Measured(root / "measured.jsonl")
-    models = {f"{arm}-{seed}": miro.load(root / f"{arm}-{seed}") for arm in ARMS for seed in seeds}
-
-    # The knobs, on prompts of the training set; one value for all seeds.
-    def tune(arm: str, name: str, choices: Mapping[str, Options]) -> Options:
-        means = {
-            choice: np.mean(
-                [
-                    kept.add(
-                        f"{arm}-{seed}",
-                        f"tune {name} {choice}",
-                        lambda o=o, m=models[f"{arm}-{seed}"]: figures(m, "tuning", o),
-                    )["score"]  # type: ignore[misc]
-                    for seed in seeds
-                ]
-            )
-            for choice, o in choices.items()
+    chosen = tune(root, seeds, own)
+    if len(chosen) < len(KNOBS) + 2:
+        print("the other seeds' knobs are not measured yet: run `measure` again when they are")
+        return
+    miro, scorer = load_recipe("miro"), GenEvalScorer.from_pretrained("lite", device="cpu")
+    for seed in own:
+        kept = Measured(root / f"measured-{seed}.jsonl")
+        models = {arm: miro.load(root / f"{arm}-{seed}") for arm in ARMS}
+        rows = headline(chosen)
+        for arm, name, options, detector in rows:
+            measured = partial(figures, models[arm], "suite", options, scorer if detector else None)
+            kept.add(f"{arm}-{seed}", name, measured)
+        targets: dict[str, Options] = {
+            f"response {reward} {level}": {"target": {reward: level}}
+            for reward in (*GENEVAL, *LOOKS)
+            for level in LEVELS
         }
-        best = max(means, key=lambda choice: means[choice])
-        print(f"{arm} {name}: {best} of { ({k: round(float(v), 3) for k, v in means.items()}) }", flush=True)
-        return choices[best]
-
-    weights = {str(w): {"scale": w} for w in WEIGHTS}
-    cfg = tune("none", "cfg", weights)
-    same = tune("tokens", "same", weights)
-    empty = tune("tokens", "empty", {k: o | {"negative": "empty"} for k, o in weights.items()})
-    false = tune("shuffled", "same", weights)
-    looks: dict[str, Options] = {"unknown": {"target": dict.fromkeys(GENEVAL, 1.0)}}
-    looks |= {str(t): {"target": dict.fromkeys(GENEVAL, 1.0) | dict.fromkeys(LOOKS, t)} for t in LEVELS}
-    knob = tune("tokens", "look", {k: o | {"scale": same["scale"]} for k, o in looks.items()})
-
-    scorer = GenEvalScorer.from_pretrained("lite", device="cpu") if detector else None
-    headline: list[tuple[str, str, Options]] = [
-        ("none", "plain", {}),
-        ("none", "plain, 16 steps", {"num_inference_steps": 16}),
-        ("none", "cfg", cfg),
-        ("tokens", "unknown", {"target": None}),
-        ("tokens", "s+", {}),
-        ("tokens", "s+, 16 steps", {"num_inference_steps": 16}),
-        ("tokens", "s-", {"target": 0.0}),
-        ("tokens", "guided, same caption", same),
-        ("tokens", "guided, empty caption", empty),
-        ("tokens", "guided, knob", knob),
-        ("shuffled", "s+", {}),
-        ("shuffled", "guided, same caption", false),
-    ]
-    for seed in seeds:
-        for arm, name, options in headline:
-            run = f"{arm}-{seed}"
-            kept.add(run, name, lambda r=run, o=options: figures(models[r], "suite", o, scorer))  # type: ignore[misc]
-        run = f"tokens-{seed}"
-        for reward in (*GENEVAL, *LOOKS):
-            for level in LEVELS:
-                options = {"target": {reward: level}}
-                kept.add(run, f"response {reward} {level}", lambda o=options, r=run: figures(models[r], "half", o))  # type: ignore[misc]
-        for first, second in (("geneval", "colorfulness"), ("geneval", "brightness"), ("colorfulness", "brightness")):
-            for a in (0.0, 0.5, 1.0):
-                for b in (0.0, 0.5, 1.0):
-                    target = (dict.fromkeys(GENEVAL, a) if first == "geneval" else {first: a}) | {second: b}
-                    name = f"pair {first} {a} {second} {b}"
-                    kept.add(run, name, lambda t=target, r=run: figures(models[r], "half", {"target": t}))  # type: ignore[misc]
-        for arm, name, options in [row for row in headline if row[1] in ("plain", "cfg", "s+", "guided, same caption")]:
-            run = f"{arm}-{seed}"
-            for file in sorted((root / run / "kept").glob("*.ckpt")):
-                step = int(file.stem.partition("=")[2])
-                kept.add(
-                    run, f"{name} at {step}", lambda f=file, r=run, o=options: figures(at(models[r], f), "half", o)
-                )  # type: ignore[misc]
+        for first, second in PAIRS:
+            for a, b in product((0.0, 0.5, 1.0), repeat=2):
+                target = (dict.fromkeys(GENEVAL, a) if first == "geneval" else {first: a}) | {second: b}
+                targets[f"pair {first} {a} {second} {b}"] = {"target": target}
+        for name, options in targets.items():
+            kept.add(f"tokens-{seed}", name, partial(figures, models["tokens"], "half", options))
+        options_of = {(arm, name): options for arm, name, options, _ in rows}
+        for arm, name in CURVES:
+            for file in (root / f"{arm}-{seed}" / "kept").glob("*.ckpt"):
+                measured = partial(figures_at, models[arm], file, options_of[arm, name])
+                kept.add(f"{arm}-{seed}", f"{name} at {file.stem.partition('=')[2]}", measured)
 
 
-def at(model: Any, file: Path) -> Any:
-    """Return a copy of a model with the averaged weights of a checkpoint."""
-    import copy
-
+def figures_at(model: Any, file: Path, options: Options) -> dict[str, Any]:
+    """Measure the averaged weights of a checkpoint."""
     other = copy.deepcopy(model)
     other.load_state_dict(torch.load(file, map_location="cpu", weights_only=False)["state_dict"])
-    other.policy.transformer = other.transformer
-    return other
+    return figures(other, "half", options)
 
 
 # Tables.
@@ -259,35 +298,24 @@ def mean_over(rows: Rows, arm: str, seeds: Sequence[int], name: str, key: str = 
 
 def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
     """Make all tables of the documentation, as Markdown."""
-    rows = Measured(root / "measured.jsonl").rows
+    kept = {seed: Measured(root / f"measured-{seed}.jsonl").rows for seed in seeds}
+    rows = {key: row for one in kept.values() for key, row in one.items()}
+    chosen = tune(root, seeds, [])
     text = []
 
     plain, cfg = ("none", "plain"), ("none", "cfg")
-    shown = [
-        (plain, 8, plain),
-        (("tokens", "unknown"), 8, plain),
-        (("tokens", "s+"), 8, plain),
-        (("tokens", "s-"), 8, plain),
-        (("shuffled", "s+"), 8, plain),
-        (("none", "plain, 16 steps"), 16, cfg),
-        (cfg, 16, cfg),
-        (("tokens", "s+, 16 steps"), 16, cfg),
-        (("tokens", "guided, same caption"), 16, cfg),
-        (("tokens", "guided, empty caption"), 16, cfg),
-        (("tokens", "guided, knob"), 16, cfg),
-        (("shuffled", "guided, same caption"), 16, cfg),
-    ]
     table = []
-    for (arm, name), passes, base in shown:
-        options = rows[f"{arm}-{seeds[0]}", name]["options"]
+    for arm, name, options, detector in headline(chosen):
+        long = bool(options.get("scale")) or options.get("num_inference_steps") == 16
+        base = cfg if long else plain
         table.append(
             [
                 arm,
                 name + (f", w {options['scale']:g}" if options.get("scale") else ""),
-                passes,
+                16 if long else 8,
                 share_text(mean_over(rows, arm, seeds, name)),
                 "" if (arm, name) == base else difference(rows, seeds, base, (arm, name)),
-                share_text(mean_over(rows, arm, seeds, name, "lite_score")),
+                share_text(mean_over(rows, arm, seeds, name, "lite_score")) if detector else "",
                 f"{mean_over(rows, arm, seeds, name, 'colorfulness'):.1f}",
                 f"{mean_over(rows, arm, seeds, name, 'brightness'):.0f}",
             ]
@@ -301,11 +329,20 @@ def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
     ]
     text.append(markdown_table([*head, "GenEval, `lite`", "colourfulness", "brightness"], table))
 
-    tuned = sorted({(run.rpartition("-")[0], name) for run, name in rows if name.startswith("tune ")})
+    tuned = {}
+    for run, name in rows:
+        if name.startswith("tune "):
+            knob, _, value = name.removeprefix("tune ").partition(": ")
+            tuned.setdefault((run.rpartition("-")[0], knob), {})[value] = share_text(
+                mean_over(rows, run.rpartition("-")[0], seeds, name)
+            )
     text.append(
         markdown_table(
-            ["arm", "knob", "value", "GenEval on training prompts"],
-            [[arm, *name.split()[1:], share_text(mean_over(rows, arm, seeds, name))] for arm, name in tuned],
+            ["arm", "knob", "GenEval on training prompts, by value"],
+            [
+                [arm, knob, ", ".join(f"{v}: {score}" for v, score in values.items())]
+                for (arm, knob), values in tuned.items()
+            ],
         )
     )
 
@@ -327,7 +364,7 @@ def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
     )
 
     keys = {"geneval": "score", "colorfulness": "colorfulness", "brightness": "brightness"}
-    for first, second in (("geneval", "colorfulness"), ("geneval", "brightness"), ("colorfulness", "brightness")):
+    for first, second in PAIRS:
         cells = []
         for a in (0.0, 0.5, 1.0):
             cell = []
@@ -345,23 +382,17 @@ def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
             cells.append([f"{first} {a:g}", *cell])
         text.append(markdown_table([f"{first} / {second}", *(f"{second} {b:g}" for b in (0.0, 0.5, 1.0))], cells))
 
-    curves = [
-        ("none", "plain"),
-        ("tokens", "s+"),
-        ("shuffled", "s+"),
-        ("none", "cfg"),
-        ("tokens", "guided, same caption"),
-        ("shuffled", "guided, same caption"),
-    ]
-    steps = sorted(
+    at_step = [
         int(name.rpartition(" at ")[2])
         for run, name in rows
         if run == f"none-{seeds[0]}" and name.startswith("plain at ")
-    )
-    scores = {(arm, name): [mean_over(rows, arm, seeds, f"{name} at {step}") for step in steps] for arm, name in curves}
+    ]
+    steps = sorted(at_step)
+    scores = {(arm, name): [mean_over(rows, arm, seeds, f"{name} at {step}") for step in steps] for arm, name in CURVES}
     reached = []
-    for arm, name in curves:
-        last = scores[plain if name in ("plain", "s+") else cfg][-1]
+    for arm, name in CURVES:
+        guided = name in ("cfg", "look, guided, empty caption")
+        last = scores[cfg if guided else plain][-1]
         first_step = next((step for step, score in zip(steps, scores[arm, name], strict=True) if score >= last), None)
         reached.append([arm, name, *(share_text(score) for score in scores[arm, name]), first_step or "not reached"])
     text.append(
@@ -414,25 +445,27 @@ def draw(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["train", "measure", "table"])
+    parser.add_argument("step", choices=["train", "tune", "measure", "table"])
     parser.add_argument(
         "--root", type=Path, default=Path("runs/miro"), help="folder of the data set, the runs and what was measured"
     )
     parser.add_argument("--arm", choices=ARMS, help="train this arm only")
-    parser.add_argument("--seed", type=int, help="train this seed only")
+    parser.add_argument("--seed", type=int, help="train, tune or measure this seed only")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--images", type=int, default=20_000, help="images of the data set")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of training")
-    parser.add_argument("--no-detector", action="store_true", help="measure without the second judge")
     parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
     args = parser.parse_args()
-    seeds = range(args.seeds) if args.seed is None else [args.seed]
+    seeds = list(range(args.seeds))
+    own = seeds if args.seed is None else [args.seed]
     if args.step == "train":
-        for seed in seeds:
+        for seed in own:
             for arm in ARMS if args.arm is None else [args.arm]:
                 train(arm, seed, args.root, args.images, args.steps)
+    elif args.step == "tune":
+        tune(args.root, seeds, own)
     elif args.step == "measure":
-        measure(args.root, seeds, not args.no_detector)
+        measure(args.root, seeds, own)
     else:
         sys.stdout.write(tables(args.root, seeds, args.figure))
 
