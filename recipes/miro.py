@@ -42,6 +42,7 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from geneval_reward import annotate, train
 from geneval_reward.annotate.captions import UnscorableError, find_caption
@@ -147,7 +148,15 @@ class AnnotatedImages(train.Captions):
         if self.images is not None:
             write_captioned_images(self.folder, self.images)
         if self.rewards:
-            annotate.annotate(self.folder, self.table, self.rewards, scorer=self.scorer, workers=self.workers)
+            with tqdm(desc="annotating", unit=" images") as bar:
+                annotate.annotate(
+                    self.folder,
+                    self.table,
+                    self.rewards,
+                    scorer=self.scorer,
+                    workers=self.workers,
+                    progress=lambda found: bar.update(found.samples - bar.n),
+                )
 
     def setup(self, stage: str) -> None:
         """Read captions and latents, and choose the bins."""
