@@ -24,7 +24,7 @@ steps; there is no reward term in the loss:
 | average | EMA in the module | the same | Lightning's `EMAWeightAveraging`, in the configuration |
 | model | 0.36 B, from nothing, frozen FLAN-T5 | the same | any `FlowPolicy`; pocket from nothing, frozen T5 |
 
-Needs the extras `lightning` and `diffusers`.
+Needs the extras `lightning`, `diffusers` and `annotate`.
 """
 
 from __future__ import annotations
