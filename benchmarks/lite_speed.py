@@ -2,10 +2,11 @@
 
     python benchmarks/lite_speed.py [--batch 8] [--threads 2] [--rounds 15]
 
-The network is exported to ONNX in a temporary folder; both runtimes then take turns on the same input, so that other
-work on the machine hits both. The ratio is the median over turns of ours / onnxruntime, in wall-clock and in processor
-time, and that of the fastest turns. On a machine whose cores are all busy, more than one thread says little: each waits
-for the other after every layer. Loading is measured in a fresh process.
+The network is exported to ONNX in a temporary folder; the runtimes then take turns on the same input, so that other
+work on the machine hits all. `lite` under OpenVINO takes part if the extra `openvino` is installed. The ratio is the median
+over turns of ours / onnxruntime, in wall-clock and in processor time, and that of the fastest turns. On a machine whose
+cores are all busy, more than one thread says little: each waits for the other after every layer. Loading is measured in
+a fresh process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -87,22 +90,26 @@ def main() -> None:
         export(detector.master, path, args.batch)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    @torch.inference_mode()
-    def network(part: torch.Tensor) -> object:
-        return detector.net(part)
+    found = {"lite": detector}
+    if find_spec("openvino") is not None:
+        found["lite, openvino"] = LiteDetector.from_pretrained(runtime="openvino")
+        found["lite, openvino bf16"] = LiteDetector.from_pretrained(runtime="openvino", precision="bf16")
+
+    def network(net: Callable[[torch.Tensor], object]) -> Callable[[torch.Tensor], object]:
+        return torch.inference_mode()(lambda part: net(part))
 
     feed = {"x": x.contiguous().numpy()}
 
     with torch.inference_mode():
-        gap = max(
-            float(np.abs(ours.numpy() - theirs).max())
-            for ours, theirs in zip(detector.net(x), session.run(None, feed), strict=True)
-        )
-        contenders: dict[str, Callable[[], object]] = {
-            "onnxruntime": lambda: session.run(None, feed),
-            "lite, network alone": lambda: run_parts(network, x.chunk(args.threads)),
-            "lite, 512x512 uint8 to objects": lambda: detector.detect(images, wanted),
+        expected = session.run(None, feed)
+        gaps = {
+            name: max(float(np.abs(a.numpy() - b).max()) for a, b in zip(one.net(x), expected, strict=True))
+            for name, one in found.items()
         }
+        contenders: dict[str, Callable[[], object]] = {"onnxruntime": lambda: session.run(None, feed)}
+        for name, one in found.items():
+            contenders[f"{name}: network alone"] = lambda one=one: run_parts(network(one.net), x.chunk(args.threads))
+            contenders[f"{name}: 512x512 uint8 to objects"] = lambda one=one: one.detect(images, wanted)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for work in contenders.values():
             work()
@@ -113,9 +120,10 @@ def main() -> None:
     print(
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {cpu_name()}, {os.cpu_count()} logical cores, load before "
         f"{os.getloadavg()[0]:.1f}; python {platform.python_version()}, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}"
+        f"onnxruntime {onnxruntime.__version__}, openvino {version('openvino') if len(found) > 1 else 'not installed'}"
     )
-    print(f"batch {args.batch}, {args.threads} threads, {args.rounds} turns; outputs differ by {gap:.1e} at most\n")
+    print(f"batch {args.batch}, {args.threads} threads, {args.rounds} turns; largest differences of the outputs from")
+    print(f"onnxruntime's: {', '.join(f'{name} {gap:.1e}' for name, gap in gaps.items())}\n")
     print("| runtime | ms / batch, median | fastest | ratio, median | ratio, processor time | ratio of fastest |")
     print("|---|---:|---:|---:|---:|---:|")
     base = times["onnxruntime"]

@@ -76,22 +76,28 @@ class OpenVinoNetwork:
             The network's outputs in float32, each `(B, ...)`.
         """
         with self._lock:
-            compiled = self._compiled(*pixels.shape[2:])
-        request = compiled.create_infer_request()
-        rows = []
-        for image in pixels.float().contiguous().split(1):
-            found = request.infer({0: image.numpy()}, share_inputs=True)
-            rows.append([torch.from_numpy(found[index]) for index in range(len(found))])
-        return tuple(torch.cat(column) for column in zip(*rows, strict=True))
+            compiled, idle = self._compiled(*pixels.shape[2:])
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        outputs = [torch.empty(len(pixels), *port.shape[1:]) for port in compiled.outputs]
+        for row, image in enumerate(pixels.float().contiguous().split(1)):
+            found = request.infer({0: image.numpy()}, share_inputs=True, share_outputs=True)
+            for index, output in enumerate(outputs):
+                output[row] = torch.from_numpy(found[index])[0]
+        idle.append(request)
+        return tuple(outputs)
 
-    def _compile(self, height: int, width: int) -> Any:
+    def _compile(self, height: int, width: int) -> tuple[Any, list[Any]]:
+        """The network for one size, and a list for its requests that are not in use."""
         size = (1, 3, height, width)
         with warnings.catch_warnings(), torch.no_grad():
             # The tracer warns of shapes that become constants, which they are, and that it will be replaced.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(self._net, torch.zeros(size), strict=False, check_trace=False)
             model = self._openvino.convert_model(traced, input=[(list(size), self._openvino.Type.f32)])
-        return self._openvino.Core().compile_model(model, "CPU", self._options)
+        return self._openvino.Core().compile_model(model, "CPU", self._options), []
 
 
 def wants_openvino(runtime: str) -> bool:
