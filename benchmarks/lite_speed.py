@@ -1,12 +1,12 @@
 """The lite detector against onnxruntime on the same graph, and what it costs to load.
 
-    python benchmarks/lite_speed.py [--batch 8] [--threads 2] [--rounds 15]
+    python benchmarks/lite_speed.py [--batch 8] [--threads 2] [--rounds 15] [--verdicts]
 
 The network is exported to ONNX in a temporary folder; the runtimes then take turns on the same input, so that other
 work on the machine hits all. `lite` under OpenVINO takes part if the extra `openvino` is installed. The ratio is the median
 over turns of ours / onnxruntime, in wall-clock and in processor time, and that of the fastest turns. On a machine whose
 cores are all busy, more than one thread says little: each waits for the other after every layer. Loading is measured in
-a fresh process.
+a fresh process. `--verdicts` counts verdicts that differ from those of `lite` in PyTorch on the scenes of `lite_thresholds.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import datetime
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lite_thresholds import detect, drawing_scenes, photo_scenes, seen_classes
 
+from geneval_reward.judge import Rules, judge
+from geneval_reward.prompts import PromptSpec
 from geneval_reward.vision.detectors.lite import SIDE, LiteDetector
 from geneval_reward.vision.detectors.packaged import run_parts
 from geneval_reward.vision.photos import PHOTOS, photo
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--verdicts", action="store_true")
     args = parser.parse_args()
     import onnxruntime
 
@@ -135,6 +140,8 @@ def main() -> None:
             f"| {name} | {statistics.median(walls) * 1e3:.0f} | {min(walls) * 1e3:.0f} "
             f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {fastest:.2f} |"
         )
+    if args.verdicts:
+        print_verdicts(found)
     runs = [
         subprocess.run(
             [sys.executable, "-c", LOADING.format(threads=args.threads)], capture_output=True, text=True, check=True
@@ -149,6 +156,25 @@ def main() -> None:
     print(
         f"| resident memory, loaded | {values[4]:.0f} MiB |\n| resident memory, after a forward | {values[5]:.0f} MiB |"
     )
+
+
+def print_verdicts(detectors: dict[str, LiteDetector]) -> None:
+    rng = random.Random(0)
+    truth = detectors["lite"]
+    scenes = photo_scenes(rng) + drawing_scenes(seen_classes(truth, rng), rng)
+    rules = Rules.parse("lite")
+    judged = {}
+    for name, detector in detectors.items():
+        found = detect(detector, [scene.image for scene in scenes])
+        judged[name] = [
+            judge(PromptSpec.parse(claim), seen, rules).correct
+            for scene, seen in zip(scenes, found, strict=True)
+            for claim in (scene.true, *scene.false)
+        ]
+    print(f"\nverdicts about {len(scenes)} scenes that differ from those of lite in PyTorch:")
+    for name, verdicts in judged.items():
+        differ = sum(a != b for a, b in zip(verdicts, judged["lite"], strict=True))
+        print(f"{name}: {differ} of {len(verdicts)}, {sum(verdicts)} are right", flush=True)
 
 
 def cpu_name() -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geneval_reward.errors import UsageError
 from geneval_reward.support.imports import require
+from geneval_reward.support.inference import precision_scope
 from geneval_reward.vision.names import RUNTIMES
 
 _PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16"}
@@ -53,7 +54,8 @@ class OpenVinoNetwork:
                 f"precision: expected one of {', '.join(_PRECISIONS)} with runtime='openvino', got {precision!r}"
             )
         # Without this, importing OpenVINO sends usage data to its makers. It goes on without the package.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        modules: dict[str, Any] = sys.modules
+        modules.setdefault("openvino_telemetry", None)
         self._openvino: Any = require("openvino", "openvino", "runtime")
         self.version = f"openvino {self._openvino.__version__.partition('-')[0]}"
         self._net = net
@@ -92,7 +94,8 @@ class OpenVinoNetwork:
     def _compile(self, height: int, width: int) -> tuple[Any, list[Any]]:
         """The network for one size, and a list for its requests that are not in use."""
         size = (1, 3, height, width)
-        with warnings.catch_warnings(), torch.no_grad():
+        # Modes of the caller must not become part of the trace.
+        with warnings.catch_warnings(), torch.inference_mode(False), precision_scope("fp32", "cpu"):
             # The tracer warns of shapes that become constants, which they are, and that it will be replaced.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(self._net, torch.zeros(size), strict=False, check_trace=False)
