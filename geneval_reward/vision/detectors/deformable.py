@@ -109,7 +109,8 @@ class LeanDeformableAttention(nn.Module):
 
     Args:
         original: The module to replace.
-        sampler: A compiled form of `sample_levels`. None for `sample_rows` on a CPU and `sample_levels` elsewhere.
+        sampler: `sample_levels`, `sample_rows` or a compiled form of one. None for the one that is faster in PyTorch:
+            `sample_rows` on a CPU and `sample_levels` elsewhere.
     """
 
     def __init__(self, original: nn.Module, sampler: Sampler | None = None) -> None:
@@ -156,17 +157,16 @@ def _constant(sizes: Sequence[tuple[float, float]], like: torch.Tensor) -> torch
     return torch.stack(columns)
 
 
-def make_lean(model: nn.Module, *, compiled: bool = False) -> nn.Module:
+def make_lean(model: nn.Module, sampler: Sampler | None = None) -> nn.Module:
     """Replace every deformable attention module of a Mask2Former, and its decoder, by the lean ones.
 
     Args:
         model: A `Mask2FormerForUniversalSegmentation`, changed in place.
-        compiled: Whether the sampling goes through `torch.compile`, which fuses the samples with their sum.
+        sampler: As in `LeanDeformableAttention`.
 
     Returns:
         The model.
     """
-    sampler: Sampler | None = torch.compile(sample_levels, dynamic=False) if compiled else None
     for layer in _pixel_layers(model):
         layer.self_attn = LeanDeformableAttention(layer.self_attn, sampler)
     whole: Any = model

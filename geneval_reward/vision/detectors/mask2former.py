@@ -18,7 +18,7 @@ from geneval_reward.judge.detections import Detections
 from geneval_reward.prompts.vocabulary import CLASS_IDS, CLASS_NAMES
 from geneval_reward.support.devices import stack_to_device, to_host
 from geneval_reward.support.inference import no_autocast, precision_scope, resolve_precision
-from geneval_reward.vision.detectors.deformable import make_lean
+from geneval_reward.vision.detectors.deformable import make_lean, sample_levels
 from geneval_reward.vision.detectors.mask2former_convert import ConvertedWeights, build_model, load_converted
 from geneval_reward.vision.detectors.mask2former_postprocess import postprocess
 from geneval_reward.vision.detectors.openvino_network import OpenVinoNetwork, wants_openvino
@@ -99,7 +99,9 @@ class Mask2FormerDetector:
         if compiled and wants_openvino(runtime):
             raise UsageError("compiled: expected False with runtime='openvino', got True; leave one of the two out")
         self._openvino = wants_openvino(runtime)
-        self._model = make_lean(model, compiled=compiled)
+        # A compiler fuses the samples with their sum, and OpenVINO has no fast sum of rows.
+        sampler = torch.compile(sample_levels, dynamic=False) if compiled else sample_levels
+        self._model = make_lean(model, sampler if compiled or self._openvino else None)
         self._asked_precision = precision
         self._weights = (weights_sha256, weights_status)
         self._forward_images = forward_images

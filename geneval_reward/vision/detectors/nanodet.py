@@ -185,7 +185,7 @@ def letterbox(images: Sequence[Tensor], device: torch.device | str = "cpu") -> T
         device: Where the result is wanted.
 
     Returns:
-        `(B, 3, 416, 416)` float32 in the order blue, green, red, channels last.
+        `(B, 3, 416, 416)` float32 in the order blue, green, red.
     """
     boxed = []
     for image in images:
@@ -198,7 +198,7 @@ def letterbox(images: Sequence[Tensor], device: torch.device | str = "cpu") -> T
         pair = lines.gather(2, columns.expand(3, SIDE, 2 * SIDE))
         boxed.append(torch.lerp(pair[..., :SIDE], pair[..., SIDE:], dx).to(device, non_blocking=True))
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD))
-    return ((torch.stack(boxed).flip(1) - mean) / std).contiguous(memory_format=torch.channels_last)
+    return (torch.stack(boxed).flip(1) - mean) / std
 
 
 class NanoDetDetector(PackagedDetector):

@@ -232,7 +232,9 @@ class PackagedDetector(ABC):
         # every forward pass would take longer than the convolutions.
         half = _DTYPES[self._precision] != torch.float32
         with torch.inference_mode(), no_autocast() if half else precision_scope(self._precision, self._device):
-            codes, logits = self.net(self.pixels(images, self._device).to(_DTYPES[self._precision]))
+            layout = torch.contiguous_format if self._openvino else torch.channels_last
+            pixels = self.pixels(images, self._device).to(_DTYPES[self._precision], memory_format=layout)
+            codes, logits = self.net(pixels)
             return self._select(codes.float(), logits.float(), images, wanted)
 
     def _select(
