@@ -2,6 +2,7 @@
 
     python benchmarks/precision_flips.py
     python benchmarks/precision_flips.py --checkpoint PUBLISHED.pth --device cuda IMAGES
+    python benchmarks/precision_flips.py --others openvino
 
 Verdicts are those of records about the classes seen in each image: each class alone, each pair, each pair in a relation.
 Without a checkpoint: the small random one of the tests, on its images and the packaged photographs.
@@ -87,13 +88,22 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="*")
     parser.add_argument("--checkpoint", default=str(DATA / "checkpoint_2x.pth"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--others",
+        help="What is compared with fp32: precisions with commas between them, and openvino (in fp32). "
+        "By default all precisions of the device.",
+    )
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     images = [read_image(path) for path in args.images or sorted(DATA.glob("*.png"))]
     images += [] if args.images else [as_image(photo(name)) for name in PHOTOS]
-    names = ["fp32", "fp16", "bf16"] + (["tf32"] if args.device.startswith("cuda") else [])
+    others = args.others or ("fp16,bf16,tf32" if args.device.startswith("cuda") else "fp16,bf16")
+    options = {"openvino": {"precision": "fp32", "runtime": "openvino"}}
     detectors = {
-        name: Mask2FormerDetector.from_pretrained(args.checkpoint, device=args.device, precision=name) for name in names
+        name: Mask2FormerDetector.from_pretrained(
+            args.checkpoint, device=args.device, **options.get(name, {"precision": name})
+        )
+        for name in ("fp32", *others.split(","))
     }
     truth = detectors.pop("fp32")
     rows = compare_detectors(truth, detectors, images)
