@@ -280,10 +280,11 @@ class Mask2FormerDetector:
 
     def to(self, device: torch.device | str) -> Mask2FormerDetector:
         """Move the weights; `auto` precision follows the device. Returns self."""
-        self.device = torch.device(device)
-        self.precision = resolve_precision(self._asked_precision, self.device)
-        self._network = OpenVinoNetwork(_Logits(self._model), self.device, self.precision) if self._openvino else None
-        self._model.to(self.device)
+        device = torch.device(device)
+        precision = resolve_precision(self._asked_precision, device)
+        self._network = OpenVinoNetwork(_Logits(self._model), device, precision) if self._openvino else None
+        self.device, self.precision = device, precision
+        self._model.to(device)
         return self
 
 
