@@ -115,7 +115,7 @@ def make_images(model: Any, prompts: list[str], seeds: list[int], paths: list[st
     seed_everything(seeds[0])
     images = list(model.generate(prompts, seeds))
     if len(images) != len(prompts):
-        raise ValueError(f"expected {len(prompts)} images, one per prompt, got {len(images)}")
+        raise ValueError(f"expected one image per prompt ({len(prompts)}), got {len(images)}")
     for image, path in zip(images, paths):  # noqa: B905 - Python 3.8
         if not hasattr(image, "save"):
             from PIL import Image

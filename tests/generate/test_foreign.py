@@ -169,7 +169,7 @@ def test_out_of_memory_halves_the_batch(start) -> None:
         ("quits", "got SystemExit: cannot go on"),
         ("hangs", r"expected an answer within 1 s, got none; give it more time"),
         ("raises", "expected images of prompt 'a dog', seed 7, got KeyError: 'no such weight'"),
-        ("few", "got ValueError: expected 1 images, one per prompt, got 0"),
+        ("few", r"got ValueError: expected one image per prompt \(1\), got 0"),
         ("bits", "expected an RGB image of prompt 'a dog', seed 7, got mode L"),
         ("floats", r"got TypeError: expected PIL images or \(height, width, 3\) uint8 arrays, got float64"),
         ("spoils", "expected a PNG file of prompt 'a dog', seed 7, got none that can be read"),

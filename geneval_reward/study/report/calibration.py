@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +86,9 @@ def flip(row: ResultRow, verdict: Verdict) -> Flip:
 
 
 def _flips(row: ResultRow, verdict: Verdict, field: str, threshold: float) -> bool | None:
-    value = min(1.0, max(0.0, round(threshold, 6)))
+    moved: dict[str, Any] = {field: min(1.0, max(0.0, round(threshold, 6)))}
     try:
-        return row.verdict(replace(verdict.rules, **{field: value})).correct != verdict.correct
+        return row.verdict(replace(verdict.rules, **moved)).correct != verdict.correct
     except (ResultsError, ValueError):
         # The threshold is below what the file keeps, or a box counts whose colour was not asked for.
         return None
