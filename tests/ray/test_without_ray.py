@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from geneval_reward.cli import app
 from geneval_reward.errors import DependencyError, ServiceError
 from geneval_reward.ray import RayScorer, score_dataset
+from geneval_reward.ray.pool import Description, ScoringActor
 from geneval_reward.ray.runtime import Recipe, Share, Workers, await_room, connect, share
 from geneval_reward.ray.scorer import piece_size
 from geneval_reward.testing import FakeDetector, scorer_for
@@ -42,6 +46,42 @@ def test_pieces_are_equal_and_as_many_for_each_worker(images: int, workers: int,
     # The busiest worker has at most a piece's rounding more than its share.
     pieces = -(-images // size)
     assert -(-pieces // workers) * size <= -(-images // workers) + size // 2 + 1
+
+
+class TwoWorkers:
+    """Stands for a pool of two actors, and keeps the sizes of the pieces."""
+
+    def __init__(self, *_: object) -> None:
+        self.actor = ScoringActor(Recipe(lambda: scorer_for(FakeDetector(found), batch_size=16)))
+        self.sizes: list[int] = []
+
+    def __len__(self) -> int:
+        return 2
+
+    def describe(self) -> Description:
+        return self.actor.describe()
+
+    def map(self, method: str, calls: list[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        self.sizes = [len(call[0]) for call in calls]
+        for number in reversed(range(len(calls))):  # the last piece may be done first
+            yield number, getattr(self.actor, method)(*calls[number])
+
+
+def found(image: torch.Tensor) -> dict[str, Any]:
+    return {"bench": [[1, 1, 9, 9, 0.8]]} if int(image[0, 0, 0]) % 2 else {}
+
+
+def test_a_batch_goes_out_in_equal_pieces_and_comes_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    pools: list[TwoWorkers] = []
+    monkeypatch.setattr("geneval_reward.ray.scorer.ActorPool", lambda *given: pools.append(TwoWorkers()) or pools[-1])
+    scorer = RayScorer("lite")
+    values = [number % 3 for number in range(40)]
+    images = [torch.full((3, 16, 16), value, dtype=torch.uint8) for value in values]
+    verdicts = scorer.score(images, ["a photo of a bench"] * 40)
+    assert [verdict.correct for verdict in verdicts] == [value == 1 for value in values]
+    assert pools[0].sizes == [10, 10, 10, 10]
+    assert scorer.score([], []) == []
 
 
 @pytest.mark.slow
