@@ -1,6 +1,6 @@
 """Scoring by Ray workers against one process, on this machine.
 
-    python benchmarks/ray_scoring.py [--images 64] [--size 512] [--workers 2] [--rounds 5] [--skip-dataset]
+    python benchmarks/ray_scoring.py [--images 64] [--size 512] [--workers 2] [--rounds 5] [--skip-dataset] [--no-cluster]
 
 (a) A batch of images in memory, scored with the `lite` backend on the CPU by a scorer in this process with one thread and with as
 many as there are workers, by `RayScorer` with one worker and with several, and by as many processes without Ray, each of which
@@ -8,6 +8,8 @@ has its share of the images already: that is what the cores can give. Sides take
 (b) The hand-over alone: workers that sleep 20 ms per image, so that all but Ray is free.
 (c) Files: `score_shard` in one process on one core, and as it runs with a core more for its reading thread; `score_dataset` with
 one worker and with several.
+(d) Without a cluster, which a busy machine may not start in time (`--no-cluster` does only this): CPU time of a batch in this
+process and in the method that an actor runs, and of copying what is sent.
 
 Every process has one thread but where it says otherwise. The cluster is started before the clock, and scorers are loaded. CPU
 milliseconds are those of this process and all its children, among them Ray's own. Needs psutil, which accelerate brings along.
@@ -16,6 +18,7 @@ milliseconds are those of this process and all its children, among them Ray's ow
 import argparse
 import json
 import os
+import pickle
 import platform
 import statistics
 import tempfile
@@ -36,6 +39,8 @@ import torch
 
 from geneval_reward import GenEvalScorer, official_suite
 from geneval_reward.ray import RayScorer, score_dataset
+from geneval_reward.ray.pool import ScoringActor
+from geneval_reward.ray.runtime import Recipe
 from geneval_reward.ray.work import score_shard
 from geneval_reward.results import read_results
 from geneval_reward.results.layout import write_prompt_folder
@@ -84,6 +89,37 @@ def start_process(root: Path, step: int) -> None:
 def score_share(start: int) -> int:
     rows = slice(start, None, READY["step"])
     return len(READY["scorer"].score(READY["images"][rows], READY["specs"][rows]))
+
+
+def actor_alone(root: Path, rounds: int) -> dict[str, float]:
+    """CPU milliseconds per image of what an actor does, and of sending images and verdicts; medians of the rounds."""
+    images, specs = (part[:16] for part in load_batch(root))
+    actor = ScoringActor(Recipe("lite", {"device": "cpu"}))
+    pixels = [image.numpy() for image in images]
+    for array in pixels:
+        array.flags.writeable = False  # as Ray gives them
+
+    def send() -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        pickle.dumps((pixels, specs), protocol=5, buffer_callback=buffers.append)
+        for buffer in buffers:
+            bytes(buffer.raw())
+
+    verdicts = actor.score(pixels, specs)
+    steps: dict[str, Callable[[], Any]] = {
+        "scorer in this process": lambda: actor.scorer.score(images, specs),
+        "method of the actor": lambda: actor.score(pixels, specs),
+        "images copied": send,
+        "verdicts there and back": lambda: pickle.loads(pickle.dumps(verdicts, protocol=5)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(-1, rounds):
+        for name, call in steps.items():
+            start = time.process_time()
+            call()
+            if number >= 0:
+                seconds[name].append(time.process_time() - start)
+    return {name: round(1000 * statistics.median(found) / len(images), 3) for name, found in seconds.items()}
 
 
 def sleeping() -> Any:
@@ -202,6 +238,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip-dataset", action="store_true")
+    parser.add_argument("--no-cluster", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     report: dict[str, Any] = {
@@ -212,6 +249,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "images"
         make_images(root, options.images, options.size)
+        report["without a cluster, CPU ms per image"] = actor_alone(root, options.rounds)
+        if options.no_cluster:
+            print(json.dumps(report, indent=1))
+            return
         # One CPU more than workers are busy at once, because the pool of one worker waits beside the other.
         ray.init(
             num_cpus=options.workers + 1, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False
