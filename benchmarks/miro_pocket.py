@@ -1,8 +1,9 @@
-"""MIRO on the pocket world with its controls, three seeds: python benchmarks/miro_pocket.py train|tune|measure|table
+"""MIRO on the pocket world with its controls, three seeds: python benchmarks/miro_pocket.py train|tune|measure|table|pictures
 
     python benchmarks/miro_pocket.py train --arm tokens --seed 0        # one of nine runs, about 8 CPU minutes
     python benchmarks/miro_pocket.py measure                            # goes on where it stopped; about 45 CPU minutes
     python benchmarks/miro_pocket.py table                              # the tables of docs/miro.md
+    python benchmarks/miro_pocket.py table --root benchmarks/miro       # the same from what was measured for them
 
 Seeds may be measured in processes of their own: `tune --seed N` for each, then `measure --seed N`.
 
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image, ImageDraw
 
 from geneval_reward.generate import seed_for
 from geneval_reward.pocket import pocket_suite
@@ -134,12 +136,17 @@ def figures(model: Any, what: str, options: Options, scorer: Any = None) -> dict
         scenes += decode_scenes(model.sample_latents(prompts, seeds[rows], **options))
     correct = [int(fulfils(scene, spec)) for scene, spec in zip(scenes, specs, strict=True)]
     miro, pictures = load_recipe("miro"), [render(scene) for scene in scenes]
-    found: dict[str, Any] = {"options": options, "score": mean_of_tasks(correct, specs), "correct": correct}
+    found: dict[str, Any] = {"options": options, "score": mean_of_tasks(correct, specs), "correct": digits(correct)}
     found |= {name: float(np.mean(getattr(miro, name)(pictures))) for name in LOOKS}
     if scorer is not None:
-        found["lite"] = [int(verdict.correct) for verdict in scorer.score(pictures, specs)]
-        found["lite_score"] = mean_of_tasks(found["lite"], specs)
+        judged = [int(verdict.correct) for verdict in scorer.score(pictures, specs)]
+        found |= {"lite": digits(judged), "lite_score": mean_of_tasks(judged, specs)}
     return found
+
+
+def digits(correct: Sequence[int]) -> str:
+    """Write verdicts in the order of the images as a text of 0 and 1."""
+    return "".join(map(str, correct))
 
 
 def mean_of_tasks(correct: Sequence[int], specs: Sequence[PromptSpec]) -> float:
@@ -254,11 +261,24 @@ def measure(root: Path, seeds: Sequence[int], own: Sequence[int]) -> None:
                 targets[f"pair {first} {a} {second} {b}"] = {"target": target}
         for name, options in targets.items():
             kept.add(f"tokens-{seed}", name, partial(figures, models["tokens"], "half", options))
+        for arm in ARMS:
+            for file in (root / f"{arm}-{seed}" / "kept").glob("*.ckpt"):
+                step = int(file.stem.partition("=")[2])
+                kept.add(f"{arm}-{seed}", f"loss at {step}", partial(loss_before, root / f"{arm}-{seed}", step))
         options_of = {(arm, name): options for arm, name, options, _ in rows}
         for arm, name in CURVES:
             for file in (root / f"{arm}-{seed}" / "kept").glob("*.ckpt"):
                 measured = partial(figures_at, models[arm], file, options_of[arm, name])
                 kept.add(f"{arm}-{seed}", f"{name} at {file.stem.partition('=')[2]}", measured)
+
+
+def loss_before(folder: Path, last: int) -> dict[str, Any]:
+    """Mean of the logged losses over the 100 steps before a step."""
+    found = {}
+    for file in sorted(folder.glob("log/*/metrics.csv")):
+        with file.open(encoding="utf-8") as lines:
+            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(lines) if row["loss"]}
+    return {"score": float(np.mean([loss for step, loss in found.items() if last - 100 <= step < last]))}
 
 
 def figures_at(model: Any, file: Path, options: Options) -> dict[str, Any]:
@@ -279,7 +299,9 @@ def difference(
     """Write a difference over all seeds with its interval, and that of each seed."""
     specs, _ = prompts_for("suite")
     prompts, tags = [spec.prompt for spec in specs], [spec.tag for spec in specs]
-    pairs = [(rows[f"{base[0]}-{s}", base[1]][key], rows[f"{other[0]}-{s}", other[1]][key]) for s in seeds]
+    pairs = [
+        [[int(digit) for digit in rows[f"{arm}-{seed}", name][key]] for arm, name in (base, other)] for seed in seeds
+    ]
     whole = compare_paired(
         [value for a, _ in pairs for value in a],
         [value for _, b in pairs for value in b],
@@ -401,25 +423,11 @@ def tables(root: Path, seeds: Sequence[int], figure: Path | None) -> str:
         )
     )
 
-    losses = {arm: np.mean([losses_of(root / f"{arm}-{seed}", steps) for seed in seeds], 0) for arm in ARMS}
-    text.append(
-        markdown_table(
-            ["loss of", *(f"up to step {step}" for step in steps)],
-            [[arm, *(f"{v:.4f}" for v in losses[arm])] for arm in ARMS],
-        )
-    )
+    losses = [[arm, *(f"{mean_over(rows, arm, seeds, f'loss at {step}'):.4f}" for step in steps)] for arm in ARMS]
+    text.append(markdown_table(["loss of", *(f"up to step {step}" for step in steps)], losses))
     if figure is not None:
         draw(figure, found, steps, scores)
     return "\n\n".join(text) + "\n"
-
-
-def losses_of(folder: Path, steps: Sequence[int]) -> list[float]:
-    """Mean of the logged losses over the 100 steps before each of some steps."""
-    found = {}
-    for file in sorted(folder.glob("log/*/metrics.csv")):
-        with file.open(encoding="utf-8") as lines:
-            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(lines) if row["loss"]}
-    return [float(np.mean([loss for step, loss in found.items() if last - 100 <= step < last])) for last in steps]
 
 
 def draw(
@@ -442,10 +450,38 @@ def draw(
     save_figure(figure, path)
 
 
+def draw_targets(root: Path, path: Path) -> None:
+    """Draw six unpicked prompts of the suite under several targets, all from the same noise."""
+    miro = load_recipe("miro")
+    base, model = miro.load(root / "none-0"), miro.load(root / "tokens-0")
+    high, low = dict.fromkeys(GENEVAL, 1.0), dict.fromkeys(GENEVAL, 0.0)
+    columns: list[tuple[str, Any, Options]] = [
+        ("baseline", base, {}),
+        ("s- (all 0)", model, {"target": 0.0}),
+        ("s+ (all 1)", model, {}),
+        ("GenEval 1", model, {"target": high}),
+        ("GenEval 1, dark", model, {"target": high | {"brightness": 0.0}}),
+        ("GenEval 1, guided", model, {"target": high, "away": low, "scale": 4.0, "negative": "empty"}),
+    ]
+    prompts = [pocket_suite()[row].prompt for row in (3, 20, 37, 60, 110, 160)]
+    side = 150
+    page = Image.new("RGB", (len(columns) * (side + 4), len(prompts) * (side + 20) + 16), "white")
+    words = ImageDraw.Draw(page)
+    for column, (name, one, options) in enumerate(columns):
+        left = column * (side + 4)
+        words.text((left + 4, 2), name, fill="black")
+        for row, image in enumerate(one.generate(prompts, range(len(prompts)), **options)):
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side, side))
+            page.paste(picture, (left, row * (side + 20) + 30))
+            if not column:
+                words.text((4, row * (side + 20) + 16), prompts[row], fill="black")
+    page.save(path, quality=88)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["train", "tune", "measure", "table"])
+    parser.add_argument("step", choices=["train", "tune", "measure", "table", "pictures"])
     parser.add_argument(
         "--root", type=Path, default=Path("runs/miro"), help="folder of the data set, the runs and what was measured"
     )
@@ -454,7 +490,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--images", type=int, default=20_000, help="images of the data set")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of training")
-    parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
+    parser.add_argument("--figure", type=Path, help="draw the curves of `table`, or the pictures, into this file")
     args = parser.parse_args()
     seeds = list(range(args.seeds))
     own = seeds if args.seed is None else [args.seed]
@@ -466,6 +502,8 @@ def main() -> None:
         tune(args.root, seeds, own)
     elif args.step == "measure":
         measure(args.root, seeds, own)
+    elif args.step == "pictures":
+        draw_targets(args.root, args.figure or args.root / "targets.jpg")
     else:
         sys.stdout.write(tables(args.root, seeds, args.figure))
 
