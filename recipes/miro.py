@@ -438,13 +438,13 @@ class Miro(LightningModule):
 def trained(
     folder: str = "runs/miro/model",
     pipeline: str = "pocket",
-    target: float | None = 1.0,
-    away: float | None = 0.0,
-    scale: float = 1.0,
+    target: Any = 1.0,
+    away: Any = 0.0,
+    scale: float = 0.0,
     negative: Literal["same", "empty"] = "same",
     steps: int = 8,
 ) -> Any:
-    """Load trained weights as a generator for `geneval-reward generate recipes/miro.py:trained`."""
+    """Load trained weights as a generator for `geneval-reward generate`, with the options of `sample_latents`."""
     model = load(folder, pipeline)
     options: dict[str, Any] = {"target": target, "away": away, "scale": scale, "negative": negative}
 
