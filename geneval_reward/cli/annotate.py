@@ -14,6 +14,7 @@ from geneval_reward.cli.shared.options import (
     Device,
     Precision,
     RulesText,
+    Runtime,
     check_choice,
     check_judge,
 )
@@ -69,6 +70,7 @@ def annotate(
     batch_size: BatchSize = None,
     rules: RulesText = None,
     checkpoint: Checkpoint = None,
+    runtime: Runtime = "torch",
     engine: Annotated[
         str, typer.Option("--engine", help="local: this machine. ray: one worker per GPU or CPU of a Ray cluster.")
     ] = "local",
@@ -102,13 +104,14 @@ def annotate(
     from geneval_reward.annotate.write_back import write_back as write
 
     check_choice("--engine", engine, ENGINES)
-    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, others=("vqa",))
+    check_judge(backend, precision=precision, rules=rules, checkpoint=checkpoint, runtime=runtime, others=("vqa",))
     options: dict[str, Any] = {
         "device": device,
         "precision": precision,
         "rules": rules,
         "batch_size": batch_size,
         "checkpoint": checkpoint,
+        **({} if runtime == "torch" else {"runtime": runtime}),
     }
     if is_import_path(backend) and (file := source_file(backend)) is not None:
         # A worker of a cluster has another working folder.
