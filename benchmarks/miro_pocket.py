@@ -45,7 +45,7 @@ from geneval_reward.results.tables import markdown_table
 from geneval_reward.stats import compare_paired
 from geneval_reward.study.figures import new_figure, save_figure, style_of, tidy
 from geneval_reward.support.files import read_lines
-from geneval_reward.train import FlowPolicy, load_recipe
+from geneval_reward.train import AnnotatedImages, FlowPolicy, load_recipe
 
 ARMS, STEPS, KEPT = ("none", "tokens", "shuffled"), 1000, 200
 
@@ -56,7 +56,7 @@ def train(arm: str, seed: int, root: Path, images: int, steps: int) -> None:
     if (folder / "miro.safetensors").exists():
         return
     rewards = () if arm == "none" else miro.REWARDS
-    data = miro.AnnotatedImages(
+    data = AnnotatedImages(
         str(root / "data"), images=images, rewards=rewards, shuffled=arm == "shuffled", seed=seed
     )
     model = miro.Miro(

@@ -4,6 +4,7 @@ policy     a diffusers pipeline as a flow policy: SD3, FLUX and the pocket model
 unified    models that paint and answer: the protocol, and the pocket token model;  janus  Janus of transformers
 weights    the policy's weights in three roles (trained, old, reference) and their average
 data       groups of prompts, split over ranks;  captions  prompts with latents, for training without a reward
+annotated  images with captions and rewards
 rewards    images scored while the next ones are sampled
 epoch      the batches of an epoch and their advantages
 ranks      errors, gradients and logged numbers across ranks;  sharding  weights spread over ranks
@@ -13,6 +14,7 @@ lora       exports trained adapters;  audit  a second judge;  reader_audit  a ju
 tiny       random pipelines for tests
 """
 
+from geneval_reward.train.annotated import AnnotatedBatch, AnnotatedImages, reward_names
 from geneval_reward.train.captions import CaptionBatch, Captions, NoisedBatch, add_noise
 from geneval_reward.train.cli import EpochCheckpoint, RecipeCLI
 from geneval_reward.train.data import PromptGroups, RolloutBatch, check_sampler
@@ -51,6 +53,8 @@ from geneval_reward.train.weights import (
 
 __all__ = [
     "UNIFIED_METHODS",
+    "AnnotatedBatch",
+    "AnnotatedImages",
     "AnswerReward",
     "Batch",
     "CaptionBatch",
@@ -94,6 +98,7 @@ __all__ = [
     "log_epoch",
     "policy_state",
     "refuse_sharded",
+    "reward_names",
     "split_evenly",
     "sum_counts",
     "sum_gradients",
