@@ -56,9 +56,7 @@ def train(arm: str, seed: int, root: Path, images: int, steps: int) -> None:
     if (folder / "miro.safetensors").exists():
         return
     rewards = () if arm == "none" else miro.REWARDS
-    data = AnnotatedImages(
-        str(root / "data"), images=images, rewards=rewards, shuffled=arm == "shuffled", seed=seed
-    )
+    data = AnnotatedImages(str(root / "data"), images=images, rewards=rewards, shuffled=arm == "shuffled", seed=seed)
     model = miro.Miro(
         FlowPolicy("pocket"),
         rewards=rewards,
