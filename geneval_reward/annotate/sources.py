@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from geneval_reward.errors import FileError, ResultsError
 from geneval_reward.results.layout import ImageFolder, images_below, metadata_files, read_folder
+from geneval_reward.results.notation import counted
 from geneval_reward.results.raw_samples import RawSample
 from geneval_reward.results.shards import Shard, digest_file, open_files, short_digest, stamp
 from geneval_reward.support.files import parse_json, read_lines
@@ -101,7 +102,9 @@ def _folder_samples(root: Path) -> tuple[list[RawSample], list[str]]:
                 named.setdefault(item.key, item)
         found = images_below(root, folder)
         if unlisted := [name for name in found if name not in named]:
-            folder.problems.append(f"{len(unlisted)} images are not in metadata.jsonl, such as {unlisted[0]}")
+            folder.problems.append(
+                f"{counted(len(unlisted), 'image', 'are')} not in metadata.jsonl, such as {unlisted[0]}"
+            )
         return list(named.values()), folder.problems
     if any((path / "metadata.jsonl").is_file() for path in root.iterdir() if path.name.isdecimal()):
         folder = read_folder(root)
