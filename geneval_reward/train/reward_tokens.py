@@ -55,8 +55,6 @@ class RewardTokens(nn.Module):
         ((3, 14, 8), True)
     """
 
-    frequencies: Tensor
-
     def __init__(self, names: Sequence[str], dim: int, place: Place = "append") -> None:
         super().__init__()
         if not names or dim < 1:
@@ -67,7 +65,6 @@ class RewardTokens(nn.Module):
         self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(_WIDTH, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in names)
         self.unknown = nn.Parameter(torch.zeros(len(names), dim))
         self.gate = nn.Parameter(torch.full((len(names),), _CLOSED)) if place == "masked" else None
-        self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(0, 8, _WIDTH // 2), persistent=False)
         mlp: Any
         for mlp in self.mlps:
             nn.init.zeros_(mlp[2].weight)
@@ -91,6 +88,9 @@ class RewardTokens(nn.Module):
                 not expected.
         """
         count, length, dim = prompt_embeds.shape
+        # Levels that are on a GPU already are not looked at, which would wait for it in every step.
+        if levels.device.type == "cpu" and bool(((levels < 0) | (levels > 1)).any()):
+            raise UsageError(f"levels: expected numbers in [0, 1] or NaN, got {levels.tolist()}")
         levels = levels.to(prompt_embeds.device, torch.float32).expand(count, -1)
         if levels.shape[1] != len(self.names) or dim != self.unknown.shape[1]:
             raise UsageError(
@@ -139,13 +139,9 @@ class RewardTokens(nn.Module):
     def tokens(self, levels: Tensor) -> Tensor:
         """Compute the tokens `(n, rewards, dim)` of levels `(n, rewards)`."""
         unknown = levels.isnan()
-        known = levels.masked_fill(unknown, 0.0)
-        if bool(((known < 0) | (known > 1)).any()):
-            raise UsageError(
-                f"levels: expected numbers in [0, 1] or NaN, got {float(known.min())} to {float(known.max())}"
-            )
-        angles = known[..., None] * self.frequencies
-        waves = torch.cat([angles.sin(), angles.cos()], -1)
+        frequencies = math.pi * torch.linspace(0, 8, _WIDTH // 2, device=levels.device).exp2()
+        angles = levels.masked_fill(unknown, 0.0)[..., None] * frequencies
+        waves = torch.cat([angles.sin(), angles.cos()], -1).to(self.unknown.dtype)
         found = torch.stack([mlp(waves[:, row]) for row, mlp in enumerate(self.mlps)], 1)
         return torch.where(unknown[..., None], self.unknown, found)
 

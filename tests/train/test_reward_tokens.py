@@ -196,6 +196,17 @@ def test_equal_levels_give_equal_tokens_and_unknown_is_not_zero():
     assert not torch.allclose(found[0, 0], found[0, 2])  # each reward has its own weights
 
 
+def test_half_precision_gives_the_same_tokens_but_for_rounding():
+    tokens = trained(RewardTokens(NAMES, 8))
+    levels = torch.tensor([[0.0, 0.7, math.nan]])
+    whole = tokens.tokens(levels)
+    half = tokens.to(torch.bfloat16).tokens(levels)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), whole, rtol=0.05, atol=0.1)
+    embeds, _ = tokens(torch.zeros(1, 4, 8, dtype=torch.bfloat16), None, levels)
+    assert embeds.dtype == torch.bfloat16
+
+
 def test_wrong_calls_are_refused():
     tokens = RewardTokens(NAMES, 8)
     with pytest.raises(UsageError, match="levels: expected numbers in"):
