@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from geneval_reward.errors import FileError, ResultsError
 from geneval_reward.results.layout import ImageFolder, images_below, metadata_files, read_folder
-from geneval_reward.results.notation import counted
 from geneval_reward.results.raw_samples import RawSample
 from geneval_reward.results.shards import Shard, digest_file, open_files, short_digest, stamp
+from geneval_reward.support.counts import counted
 from geneval_reward.support.files import parse_json, read_lines
 
 _PIECE: Final = 256  # images of a folder per part

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from geneval_reward.annotate.table import Annotations
-from geneval_reward.results.notation import DASH, counted, rounded, rules_text
+from geneval_reward.results.notation import DASH, rounded, rules_text
 from geneval_reward.results.tables import Document, Table
+from geneval_reward.support.counts import counted
 
 _QUANTILES: Final = (0.05, 0.5, 0.95)
 _FAULTS: Final = {

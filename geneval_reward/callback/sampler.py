@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geneval_reward.errors import ImageError, UsageError
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.imports import import_object
 from geneval_reward.support.signatures import check_part, takes_nothing
 from geneval_reward.vision.images import as_images, refuse_invalid_casts

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from geneval_reward.judge.verdict import Verdict
-from geneval_reward.results.notation import counted, score_text
+from geneval_reward.results.notation import score_text
 from geneval_reward.stats import Estimate, clustered_bootstrap
 from geneval_reward.stats.sums import sum_by_prompt
+from geneval_reward.support.counts import counted
 
 # The interval's own noise is a few per cent of its width with so many draws, and a round is not held up.
 _DRAWS: Final = 2000

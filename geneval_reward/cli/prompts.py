@@ -19,7 +19,7 @@ from geneval_reward.prompts import (
     training_prompts,
 )
 from geneval_reward.prompts.vocabulary import sort_tags
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.imports import is_import_path
 
 

@@ -23,7 +23,7 @@ from geneval_reward.cli.shared.options import (
 )
 from geneval_reward.cli.shared.tables import message_console, print_summary, progress_bar
 from geneval_reward.errors import UsageError
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.imports import is_import_path, source_file
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from geneval_reward.cli.shared.tables import (
     quiet_about_cut_lines,
 )
 from geneval_reward.errors import ResultsError
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.prompt_shards import Shard
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from PIL import Image
 from geneval_reward.errors import ImageError, UsageError
 from geneval_reward.generate.batches import Batches
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.signatures import check_part
 from geneval_reward.vision.images import refuse_invalid_casts
 

@@ -12,7 +12,7 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.generate.batches import check_request
 from geneval_reward.generate.seeds import seed_for
 from geneval_reward.results.layout import ImageItem, read_folder
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.vision.images import load_rgb
 
 

@@ -16,11 +16,12 @@ from geneval_reward.judge.credits import own_credit, value_of
 from geneval_reward.prompts.spec import PromptSpec
 from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import GeneratorNotes
-from geneval_reward.results.notation import counted, score_text
+from geneval_reward.results.notation import score_text
 from geneval_reward.results.row import ResultRow, RunIdentity
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import clustered_bootstrap
 from geneval_reward.stats.sums import counts_in_overall
+from geneval_reward.support.counts import counted
 from geneval_reward.support.imports import is_import_path
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from geneval_reward.errors import ResultsError
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 
 _HOW: Final = (
     'name them: add "file_name": "<path below the folder>" to each line, or use the benchmark\'s layout '

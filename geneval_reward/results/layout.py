@@ -19,8 +19,8 @@ from geneval_reward.results.dealing import deal
 from geneval_reward.results.entries import FILENAME_KEYS, Entry, name_of, read_entry
 from geneval_reward.results.generation import GENERATION, Generation, read_generation
 from geneval_reward.results.generator_notes import NO_NOTES, GeneratorNotes
-from geneval_reward.results.notation import counted
 from geneval_reward.results.record import index_of
+from geneval_reward.support.counts import counted
 from geneval_reward.support.files import parse_json, read_json, read_lines
 from geneval_reward.vision.formats import SUFFIXES, is_image_name
 

@@ -158,19 +158,6 @@ def judge_text(identities: Sequence[RunIdentity]) -> str:
     return f"{'; '.join(dict.fromkeys(judges))}, rules {'; '.join(dict.fromkeys(rules))}"
 
 
-def counted(number: int, noun: str, verb: str = "") -> str:
-    """Write a number with its noun and, if one is given in the plural, its verb.
-
-    Examples:
-        >>> counted(1, "image"), counted(4, "image")
-        ('1 image', '4 images')
-        >>> counted(1, "image", "are"), counted(1, "image", "occur"), counted(4, "image", "were")
-        ('1 image is', '1 image occurs', '4 images were')
-    """
-    one = {"are": "is", "were": "was", "have": "has", "": ""}.get(verb, f"{verb}s")
-    return f"{number:,} {noun} {one}".rstrip() if number == 1 else f"{number:,} {noun}s {verb}".rstrip()
-
-
 def estimate_cells(estimate: Estimate) -> list[float | int | None]:
     """Return the numbers under `ESTIMATE_COLUMNS`, rounded as in JSON."""
     return [estimate.to_dict()[name] for name in ESTIMATE_COLUMNS]

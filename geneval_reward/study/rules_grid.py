@@ -19,7 +19,6 @@ from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
 from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
-    counted,
     estimate_cells,
     percent_text,
     rules_text,
@@ -30,6 +29,7 @@ from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap
 from geneval_reward.study.figures import PALETTE, new_axes, save_figure
 from geneval_reward.study.summary import summarize
+from geneval_reward.support.counts import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

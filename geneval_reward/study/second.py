@@ -13,9 +13,10 @@ from geneval_reward.judge import Detections, Finding, Rules, Verdict
 from geneval_reward.judge.credits import Credit
 from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import ResultRow, Results
-from geneval_reward.results.notation import counted, estimate_cells, judge_text, kappa_text, rounded, score_text
+from geneval_reward.results.notation import estimate_cells, judge_text, kappa_text, rounded, score_text
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import Estimate, clustered_bootstrap, cohen_kappa
+from geneval_reward.support.counts import counted
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Final
 from PIL import Image
 
 from geneval_reward.results import Results
-from geneval_reward.results.notation import counted
 from geneval_reward.results.tables import Document
 from geneval_reward.study.report.page import Card, Part, Section, judged_page
 from geneval_reward.study.second import RecordedVerdict, SecondOpinion
 from geneval_reward.study.second_pairs import PairOpinion
+from geneval_reward.support.counts import counted
 from geneval_reward.vision.images import load_rgb
 
 MOST: Final = 48

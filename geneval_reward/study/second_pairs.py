@@ -13,9 +13,10 @@ from geneval_reward.errors import ResultsError
 from geneval_reward.judges.pairwise import TASK_ASPECTS, Comparison, PairJudge
 from geneval_reward.prompts.vocabulary import sort_tags
 from geneval_reward.results import Results
-from geneval_reward.results.notation import counted, kappa_text, rounded, share_with_interval
+from geneval_reward.results.notation import kappa_text, rounded, share_with_interval
 from geneval_reward.results.tables import Document, Table
 from geneval_reward.stats import cohen_kappa, wilson
+from geneval_reward.support.counts import counted
 from geneval_reward.vision.images import load_image
 
 _BATCH = 16

@@ -21,7 +21,6 @@ from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
     ROW_NAMES,
-    counted,
     estimate_cells,
     percent_text,
     rules_text,
@@ -30,6 +29,7 @@ from geneval_reward.results.notation import (
 from geneval_reward.results.tables import Document, Table, html
 from geneval_reward.stats import Estimate, ScoreIntervals, clustered_bootstrap
 from geneval_reward.stats.completeness import Completeness, completeness
+from geneval_reward.support.counts import counted
 
 
 @dataclass(frozen=True, repr=False)

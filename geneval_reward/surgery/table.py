@@ -19,7 +19,6 @@ from geneval_reward.results.layout import read_folder
 from geneval_reward.results.notation import (
     DASH,
     bare_p,
-    counted,
     detectable_text,
     difference_text,
     judge_text,
@@ -35,6 +34,7 @@ from geneval_reward.stats import Difference
 from geneval_reward.study.compare import Comparison, compare_results
 from geneval_reward.study.compare.render import document as compare_document
 from geneval_reward.study.sweep.timing import note_batch, read_batches, timing
+from geneval_reward.support.counts import counted
 from geneval_reward.support.files import read_json
 from geneval_reward.surgery.plan import Applied, Plan, load_plan
 from geneval_reward.surgery.quantize import QuantizePlan

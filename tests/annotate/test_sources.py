@@ -105,7 +105,7 @@ def test_an_image_folder_with_metadata(tmp_path):
     ):
         assert words in said
     assert "line 7: expected JSON" in said
-    assert "1 images are not in metadata.jsonl, such as train/2.png" in said
+    assert "1 image is not in metadata.jsonl, such as train/2.png" in said
 
 
 def test_the_layout_of_the_benchmark(tmp_path):

@@ -19,8 +19,8 @@ from geneval_reward.errors import GenEvalError
 from geneval_reward.prompts import official_suite
 from geneval_reward.results import ResultWriter, read_results
 from geneval_reward.results.layout import write_prompt_folder
-from geneval_reward.results.notation import counted
 from geneval_reward.results.record import failures_path
+from geneval_reward.support.counts import counted
 from geneval_reward.vision.photos import photo
 
 SUITE = official_suite()

@@ -5,7 +5,6 @@ import math
 from geneval_reward.results import RunIdentity
 from geneval_reward.results.notation import (
     bare_p,
-    counted,
     detectable_text,
     difference_text,
     estimate_cells,
@@ -19,6 +18,7 @@ from geneval_reward.results.notation import (
     share_text,
 )
 from geneval_reward.stats import Difference, Estimate, Interval
+from geneval_reward.support.counts import counted
 
 KNOWN = Estimate(0.375, Interval(0.125, 0.984, 0.95, "wilson"), 0.1, 8, 4)
 UNKNOWN = Estimate(0.375, Interval(math.nan, math.nan, 0.95, "none: a task has a single prompt"), 0.1, 8, 4)

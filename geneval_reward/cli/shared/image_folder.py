@@ -14,7 +14,7 @@ from geneval_reward.cli.shared.options import check_choice
 from geneval_reward.cli.shared.suites import check_suite, choose_subset, read_suite
 from geneval_reward.errors import FileError, UsageError
 from geneval_reward.prompts import Vocabulary
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 from geneval_reward.support.files import read_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from geneval_reward.cli.shared.tables import progress_bar
-from geneval_reward.results.notation import counted
+from geneval_reward.support.counts import counted
 
 if TYPE_CHECKING:
     from geneval_reward.ray import DatasetScores

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from geneval_reward.errors import ResultsError, UsageError, name_some
 from geneval_reward.results import Results
 from geneval_reward.results.generator_notes import generator_marks
-from geneval_reward.results.notation import counted
 from geneval_reward.stats import PairedComparison, compare_by_prompt, compare_paired, compare_unpaired
 from geneval_reward.stats.completeness import completeness
+from geneval_reward.support.counts import counted
 
 ALLOWABLE: Final = ("prompts", "rules", "backend", "fingerprint")
 """Differences that are refused unless they are allowed by name."""

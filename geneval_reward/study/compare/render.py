@@ -10,7 +10,6 @@ from geneval_reward.results.notation import (
     ESTIMATE_COLUMNS,
     ROW_NAMES,
     bare_p,
-    counted,
     detectable_text,
     difference_text,
     estimate_cells,
@@ -22,6 +21,7 @@ from geneval_reward.results.notation import (
 from geneval_reward.results.tables import Document, Table, finite
 from geneval_reward.stats import Difference
 from geneval_reward.study.compare.table import Comparison, Pair
+from geneval_reward.support.counts import counted
 
 _PAIRINGS = {"image": "image by image", "prompt": "by prompt", "none": "not paired"}
 

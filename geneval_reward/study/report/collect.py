@@ -15,7 +15,6 @@ from geneval_reward.judge.boxes import Box, boxes
 from geneval_reward.prompts.vocabulary import TAGS, sort_tags
 from geneval_reward.results import ResultRow, Results, read_results
 from geneval_reward.results.layout import GENERATE_SETUP
-from geneval_reward.results.notation import counted
 from geneval_reward.study.compare import Comparison, compare_results
 from geneval_reward.study.compare.table import short_names
 from geneval_reward.study.published import PublishedScore
@@ -24,6 +23,7 @@ from geneval_reward.study.report.locate import locate
 from geneval_reward.study.report.published_rows import nearest_published
 from geneval_reward.study.report.reasons import FailureGroup, causes, group_failures
 from geneval_reward.study.summary import Summary, summarize
+from geneval_reward.support.counts import counted
 from geneval_reward.support.files import read_json
 
 _UNKNOWN_FLIP = Flip(None, None)

@@ -10,7 +10,6 @@ from geneval_reward.prompts.vocabulary import TAGS
 from geneval_reward.results.generator_notes import generator_marks
 from geneval_reward.results.notation import (
     ROW_NAMES,
-    counted,
     detectable_text,
     p_text,
     percent_text,
@@ -24,6 +23,7 @@ from geneval_reward.study.published import PublishedScore
 from geneval_reward.study.report.calibration import SHIFT, Threshold
 from geneval_reward.study.report.collect import Report, RunReport
 from geneval_reward.study.report.reasons import CAUSES
+from geneval_reward.support.counts import counted
 
 _EXAMPLES: Final = 4
 _PAIRS: Final = 6

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geneval_reward.errors import UsageError
-from geneval_reward.results.notation import counted, percent_text
+from geneval_reward.results.notation import percent_text
 from geneval_reward.study.figures import PALETTE, error_bars, estimate_bars, new_axes, plain_text, save_figure, style_of
 from geneval_reward.study.sweep.table import SweepRow, SweepTable
+from geneval_reward.support.counts import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
