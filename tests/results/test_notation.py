@@ -18,7 +18,6 @@ from geneval_reward.results.notation import (
     share_text,
 )
 from geneval_reward.stats import Difference, Estimate, Interval
-from geneval_reward.support.counts import counted
 
 KNOWN = Estimate(0.375, Interval(0.125, 0.984, 0.95, "wilson"), 0.1, 8, 4)
 UNKNOWN = Estimate(0.375, Interval(math.nan, math.nan, 0.95, "none: a task has a single prompt"), 0.1, 8, 4)
@@ -56,15 +55,3 @@ def test_judges_and_their_rules():
     second = RunIdentity(rules='{"confidence":0.5}', backend="lite", fingerprint="ab12")
     assert judge_text([first]) == "lite ab12, rules confidence=0.3"
     assert judge_text([first, second]) == "lite ab12, rules confidence=0.3; confidence=0.5"
-
-
-def test_counts_agree_with_nouns_and_verbs():
-    assert [counted(number, "image") for number in (0, 1, 2, 1234)] == [
-        "0 images",
-        "1 image",
-        "2 images",
-        "1,234 images",
-    ]
-    for verb, singular in (("are", "is"), ("were", "was"), ("have", "has"), ("occur", "occurs")):
-        assert counted(1, "image", verb) == f"1 image {singular}"
-        assert counted(3, "image", verb) == f"3 images {verb}"
