@@ -19,6 +19,7 @@ from geneval_reward.cli.shared.options import (
     check_judge,
 )
 from geneval_reward.cli.shared.tables import Format, message_console, print_document, print_notes, progress_bar
+from geneval_reward.support.counts import counted
 from geneval_reward.support.imports import is_import_path, source_file
 
 
@@ -145,14 +146,12 @@ def annotate(
         messages.print(f"stopped; {out}.parts holds what was scored, and the same command goes on with it")
         raise typer.Exit(1) from None
     if found.changed:
-        messages.print(
-            f"{found.changed:,} samples are not what they were when they were scored; they were scored again"
-        )
+        messages.print(f"{counted(found.changed, 'sample', 'have')} changed since the table was written; scored again")
     problems = list(found.problems)
     if write_back is not None:
         files, copied = write(source, out, write_back)
         problems += copied
-        messages.print(f"{len(files)} files with scores in {write_back}")
+        messages.print(f"{counted(len(files), 'file')} with scores in {write_back}")
     table = read_annotations(out)
     if records is not None and "records" not in table.origins:
         problems.append(
@@ -160,6 +159,6 @@ def annotate(
         )
     print_document(summarize(table, parse=parse, problems=problems), format)
     print_notes(found.notes)
-    messages.print(f"{len(table):,} samples in {out}")
+    messages.print(f"{counted(len(table), 'sample')} in {out}")
     if problems or any((values != values).any() for name, values in table.rewards.items() if name in asked):
         raise typer.Exit(1)
